@@ -1,0 +1,176 @@
+"""Reads a sweep back from disk: the `manifest.json` and `records.jsonl` that every run leaves in its folder.
+
+Only files are read, and only these two; folder names are never taken apart. A run may still be going, or have been
+killed in the middle of a line: what can be read is returned, and what could not is said in `Run.notes`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from scope.errors import ScopeError
+
+LABELS = ("model", "method", "decoding", "task")
+
+
+class RecordsError(ScopeError):
+    """A folder that cannot be read as a sweep; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt that was answered. Times in seconds, cache sizes in bytes, `slots_kept` one count per layer.
+
+    `expected` and `correct` have one entry per question; `missing` counts the questions no answer was found for.
+    `prefill_seconds` belongs to the whole batch, `decode_seconds` runs from the end of prefill to the end of this row.
+    """
+
+    name: str
+    prompt_tokens: int
+    generated_tokens: int
+    expected: tuple[str, ...]
+    correct: tuple[bool, ...]
+    missing: int
+    batch: int
+    prefill_seconds: float
+    decode_seconds: float
+    cache_bytes: int
+    full_cache_bytes: int
+    slots_kept: tuple[int, ...]
+    prefill_evicted: int
+    decode_evicted: int
+
+    @property
+    def slots_full(self) -> int:
+        """Slots an uncompressed cache holds at the end, over layers: the last token generated is never cached."""
+        return len(self.slots_kept) * (self.prompt_tokens + self.generated_tokens - 1)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a sweep, as its manifest and records tell it.
+
+    `created` is in seconds since the epoch, `planned` the number of samples the run is to have; `samples` are the
+    answered ones and `failed` the names of those that ended any other way.
+    """
+
+    folder: Path
+    experiment: str
+    name: str
+    created: float
+    seed: int | None
+    planned: int
+    labels: Mapping[str, str]
+    settings: Mapping[str, Any]
+    samples: tuple[Sample, ...]
+    failed: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def compresses_prefill(self) -> bool:
+        """Whether the prefill policy has a budget to keep to."""
+        return self._has_budget("method")
+
+    @property
+    def compresses_decoding(self) -> bool:
+        """Whether the decoding strategy has a budget to keep to."""
+        return self._has_budget("decoding")
+
+    @property
+    def compressed(self) -> bool:
+        """Whether anything in this run could have evicted a slot."""
+        return self.compresses_prefill or self.compresses_decoding
+
+    def _has_budget(self, part: str) -> bool:
+        return (self.settings.get(part) or {}).get("budget") is not None
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """All runs in and below `folders`, each once, oldest first.
+
+    A run that has a manifest and no record yet is returned without samples. RecordsError: a folder that does not
+    exist or has no record anywhere below it, a manifest or a record that lacks what it must have.
+    """
+    found = {run.folder: run for folder in folders for run in _read_sweep(folder)}
+    return sorted(found.values(), key=lambda run: (run.created, run.folder))
+
+
+def _read_sweep(folder: Path) -> list[Run]:
+    if not folder.is_dir():
+        raise RecordsError(f"{folder}: no such folder")
+    runs = [_read_run(manifest) for manifest in sorted(folder.rglob("manifest.json"))]
+    if not any(run.samples or run.failed for run in runs):
+        raise RecordsError(f"{folder}: no run with records here or below")
+    return runs
+
+
+def _read_run(path: Path) -> Run:
+    folder = path.parent.resolve()
+    records, notes = _read_records(folder / "records.jsonl")
+    samples = tuple(_sample(folder, record) for record in records.values() if record.get("status") == "ok")
+    answered = {sample.name for sample in samples}
+    try:
+        manifest = json.loads(path.read_bytes())
+        return Run(
+            folder=folder,
+            experiment=manifest["experiment"],
+            name=manifest["run"],
+            created=datetime.fromisoformat(manifest["created"]).timestamp(),
+            seed=manifest.get("seed"),
+            planned=manifest["samples"],
+            labels={key: manifest["labels"][key] for key in LABELS} | manifest["labels"],
+            settings=manifest["settings"],
+            samples=samples,
+            failed=tuple(name for name in records if name not in answered),
+            notes=notes,
+        )
+    except KeyError as error:
+        raise RecordsError(f"{path}: lacks {error}") from error
+    except (ValueError, TypeError) as error:
+        raise RecordsError(f"{path}: not the manifest of a run ({error})") from error
+
+
+def _read_records(path: Path) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
+    """The last record of every sample, and a note for every kind of line that could not be read."""
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    parsed = [_parse(line) for line in lines if line.strip()]
+    records = {record["sample"]: record for record in parsed if record}
+    # A killed writer tears the last line; where the run then went on, the torn line is no longer the last one.
+    torn_last = bool(parsed) and parsed[-1] is None
+    unreadable = parsed.count(None) - torn_last
+    notes = ["torn last line"] * torn_last + [f"unreadable lines: {unreadable}"] * bool(unreadable)
+    return records, tuple(notes)
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:  # torn JSON, or a torn UTF-8 character
+        return None
+    return record if isinstance(record, dict) and "sample" in record else None
+
+
+def _sample(folder: Path, record: Mapping[str, Any]) -> Sample:
+    try:
+        questions = record["questions"]
+        return Sample(
+            name=record["sample"],
+            prompt_tokens=record["prompt_tokens"],
+            generated_tokens=record["generated_tokens"],
+            expected=tuple(question["expected"] for question in questions),
+            correct=tuple(question["correct"] for question in questions),
+            missing=sum(question["found"] is None for question in questions),
+            batch=record["batch"],
+            prefill_seconds=record["prefill_seconds"],
+            decode_seconds=record["decode_seconds"],
+            cache_bytes=record["cache_bytes"],
+            full_cache_bytes=record["full_cache_bytes"],
+            slots_kept=tuple(record["slots_kept"]),
+            prefill_evicted=record["prefill_evicted"],
+            decode_evicted=record["decode_evicted"],
+        )
+    except KeyError as error:
+        raise RecordsError(f"{folder / 'records.jsonl'}: sample {record['sample']} lacks {error}") from error

@@ -1,0 +1,121 @@
+"""The one seam to transformers: an attention and a mask function per backend, registered under names of our own.
+
+`Cache.update` is called without the query and the attention function without the cache; an attribute on the key tensor
+that `update` returns ties them. The prompt's attention is the named backend's own. A decode step attends over the
+cache's slots as they lie, key/value heads not repeated, and its probabilities are what the strategy scores by.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.import_utils import is_flash_attn_2_available
+
+from scope.errors import ScopeError
+
+BACKENDS = ("sdpa", "eager", "flash_attention_2")
+
+
+def implementation(backend: str) -> str:
+    """The name to load a model with (`attn_implementation`), so that its cache may be compressed.
+
+    Raises ScopeError where the backend is not installed.
+    """
+    if backend == "flash_attention_2" and not is_flash_attn_2_available():
+        raise ScopeError("attention=flash_attention_2 needs a GPU and flash-attn: pip install 'scope-kv[flash]'")
+    return f"scope_{backend}"
+
+
+def grouped(
+    query: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """One query per row over the slots: query [B, Hq, 1, D], keys, values [B, H, S, D], visible [B, H, S] bool or None.
+
+    -> output [B, 1, Hq, D] and probabilities [B, H, G, S] float32 (softmax in float32).
+    """
+    batch, query_heads, _, dim = query.shape
+    heads = keys.shape[1]
+    logits = query.reshape(batch, heads, query_heads // heads, dim) @ keys.transpose(-1, -2)
+    logits = logits.float() * scaling if logits.dtype != torch.float64 else logits * scaling
+    if visible is not None:
+        logits = logits.masked_fill(~visible[:, :, None], -torch.inf)
+    probabilities = logits.softmax(-1)
+    output = probabilities.to(values.dtype) @ values
+    return output.reshape(batch, 1, query_heads, values.shape[-1]), probabilities
+
+
+def _attend(
+    backend: str,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **kwargs: object,  # what a model passes on to its backend is the backend's business
+) -> tuple[Tensor, Tensor | None]:
+    layer = getattr(key, "scope_layer", None)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if layer is not None and layer.storage is not None:
+        visible = layer.visible(sliding_window)
+        output, probabilities = grouped(query, key, value, visible, scaling)
+        layer.evict(query, probabilities, scaling, sliding_window)
+        return output, None
+    attend = _backend(backend, module)
+    output, weights = attend(
+        module,
+        query,
+        key,
+        value,
+        attention_mask,
+        scaling=scaling,
+        dropout=dropout,
+        sliding_window=sliding_window,
+        **kwargs,
+    )
+    if layer is not None:
+        layer.compress(query, key, value, _padding(attention_mask), scaling, sliding_window)
+    return output, weights
+
+
+def _backend(name: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """transformers keeps each model's eager attention in the model's own file, the others in its table."""
+    if name == "eager":
+        eager: Callable[..., tuple[Tensor, Tensor | None]] = sys.modules[
+            type(module).__module__
+        ].eager_attention_forward
+        return eager
+    found: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS[name]
+    return found
+
+
+def _padding(mask: Tensor | None) -> Tensor | None:
+    """-> [B, P] bool, True where a token is; None = everywhere. The last query of a left-padded prompt sees all."""
+    if mask is None:
+        return None
+    if mask.ndim == 2:
+        return mask.bool()
+    last = mask[:, 0, -1]
+    return last if last.dtype == torch.bool else last >= 0
+
+
+def _mask(
+    backend: str, batch_size: int, q_length: int, kv_length: int, q_offset: int = 0, **kwargs: object
+) -> Tensor | None:
+    """The backend's own mask for the prompt; a decode step's is made in each layer from its slots."""
+    if not isinstance(q_offset, int) or q_offset > 0:
+        return None
+    make: Callable[..., Tensor | None] = ALL_MASK_ATTENTION_FUNCTIONS[backend]
+    return make(batch_size=batch_size, q_length=q_length, kv_length=kv_length, q_offset=q_offset, **kwargs)
+
+
+for _name in BACKENDS:
+    AttentionInterface.register(f"scope_{_name}", partial(_attend, _name))
+    AttentionMaskInterface.register(f"scope_{_name}", partial(_mask, _name))

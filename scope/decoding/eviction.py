@@ -1,0 +1,87 @@
+"""The one eviction rule of decoding: what is protected, how many slots the rest may hold, when, and by which score."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from scope import scores
+from scope.errors import CombinationError, check_choice, check_count
+from scope.plan import Plan, View
+from scope.scores import Attention
+
+
+class DecodingStrategy(Protocol):
+    """Decides at every decode step, after the step's attention, what stays (one row of one layer at a time)."""
+
+    def most(self, view: View) -> int | None:
+        """The most slots ever stored at once in a row with this prefill; None where they grow without bound."""
+        ...
+
+    def plan(self, view: View) -> Plan | None:
+        """What to keep; None keeps everything."""
+        ...
+
+    def score(self, attention: Attention) -> Tensor:
+        """-> [B, H, S]; called only in steps where something has to go."""
+        ...
+
+
+@dataclass(frozen=True)
+class Eviction:
+    """Every `period` steps, cut a region down to its size: its last `recent` slots and the best-scored others.
+
+    The region is what was decoded (`protect="prompt"`: the slots that the prefill left are never evicted; SCOPE's idea)
+    or everything (`protect="nothing"`; its size is then C + D). A subclass changes a default, the score, or how the
+    size grows with the step. The score of the bare rule is age.
+
+    budget: D in slots; recent: how many of them are always the newest.
+    Raises SettingError or CombinationError for values that cannot be.
+    """
+
+    budget: int
+    recent: int
+    protect: str = "prompt"
+
+    def __post_init__(self) -> None:
+        check_count(self, "budget", low=1)
+        check_count(self, "recent", low=1)
+        check_choice(self, "protect", ("prompt", "nothing"))
+        if self.recent > self.budget:
+            raise CombinationError(self, "recent", self.recent, f"at most the decoding budget, {self.budget}")
+
+    @property
+    def period(self) -> int:
+        """Steps from one eviction to the next."""
+        return 1
+
+    def limit(self, view: View) -> int:
+        """D in this layer."""
+        return self.budget
+
+    def decoded(self, view: View) -> int:
+        """How much of D there is at this step."""
+        return self.limit(view)
+
+    def shared(self, view: View) -> int:
+        """What the region holds beside D: the prefill's C where the prompt is not protected."""
+        return 0 if self.protect == "prompt" else view.capacity
+
+    def protected(self, view: View) -> int:
+        return view.prefilled if self.protect == "prompt" else 0
+
+    def plan(self, view: View) -> Plan | None:
+        head, size = self.protected(view), self.shared(view) + self.decoded(view)
+        if view.step % self.period or view.stored - head <= size:
+            return None
+        return self.cut(head, size)
+
+    def cut(self, head: int, size: int) -> Plan:
+        """The region down to `size` slots."""
+        return Plan(head=head, best=size - self.recent, tail=self.recent)
+
+    def most(self, view: View) -> int | None:
+        return self.protected(view) + self.shared(view) + self.limit(view) + self.period
+
+    def score(self, attention: Attention) -> Tensor:
+        return scores.age(attention)

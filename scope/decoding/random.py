@@ -1,0 +1,24 @@
+"""random: a control, slide by lot."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from scope import scores
+from scope.decoding.eviction import Eviction
+from scope.errors import check_count
+from scope.scores import Attention
+
+
+@dataclass(frozen=True)
+class Random(Eviction):
+    """Of the decoded slots keep D: the `recent` last; of the rest a seeded lot decides what goes at each step."""
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self, "seed")
+
+    def score(self, attention: Attention) -> Tensor:
+        return scores.noise(attention, self.seed)

@@ -1,0 +1,17 @@
+"""slide: a window over what was decoded, beside a protected prompt (SCOPE, section 4.2)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from scope import scores
+from scope.decoding.eviction import Eviction
+from scope.scores import Attention
+
+
+@dataclass(frozen=True)
+class Slide(Eviction):
+    """Of the decoded slots keep D: the `recent` last, the rest by this query's attention. One goes at each step."""
+
+    def score(self, attention: Attention) -> Tensor:
+        return scores.received(attention)

@@ -1,0 +1,16 @@
+"""streamingllm: the first slots and the last, while decoding (Xiao et al. 2023, arXiv 2309.17453)."""
+
+from dataclasses import dataclass
+
+from scope.decoding.eviction import Eviction
+from scope.plan import Plan
+
+
+@dataclass(frozen=True)
+class StreamingLLM(Eviction):
+    """Of all slots keep the first C + D - recent and the last `recent`."""
+
+    protect: str = "nothing"
+
+    def cut(self, head: int, size: int) -> Plan:
+        return Plan(head=head + size - self.recent, best=0, tail=self.recent)

@@ -1,0 +1,47 @@
+"""What went wrong, in one line for the person who asked for it."""
+
+
+class ScopeError(Exception):
+    """Anything a user can mend; the message is one line and needs no traceback."""
+
+
+class ConfigError(ScopeError):
+    """A setting that cannot be; the message names its key, its value and what is allowed."""
+
+
+class ImpossibleError(ConfigError):
+    """Settings that cannot work together: a sweep skips the job and goes on."""
+
+
+class SettingError(ScopeError, ValueError):
+    """A field of a settings class that cannot have the value it was given.
+
+    `owner` is the object or class whose field it is; the command line replaces `Owner.field` by the configuration key.
+    """
+
+    def __init__(self, owner: object, field: str, value: object, allowed: str) -> None:
+        self.owner = owner if isinstance(owner, type) else type(owner)
+        self.field, self.value, self.allowed = field, value, allowed
+        super().__init__(self.describe(f"{self.owner.__name__}.{field}"))
+
+    def describe(self, key: str) -> str:
+        shown = "null" if self.value is None else self.value
+        return f"{key}={shown}: must be {self.allowed}"
+
+
+class CombinationError(SettingError):
+    """Values that are fine one by one and cannot work together"""
+
+
+def check_count(owner: object, field: str, low: int = 0) -> None:
+    """Refuse a field that is not a whole number of at least `low`."""
+    value = getattr(owner, field)
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise SettingError(owner, field, value, f"a whole number of at least {low}")
+
+
+def check_choice(owner: object, field: str, choices: tuple[str, ...]) -> None:
+    """Refuse a field that is not one of `choices`."""
+    value = getattr(owner, field)
+    if value not in choices:
+        raise SettingError(owner, field, value, "one of " + ", ".join(choices))

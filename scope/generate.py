@@ -1,0 +1,229 @@
+"""The engine: prefill, then one token at a time over a batch of prompts of different lengths."""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.generation.logits_process import (
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from scope.cache import CompressedCache
+from scope.cache.slots import Slots, StorageFactory
+from scope.decoding import DecodingStrategy
+from scope.errors import SettingError, check_count
+from scope.prefill import PrefillMethod
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn: greedily at temperature 0, else by lot, seeded for each sample by its name."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field, low, high in (("temperature", 0.0, 100.0), ("top_p", 0.0, 1.0)):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+                raise SettingError(self, field, value, f"a number from {low:g} to {high:g}")
+        if self.top_p == 0:
+            raise SettingError(self, "top_p", self.top_p, "above 0")
+        check_count(self, "top_k")
+        check_count(self, "seed")
+
+    def warpers(self) -> LogitsProcessorList:
+        chosen = LogitsProcessorList([TemperatureLogitsWarper(float(self.temperature))])
+        if self.top_k:
+            chosen.append(TopKLogitsWarper(self.top_k))
+        if self.top_p < 1:
+            chosen.append(TopPLogitsWarper(self.top_p))
+        return chosen
+
+    def generator(self, name: str) -> torch.Generator:
+        """The same lots for a sample whatever else is in its batch."""
+        digest = hashlib.sha256(f"{self.seed} {name}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One row of a batch: its name, its tokens, and the strings that end its generation (not part of the text)."""
+
+    name: str
+    tokens: tuple[int, ...]
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One row's generation and what its cache did. Slots are per layer; seconds are wall time."""
+
+    tokens: tuple[int, ...]
+    text: str
+    finish: str  # eos | stop | length
+    prefill_seconds: float  # the whole batch's
+    decode_seconds: float  # from the end of the prefill to the end of this row
+    prefill_kept: tuple[int, ...]  # slots left by the prefill
+    slots_kept: tuple[int, ...]  # slots at the end
+    cache_bytes: int  # of the most slots this row needed at once
+    full_cache_bytes: int  # of what it would have needed without eviction
+
+
+def pad_left(prompts: Sequence[Prompt], pad: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """-> ids [B, P], mask [B, P] bool, positions [B, P]; a row ends in the last column."""
+    lengths = torch.tensor([len(p.tokens) for p in prompts])
+    longest = int(lengths.max())
+    ids = torch.full((len(prompts), longest), pad)
+    for row, prompt in zip(ids, prompts, strict=True):
+        row[longest - len(prompt.tokens) :] = torch.tensor(prompt.tokens)
+    positions = torch.arange(longest) - (longest - lengths)[:, None]
+    return ids.to(device), (positions >= 0).to(device), positions.clamp(min=0).to(device)
+
+
+class _Row:
+    """What has been written so far of one generation, and whether it has ended."""
+
+    def __init__(self, prompt: Prompt, tokenizer: PreTrainedTokenizerBase, eos: frozenset[int], limit: int) -> None:
+        self.prompt, self.tokenizer, self.eos, self.limit = prompt, tokenizer, eos, limit
+        self.tokens: list[int] = []
+        self.text = ""
+        self.finish = ""
+        self.seconds = 0.0
+        self._look_back = 4 + max((len(s) for s in prompt.stop), default=0)
+
+    def add(self, token: int, seconds: float) -> None:
+        """Take one more token and decide whether it is the last."""
+        self.tokens.append(token)
+        self.seconds = seconds
+        if token in self.eos:
+            self.finish = "eos"
+        elif self.prompt.stop and self._stopped():
+            self.finish = "stop"
+        elif len(self.tokens) == self.limit:
+            self.finish = "length"
+        if self.finish:
+            self.text = self._decode(self.tokens)
+            cuts = [at for s in self.prompt.stop if (at := self.text.find(s)) >= 0]
+            self.text = self.text[: min(cuts)] if cuts else self.text
+
+    def _stopped(self) -> bool:
+        # A token is at least one character in all but byte-level pieces, so the end of the text is enough to look at.
+        ending = self._decode(self.tokens[-self._look_back :])
+        return any(s in ending for s in self.prompt.stop)
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        text = self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text
+
+
+@torch.inference_mode()
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    prefill: PrefillMethod,
+    decode: DecodingStrategy,
+    max_new_tokens: int,
+    sampling: Sampling | None = None,
+    progress: Callable[[int], None] | None = None,
+    storage: StorageFactory = Slots,
+    observe: Callable[[CompressedCache], None] | None = None,
+) -> list[Generated]:
+    """Answer a batch of prompts; each row's tokens are those it would get alone.
+
+    A row ends at an end-of-sequence token, at one of its stop strings or after `max_new_tokens`. `progress` is called
+    after each step with the number of rows that are still writing, `observe` with the cache after the prefill and after
+    each step. Raises ScopeError where the model was not loaded with scope's attention.
+    """
+    sampling = sampling or Sampling()
+    device = model.device
+    cache = CompressedCache(model.config, prefill, decode, tokens=max_new_tokens, storage=storage)
+    eos = _eos(model)
+    rows = [_Row(prompt, tokenizer, eos, max_new_tokens) for prompt in prompts]
+    lots = [sampling.generator(prompt.name) for prompt in prompts]
+    ids, mask, positions = pad_left(prompts, tokenizer.pad_token_id or 0, device)
+
+    began = _now(device)
+    ragged = not bool(mask.all())
+    logits = model(
+        input_ids=ids,
+        attention_mask=mask.long() if ragged else None,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]
+    prefilled = _now(device)
+    if observe:
+        observe(cache)
+    position = positions[:, -1:]
+    while True:
+        chosen = _choose(logits, sampling, lots)
+        seconds = time.perf_counter() - prefilled
+        for row, token in zip(rows, chosen.tolist(), strict=True):
+            if not row.finish:
+                row.add(token, seconds)
+        writing = sum(not row.finish for row in rows)
+        if progress:
+            progress(writing)
+        if not writing:
+            break
+        position = position + 1
+        logits = model(
+            input_ids=chosen[:, None], position_ids=position, past_key_values=cache, use_cache=True, logits_to_keep=1
+        ).logits[:, -1]
+        if observe:
+            observe(cache)
+    return [_result(row, i, cache, prefilled - began) for i, row in enumerate(rows)]
+
+
+def _choose(logits: Tensor, sampling: Sampling, lots: Sequence[torch.Generator]) -> Tensor:
+    """logits [B, V] -> tokens [B]."""
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    none = torch.LongTensor(logits.shape[0], 0)  # the warpers look at the logits only
+    chances = sampling.warpers()(none, logits.float().cpu()).softmax(-1)
+    drawn = [torch.multinomial(row, 1, generator=lot) for row, lot in zip(chances, lots, strict=True)]
+    return torch.cat(drawn).to(logits.device)
+
+
+def _result(row: _Row, index: int, cache: CompressedCache, prefill_seconds: float) -> Generated:
+    steps = len(row.tokens) - 1  # the last token is never fed back
+    peak = cache.peak_slots(index, steps)
+    full = len(row.prompt.tokens) + steps
+    slot_bytes = [cache.slot_bytes(layer) for layer in range(len(peak))]
+    return Generated(
+        tokens=tuple(row.tokens),
+        text=row.text,
+        finish=row.finish,
+        prefill_seconds=prefill_seconds,
+        decode_seconds=row.seconds,
+        prefill_kept=tuple(cache.slots(index, 0)),
+        slots_kept=tuple(cache.slots(index, steps)),
+        cache_bytes=sum(n * size for n, size in zip(peak, slot_bytes, strict=True)),
+        full_cache_bytes=full * sum(slot_bytes),
+    )
+
+
+def _eos(model: PreTrainedModel) -> frozenset[int]:
+    ends = model.generation_config.eos_token_id if model.generation_config else model.config.eos_token_id
+    if ends is None:
+        return frozenset()
+    return frozenset([ends] if isinstance(ends, int) else ends)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,93 @@
+"""Models: a hub id, a folder, or the embedded one, loaded with scope's attention, so that caches can be compressed."""
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from scope.attention import BACKENDS, implementation
+from scope.errors import ScopeError, SettingError, check_choice
+
+EMBEDDED = Path(__file__).with_name("embedded")
+DTYPES = ("float32", "bfloat16", "float16")
+_END = 1 << 20  # bytes of each end of a weight file that its fingerprint reads
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from and how it runs.
+
+    path: a hub id, a folder, or `embedded`. revision: of a hub id. attention: the backend of the prompt's attention;
+    decode steps run scope's own. device: a torch device, or `auto` (a GPU where there is one).
+    Raises SettingError for values that cannot be.
+    """
+
+    path: str = "embedded"
+    revision: str | None = None
+    dtype: str = "float32"
+    attention: str = "sdpa"
+    device: str = field(default="auto", metadata={"limit": True})
+
+    def __post_init__(self) -> None:
+        check_choice(self, "dtype", DTYPES)
+        check_choice(self, "attention", BACKENDS)
+        try:
+            self.torch_device()
+        except RuntimeError as error:
+            raise SettingError(self, "device", self.device, "auto or a torch device such as cpu or cuda:0") from error
+
+    def torch_device(self) -> torch.device:
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+    @property
+    def location(self) -> str:
+        return str(EMBEDDED) if self.path == "embedded" else self.path
+
+    def fingerprint(self) -> str:
+        """What weights these are, without loading them: a hash of a folder's files, or the revision of a hub id."""
+        folder = Path(self.location)
+        if not folder.is_dir():
+            return self.revision or "main"
+        digest = hashlib.sha256()
+        for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+            size = file.stat().st_size
+            digest.update(f"{file.name} {size} ".encode())
+            with file.open("rb") as stream:
+                digest.update(stream.read(_END))
+                if size > 2 * _END:
+                    stream.seek(-_END, 2)
+                digest.update(stream.read())
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+@lru_cache(maxsize=1)
+def load(source: ModelSource) -> Loaded:
+    """The model, ready to generate; the last one stays loaded, since the runs of a sweep mostly share it.
+
+    Raises ScopeError for a place that holds no model, one that cannot be reached, or a backend that is not installed.
+    """
+    name = implementation(source.attention)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.location, revision=source.revision, padding_side="left")
+        model = AutoModelForCausalLM.from_pretrained(
+            source.location,
+            revision=source.revision,
+            dtype=getattr(torch, source.dtype),
+            attn_implementation=name,
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ScopeError(f"model.path={source.path}: cannot be loaded: {reason}") from error
+    model.to(source.torch_device())  # type: ignore[arg-type]  # transformers wraps torch's own signature
+    return Loaded(model.eval(), tokenizer)  # type: ignore[no-untyped-call]

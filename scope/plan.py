@@ -1,0 +1,46 @@
+"""What to keep of one layer's cache, in whole numbers: sizes, clocks and the plan made from them.
+
+Words (paper, sections 3 and 4): a *slot* holds the key/value pair of one token in one layer and head. P is the prompt's
+length, C the prefill budget, D the decoding budget, T the most tokens a sample may generate, t the decode step.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Keep the first `head` slots, the `best`-scored ones of the middle, and the last `tail`, in order of position."""
+
+    head: int
+    best: int
+    tail: int
+
+    @property
+    def slots(self) -> int:
+        return self.head + self.best + self.tail
+
+
+@dataclass(frozen=True)
+class View:
+    """All that a plan may look at, for one row of one layer."""
+
+    layer: int
+    layers: int
+    prompt: int  # P: tokens of the prompt
+    stored: int  # slots stored now; while decoding, this step's own token included
+    capacity: int = 0  # C in this layer: the most the prefill method leaves; P where it has no budget
+    prefilled: int = 0  # slots that the prefill left
+    step: int = 0  # t: 0 for the first token fed back
+
+
+def pyramid(layer: int, layers: int, mean: int, most: int, beta: int) -> int:
+    """A layer's share of `layers * mean` slots, falling linearly from the first layer to the last.
+
+    The ends are `mean // beta` and what mirrors it about the mean, clipped to `most` (PyramidKV, arXiv 2406.02069).
+    """
+    low = mean // beta
+    high = 2 * mean - low
+    if high > most:
+        high = most
+        low = 2 * mean - high
+    return high - layer * ((high - low) // layers)

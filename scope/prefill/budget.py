@@ -1,0 +1,100 @@
+"""The rule that every prefill method shares: how many slots of the prompt stay, and which are beyond question."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from scope import scores
+from scope.errors import CombinationError, SettingError, check_count
+from scope.plan import Plan, View, pyramid
+from scope.scores import Attention
+
+
+class PrefillMethod(Protocol):
+    """Decides once, after the prompt's own attention, what of the prompt stays (one row of one layer at a time)."""
+
+    def capacity(self, view: View) -> int:
+        """C: the most slots this method leaves in this layer."""
+        ...
+
+    def plan(self, view: View) -> Plan | None:
+        """What to keep; None keeps everything."""
+        ...
+
+    def score(self, attention: Attention) -> Tensor:
+        """-> [B, H, S]; called only where a plan has a `best`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A number of slots for the prompt; nothing is evicted from a prompt that is shorter.
+
+    `budget` counts slots, or is a share of the prompt (0 < budget < 1), which becomes a count here and nowhere else.
+    The score of the bare rule is age. Raises SettingError for values that cannot be.
+    """
+
+    budget: int | float
+
+    def __post_init__(self) -> None:
+        share = isinstance(self.budget, float) and 0 < self.budget < 1
+        count = isinstance(self.budget, int) and not isinstance(self.budget, bool) and self.budget >= 2
+        if not share and not count:
+            allowed = "a number of slots (2 or more), or a share of the prompt (above 0, below 1)"
+            raise SettingError(self, "budget", self.budget, allowed)
+
+    def slots(self, prompt: int) -> int:
+        """The budget as a count of slots, for a prompt of that many tokens."""
+        return self.budget if isinstance(self.budget, int) else max(2, round(self.budget * prompt))
+
+    def capacity(self, view: View) -> int:
+        return self.slots(view.prompt)
+
+    def score(self, attention: Attention) -> Tensor:
+        return scores.age(attention)
+
+
+@dataclass(frozen=True)
+class Windowed(Budget):
+    """Keep the last `window` slots of the prompt and the best-scored others, `budget` in all.
+
+    Raises CombinationError where the window leaves nothing to choose.
+    """
+
+    window: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self, "window", low=1)
+        if isinstance(self.budget, int) and self.window >= self.budget:
+            raise CombinationError(self, "window", self.window, f"smaller than the prefill budget, {self.budget}")
+
+    def slots(self, prompt: int) -> int:
+        return max(super().slots(prompt), self.window + 1)
+
+    def plan(self, view: View) -> Plan | None:
+        if view.prompt <= self.slots(view.prompt):
+            return None
+        return Plan(head=0, best=self.capacity(view) - self.window, tail=self.window)
+
+
+@dataclass(frozen=True)
+class Pyramid(Windowed):
+    """The same budget on average, spread over the layers: more in the first, less in the last.
+
+    `beta` says how little the last layer gets: (C - window) / beta.
+    """
+
+    beta: int = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self, "beta", low=1)
+
+    def capacity(self, view: View) -> int:
+        slots = self.slots(view.prompt)
+        if view.prompt <= slots:
+            return slots
+        mean, most = slots - self.window, view.prompt - self.window
+        return self.window + pyramid(view.layer, view.layers, mean, most, self.beta)

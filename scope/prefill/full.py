@@ -1,0 +1,23 @@
+"""full: the whole prompt stays."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from scope import scores
+from scope.plan import Plan, View
+from scope.scores import Attention
+
+
+@dataclass(frozen=True)
+class Full:
+    """No compression of the prompt."""
+
+    def capacity(self, view: View) -> int:
+        return view.prompt
+
+    def plan(self, view: View) -> Plan | None:
+        return None
+
+    def score(self, attention: Attention) -> Tensor:
+        return scores.age(attention)

@@ -1,0 +1,37 @@
+"""Attention summed over the prompt's queries, the score that h2o and pyramidinfer share."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from scope import scores
+from scope.errors import check_choice, check_count
+from scope.prefill.budget import Windowed
+from scope.scores import Attention
+
+
+@dataclass(frozen=True)
+class HeavyHitters(Windowed):
+    """Attention from every query of the prompt.
+
+    `votes`: `sum` (the name's own meaning: early slots are seen by more queries); `mean` over the queries that can see
+    the slot; `released`, the authors' code, where only the last `window` queries are kept from looking ahead.
+    `block` queries are scored at a time; it changes the memory, not the result.
+    """
+
+    votes: str = "sum"
+    block: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "votes", ("sum", "mean", "released"))
+        check_count(self, "block", low=1)
+
+    def score(self, attention: Attention) -> Tensor:
+        if self.votes == "released":
+            return scores.votes(attention, block=self.block, causal_within=self.window)
+        total = scores.votes(attention, block=self.block)
+        if self.votes == "mean":
+            last = attention.query_positions[:, -1, None, None]
+            return total / (last - attention.positions + 1)
+        return total

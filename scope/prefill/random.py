@@ -1,0 +1,24 @@
+"""random: a control, the last slots and others by lot."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from scope import scores
+from scope.errors import check_count
+from scope.prefill.budget import Windowed
+from scope.scores import Attention
+
+
+@dataclass(frozen=True)
+class Random(Windowed):
+    """Keep the last `window` slots and a seeded random choice of the others, apart for each head."""
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self, "seed")
+
+    def score(self, attention: Attention) -> Tensor:
+        return scores.noise(attention, self.seed)

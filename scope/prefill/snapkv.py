@@ -1,0 +1,26 @@
+"""snapkv: what the prompt's last queries look at (Li et al. 2024, arXiv 2404.14469)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from scope import scores
+from scope.errors import SettingError, check_count
+from scope.prefill.budget import Windowed
+from scope.scores import Attention
+
+
+@dataclass(frozen=True)
+class SnapKV(Windowed):
+    """Keep the last `window` slots and those that their queries attend to most, max-pooled over `kernel` neighbours."""
+
+    kernel: int = 7
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self, "kernel", low=1)
+        if self.kernel % 2 == 0:
+            raise SettingError(self, "kernel", self.kernel, "odd, so that pooling keeps the length")
+
+    def score(self, attention: Attention) -> Tensor:
+        return scores.pooled(scores.votes(attention, last=self.window), self.kernel, self.window)

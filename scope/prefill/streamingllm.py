@@ -1,0 +1,25 @@
+"""streamingllm: the first slots and the last (Xiao et al. 2023, arXiv 2309.17453)."""
+
+from dataclasses import dataclass
+
+from scope.plan import Plan, View
+from scope.prefill.budget import Budget, Windowed
+
+
+@dataclass(frozen=True)
+class StreamingLLM(Budget):
+    """Keep the first C - window slots and the last `window`; SCOPE's experiments take half and half (None)."""
+
+    window: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.window is not None:
+            Windowed(self.budget, self.window)  # for its checks
+
+    def plan(self, view: View) -> Plan | None:
+        slots = self.slots(view.prompt)
+        if view.prompt <= slots:
+            return None
+        tail = slots // 2 if self.window is None else min(self.window, slots)
+        return Plan(head=slots - tail, best=0, tail=tail)

@@ -1,0 +1,75 @@
+"""A sweep of runs: which jobs can run at all, and what came of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from scope.config import build
+from scope.errors import ConfigError, ImpossibleError, ScopeError
+
+Overrides = tuple[str, ...]
+
+
+class SweepError(ScopeError):
+    """Some jobs failed; the others are recorded."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The jobs that can run, and those that cannot with the reason."""
+
+    jobs: tuple[Overrides, ...]
+    skipped: tuple[tuple[Overrides, str], ...]
+
+    @classmethod
+    def check(cls, composed: Sequence[tuple[Overrides, Any]]) -> "Sweep":
+        """composed: each job's overrides and its configuration. Loads no model, writes nothing.
+
+        Raises ConfigError for a value that is wrong by itself, or where no job is left.
+        """
+        jobs, skipped = [], []
+        for overrides, cfg in composed:
+            try:
+                build(cfg, cfg.hydra.runtime.choices)
+                jobs.append(overrides)
+            except ImpossibleError as error:
+                skipped.append((overrides, str(error)))
+        if not jobs:
+            raise ConfigError(f"no job of this sweep can run: {skipped[0][1]}" if skipped else "a sweep without jobs")
+        sweep = cls(tuple(jobs), tuple(skipped))
+        sweep._announce()
+        return sweep
+
+    def _announce(self) -> None:
+        console = Console(highlight=False)
+        console.print(f"{len(self.jobs)} runs" + (f", {len(self.skipped)} skipped" if self.skipped else ""))
+        for overrides, reason in self.skipped:
+            console.print(f"skipped {' '.join(overrides)}: {reason}")
+
+    def report(self, outcomes: Sequence[Path | Exception]) -> None:
+        """Print and write the table of what ran, and say what did not.
+
+        Raises SweepError where a job failed.
+        """
+        from analysis import tables
+
+        console = Console(highlight=False)
+        folders = [outcome for outcome in outcomes if isinstance(outcome, Path)]
+        if folders:
+            frame = tables.build(folders)
+            tables.show(frame, console)
+            for path in tables.write(frame, folders[0].parent):
+                console.print(f"written: {path}", soft_wrap=True)
+        failed = [
+            (job, outcome) for job, outcome in zip(self.jobs, outcomes, strict=True) if isinstance(outcome, Exception)
+        ]
+        for overrides, reason in self.skipped:
+            console.print(f"skipped {' '.join(overrides)}: {reason}", soft_wrap=True)
+        for overrides, error in failed:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            console.print(f"FAILED: {reason}\n  repeat it alone: python main.py {' '.join(overrides)}", soft_wrap=True)
+        if failed:
+            raise SweepError(f"{len(failed)} of {len(outcomes)} runs failed; the same command tries them again")

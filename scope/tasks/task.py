@@ -1,0 +1,29 @@
+"""What a task is: samples to answer, and a score for each answer."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from scope.scoring.answer import Answer, Question
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt. `stop` holds the strings that end its generation."""
+
+    name: str
+    prompt: str
+    questions: tuple[Question, ...]
+    stop: tuple[str, ...] = ()
+
+
+class Task(Protocol):
+    """A frozen settings class; samples are the same for the same settings."""
+
+    @property
+    def max_new_tokens(self) -> int:
+        """T: the most tokens a sample may generate."""
+        ...
+
+    def samples(self) -> list[Sample]: ...
+
+    def answers(self, sample: Sample, generation: str) -> list[Answer]: ...

@@ -1,0 +1,462 @@
+"""The table of a sweep, from made-up records: its figures by naive loops, its marks, its files, its terminal view."""
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from analysis.records import RecordsError
+from analysis.statistics import clustered_proportion
+from analysis.tables import ACCURACY, LOST, build, main, show, write
+
+LAYERS = 4
+
+
+def question(number: int, correct: bool, missing: bool = False) -> dict[str, Any]:
+    found = None if missing else str(number) if correct else "wrong"
+    return {"number": number, "expected": str(number), "found": found, "correct": correct}
+
+
+def sample(index: int, correct: Sequence[bool] = (True, False), **changed: Any) -> dict[str, Any]:
+    """The record of one answered prompt; unless changed, two batches of two rows, and evictions in both parts."""
+    return {
+        "sample": f"arithmetic-{index}",
+        "status": "ok",
+        "prompt_tokens": 300 + index,
+        "generated_tokens": 200 + 10 * index,
+        "finish": "eos",
+        "generation": "text",
+        "questions": [question(number, right) for number, right in enumerate(correct)],
+        "batch": index // 2,
+        "batch_rows": 2,
+        "prefill_seconds": 0.1 + index // 2,
+        "decode_seconds": 2.0 + index,
+        "tokens_per_second": 100.0,
+        "cache_bytes": 50_000 + index,
+        "full_cache_bytes": 100_000 + index,
+        "slots_kept": [200 + layer for layer in range(LAYERS)],
+        "prefill_kept": [180] * LAYERS,
+        "prefill_evicted": 40,
+        "decode_evicted": 10,
+    } | changed
+
+
+def write_run(
+    sweep: Path,
+    name: str,
+    records: Sequence[dict[str, Any]],
+    *,
+    method: str = "snapkv",
+    decoding: str = "slide",
+    budgets: tuple[float | None, int | None] = (0.6, 128),
+    created: int = 0,
+    torn: str = "",
+    **manifest: Any,
+) -> Path:
+    """A run's folder; a budget of None makes the part one that keeps all, `torn` is left at the end of the records."""
+    folder = sweep / name
+    folder.mkdir(parents=True)
+    parts = {"method": method, "decoding": decoding}
+    settings: dict[str, Any] = {"model": {"layers": LAYERS}, "task": {"prompts": 4}}
+    for (part, label), budget in zip(parts.items(), budgets, strict=True):
+        settings[part] = {"type": label} | ({} if budget is None else {"budget": budget, "sizes": [1, 2]})
+    about = {
+        "identity": "0" * 64,
+        "experiment": sweep.name,
+        "run": name,
+        "created": f"2025-01-01T00:{created:02d}:00+00:00",
+        "commit": None,
+        "seed": 0,
+        "labels": {"model": "embedded", "task": "arithmetic", "budget": "tiny", **parts},
+        "settings": settings,
+        "samples": len(records),
+    }
+    (folder / "manifest.json").write_text(json.dumps(about | manifest))
+    (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records) + torn)
+    return folder
+
+
+def write_sweep(sweep: Path) -> Path:
+    """Full, two methods by two strategies, and two budgets of one pair; created in another order than it is named."""
+    random = np.random.default_rng(1)
+
+    def records(level: float) -> list[dict[str, Any]]:
+        return [sample(index, (random.random(5) < level).tolist()) for index in range(12)]
+
+    write_run(sweep, "e", records(0.6), created=1, budgets=(0.6, 64))
+    write_run(sweep, "d", records(0.7), created=2)
+    write_run(sweep, "c", records(0.7), created=3, decoding="none", budgets=(0.6, None))
+    write_run(sweep, "b", records(0.8), created=4, method="h2o_sum", decoding="none", budgets=(0.6, None))
+    write_run(sweep, "a", records(0.8), created=5, method="h2o_sum")
+    write_run(sweep, "z", records(0.9), created=6, method="full", decoding="none", budgets=(None, None))
+    return sweep
+
+
+def printed(frame: pd.DataFrame, width: int) -> str:
+    out = io.StringIO()
+    show(frame, Console(file=out, width=width, force_terminal=False))
+    return out.getvalue()
+
+
+def only_row(folder: Path) -> "pd.Series[Any]":
+    frame = build(folder)
+    assert len(frame) == 1
+    return frame.iloc[0]
+
+
+# --- figures -----------------------------------------------------------------------------------------------------
+
+
+def test_the_figures_of_a_run(tmp_path: Path) -> None:
+    answers = [(True, True, False), (True,), (False, True), (True, True)]
+    records = [sample(index, correct) for index, correct in enumerate(answers)]
+    records[2]["questions"][0]["found"] = None
+    write_run(tmp_path, "run", records)
+
+    questions = right = kept = full = tokens = own_bytes = all_bytes = 0
+    for record in records:
+        for asked in record["questions"]:
+            questions += 1
+            right += asked["correct"]
+        for slots in record["slots_kept"]:
+            kept += slots
+            full += record["prompt_tokens"] + record["generated_tokens"] - 1
+        tokens += record["generated_tokens"]
+        own_bytes += record["cache_bytes"]
+        all_bytes += record["full_cache_bytes"]
+
+    row = only_row(tmp_path)
+    assert (row["prompts"], row["questions"]) == (4, questions)
+    assert row["accuracy_percent"] == pytest.approx(100 * right / questions)
+    interval = clustered_proportion([2, 1, 1, 2], [3, 1, 2, 2])
+    assert row["accuracy_low_percent"] == pytest.approx(100 * interval.low)
+    assert row["accuracy_high_percent"] == pytest.approx(100 * interval.high)
+    assert row["missing_percent"] == pytest.approx(100 / questions)
+    assert row["kept_percent"] == pytest.approx(100 * kept / full)
+    assert row["cache_mib"] == pytest.approx(own_bytes / 4 / 1024 / 1024)
+    assert row["cache_percent"] == pytest.approx(100 * own_bytes / all_bytes)
+    assert row["tokens_per_second"] == pytest.approx(tokens / (3.0 + 5.0))  # the longer row of either batch
+    assert row["notes"] == ""
+
+
+def test_a_continued_run_counts_its_batches_apart(tmp_path: Path) -> None:
+    """It starts again from batch 0; the prefill that a batch shares tells the two batches 0 from each other."""
+    first = sample(0, batch=0, prefill_seconds=0.5, decode_seconds=2.0)
+    second = sample(1, batch=0, prefill_seconds=0.6, decode_seconds=3.0)
+    write_run(tmp_path, "run", [first, second])
+    tokens = first["generated_tokens"] + second["generated_tokens"]
+    assert only_row(tmp_path)["tokens_per_second"] == pytest.approx(tokens / 5.0)
+
+
+def test_points_lost_are_paired_by_prompt(tmp_path: Path) -> None:
+    full = [sample(i, correct) for i, correct in enumerate([(True, True), (True, True), (False, True), (True, True)])]
+    less = [sample(i, correct) for i, correct in enumerate([(False, True), (True, True), (False, True)])]
+    other = sample(3, (False, False))
+    other["questions"][0]["expected"] = "another prompt under the old name"
+    write_run(tmp_path, "full", full, method="full", decoding="none", budgets=(None, None))
+    write_run(tmp_path, "less", [*less, other], created=1)
+
+    frame = build(tmp_path)
+    assert pd.isna(frame["points_lost"][0])
+    differences = [0.5, 0.0, 0.0]
+    low, high = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    row = frame.iloc[1]
+    assert row["points_lost"] == pytest.approx(100 / 6)
+    assert (row["points_lost_low"], row["points_lost_high"]) == pytest.approx((100 * low, 100 * high))
+    assert row["paired_prompts"] == 3
+    assert "points lost over 3 of 4 prompts" in row["notes"]
+
+
+def test_points_lost_only_to_the_same_task_and_seed(tmp_path: Path) -> None:
+    write_run(tmp_path, "full", [sample(0)], method="full", decoding="none", budgets=(None, None), seed=1)
+    write_run(tmp_path, "less", [sample(0)], created=1)
+    frame = build(tmp_path)
+    assert frame["points_lost"].isna().all()
+    assert "points lost" not in printed(frame, 200)
+
+
+# --- what the records leave out ----------------------------------------------------------------------------------
+
+
+def test_a_torn_last_line_is_left_out_and_noted(tmp_path: Path) -> None:
+    torn = json.dumps(sample(2))[:80]
+    write_run(tmp_path, "run", [sample(0), sample(1)], torn=torn, samples=3)
+    row = only_row(tmp_path)
+    assert row["prompts"] == 2
+    assert row["notes"] == "partial: 2 of 3; torn last line"
+
+
+def test_a_torn_line_that_the_run_went_on_from_is_noted(tmp_path: Path) -> None:
+    torn = json.dumps(sample(2))[:80] + json.dumps(sample(2)) + "\n" + json.dumps(sample(3)) + "\n"
+    write_run(tmp_path, "run", [sample(0), sample(1)], torn=torn, samples=4)
+    row = only_row(tmp_path)
+    assert row["prompts"] == 3
+    assert row["notes"] == "partial: 3 of 4; unreadable lines: 1"
+
+
+def test_of_a_sample_written_twice_the_last_counts(tmp_path: Path) -> None:
+    write_run(tmp_path, "run", [sample(0, (False,)), sample(1, (True,)), sample(0, (True,))], samples=2)
+    row = only_row(tmp_path)
+    assert (row["prompts"], row["accuracy_percent"], row["notes"]) == (2, 100, "")
+
+
+def test_failed_samples_are_counted_and_shown(tmp_path: Path) -> None:
+    records = [sample(0), sample(1), {"sample": "arithmetic-2", "status": "out of memory"}]
+    write_run(tmp_path, "run", records)
+    row = only_row(tmp_path)
+    assert (row["prompts"], row["failed_prompts"], row["planned_prompts"]) == (2, 1, 3)
+    assert row["notes"] == "failed: 1 of 3"
+    assert "2 of 3" in printed(build(tmp_path), 200)
+
+
+def test_a_partial_run_is_marked_and_leads_nothing(tmp_path: Path) -> None:
+    write_run(tmp_path, "whole", [sample(index, (True, False)) for index in range(4)])
+    write_run(tmp_path, "part", [sample(0, (True, True)), sample(1, (True, True))], method="h2o", samples=4, created=1)
+    frame = build(tmp_path)
+    assert frame["notes"][1] == "partial: 2 of 4"
+    write(frame, tmp_path / "out")
+    bold = re.findall(r"\*\*(.+?)\*\*", (tmp_path / "out" / "table.md").read_text())
+    assert len(bold) == 1
+    assert bold[0].startswith("50.0 ")
+
+
+def test_a_run_that_has_only_begun_is_a_row(tmp_path: Path) -> None:
+    write_run(tmp_path, "done", [sample(0), sample(1)])
+    folder = write_run(tmp_path, "begun", [], method="h2o", samples=2, created=1)
+    (folder / "records.jsonl").unlink()
+    frame = build(tmp_path)
+    assert frame["notes"][1] == "partial: 0 of 2"
+    assert pd.isna(frame["accuracy_percent"][1])
+    assert "nan" not in printed(frame, 200)
+
+
+@pytest.mark.parametrize(
+    ("prefill", "decode", "notes"),
+    [
+        ([0, 0, 0], [1, 2, 3], "prefill: nothing to evict"),
+        ([1, 2, 3], [0, 0, 0], "decoding: nothing to evict"),
+        (
+            [1, 0, 0],
+            [0, 2, 3],
+            "prefill: nothing to evict in 2 of 3 prompts; decoding: nothing to evict in 1 of 3 prompts",
+        ),
+    ],
+)
+def test_policies_with_nothing_to_evict_are_marked(
+    tmp_path: Path, prefill: Sequence[int], decode: Sequence[int], notes: str
+) -> None:
+    counts = enumerate(zip(prefill, decode, strict=True))
+    write_run(tmp_path, "run", [sample(i, prefill_evicted=p, decode_evicted=d) for i, (p, d) in counts])
+    assert only_row(tmp_path)["notes"] == notes
+
+
+def test_a_part_without_budget_is_never_marked(tmp_path: Path) -> None:
+    records = [sample(index, prefill_evicted=0, decode_evicted=0) for index in range(2)]
+    write_run(tmp_path, "run", records, method="full", decoding="none", budgets=(None, None))
+    assert only_row(tmp_path)["notes"] == ""
+
+
+# --- rows --------------------------------------------------------------------------------------------------------
+
+
+def test_rows_come_uncompressed_first_and_then_as_created(tmp_path: Path) -> None:
+    frame = build(write_sweep(tmp_path / "demo"))
+    assert list(frame["run"]) == ["z", "c", "e", "d", "b", "a"]
+
+
+def test_settings_that_tell_rows_apart_get_a_column(tmp_path: Path) -> None:
+    frame = build(write_sweep(tmp_path / "demo"))
+    assert [column for column in frame if "." in column] == ["decoding.budget"]
+    assert list(frame["decoding.budget"]) == [None, None, 64, 128, None, 128]
+
+
+def test_rows_alike_in_every_setting_show_their_run(tmp_path: Path) -> None:
+    for position, name in enumerate(("first", "again")):
+        write_run(tmp_path, name, [sample(0), sample(1)], created=position)
+    text = printed(build(tmp_path), 200)
+    assert "first" in text
+    assert "again" in text
+
+
+def test_several_folders_make_one_table_and_a_run_one_row(tmp_path: Path) -> None:
+    write_run(tmp_path / "one", "run", [sample(0)], seed=1)
+    write_run(tmp_path / "two", "run", [sample(0)], seed=2)
+    frame = build([tmp_path / "one", tmp_path / "two", tmp_path / "one" / "run"])
+    assert list(frame["experiment"]) == ["one", "two"]
+    assert list(frame["seed"]) == [1, 2]
+
+
+# --- the terminal ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_the_terminal_shows_every_figure_whole(tmp_path: Path, width: int) -> None:
+    frame = build(write_sweep(tmp_path / "demo"))
+    text = printed(frame, width)
+    assert "…" not in text
+    assert max(len(line) for line in text.splitlines()) <= width
+    for bounds in (ACCURACY[1:], LOST[1:]):
+        for low, high in frame[list(bounds)].dropna().itertuples(index=False):
+            assert f"[{low:z.1f}, {high:z.1f}]" in text
+
+
+def test_a_terminal_too_narrow_still_shows_figures_whole(tmp_path: Path) -> None:
+    frame = build(write_sweep(tmp_path / "demo"))
+    text = printed(frame, 20)
+    for low, high in frame[["accuracy_low_percent", "accuracy_high_percent"]].itertuples(index=False):
+        assert f"[{low:.1f}, {high:.1f}]" in text
+
+
+def test_accuracy_by_method_and_strategy(tmp_path: Path) -> None:
+    frame = build(write_sweep(tmp_path / "demo"))
+    text = printed(frame, 200)
+    row = next(line for line in reversed(text.splitlines()) if line.startswith("snapkv"))
+    expected = frame.set_index("run")["accuracy_percent"][["c", "e", "d"]]
+    assert row.split()[1:] == [f"{value:.1f}" for value in expected]
+
+
+def test_one_method_needs_no_grid(tmp_path: Path) -> None:
+    write_run(tmp_path, "one", [sample(0)])
+    write_run(tmp_path, "two", [sample(0)], decoding="h2o")
+    assert "(rows)" not in printed(build(tmp_path), 200)
+
+
+# --- the files ---------------------------------------------------------------------------------------------------
+
+
+def test_the_csv_holds_the_frame(tmp_path: Path) -> None:
+    frame = build(write_sweep(tmp_path / "demo"))
+    paths = write(frame, tmp_path / "out" / "new")
+    assert [path.name for path in paths] == ["table.csv", "table.md", "table.tex"]
+    assert sorted(paths) == sorted((tmp_path / "out" / "new").iterdir())  # and no draft is left
+    again = pd.read_csv(paths[0])
+    assert list(again.columns) == list(frame.columns)
+    assert np.allclose(again["accuracy_percent"], frame["accuracy_percent"])
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = build(write_sweep(tmp_path / "demo"))
+    paths = write(frame, tmp_path / "out")
+    before = [path.read_bytes() for path in paths]
+
+    def full_disk(path: Path, text: str, **_: Any) -> int:
+        path.write_bytes(text.encode()[:10])
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        write(frame, tmp_path / "out")
+    assert [path.read_bytes() for path in paths] == before
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+def test_the_markdown_lines_up(tmp_path: Path) -> None:
+    write_run(tmp_path, "run", [sample(0), sample(1)], method="a|b")
+    text = write(build(tmp_path), tmp_path / "out")[1].read_text()
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({len(line) for line in lines}) == 1
+    assert r"a\|b" in text
+    assert "**50.0 [" in text
+
+
+def test_equal_best_rows_are_all_bold(tmp_path: Path) -> None:
+    for position, (method, correct) in enumerate({"a": (True, False), "b": (False, True), "c": (False, False)}.items()):
+        write_run(tmp_path, method, [sample(0, correct), sample(1, correct)], method=method, created=position)
+    assert write(build(tmp_path), tmp_path / "out")[2].read_text().count(r"\textbf{50.0 [") == 2
+
+
+def test_the_uncompressed_run_is_never_bold(tmp_path: Path) -> None:
+    full = [sample(index, (True, True)) for index in range(2)]
+    write_run(tmp_path, "full", full, method="full", decoding="none", budgets=(None, None))
+    write_run(tmp_path, "less", [sample(0), sample(1)], created=1)
+    assert re.findall(r"\*\*(\S+) ", write(build(tmp_path), tmp_path / "out")[1].read_text()) == ["50.0"]
+
+
+def latex_of_odd_labels(tmp_path: Path) -> Path:
+    sweep = write_sweep(tmp_path / "my_sweep #1")
+    write_run(sweep, "odd", [sample(0), sample(1)], method="a_b & 50% {$x^2$} ~\\", created=9, samples=3)
+    write_run(sweep, "[1]", [sample(0), sample(1)], method="[1]", created=10, seed=0)
+    return write(build(sweep), tmp_path / "out")[2]
+
+
+def test_latex_is_escaped(tmp_path: Path) -> None:
+    text = latex_of_odd_labels(tmp_path).read_text()
+    assert r"a\_b \& 50\% \{\$x\textasciicircum{}2\$\} \textasciitilde{}\textbackslash{} &" in text
+    assert r"my\_sweep \#1" in text
+    assert r"\label{tab:my-sweep-1-accuracy}" in text
+    assert "\n{}[1] &" in text  # \\ would take a bracket for its argument
+    assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [3, 3, 3]
+    for table in text.split(r"\begin{tabular}")[1:]:
+        rows = [line for line in table.split(r"\end{tabular}")[0].splitlines() if line.endswith(r"\\")]
+        assert len({len(re.findall(r"(?<!\\)&", row)) for row in rows}) == 1
+
+
+def test_latex_compiles(tmp_path: Path) -> None:
+    if shutil.which("pdflatex") is None:
+        pytest.skip("pdflatex is not installed: table.tex is checked for escapes and column counts only")
+    table = latex_of_odd_labels(tmp_path)
+    preamble = r"\documentclass{article}\usepackage{booktabs}\begin{document}"
+    (table.parent / "page.tex").write_text(f"{preamble}\\input{{table.tex}}\\end{{document}}")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(command, cwd=table.parent, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+# --- the command line --------------------------------------------------------------------------------------------
+
+
+def test_the_command_shows_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = write_sweep(tmp_path / "demo")
+    assert main([str(sweep)]) == 0
+    assert (sweep / "table.csv").exists()
+    assert "snapkv" in capsys.readouterr().out
+    assert main([str(sweep), "--out", str(tmp_path / "elsewhere")]) == 0
+    assert (tmp_path / "elsewhere" / "table.tex").exists()
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", "[1]", '{"labels"'])
+def test_a_folder_that_is_no_sweep_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None
+) -> None:
+    if content is not None:
+        (tmp_path / "manifest.json").write_text(content)
+        (tmp_path / "records.jsonl").write_text(json.dumps(sample(0)))
+    assert main([str(tmp_path)]) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.startswith(f"error: {tmp_path}")
+    assert error.count("\n") == 1
+
+
+def test_folders_that_cannot_be_read_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(RecordsError, match="no such folder"):
+        build(tmp_path / "missing")
+    write_run(tmp_path / "empty", "run", [])
+    with pytest.raises(RecordsError, match="no run with records"):
+        build(tmp_path / "empty")
+    record = sample(0)
+    del record["slots_kept"]
+    write_run(tmp_path / "short", "run", [record])
+    with pytest.raises(RecordsError, match="arithmetic-0 lacks 'slots_kept'"):
+        build(tmp_path / "short")
+
+
+def test_analysis_reads_files_only() -> None:
+    """The tables of a sweep are made where there is no GPU and no torch, and without waiting for either."""
+    code = "import sys, analysis.tables; print({'torch', 'transformers', 'hydra'} & set(sys.modules))"
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "set()"

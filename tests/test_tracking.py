@@ -1,0 +1,327 @@
+"""Tracking: what W&B records of a run, and that nothing W&B does or fails to do reaches the run."""
+
+import copy
+import json
+import logging
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from scope.errors import SettingError
+from scope.tracking import NoTracking, RunInfo, Tracker, Wandb
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+IDENTITY = "0123456789abcdef" * 4
+CONFIG = {"model": {"name": "tiny", "layers": 2}, "budgets": [64, 128], "seed": None}
+
+wandb: Any = pytest.importorskip("wandb")
+
+
+@dataclass
+class Record:
+    """What one `.wandb` file says about its run."""
+
+    run_id: str = ""
+    project: str = ""
+    group: str = ""
+    name: str = ""
+    tags: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    finished: bool = False
+
+
+def messages(data: bytes) -> Iterator[bytes]:
+    """The messages of a LevelDB log: in 32 KiB blocks, each piece headed by checksum, length and kind of piece."""
+    block, header = 32 * 1024, struct.Struct("<IHB")
+    whole, first, last = 1, 2, 4
+    assert data[:4] == b":W&B"
+    position, message = 7, b""
+    while position + header.size <= len(data):
+        room = block - position % block
+        if room < header.size:  # too little for a header, so the block ends in padding
+            position += room
+            continue
+        _, length, kind = header.unpack_from(data, position)
+        position += header.size
+        piece = data[position : position + length]
+        position += length
+        message = piece if kind in (whole, first) else message + piece
+        if kind in (whole, last):
+            yield message
+
+
+def finished_record(folder: Path) -> Record:
+    """The last W&B run recorded under `folder`, once wandb-core, which does not hurry, has written its end."""
+    wait_for(lambda: read_record(folder).finished)
+    return read_record(folder)
+
+
+def read_record(folder: Path) -> Record:
+    from wandb.proto.wandb_internal_pb2 import Record as Entry  # type: ignore[attr-defined]
+
+    def values(items: Any) -> dict[str, Any]:
+        return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+    record = Record()
+    for message in messages(record_files(folder)[-1].read_bytes()):
+        entry = Entry.FromString(message)
+        match entry.WhichOneof("record_type"):
+            case "run":
+                record.run_id, record.project = entry.run.run_id, entry.run.project
+                record.group, record.name = entry.run.run_group, entry.run.display_name
+                record.tags = list(entry.run.tags)
+                record.config |= values(entry.run.config.update)
+            case "config":
+                record.config |= values(entry.config.update)
+            case "history":
+                record.history.append(values(entry.history.item))
+            case "summary":
+                record.summary |= values(entry.summary.update)
+            case "exit":
+                record.finished = entry.exit.exit_code == 0
+    record.config.pop("_wandb", None)
+    return record
+
+
+def record_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("wandb/*run-*/*.wandb"))
+
+
+def read_samples(folder: Path) -> list[dict[str, Any]]:
+    (path,) = folder.glob("wandb/*run-*/files/media/table/samples*.table.json")
+    table = json.loads(path.read_text())
+    return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+
+
+def info(folder: Path, identity: str = IDENTITY) -> RunInfo:
+    return RunInfo(experiment="sweep", name=folder.name, identity=identity, folder=folder, config=CONFIG)
+
+
+def wait_for(condition: Any, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def wandb_core() -> int:
+    """The process id of this process's wandb-core."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, rest = stat.read_text().partition("(")[2].rpartition(")")
+        except OSError:  # it ended while we looked
+            continue
+        state, parent = rest.split()[:2]
+        if name == "wandb-core" and int(parent) == os.getpid() and state != "Z":
+            return int(stat.parent.name)
+    raise LookupError("no wandb-core")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of a run, for a user who has never used W&B, in an empty working directory."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for name in ("home", "cwd", "run"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")  # here, so that it is gone after the test
+    monkeypatch.chdir(tmp_path / "cwd")
+    yield tmp_path / "run"
+    assert not list((tmp_path / "cwd").iterdir())
+    wandb.teardown()
+
+
+@pytest.fixture
+def warned() -> Iterator[list[str]]:
+    """Filled, while the test runs, with what tracking warns of."""
+    found: list[str] = []
+    logger = logging.getLogger("scope.tracking")
+
+    def take(record: logging.LogRecord) -> bool:
+        found.append(record.getMessage())
+        return False
+
+    logger.addFilter(take)
+    yield found
+    logger.removeFilter(take)
+
+
+def test_offline_records_the_run(folder: Path, warned: list[str]) -> None:
+    rows: list[Mapping[str, Any]] = [
+        {"id": "a", "answer": "yes", "score": 1.0},
+        {"id": "b", "answer": 7, "score": 0.5, "note": "late"},
+    ]
+    tracker: Tracker = Wandb(project="kv")
+    tracker.start(info(folder))
+    metrics = {"accuracy": 0.0}
+    for step in range(1, 4):
+        metrics["accuracy"] = step / 4  # the same mapping each time: a row is what it held when it was logged
+        tracker.log(metrics)
+    tracker.finish({"accuracy": 0.75, "memory": {"peak": 10}, "status": "done"}, rows)
+
+    record = finished_record(folder)
+    assert (record.run_id, record.project, record.group, record.name) == (IDENTITY[:16], "kv", "sweep", "run")
+    assert record.tags == []
+    assert record.config == CONFIG
+    assert [row["accuracy"] for row in record.history if "accuracy" in row] == [0.25, 0.5, 0.75]
+    assert record.summary["accuracy"] == 0.75
+    assert record.summary["memory"] == {"peak": 10}
+    assert record.summary["status"] == "done"
+    assert read_samples(folder) == [{**rows[0], "note": None}, rows[1]]
+    assert warned == []
+
+
+def test_a_resumed_run_keeps_its_id(folder: Path) -> None:
+    for _ in range(2):
+        tracker = Wandb()
+        tracker.start(info(folder))
+        tracker.finish({}, [])
+    assert [path.name for path in record_files(folder)] == [f"run-{IDENTITY[:16]}.wandb"] * 2
+
+
+def test_a_run_left_open_does_not_receive_the_next_one(folder: Path, warned: list[str]) -> None:
+    trackers = [Wandb(), Wandb()]
+    for number, tracker in enumerate(trackers):
+        (folder / str(number)).mkdir()
+        tracker.start(info(folder / str(number), identity=str(number) * 64))
+        tracker.log({"x": float(number)})
+    for number, tracker in reversed(list(enumerate(trackers))):
+        tracker.finish({}, [])
+        record = finished_record(folder / str(number))
+        assert (record.run_id, record.name) == (str(number) * 16, str(number))
+        assert [row["x"] for row in record.history] == [float(number)]
+    assert warned == []
+
+
+def test_logging_costs_next_to_nothing(folder: Path) -> None:
+    tracker = Wandb()
+    tracker.start(info(folder))
+    begin = time.perf_counter()
+    for step in range(1000):
+        tracker.log({"x": float(step)})
+    assert time.perf_counter() - begin < 0.5
+    tracker.finish({}, [])
+    assert len(finished_record(folder).history) == 1000  # more than one block of the file, too
+
+
+@pytest.mark.parametrize("tracker", [NoTracking(), Wandb(mode="disabled")])
+def test_no_tracking_writes_nothing(tracker: Tracker, folder: Path, warned: list[str]) -> None:
+    tracker.start(info(folder))
+    tracker.log({"x": 1.0})
+    tracker.finish({"x": 1.0}, [{"id": "a"}])
+    assert list(folder.iterdir()) == []
+    assert warned == []
+
+
+def test_no_login_warns_once(folder: Path, warned: list[str]) -> None:
+    tracker = Wandb(mode="online")
+    begin = time.monotonic()
+    tracker.start(info(folder))
+    wait_for(lambda: warned)
+    tracker.log({"x": 1.0})
+    tracker.finish({"x": 1.0}, [{"id": "a"}])
+    tracker.log({"x": 1.0})
+    tracker.finish({"x": 1.0}, [{"id": "a"}])
+    assert time.monotonic() - begin < 6
+    assert len(warned) == 1
+    assert "wandb login" in warned[0]
+    assert record_files(folder) == []
+
+
+def test_a_server_that_never_answers_is_waited_for_once(
+    folder: Path, warned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+        tracker = Wandb(mode="online", init_timeout_seconds=1)
+        begin = time.monotonic()
+        tracker.start(info(folder))
+        tracker.log({"x": 1.0})
+        assert time.monotonic() - begin < 5  # the import of wandb, if this test is the first
+        begin = time.monotonic()
+        tracker.finish({"x": 1.0}, [{"id": "a"}])
+        tracker.finish({"x": 1.0}, [{"id": "a"}])
+        assert time.monotonic() - begin < 3
+        wait_for(lambda: all(thread.name != "wandb" for thread in threading.enumerate()))
+    assert len(warned) == 1
+    assert "\n" not in warned[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds wandb-core in /proc")
+def test_a_killed_wandb_core_costs_only_the_record(folder: Path, warned: list[str]) -> None:
+    tracker = Wandb()
+    tracker.start(info(folder))
+    wait_for(lambda: record_files(folder))
+    os.kill(wandb_core(), signal.SIGKILL)
+    for _ in range(100):
+        tracker.log({"x": 1.0})
+    tracker.finish({"x": 1.0}, [{"id": "a"}])
+    assert len(warned) == 1
+
+    (folder / "next").mkdir()
+    tracker.start(info(folder / "next"))
+    tracker.finish({"x": 2.0}, [])
+    assert finished_record(folder / "next").summary["x"] == 2.0
+    assert len(warned) == 1
+
+
+def test_without_the_package_the_warning_says_how_to_get_it(
+    folder: Path, warned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "wandb", None)
+        tracker = Wandb()
+        tracker.start(info(folder))
+        tracker.log({"x": 1.0})
+        tracker.finish({"x": 1.0}, [{"id": "a"}])
+    assert len(warned) == 1
+    assert "pip install wandb" in warned[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "field_name"), [({"mode": "on"}, "mode"), ({"init_timeout_seconds": 0}, "init_timeout_seconds")]
+)
+def test_a_wrong_setting_is_refused(settings: dict[str, Any], field_name: str) -> None:
+    with pytest.raises(SettingError, match=field_name):
+        Wandb(**settings)
+
+
+def test_trackers_are_plain_settings() -> None:
+    assert Wandb() == Wandb() != Wandb(project="other")
+    assert copy.deepcopy(Wandb()) == Wandb()
+    assert "_session" not in repr(Wandb())
+    assert NoTracking() == NoTracking()
+
+
+@pytest.mark.parametrize(("name", "expected"), [("none", NoTracking()), ("wandb", Wandb())])
+def test_the_configuration_files_hold_the_defaults(name: str, expected: Tracker) -> None:
+    from hydra.utils import instantiate
+
+    path = REPOSITORY / "conf" / "tracking" / f"{name}.yaml"
+    assert path.read_text().startswith("# ")
+    node = OmegaConf.load(path)
+    assert instantiate(node) == expected
+    assert set(node) == {"_target_"} | {item.name for item in fields(expected) if item.init}  # type: ignore[arg-type]
+
+
+def test_importing_tracking_loads_neither_wandb_nor_hydra() -> None:
+    code = "import sys, scope.tracking; print(*{'wandb', 'hydra', 'omegaconf'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    assert run.stdout.strip() == ""
