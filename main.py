@@ -17,11 +17,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from scope.errors import ConfigError, ScopeError
 
-CONF = Path(__file__).with_name("conf")
+CONF = Path(__file__).resolve().with_name("conf")
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"  # Hydra's own switch, as the user left it
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> str:
     # torch and transformers take seconds to import: not for --help, nor for every TAB of shell completion
     from rich.console import Console
@@ -79,7 +79,7 @@ def nearest(name: str, valid: list[str], prefix: str) -> str:
 def keys() -> list[str]:
     """Every key of the default configuration, dotted."""
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         composed = OmegaConf.to_container(hydra.compose("config"), resolve=False)
 
     def walk(node: Any, path: str) -> list[str]:
@@ -94,6 +94,7 @@ def keys() -> list[str]:
 def cli() -> int:
     """-> the exit code: 0 done, 1 something failed on the way, 2 refused before anything ran."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us instead of being printed by Hydra
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants them in front
     try:
         main()
         return 0

@@ -30,11 +30,13 @@ def build(cfg: Any, choices: Mapping[str, str]) -> Job:
     Raises ConfigError, or ImpossibleError where each value alone is fine.
     """
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
     cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
     try:
         config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key}: must be given") from error
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{error.full_key}: {reason[0].lower()}{reason[1:]}") from error

@@ -103,11 +103,12 @@ class Records:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The whole lines of a run's records."""
+    """A run's records, but for a last line that was torn."""
     path = folder / RECORDS
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line]
+    *whole, _torn = path.read_text().split("\n")
+    return [json.loads(line) for line in whole]
 
 
 def surroundings() -> dict[str, Any]:

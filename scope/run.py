@@ -82,13 +82,15 @@ def run(experiment: Experiment, tracker: Tracker, output: Path, console: Console
     title = " + ".join(experiment.labels[key] for key in ("method", "decoding") if key in experiment.labels)
     if loaded:
         tracker.start(RunInfo(output.name, folder.name, manifest["identity"], folder, dict(experiment.config)))
-        with Progress(title, len(todo), experiment.task.max_new_tokens, console) as progress:
-            for batch in chunks(todo, experiment.batch_size):
-                lines = run_batch(experiment, loaded, batch, progress)
-                kept.append(lines)
-                progress.finish(lines)
-                tracker.log(running(list(kept.done.values()), lines))
-        tracker.finish(summary(list(kept.done.values())), [sample_row(r) for r in kept.done.values()])
+        try:
+            with Progress(title, len(todo), experiment.task.max_new_tokens, console) as progress:
+                for batch in chunks(todo, experiment.batch_size):
+                    lines = run_batch(experiment, loaded, batch, progress)
+                    kept.append(lines)
+                    progress.finish(lines)
+                    tracker.log(running(list(kept.done.values()), lines))
+        finally:
+            tracker.finish(summary(list(kept.done.values())), [sample_row(line) for line in kept.done.values()])
     kept.close()
     found = summary([kept.done[s.name] for s in samples])
     again = "" if todo else " (was finished already)"

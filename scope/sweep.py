@@ -44,10 +44,8 @@ class Sweep:
         return sweep
 
     def _announce(self) -> None:
-        console = Console(highlight=False)
-        console.print(f"{len(self.jobs)} runs" + (f", {len(self.skipped)} skipped" if self.skipped else ""))
-        for overrides, reason in self.skipped:
-            console.print(f"skipped {' '.join(overrides)}: {reason}")
+        skipped = f"; {len(self.skipped)} skipped, with the reason at the end" if self.skipped else ""
+        Console(highlight=False).print(f"{len(self.jobs)} runs{skipped}")
 
     def report(self, outcomes: Sequence[Path | Exception]) -> None:
         """Print and write the table of what ran, and say what did not.

@@ -16,9 +16,10 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
+from analysis.frame import ACCURACY, LOST
 from analysis.records import RecordsError
 from analysis.statistics import clustered_proportion
-from analysis.tables import ACCURACY, LOST, build, main, show, write
+from analysis.tables import build, main, show, write
 
 LAYERS = 4
 

@@ -14,13 +14,11 @@ CONCLUSION = re.compile(r"The answer is (-?\d+)")
 
 def find(generation: str) -> dict[int, str]:
     """Number of the question -> what "The answer is ..." says under its header; the first one counts."""
-    headers = list(HEADER.finditer(generation))
-    ends = [header.start() for header in headers[1:]] + [len(generation)]
+    _, *blocks = HEADER.split(generation)  # number, text, number, text, ...
     found: dict[int, str] = {}
-    for header, end in zip(headers, ends, strict=True):
-        conclusion = CONCLUSION.search(generation, header.end(), end)
-        if conclusion:
-            found.setdefault(int(header[1]), conclusion[1])
+    for number, text in zip(blocks[::2], blocks[1::2], strict=True):
+        if conclusion := CONCLUSION.search(text):
+            found.setdefault(int(number), conclusion[1])
     return found
 
 

@@ -1,0 +1,178 @@
+"""Records -> a data frame: one row per run, tidy and exact. What a person reads is made from it alone."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.records import Run, Sample, read_runs
+from analysis.statistics import UNKNOWN, Interval, clustered_proportion, paired_difference
+
+ACCURACY = ("accuracy_percent", "accuracy_low_percent", "accuracy_high_percent")
+LOST = ("points_lost", "points_lost_low", "points_lost_high")
+IDENTITY = ("experiment", "run", "model", "task", "method", "decoding", "budget")
+MEASURES = (
+    "compressed",
+    "prompts",
+    "planned_prompts",
+    "failed_prompts",
+    "questions",
+    *ACCURACY,
+    *LOST,
+    "paired_prompts",
+    "missing_percent",
+    "kept_percent",
+    "cache_mib",
+    "cache_percent",
+    "tokens_per_second",
+    "notes",
+)
+"""Columns of the frame. Those of `IDENTITY` come first, then the settings that tell rows apart, then these.
+
+`prompts` counts the answered ones and `questions` theirs. `points_lost` is the accuracy of the uncompressed run minus
+that of this one in percentage points, so positive is worse; it is the mean over `paired_prompts`, the prompts that both
+answered, each with the same weight. `missing_percent`: questions without an answer. `kept_percent`: cache slots at the
+end, of those of an uncompressed cache. `cache_mib`: mean bytes of one sequence's cache in 2^20; `cache_percent`: of
+the bytes of the full one. `tokens_per_second`: all tokens generated over the decoding time of all batches.
+"""
+
+
+def build(folders: str | Path | Sequence[str | Path]) -> pd.DataFrame:
+    """One row per run in and below `folders`, uncompressed first and then in the order the runs were created.
+
+    Runs that differ only in settings get a column for each of these, `decoding.budget` for one. RecordsError: a folder
+    that cannot be read as a sweep.
+    """
+    several = [folders] if isinstance(folders, str | Path) else folders
+    runs = _ordered(read_runs([Path(folder) for folder in several]))
+    frame = pd.DataFrame([_row(run, _baseline(run, runs)) for run in runs])
+    settings = [_flat(run.settings) | {"seed": run.seed} for run in runs]
+    for position, key in enumerate(_telling(settings, frame), start=len(IDENTITY)):
+        values = [setting.get(key) for setting in settings]
+        frame.insert(position, key, pd.Series(values, dtype=object))  # object: a whole number stays one beside a gap
+    return frame
+
+
+def _ordered(runs: Sequence[Run]) -> list[Run]:
+    first: dict[tuple[str, str], int] = {}
+    for position, run in enumerate(runs):
+        for part, label in run.labels.items():
+            first.setdefault((part, label), position)
+
+    parts = ("model", "task", "method", "decoding")
+
+    def rank(run: Run) -> tuple[int, ...]:
+        model, task, method, decoding = (first[part, run.labels[part]] for part in parts)
+        return model, task, run.compresses_prefill, method, run.compresses_decoding, decoding
+
+    return sorted(runs, key=rank)
+
+
+def _baseline(run: Run, runs: Sequence[Run]) -> Run | None:
+    """The uncompressed run over the same model, task and seed: of this experiment if it can be, then the longest."""
+    if not run.compressed:
+        return None
+    alike = [other for other in runs if not other.compressed and _conditions(other) == _conditions(run)]
+    return max(alike, key=lambda other: (other.experiment == run.experiment, len(other.samples)), default=None)
+
+
+def _conditions(run: Run) -> tuple[Any, ...]:
+    return run.settings.get("model"), run.settings.get("task"), run.seed
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted keys; lists become their JSON text, so that every value can be compared."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = json.dumps(value) if isinstance(value, list) else value
+    return flat
+
+
+def _telling(settings: Sequence[Mapping[str, Any]], frame: pd.DataFrame) -> list[str]:
+    """The keys whose values differ between runs that the frame labels alike."""
+    keys = dict.fromkeys(key for setting in settings for key in setting)
+    alike = frame.groupby(["model", "task", "method", "decoding"]).indices.values()
+    return [key for key in keys if any(len({repr(settings[row].get(key)) for row in rows}) > 1 for rows in alike)]
+
+
+def _row(run: Run, baseline: Run | None) -> dict[str, Any]:
+    samples = run.samples
+    answered, correct = [len(s.correct) for s in samples], [sum(s.correct) for s in samples]
+    lost, paired = _lost(run, baseline)
+    cache_bytes = sum(s.cache_bytes for s in samples)
+    return {
+        "experiment": run.experiment,
+        "run": run.name,
+        **{part: run.labels.get(part, "") for part in IDENTITY[2:]},
+        "compressed": run.compressed,
+        "prompts": len(samples),
+        "planned_prompts": run.planned,
+        "failed_prompts": len(run.failed),
+        "questions": sum(answered),
+        **_percent(ACCURACY, clustered_proportion(correct, answered)),
+        **_percent(LOST, lost),
+        "paired_prompts": paired,
+        "missing_percent": 100 * _ratio(sum(s.missing for s in samples), sum(answered)),
+        "kept_percent": 100 * _ratio(sum(sum(s.slots_kept) for s in samples), sum(s.slots_full for s in samples)),
+        "cache_mib": _ratio(cache_bytes, len(samples)) / 2**20,
+        "cache_percent": 100 * _ratio(cache_bytes, sum(s.full_cache_bytes for s in samples)),
+        "tokens_per_second": _ratio(sum(s.generated_tokens for s in samples), _decoding_seconds(samples)),
+        "notes": "; ".join(_notes(run, baseline, paired)),
+    }
+
+
+def _percent(names: Sequence[str], interval: Interval) -> dict[str, float]:
+    return {name: 100 * value for name, value in zip(names, interval, strict=True)}
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else float("nan")
+
+
+def _lost(run: Run, baseline: Run | None) -> tuple[Interval, int]:
+    """What the baseline answers better, in 0..1 over the prompts both answered, and how many these are."""
+    if baseline is None:
+        return UNKNOWN, 0
+    # A prompt is the same only if it asks for the same answers: a name may have been given to another one since.
+    full = {(s.name, s.expected): np.mean(s.correct) for s in baseline.samples if s.correct}
+    both = [(full[s.name, s.expected], np.mean(s.correct)) for s in run.samples if (s.name, s.expected) in full]
+    return paired_difference([float(before - after) for before, after in both]), len(both)
+
+
+def _decoding_seconds(samples: Sequence[Sample]) -> float:
+    """The time of all batches one after the other; a batch lasts as long as its longest row."""
+    longest: dict[tuple[int, float], float] = {}
+    for s in samples:
+        batch = s.batch, s.prefill_seconds  # a run that was continued counts its batches from 0 again
+        longest[batch] = max(longest.get(batch, 0.0), s.decode_seconds)
+    return sum(longest.values())
+
+
+def _notes(run: Run, baseline: Run | None, paired: int) -> Iterator[str]:
+    recorded, answered = len(run.samples) + len(run.failed), len(run.samples)
+    if recorded < run.planned:
+        yield f"partial: {recorded} of {run.planned}"
+    if run.failed:
+        yield f"failed: {len(run.failed)} of {recorded}"
+    yield from run.notes
+    if answered == 1:
+        yield "one prompt: no interval"
+    if run.compresses_prefill:
+        yield from _idle("prefill", [s.prefill_evicted for s in run.samples])
+    if run.compresses_decoding:
+        yield from _idle("decoding", [s.decode_evicted for s in run.samples])
+    if baseline is not None and paired < answered:
+        yield f"points lost over {paired} of {answered} prompts"
+
+
+def _idle(part: str, evicted: Sequence[int]) -> Iterator[str]:
+    idle = sum(count == 0 for count in evicted)
+    if idle:
+        everywhere = idle == len(evicted)
+        yield f"{part}: nothing to evict" + ("" if everywhere else f" in {idle} of {len(evicted)} prompts")

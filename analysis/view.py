@@ -1,0 +1,225 @@
+"""The frame as rounded text, and that text on a terminal."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from analysis.frame import ACCURACY, IDENTITY, LOST, MEASURES
+
+NOTHING = "\N{EN DASH}"  # what a cell without a value shows
+NOTES_WIDTH = 28  # characters of terminal that notes are wrapped to where space is short
+
+
+@dataclass(frozen=True)
+class View:
+    """The frame as rounded text. `keys` say what a row is; `best` marks the rows whose accuracy leads their block."""
+
+    experiment: str
+    constant: str
+    about: str
+    keys: pd.DataFrame
+    quality: pd.DataFrame
+    cost: pd.DataFrame
+    best: list[bool]
+
+
+def make_view(frame: pd.DataFrame) -> View:
+    keys = _keys(frame)
+    constant = [f"{part} {frame[part].iloc[0]}" for part in ("model", "task") if part not in keys]
+    unit, scale = ("KiB", 1024) if frame["cache_mib"].max() < 1 else ("MiB", 1)
+    quality = {
+        "prompts": [_count(*counts) for counts in zip(frame["prompts"], frame["planned_prompts"], strict=True)],
+        "questions": [str(count) for count in frame["questions"]],
+        "accuracy %\n[95% interval]": _intervals(frame, *ACCURACY),
+        "points lost\n[95% interval]": _intervals(frame, *LOST),
+        "missing\n%": _numbers(frame["missing_percent"]),
+    }
+    compared = bool(frame["points_lost"].notna().any())
+    if not compared:
+        del quality["points lost\n[95% interval]"]
+    cost = {
+        "slots\nkept %": _numbers(frame["kept_percent"]),
+        f"cache\n{unit}": _numbers(frame["cache_mib"] * scale),
+        "cache %\nof full": _numbers(frame["cache_percent"]),
+        "tokens/s": _numbers(frame["tokens_per_second"]),
+    }
+    if any(frame["notes"]):
+        cost["notes"] = list(frame["notes"])
+    return View(
+        experiment=", ".join(frame["experiment"].unique()),
+        constant=", ".join(constant),
+        about=f"{ABOUT} {ABOUT_LOST}" if compared else ABOUT,
+        keys=pd.DataFrame({key: [_value(value) for value in frame[key]] for key in keys}),
+        quality=pd.DataFrame(quality),
+        cost=pd.DataFrame(cost),
+        best=_best(frame),
+    )
+
+
+def _keys(frame: pd.DataFrame) -> list[str]:
+    """The columns that tell the rows apart: as few as do, and at the least method and decoding."""
+    keys = [part for part in ("model", "task") if frame[part].nunique() > 1] + ["method", "decoding", *_settings(frame)]
+    for last_resort in ("budget", "experiment", "run"):
+        if frame.duplicated(keys).any() and frame[last_resort].nunique() > 1:
+            keys.append(last_resort)
+    return keys
+
+
+def _settings(frame: pd.DataFrame) -> list[str]:
+    return [column for column in frame if column not in IDENTITY + MEASURES]
+
+
+def _settings_of(frame: pd.DataFrame, part: str) -> list[str]:
+    return [column for column in _settings(frame) if column.startswith(f"{part}.")]
+
+
+def _blocks(frame: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows that may be held against each other: those of one model, task and seed."""
+    compared = _settings_of(frame, "method") + _settings_of(frame, "decoding")
+    conditions = ["model", "task"] + [column for column in _settings(frame) if column not in compared]
+    return [block for _, block in frame.groupby(conditions, sort=False, dropna=False)]
+
+
+def _complete(frame: pd.DataFrame) -> "pd.Series[bool]":
+    return frame["prompts"] >= frame["planned_prompts"]
+
+
+def _best(frame: pd.DataFrame) -> list[bool]:
+    """Which compressed runs lead their block as printed, ties included; a partial run had easier or harder prompts."""
+    best = pd.Series(False, index=frame.index)
+    for block in _blocks(frame):
+        accuracy = block.loc[block["compressed"] & _complete(block), "accuracy_percent"].dropna()
+        best[accuracy.index] = accuracy.map(_number) == _number(accuracy.max())
+    return list(best)
+
+
+def grids(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """For every block with at least two methods and two strategies, its conditions and accuracy by both."""
+    grids = []
+    for block in _blocks(frame):
+        rows, columns = _labels(block, "method"), _labels(block, "decoding")
+        if len(set(rows)) < 2 or len(set(columns)) < 2:
+            continue
+        cells: dict[tuple[str, str], list[str]] = {}
+        for row, column, accuracy, complete in zip(
+            rows, columns, block["accuracy_percent"], _complete(block), strict=True
+        ):
+            cells.setdefault((row, column), []).append(_number(accuracy) + "*" * (not complete))
+        grid = {"method": list(dict.fromkeys(rows))} | {
+            column: [" / ".join(cells.get((row, column), [NOTHING])) for row in dict.fromkeys(rows)]
+            for column in dict.fromkeys(columns)
+        }
+        grids.append((_conditions_text(frame, block), pd.DataFrame(grid)))
+    return grids
+
+
+def _labels(block: pd.DataFrame, part: str) -> list[str]:
+    """`part` of every row, with its settings where these tell rows apart: `slide, budget 128`."""
+    labels = [str(label) for label in block[part]]
+    for setting in _settings_of(block, part):
+        name = setting.removeprefix(f"{part}.")
+        values = [None if pd.isna(value) else value for value in block[setting]]
+        labels = [
+            label if value is None else f"{label}, {name} {value}" for label, value in zip(labels, values, strict=True)
+        ]
+    return labels
+
+
+def _conditions_text(frame: pd.DataFrame, block: pd.DataFrame) -> str:
+    compared = {"method", "decoding", "budget", "experiment", "run"}
+    keys = [key for key in _keys(frame) if key not in compared and not key.startswith(("method.", "decoding."))]
+    return ", ".join(f"{key} {_value(block[key].iloc[0])}" for key in keys)
+
+
+def _count(answered: int, planned: int) -> str:
+    return str(answered) if answered >= planned else f"{answered} of {planned}"
+
+
+def _intervals(frame: pd.DataFrame, estimate: str, low: str, high: str) -> list[str]:
+    bounds = zip(frame[estimate], frame[low], frame[high], strict=True)
+    return [NOTHING if pd.isna(e) else f"{_number(e)} [{_number(a)}, {_number(b)}]" for e, a, b in bounds]
+
+
+def _numbers(values: "pd.Series[float]") -> list[str]:
+    return [_number(value) for value in values]
+
+
+def _number(value: float) -> str:
+    return NOTHING if pd.isna(value) else f"{value:z.1f}"
+
+
+def _value(value: object) -> str:
+    return NOTHING if pd.isna(value) else str(value)
+
+
+def one_line(heading: str) -> str:
+    return heading.replace("\n", " ")
+
+
+ABOUT = "Intervals are 95% and clustered by prompt."
+ABOUT_LOST = (
+    "Points lost: accuracy of the uncompressed run minus this one's, over the prompts both answered; positive is worse."
+)
+ABOUT_GRID = "Accuracy in % by method (rows) and decoding strategy (columns)"
+ABOUT_STAR = "* not all prompts answered"
+
+
+def about_grid(conditions: str, grid: pd.DataFrame) -> str:
+    starred = grid.map(lambda cell: cell.endswith("*")).any(axis=None)
+    return "; ".join([ABOUT_GRID, *[conditions] * bool(conditions), *[ABOUT_STAR] * bool(starred)])
+
+
+def show(frame: pd.DataFrame, console: Console) -> None:
+    """Print the table; where the console is too narrow for it, as several below each other with the same rows."""
+    view = make_view(frame)
+    console.print(Text(view.experiment, "bold") + Text(f"  {view.constant}" * bool(view.constant)), "")
+    _print(view.keys, view.quality.join(view.cost), view.best, console)
+    for conditions, grid in grids(frame):
+        console.print(Text(about_grid(conditions, grid)), "")
+        _print(grid[["method"]], grid.drop(columns="method"), [False] * len(grid), console)
+    console.print(Text(view.about, "dim"))
+
+
+def _print(keys: pd.DataFrame, columns: pd.DataFrame, best: Sequence[bool], console: Console) -> None:
+    for part in _fitting(columns, console.width - _width(keys)):
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+        # Cropped or wrapped, half a number is a wrong number: beyond the console's width, the terminal breaks the line.
+        needed = _width(keys) + _width(part)
+        table.width = needed if needed > console.width else None
+        for column in (*keys, *part):
+            words = column in keys or column == "notes"
+            table.add_column(Text(_heading(column)), justify="left" if words else "right", no_wrap=column != "notes")
+        for leads, cells in zip(best, keys.join(part).to_dict("records"), strict=True):
+            table.add_row(*(Text(cells[c], "bold" if leads and c.startswith("accuracy") else "") for c in cells))
+        console.print(table, "", crop=False)
+
+
+def _fitting(columns: pd.DataFrame, room: int) -> Iterator[pd.DataFrame]:
+    """The columns in as few parts as are at most `room` characters wide each."""
+    part: list[str] = []
+    for column in columns:
+        if part and _width(columns[[*part, column]]) > room:
+            yield columns[part]
+            part = []
+        part.append(column)
+    yield columns[part]
+
+
+def _width(text: pd.DataFrame) -> int:
+    """Characters that the columns need, two more for each to keep it from the next."""
+    return sum(_column_width(column, text[column]) + 2 for column in text)
+
+
+def _column_width(column: str, cells: "pd.Series[str]") -> int:
+    longest = max(cell_len(line) for cell in (_heading(column), *cells) for line in cell.split("\n"))
+    return min(longest, NOTES_WIDTH) if column == "notes" else longest
+
+
+def _heading(column: str) -> str:
+    return column.replace(", ", ",\n") if ", " in column else column.replace(".", ".\n")

@@ -1,0 +1,413 @@
+"""The cache in place. Oracles: its plain twin (`Concatenated`: concatenate, then gather), over every pair of prefill
+method and decoding strategy on a ragged batch and over random plans and scores; counts written from METHODS.md;
+and transformers' own `generate`, which must be able to drive the cache."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import DIM, HEADS, LAYERS, SCOPE, WORDS, Step, random_prompts, stored, tiny
+from torch import Tensor
+from transformers import Cache
+
+import scope.cache.compressed
+import scope.cache.slots
+from scope import decoding, prefill
+from scope.cache import CompressedCache
+from scope.cache.slots import Slots, StorageFactory
+from scope.cache.twin import Concatenated
+from scope.decoding import DecodingStrategy
+from scope.errors import ScopeError
+from scope.generate import generate, pad_left
+from scope.plan import Plan
+from scope.prefill import PrefillMethod
+
+C, WINDOW, D, RECENT, TOKENS, BETA = 16, 4, 10, 4, 28, 20
+LENGTHS = (30, 9, 21)  # over the budget, under it, and where the pyramid is clipped
+DELTA = (TOKENS - RECENT) // (D - RECENT)
+
+PREFILL: dict[str, PrefillMethod] = {
+    "full": prefill.Full(),
+    "streamingllm": prefill.StreamingLLM(C),
+    "h2o": prefill.H2O(C, WINDOW),
+    "snapkv": prefill.SnapKV(C, WINDOW),
+    "pyramidkv": prefill.PyramidKV(C, WINDOW),
+    "pyramidinfer": prefill.PyramidInfer(C, WINDOW),
+    "recent": prefill.Recent(C, WINDOW),
+    "random": prefill.Random(C, WINDOW),
+}
+DECODING: dict[str, DecodingStrategy] = {
+    "none": decoding.KeepAll(),
+    "slide": decoding.Slide(D, RECENT),
+    "adaptive": decoding.Adaptive(D, RECENT, tokens=TOKENS),
+    "discontinuous": decoding.Discontinuous(D, RECENT, tokens=TOKENS),
+    "h2o": decoding.H2O(D, RECENT),
+    "streamingllm": decoding.StreamingLLM(D, RECENT),
+    "pyramidinfer": decoding.PyramidInfer(D, RECENT),
+    "recent": decoding.Recent(D, RECENT),
+    "random": decoding.Random(D, RECENT),
+}
+WHOLE = ("h2o", "streamingllm", "pyramidinfer")  # not protecting the prompt
+PAIRS = list(product(PREFILL, DECODING))
+every_pair = pytest.mark.parametrize(("method", "strategy"), PAIRS)
+
+
+@dataclass
+class Run:
+    """One generation over the ragged batch, watched after the prefill and after each step."""
+
+    tokens: list[tuple[int, ...]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    nbytes: list[int] = field(default_factory=list)
+    addresses: list[tuple[int, ...]] = field(default_factory=list)
+
+    def __call__(self, cache: CompressedCache) -> None:
+        self.steps.append([stored(cache, layer) for layer in range(LAYERS)])
+        self.nbytes.append(cache.nbytes)
+        storages = [cache._storage(layer) for layer in range(LAYERS)]
+        self.addresses.append(tuple(x.data_ptr() for s in storages for x in (s.keys, s.values, s.positions)))
+
+
+@cache
+def run(method: str, strategy: str, storage: StorageFactory = Slots) -> Run:
+    watched = Run()
+    generated = generate(
+        tiny(),
+        WORDS,
+        random_prompts(*LENGTHS),
+        PREFILL[method],
+        DECODING[strategy],
+        TOKENS,
+        storage=storage,
+        observe=watched,
+    )
+    watched.tokens = [row.tokens for row in generated]
+    return watched
+
+
+# every pair
+
+
+@every_pair
+def test_in_place_is_the_twin(method: str, strategy: str) -> None:
+    fast, plain = run(method, strategy), run(method, strategy, Concatenated)
+    assert fast.tokens == plain.tokens
+    assert fast.steps == plain.steps
+
+
+def falling(layer: int, mean: int, most: int) -> int:
+    low = mean // BETA
+    high = 2 * mean - low
+    if high > most:
+        high, low = most, 2 * mean - most
+    return high - layer * ((high - low) // LAYERS)
+
+
+def prefill_budget(method: str, layer: int, prompt: int) -> int:
+    if method == "full":
+        return prompt
+    if method.startswith("pyramid") and prompt > C:
+        return WINDOW + falling(layer, C - WINDOW, prompt - WINDOW)
+    return C
+
+
+def counts(method: str, strategy: str, layer: int, prompt: int) -> list[int]:
+    """Slots stored after the prefill and after each step, by METHODS.md's tables."""
+    budget = prefill_budget(method, layer, prompt)
+    left = min(prompt, budget)
+    now = [left]
+    for t in range(TOKENS - 1):
+        growing = min(D, RECENT + max(0, t - RECENT) // DELTA)
+        most = {
+            "none": None,
+            "adaptive": left + growing,
+            "discontinuous": left + growing if t % DELTA == 0 else None,
+            "h2o": budget + D,
+            "streamingllm": budget + D,
+            "pyramidinfer": budget + RECENT + falling(layer, D - RECENT, 2 * D),
+        }.get(strategy, left + D)
+        now.append(now[-1] + 1 if most is None else min(now[-1] + 1, most))
+    return now
+
+
+@every_pair
+def test_budgets_hold_at_every_step_and_layer(method: str, strategy: str) -> None:
+    steps = run(method, strategy).steps
+    for row, prompt in enumerate(LENGTHS):
+        for layer in range(LAYERS):
+            expected = counts(method, strategy, layer, prompt)
+            for head in range(HEADS):
+                assert [len(step[layer][row][head]) for step in steps] == expected
+
+
+@every_pair
+def test_the_newest_are_always_there_and_the_prompt_is_where_it_is_protected(method: str, strategy: str) -> None:
+    first, *steps = run(method, strategy).steps
+    for row, prompt in enumerate(LENGTHS):
+        for layer in range(LAYERS):
+            for head in range(HEADS):
+                for t, step in enumerate(steps):
+                    kept = step[layer][row][head]
+                    newest = min(RECENT, t + 1)
+                    assert kept[-newest:] == list(range(prompt + t + 1 - newest, prompt + t + 1))
+                    assert len(set(kept)) == len(kept)
+                    if strategy not in WHOLE:
+                        left = first[layer][row][head]
+                        assert kept[: len(left)] == left
+
+
+@every_pair
+def test_memory_neither_grows_nor_moves(method: str, strategy: str) -> None:
+    watched = run(method, strategy)
+    assert len(set(watched.nbytes)) == 1
+    assert len(set(watched.addresses)) == 1
+
+
+@pytest.mark.parametrize("strategy", [*WHOLE, "slide"])
+def test_some_pair_does_evict_from_where_it_may(strategy: str) -> None:
+    """The strategies that own the whole cache do take from the prompt: the test of protection above can fail."""
+    first, *_, last = run("snapkv", strategy).steps
+    untouched = all(
+        set(first[layer][row][head]) <= set(last[layer][row][head])
+        for layer in range(LAYERS)
+        for row in range(len(LENGTHS))
+        for head in range(HEADS)
+    )
+    assert untouched == (strategy in ("slide", "streamingllm"))
+
+
+# sizes
+
+
+def watched_alone(method: PrefillMethod, strategy: DecodingStrategy, length: int, tokens: int) -> list[tuple[int, int]]:
+    """(bytes, most slots of a layer that are in use) after the prefill and after each step."""
+    seen = []
+
+    def watch(cache: CompressedCache) -> None:
+        seen.append((cache.nbytes, max(cache.positions(layer).shape[-1] for layer in range(LAYERS))))
+
+    generate(tiny(), WORDS, random_prompts(length, length), method, strategy, tokens, observe=watch)
+    return seen
+
+
+@pytest.mark.parametrize("method", ["snapkv", "h2o", "streamingllm", "recent", "random"])
+@pytest.mark.parametrize("strategy", ["slide", "recent", "random", "h2o", "streamingllm"])
+def test_a_full_cache_is_its_budgets_and_one_slot_more(method: str, strategy: str) -> None:
+    seen = watched_alone(PREFILL[method], DECODING[strategy], 30, TOKENS)
+    batch, itemsize = 2, 8
+    assert seen[-1] == (LAYERS * batch * HEADS * (C + D + 1) * DIM * 2 * itemsize, C + D + 1)
+
+
+def test_a_short_generation_takes_no_more_room_than_its_tokens() -> None:
+    (nbytes, _), *_ = watched_alone(PREFILL["snapkv"], decoding.Slide(1000, RECENT), 30, 5)
+    assert nbytes <= LAYERS * 2 * HEADS * (C + 5) * DIM * 2 * 8
+
+
+# transformers drives
+
+
+def transformers_writes(method: PrefillMethod, strategy: DecodingStrategy, lengths: tuple[int, ...]) -> list[list[int]]:
+    prompts = random_prompts(*lengths)
+    ids, mask, _ = pad_left(prompts, 0, torch.device("cpu"))
+    cache: Cache = CompressedCache(tiny().config, method, strategy)
+    out = tiny().generate(ids, attention_mask=mask.long(), past_key_values=cache, max_new_tokens=20, do_sample=False)
+    written: list[list[int]] = out[:, ids.shape[1] :].tolist()
+    return written
+
+
+@pytest.mark.parametrize("lengths", [(30,), LENGTHS], ids=["alone", "ragged"])
+@pytest.mark.parametrize(("method", "strategy"), [("full", "none"), ("snapkv", "slide"), ("pyramidkv", "h2o")])
+@pytest.mark.parametrize("growth", [3, 256])
+def test_transformers_own_generate_can_drive_it(
+    method: str, strategy: str, lengths: tuple[int, ...], growth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = generate(tiny(), WORDS, random_prompts(*lengths), PREFILL[method], DECODING[strategy], 20)
+    for module in (scope.cache.compressed, scope.cache.slots):  # no bound is known here: the buffers may have to grow
+        monkeypatch.setattr(module, "GROWTH", growth)
+    assert transformers_writes(PREFILL[method], DECODING[strategy], lengths) == [list(row.tokens) for row in expected]
+
+
+# the storage alone, over random plans
+
+
+@st.composite
+def starts(draw: st.DrawFn) -> tuple[int, list[int], int]:
+    """Heads, tokens stored per row, room."""
+    stored = draw(st.lists(st.integers(1, 6), min_size=1, max_size=3))
+    return draw(st.integers(1, 2)), stored, draw(st.integers(0, 12))
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan | None:
+    """Any plan: longer than what is stored, empty in any of its parts, reaching behind earlier evictions."""
+    if draw(st.integers(0, 4)) == 0:
+        return None
+    sizes = st.integers(0, 7)
+    head, best, tail = draw(sizes), draw(sizes), draw(sizes)
+    return Plan(head, best, max(tail, 1 if head + best == 0 else 0))
+
+
+class Both:
+    """The storage and its twin, fed the same tokens; a token's key and value say which token it is."""
+
+    def __init__(self, heads: int, stored: list[int], room: int, lots: torch.Generator) -> None:
+        self.rows, self.heads, self.lots = len(stored), heads, lots
+        width = max(stored)
+        positions = torch.arange(width).expand(self.rows, heads, -1)
+        positions = torch.where(positions < torch.tensor(stored)[:, None, None], positions, -1)
+        self.keys, self.values = torch.rand(2, self.rows, heads, 100, 2, generator=lots)
+        first = [x[:, :, :width].clone() for x in (self.keys, self.values)]
+        self.storages = (
+            Slots(first[0], first[1], positions, stored, room),
+            Concatenated(first[0], first[1], positions, stored, room),
+        )
+        self.next = torch.tensor(stored)
+
+    def append(self) -> None:
+        at = self.next[:, None, None, None].expand(-1, self.heads, 1, 2)
+        keys, values = self.keys.gather(2, at), self.values.gather(2, at)
+        for storage in self.storages:
+            storage.append(keys, values, self.next)
+        self.next = self.next + 1
+
+    def evict(self, chosen: list[Plan | None], levels: int) -> None:
+        """Scores of so many levels, so that many tie; a slot's score belongs to its token, wherever it lies."""
+        scores = torch.randint(levels, (self.rows, self.heads, 100), generator=self.lots).float()
+        needed = any(plan and plan.best for plan in chosen)
+        for storage in self.storages:
+            by_slot = scores.gather(2, storage.positions.clamp(min=0).long())
+            storage.evict(chosen, by_slot if needed else None)
+
+    def content(self, which: int) -> list[list[dict[int, tuple[list[float], list[float]]]]]:
+        """[row][head] position -> key and value."""
+        storage = self.storages[which]
+        return [
+            [
+                {
+                    int(p): (storage.keys[b, h, s].tolist(), storage.values[b, h, s].tolist())
+                    for s, p in enumerate(storage.positions[b, h])
+                    if p >= 0
+                }
+                for h in range(self.heads)
+            ]
+            for b in range(self.rows)
+        ]
+
+    def check(self) -> None:
+        fast, plain = self.content(0), self.content(1)
+        assert fast == plain
+        assert self.storages[0].stored == self.storages[1].stored
+        for b, row in enumerate(fast):
+            for h, head in enumerate(row):
+                assert len(head) == self.storages[0].stored[b]
+                for position, (key, value) in head.items():
+                    assert key == self.keys[b, h, position].tolist()
+                    assert value == self.values[b, h, position].tolist()
+
+
+@settings(max_examples=120, deadline=None, database=None)
+@given(data=st.data(), start=starts(), seed=st.integers(0, 2**32 - 1))
+def test_any_plans_leave_the_same_in_place_as_in_the_twin(
+    data: st.DataObject, start: tuple[int, list[int], int], seed: int
+) -> None:
+    before = scope.cache.slots.GROWTH
+    scope.cache.slots.GROWTH = 2  # so that the buffers are outgrown now and then
+    try:
+        heads, stored, room = start
+        both = Both(heads, stored, room, torch.Generator().manual_seed(seed))
+        for _ in range(data.draw(st.integers(1, 12), label="steps")):
+            for _ in range(data.draw(st.integers(1, 3), label="appends")):
+                both.append()
+                both.check()
+            chosen = data.draw(st.lists(plans(), min_size=both.rows, max_size=both.rows), label="plans")
+            both.evict(chosen, data.draw(st.sampled_from([1, 2, 4, 1000]), label="levels"))
+            both.check()
+    finally:
+        scope.cache.slots.GROWTH = before
+
+
+def test_a_freed_slot_is_overwritten_and_nothing_else_moves() -> None:
+    lots = torch.Generator().manual_seed(0)
+    both = Both(2, [5, 3], 6, lots)
+    slots = both.storages[0]
+    for _ in range(20):
+        both.append()
+        held = [slots.positions.clone(), slots.keys.clone()]
+        both.evict([Plan(1, 2, 2), Plan(0, 2, 1)], 1000)
+        both.append()
+        moved = (slots.positions != held[0]).sum(-1)
+        assert moved.max() <= 2  # the one freed, and the one taken
+        same = slots.positions == held[0]
+        assert torch.equal(slots.keys[same], held[1][same])
+        both.evict([Plan(1, 2, 2), Plan(0, 2, 1)], 1000)
+    both.check()
+
+
+# refusals
+
+
+def filled() -> CompressedCache:
+    cache = CompressedCache(tiny().config, PREFILL["snapkv"], DECODING["slide"])
+    ids = torch.tensor([random_prompts(20)[0].tokens])
+    tiny()(ids, past_key_values=cache, use_cache=True)
+    return cache
+
+
+@pytest.mark.parametrize("ids", [[[5, 6, 7]], [[5, 6]]])
+def test_a_second_prompt_is_refused(ids: list[list[int]]) -> None:
+    cache = filled()
+    with pytest.raises(ScopeError, match="one prompt"):
+        tiny()(torch.tensor(ids), past_key_values=cache, use_cache=True)
+
+
+REFUSED: dict[str, tuple[Callable[[CompressedCache], object], str]] = {
+    "crop": (lambda cache: cache.crop(5), "rolled back"),
+    "reorder_cache": (lambda cache: cache.reorder_cache(torch.tensor([0])), "beam"),
+    "reset": (lambda cache: cache.reset(), "new one"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_eviction_cannot_support_is_refused(name: str) -> None:
+    call, why = REFUSED[name]
+    with pytest.raises(ScopeError, match=why) as refused:
+        call(filled())
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("ask", [lambda cache: cache.positions(0), lambda cache: cache.nbytes])
+def test_an_empty_cache_has_no_positions(ask: Callable[[CompressedCache], object]) -> None:
+    with pytest.raises(ScopeError, match="empty"):
+        ask(CompressedCache(tiny().config))
+
+
+def test_the_models_attention_is_scopes() -> None:
+    assert tiny().config._attn_implementation == SCOPE
+
+
+def test_a_slot_that_is_kept_keeps_its_keys_and_values() -> None:
+    """Through the model: what the compressed cache holds of the prompt are the full cache's keys and values there."""
+    prompts = random_prompts(*LENGTHS)
+
+    def contents(method: PrefillMethod) -> list[tuple[Tensor, Tensor, Tensor]]:
+        taken: list[list[tuple[Tensor, Tensor, Tensor]]] = []
+
+        def take(cache: CompressedCache) -> None:
+            storages = [cache._storage(layer) for layer in range(LAYERS)]
+            taken.append([(s.keys.clone(), s.values.clone(), s.positions.clone()) for s in storages])
+
+        generate(tiny(), WORDS, prompts, method, decoding.KeepAll(), 1, observe=take)
+        return taken[0]
+
+    for whole, part in zip(contents(PREFILL["full"]), contents(PREFILL["pyramidkv"]), strict=True):
+        for b, h in product(range(len(prompts)), range(HEADS)):
+            at = {int(p): s for s, p in enumerate(whole[2][b, h]) if p >= 0}
+            for slot, p in enumerate(part[2][b, h].tolist()):
+                if p >= 0:
+                    assert torch.equal(part[0][b, h, slot], whole[0][b, h, at[p]])
+                    assert torch.equal(part[1][b, h, slot], whole[1][b, h, at[p]])

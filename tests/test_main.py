@@ -1,0 +1,219 @@
+"""The command line as a user meets it, in a folder of its own: mostly in this process, which saves the imports."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import main
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["task.questions=4", "task.max_new_tokens=100", "task.prompts=2", "budget.prefill=40", "budget.decode=32"]
+SMALL += ["budget.recent=16"]
+
+
+@dataclass(frozen=True)
+class Said:
+    out: str
+    err: str
+
+
+class Scope:
+    """main.py called in this process, with records below a folder that is also the working directory."""
+
+    def __init__(self, folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.capfd, self.monkeypatch = folder, capfd, monkeypatch
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+    def __call__(self, *arguments: str, code: int = 0) -> Said:
+        """Run it; the exit code must be `code`."""
+        self.capfd.readouterr()
+        self.monkeypatch.setattr(sys, "argv", [str(ROOT / "main.py"), f"output={self.folder / 'outputs'}", *arguments])
+        try:
+            left = main.cli()
+        except SystemExit as stop:
+            left = stop.code
+        said = Said(*self.capfd.readouterr())
+        assert left == code, said
+        return said
+
+
+@pytest.fixture
+def scope(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Scope:
+    return Scope(tmp_path, capfd, monkeypatch)
+
+
+def in_a_process(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run main.py as a user does."""
+    command = [sys.executable, str(ROOT / "main.py"), f"output={folder / 'outputs'}", *arguments]
+    settings = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    return subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, timeout=300)
+
+
+def runs(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob("outputs/*/*/manifest.json"))
+
+
+def test_help_names_every_group_in_a_line(scope: Scope) -> None:
+    said = scope("--help").out
+    for group in ("model", "method", "decoding", "budget", "task", "tracking", "experiment"):
+        assert re.search(rf"^  {group} +\w+", said, re.M), group
+    assert "method: full, h2o, pyramidinfer, pyramidkv, random, recent, snapkv, streamingllm" in said
+
+
+def test_four_jobs_a_table_and_a_second_time_nothing_to_do(scope: Scope, tmp_path: Path) -> None:
+    command = ["-m", "method=snapkv,h2o", "decoding=slide,adaptive", "name=four", *SMALL]
+    first = scope(*command)
+    assert len(runs(tmp_path)) == 4
+    for name in ("table.csv", "table.md", "table.tex"):
+        assert (tmp_path / "outputs" / "four" / name).stat().st_size > 100
+        assert f"four/{name}" in first.out
+    for words in ("snapkv", "h2o", "adaptive", "95% interval"):
+        assert words in first.out
+    assert "Traceback" not in first.err
+    before = {run: (run / "records.jsonl").read_bytes() for run in runs(tmp_path)}
+    again = scope(*command)
+    assert again.out.count("finished already") == 4
+    assert {run: (run / "records.jsonl").read_bytes() for run in runs(tmp_path)} == before
+
+
+def test_a_run_alone_writes_config_manifest_and_records(scope: Scope, tmp_path: Path) -> None:
+    scope(*SMALL)
+    (run,) = runs(tmp_path)
+    assert sorted(path.name for path in run.iterdir()) == ["config.yaml", "manifest.json", "records.jsonl"]
+    assert "budget: 40" in (run / "config.yaml").read_text()  # resolved
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outputs"]  # nothing elsewhere
+
+
+REFUSED = {
+    "method=snapkb": "method=snapkb: must be one of full, h2o, .*; did you mean method=snapkv\\?",
+    "method.windw=3": "method.windw: no such key; did you mean method.window\\?",
+    "budget.window=abc": "budget.window=abc: must be a whole number of at least 1",
+    "budget.recent=500": "budget.recent=500: must be at most the decoding budget, 128",
+    "budget.prefill=1.5": "budget.prefill=1.5: must be a number of slots .*",
+    "method.kernel=4": "method.kernel=4: must be odd, .*",
+    "task.questions=100": "task.questions=100: must be a whole number from 1 to 58",
+    "model.dtype=int8": "model.dtype=int8: must be one of float32, bfloat16, float16",
+    "model.device=toaster": "model.device=toaster: must be auto or a torch device .*",
+    "model=hf": "model.path: must be given",
+    "batch_size=0": "batch_size=0: must be a whole number of at least 1",
+    "sampling.temperature=-1": "sampling.temperature=-1: must be a number from 0 to 100",
+    "name=../elsewhere": "name=../elsewhere: must be a plain folder name .*",
+    "tracking=wandb tracking.mode=on": "tracking.mode=on: must be one of offline, online, disabled",
+    "method=h2o,snapkv": "method=h2o,snapkv: several values are a sweep: add -m",
+    "method": "method: cannot be read; write key=value, .*",
+    "decoding=null": "a group takes the name of an option, not null; .*",
+    "+spare=1": "spare: no such key; the keys are batch_size, .*",
+    "-m method=h2o,snapkb": "method=snapkb: must be one of .*",
+    "-m budget.decode=0,128": "budget.decode=0: must be a whole number of at least 1",
+    "-m budget.recent=200,300": "no job of this sweep can run: budget.recent=200: must be at most .*",
+}
+
+
+@pytest.mark.parametrize("arguments", REFUSED)
+def test_bad_input_is_one_line_and_leaves_nothing(scope: Scope, tmp_path: Path, arguments: str) -> None:
+    done = scope(*arguments.split(), code=2)
+    assert re.fullmatch(rf"error: {REFUSED[arguments]}\n", done.err), done.err
+    assert done.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_impossible_pair_in_a_sweep_is_skipped_with_its_reason(scope: Scope, tmp_path: Path) -> None:
+    done = scope("-m", "budget.recent=16,99", "name=pairs", *SMALL[:-1])
+    assert len(runs(tmp_path)) == 1
+    assert re.search(
+        r"skipped .*budget.recent=99.*: budget.recent=99: must be at most the decoding budget, 32", done.out
+    )
+
+
+def test_a_job_that_fails_does_not_stop_the_sweep(scope: Scope, tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    done = scope("-m", f"model.path={nowhere},embedded", "name=some", *SMALL, code=1)
+    assert len(runs(tmp_path)) == 1
+    assert f"FAILED: model.path={nowhere}: cannot be loaded" in done.out
+    assert re.search(rf"repeat it alone: python main.py .*model.path={nowhere}", done.out)
+    assert "1 of 2 runs failed" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_killed_sweep_goes_on_where_it_was(scope: Scope, tmp_path: Path) -> None:
+    arguments = ["-m", "method=snapkv,full", "decoding=slide", "name=killed", "batch_size=1", *SMALL, "task.prompts=6"]
+    command = [sys.executable, str(ROOT / "main.py"), f"output={tmp_path / 'outputs'}", *arguments]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        lines = [line for path in tmp_path.glob("outputs/killed/*/records.jsonl") for line in path.open()]
+        if len(lines) >= 2:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = {path: path.read_text() for path in tmp_path.glob("outputs/killed/*/records.jsonl")}
+    assert sum(text.count("\n") for text in before.values()) < 12  # it was killed on the way
+    scope(*arguments)
+    for run in runs(tmp_path):
+        text = (run / "records.jsonl").read_text()
+        assert text.startswith(before.get(run / "records.jsonl", "").rpartition("\n")[0])
+        names = [json.loads(line)["sample"] for line in text.splitlines()]
+        assert sorted(names) == [f"arithmetic-4-0-{i}" for i in range(6)]
+
+
+def test_a_new_method_is_one_class_and_one_yaml(tmp_path: Path) -> None:
+    (tmp_path / "toy.py").write_text(
+        '''"""A policy that is no part of the project."""
+from dataclasses import dataclass
+from scope.plan import Plan
+from scope.prefill.budget import Windowed
+
+@dataclass(frozen=True)
+class Oldest(Windowed):
+    def plan(self, view):
+        slots = self.slots(view.prompt)
+        return None if view.prompt <= slots else Plan(head=slots - self.window, best=0, tail=self.window)
+'''
+    )
+    group = tmp_path / "conf" / "method"
+    group.mkdir(parents=True)
+    (group / "oldest.yaml").write_text("_target_: toy.Oldest\nbudget: ${budget.prefill}\nwindow: ${budget.window}\n")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "main.py"), f"hydra.searchpath=[file://{tmp_path / 'conf'}]", "method=oldest"]
+    command += [f"output={tmp_path / 'outputs'}", *SMALL]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (run,) = runs(tmp_path)
+    lines = [json.loads(line) for line in (run / "records.jsonl").open()]
+    assert all(line["prefill_kept"] == [40, 40, 40] for line in lines)
+
+
+def test_wandb_offline_from_the_command_line(tmp_path: Path) -> None:
+    done = in_a_process(tmp_path, "tracking=wandb", *SMALL)
+    assert done.returncode == 0, done.stderr
+    (run,) = runs(tmp_path)
+    assert list(run.glob("wandb/offline-run-*/run-*.wandb"))
+
+
+def test_the_library_imports_neither_hydra_nor_wandb() -> None:
+    code = "import scope.run, scope.generate, sys; print({'hydra', 'omegaconf', 'wandb'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.skipif(shutil.which("script") is None, reason="script(1) is not there to make a terminal")
+def test_a_terminal_sees_progress(tmp_path: Path) -> None:
+    inner = f"{sys.executable} {ROOT / 'main.py'} output={tmp_path / 'outputs'} {' '.join(SMALL)}"
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        ["script", "-qec", inner, "/dev/null"], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert "samples" in done.stdout
+    assert "tokens/s" in done.stdout

@@ -1,0 +1,578 @@
+"""Which tokens every prefill method and decoding strategy keeps: against METHODS.md, spelt out in loops.
+
+Prefill oracle: the probabilities of a stock model's eager attention over the whole prompt (`output_attentions`); scores
+and sizes are python loops over them. Decoding oracle: a forward pass by hand, one token at a time, over one python list
+of (position, key, value) per layer and key/value head: append, attend, evict by the table. It starts from what the
+prefill was seen to keep, so that each half is judged on its own.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import pairwise
+
+import pytest
+import torch
+from tiny_models import DIM, GROUP, HEADS, LAYERS, SLIDING_WINDOW, STOCK, WORDS, Trace, random_prompts, tiny
+from torch import Tensor
+from transformers import DynamicCache
+
+from scope import decoding, prefill
+from scope.cache.twin import Concatenated
+from scope.decoding import DecodingStrategy
+from scope.generate import Generated, Prompt, generate
+from scope.plan import View, pyramid
+from scope.prefill import PrefillMethod
+
+C, WINDOW, D, RECENT, TOKENS = 16, 4, 10, 4, 40
+LONG, CLIPPED, SHORT = 40, 24, 9  # prompts: twice the budget and more; where the pyramid is clipped; under the budget
+BETA = 20
+
+# the prompt, with a stock model
+
+
+@dataclass(frozen=True)
+class PromptPass:
+    """One prompt through stock attention; lists of one tensor per layer."""
+
+    probabilities: list[Tensor]  # [Hq, P, P]
+    queries: list[Tensor]  # [Hq, P, d], rotated
+    keys: list[Tensor]  # [H, P, d], rotated
+    values: list[Tensor]  # [H, P, d]
+    token: int  # the first that is generated
+
+
+def rotated(x: Tensor, position: int, theta: float) -> Tensor:
+    """RoPE of x [..., d]: the i-th pair (x_i, x_{i + d/2}) turned by position * theta^(-2i/d)."""
+    half = x.shape[-1] // 2
+    angles = position * (1.0 / theta ** (torch.arange(0, 2 * half, 2).float() / (2 * half)))
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    return torch.cat([x[..., :half] * cos - x[..., half:] * sin, x[..., half:] * cos + x[..., :half] * sin], -1)
+
+
+@cache
+@torch.inference_mode()
+def prompt_pass(family: str, tokens: tuple[int, ...]) -> PromptPass:
+    model = tiny(family, STOCK)
+    asked: list[Tensor] = []
+    hooks = [
+        getattr(layer.self_attn, "q_norm", layer.self_attn.q_proj).register_forward_hook(
+            lambda _module, _inputs, output: asked.append(output.view(len(tokens), HEADS * GROUP, DIM))
+        )
+        for layer in model.model.layers
+    ]
+    kept = DynamicCache()
+    out = model(torch.tensor([tokens]), past_key_values=kept, output_attentions=True)
+    for hook in hooks:
+        hook.remove()
+    theta = model.config.rope_parameters["rope_theta"]
+    queries = [torch.stack([rotated(q[i], i, theta) for i in range(len(tokens))], 1) for q in asked]
+    return PromptPass(
+        probabilities=[layer[0] for layer in out.attentions],
+        queries=queries,
+        keys=[layer.keys[0] for layer in kept.layers],
+        values=[layer.values[0] for layer in kept.layers],
+        token=int(out.logits[0, -1].argmax()),
+    )
+
+
+# METHODS.md's prefill table
+
+
+def falling(layer: int, mean: int, most: int | None) -> int:
+    """The pyramid's number of slots beside the window, by METHODS.md; `most`: clipped to the prompt."""
+    low = mean // BETA
+    high = 2 * mean - low
+    if most is not None and high > most:
+        high, low = most, 2 * mean - most
+    return high - layer * ((high - low) // LAYERS)
+
+
+def sums(weights: list[list[list[float]]], length: int) -> list[float]:
+    """[query head][query][slot] -> per slot the sum over the queries, averaged over the query heads."""
+    total = [0.0] * length
+    for head in weights:
+        for query in head:
+            for slot, weight in enumerate(query):
+                total[slot] += weight / GROUP
+    return total
+
+
+def released_weights(seen: PromptPass, layer: int, head: int) -> list[list[list[float]]]:
+    """The released code's probabilities: only within the last window x window block is the future hidden."""
+    length = seen.keys[layer].shape[1]
+    weights = []
+    for query_head in range(head * GROUP, (head + 1) * GROUP):
+        logits = (seen.queries[layer][query_head] @ seen.keys[layer][head].T) / math.sqrt(DIM)
+        for q in range(length - WINDOW, length):
+            for k in range(length - WINDOW, length):
+                if k > q:
+                    logits[q, k] = -math.inf
+        weights.append(logits.softmax(-1).tolist())
+    return weights
+
+
+def naive_scores(method: str, seen: PromptPass, layer: int, head: int, sliding_window: int | None) -> list[float]:
+    """What METHODS.md calls a method's "others" to be ranked by, for every slot of the prompt."""
+    length = seen.keys[layer].shape[1]
+    name, _, votes = method.partition("-")
+    weights = seen.probabilities[layer][head * GROUP : (head + 1) * GROUP].tolist()
+    if name in ("snapkv", "pyramidkv"):
+        asked = sums([queries[-WINDOW:] for queries in weights], length)
+        others = length - WINDOW
+        return [max(asked[max(0, s - 3) : min(others, s + 4)]) if s < others else 0.0 for s in range(length)]
+    if name == "recent":
+        return [float(slot) for slot in range(length)]
+    if votes == "released":
+        return sums(released_weights(seen, layer, head), length)
+    total = sums(weights, length)
+    if votes == "mean":
+        reach = length if sliding_window is None else sliding_window
+        return [total[slot] / min(length - slot, reach) for slot in range(length)]
+    return total
+
+
+PREFILL: dict[str, PrefillMethod] = {
+    "full": prefill.Full(),
+    "streamingllm": prefill.StreamingLLM(C),
+    "h2o-sum": prefill.H2O(C, WINDOW),
+    "h2o-mean": prefill.H2O(C, WINDOW, votes="mean", block=7),
+    "h2o-released": prefill.H2O(C, WINDOW, votes="released"),
+    "snapkv": prefill.SnapKV(C, WINDOW),
+    "pyramidkv": prefill.PyramidKV(C, WINDOW),
+    "pyramidinfer-sum": prefill.PyramidInfer(C, WINDOW),
+    "pyramidinfer-mean": prefill.PyramidInfer(C, WINDOW, votes="mean"),
+    "pyramidinfer-released": prefill.PyramidInfer(C, WINDOW, votes="released", block=3),
+    "recent": prefill.Recent(C, WINDOW),
+    "random": prefill.Random(C, WINDOW),
+}
+SCORED = [name for name in PREFILL if name not in ("full", "streamingllm", "random")]
+POOLED = ("snapkv", "pyramidkv")
+
+
+def budget(method: str, layer: int, prompt: int) -> int:
+    """C of that layer: what METHODS.md's table lets the method leave."""
+    if method == "full":
+        return prompt
+    if method.startswith("pyramid") and prompt > C:
+        return WINDOW + falling(layer, C - WINDOW, prompt - WINDOW)
+    return C
+
+
+def ran(
+    method: PrefillMethod, strategy: DecodingStrategy, prompts: Sequence[Prompt], tokens: int, family: str = "llama"
+) -> tuple[list[Generated], Trace]:
+    trace = Trace()
+    return generate(tiny(family), WORDS, prompts, method, strategy, tokens, observe=trace), trace
+
+
+def kept_of(method: PrefillMethod, prompt: Prompt, family: str = "llama") -> list[list[list[int]]]:
+    """[layer][head] of one prompt: the positions that the prefill leaves."""
+    return ran(method, decoding.KeepAll(), [prompt], 1, family)[1].of_row(0, 0)[0]
+
+
+def check_best(kept: list[int], scores: list[float], number: int, ties: bool) -> None:
+    """`kept` is the window and the `number` best-scored others; where scores tie, METHODS.md leaves the choice open."""
+    length = len(scores)
+    others = kept[: len(kept) - WINDOW]
+    assert kept[len(kept) - WINDOW :] == list(range(length - WINDOW, length))
+    assert len(others) == number
+    ranking = sorted(range(length - WINDOW), key=lambda slot: -scores[slot])
+    last, tolerance = scores[ranking[number - 1]], 1e-6
+    if ties:
+        assert {slot for slot in ranking if scores[slot] > last + tolerance} <= set(others)
+        assert all(scores[slot] >= last - tolerance for slot in others)
+    else:
+        if number < len(ranking):
+            assert last - scores[ranking[number]] > tolerance  # else this seed cannot tell
+        assert others == sorted(ranking[:number])
+
+
+@pytest.mark.parametrize("length", [LONG, CLIPPED])
+@pytest.mark.parametrize("method", SCORED)
+def test_prefill_keeps_the_window_and_the_best_of_the_others(method: str, length: int) -> None:
+    prompt = random_prompts(length)[0]
+    seen = prompt_pass("llama", prompt.tokens)
+    kept = kept_of(PREFILL[method], prompt)
+    for layer in range(LAYERS):
+        for head in range(HEADS):
+            scores = naive_scores(method, seen, layer, head, None)
+            check_best(kept[layer][head], scores, budget(method, layer, length) - WINDOW, method in POOLED)
+
+
+@pytest.mark.parametrize("family", ["mistral_sliding", "qwen3"])
+@pytest.mark.parametrize("method", ["h2o-sum", "h2o-mean", "snapkv", "pyramidkv"])
+def test_prefill_scores_by_the_models_own_attention(method: str, family: str) -> None:
+    prompt = random_prompts(LONG)[0]
+    seen = prompt_pass(family, prompt.tokens)
+    kept = kept_of(PREFILL[method], prompt, family)
+    window = SLIDING_WINDOW if family == "mistral_sliding" else None
+    for layer in range(LAYERS):
+        for head in range(HEADS):
+            scores = naive_scores(method, seen, layer, head, window)
+            check_best(kept[layer][head], scores, budget(method, layer, LONG) - WINDOW, method in POOLED)
+
+
+def test_the_scores_that_are_compared_do_choose_differently() -> None:
+    prompt = random_prompts(LONG)[0]
+    chosen = [str(kept_of(PREFILL[method], prompt)) for method in PREFILL]
+    assert len(set(chosen)) == len(chosen)
+
+
+def test_full_keeps_the_whole_prompt() -> None:
+    for length in (LONG, SHORT):
+        assert kept_of(PREFILL["full"], random_prompts(length)[0]) == [[list(range(length))] * HEADS] * LAYERS
+
+
+@pytest.mark.parametrize(("window", "first"), [(None, C // 2), (3, C - 3), (C - 1, 1)])
+def test_streamingllm_keeps_both_ends_of_the_prompt(window: int | None, first: int) -> None:
+    kept = kept_of(prefill.StreamingLLM(C, window), random_prompts(LONG)[0])
+    ends = [*range(first), *range(LONG - C + first, LONG)]
+    assert kept == [[ends] * HEADS] * LAYERS
+
+
+@pytest.mark.parametrize("length", [SHORT, C - 1, C])
+@pytest.mark.parametrize("method", [name for name in PREFILL if name != "full"])
+def test_a_prompt_within_the_budget_stays_whole(method: str, length: int) -> None:
+    assert kept_of(PREFILL[method], random_prompts(length)[0]) == [[list(range(length))] * HEADS] * LAYERS
+
+
+def test_random_keeps_the_window_and_as_many_others_by_lot() -> None:
+    prompt = random_prompts(LONG)[0]
+    chosen = set()
+    for seed in range(20):
+        for layer in kept_of(prefill.Random(C, WINDOW, seed), prompt):
+            for head in layer:
+                assert head[-WINDOW:] == list(range(LONG - WINDOW, LONG))
+                assert len(set(head)) == len(head) == C
+                chosen.add(tuple(head))
+    assert len(chosen) == 20 * LAYERS * HEADS  # another lot for each seed, layer and head
+    times = [sum(slot in head for head in chosen) for slot in range(LONG - WINDOW)]
+    expected = len(chosen) * (C - WINDOW) / (LONG - WINDOW)
+    assert min(times) > expected / 2  # nothing is favoured: 5 standard deviations
+    assert max(times) < expected * 1.7
+
+
+def test_random_draws_the_same_alone_and_in_a_batch() -> None:
+    prompts = random_prompts(SHORT, LONG, CLIPPED)
+    _, together = ran(PREFILL["random"], decoding.Random(D, RECENT), prompts, TOKENS)
+    for row, prompt in enumerate(prompts):
+        _, alone = ran(PREFILL["random"], decoding.Random(D, RECENT), [prompt], TOKENS)
+        assert together.of_row(row, TOKENS) == alone.of_row(0, TOKENS)
+
+
+# decoding, by hand
+
+
+@dataclass
+class Held:
+    """What one layer and key/value head holds, oldest first."""
+
+    positions: list[int] = field(default_factory=list)
+    keys: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+
+    def keep(self, places: list[int]) -> None:
+        self.positions = [self.positions[i] for i in places]
+        self.keys = [self.keys[i] for i in places]
+        self.values = [self.values[i] for i in places]
+
+
+# (t, layer, head, positions held, this query's attention to each) -> the places that stay
+Rule = Callable[[int, int, int, list[int], list[float]], list[int]]
+
+
+class ByHand:
+    """Llama, Mistral and Qwen3 for one row, one token at a time."""
+
+    def __init__(self, family: str, prompt: Prompt, start: list[list[list[int]]]) -> None:
+        """`start`: [layer][head] the positions that the prefill left."""
+        model = tiny(family, STOCK)
+        self.config, self.body, self.head = model.config, model.model, model.lm_head
+        self.theta = model.config.rope_parameters["rope_theta"]
+        self.sliding_window = SLIDING_WINDOW if family == "mistral_sliding" else None
+        self.seen = prompt_pass(family, prompt.tokens)
+        self.length = len(prompt.tokens)
+        self.held = [[self._left(layer, head, start[layer][head]) for head in range(HEADS)] for layer in range(LAYERS)]
+
+    def _left(self, layer: int, head: int, positions: list[int]) -> Held:
+        keys, values = self.seen.keys[layer][head], self.seen.values[layer][head]
+        return Held(list(positions), [keys[p] for p in positions], [values[p] for p in positions])
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        single = x.float()
+        return weight * (single / (single.pow(2).mean(-1, keepdim=True) + self.config.rms_norm_eps).sqrt()).to(x.dtype)
+
+    @torch.inference_mode()
+    def write(self, tokens: int, rule: Rule) -> tuple[list[int], list[list[list[list[int]]]]]:
+        """-> the tokens, and [step][layer][head] the positions held after each step."""
+        written, history = [self.seen.token], []
+        for t in range(tokens - 1):
+            written.append(self._step(t, written[-1], rule))
+            history.append([[list(held.positions) for held in layer] for layer in self.held])
+        return written, history
+
+    def _step(self, t: int, token: int, rule: Rule) -> int:
+        x = self.body.embed_tokens.weight[token]
+        for index, layer in enumerate(self.body.layers):
+            x = x + layer.self_attn.o_proj.weight @ self._attend(
+                t, index, self._norm(x, layer.input_layernorm.weight), rule
+            )
+            y, mlp = self._norm(x, layer.post_attention_layernorm.weight), layer.mlp
+            gate = mlp.gate_proj.weight @ y
+            x = x + mlp.down_proj.weight @ (gate * torch.sigmoid(gate) * (mlp.up_proj.weight @ y))
+        return int((self.head.weight @ self._norm(x, self.body.norm.weight)).argmax())
+
+    def _attend(self, t: int, index: int, x: Tensor, rule: Rule) -> Tensor:
+        """Append, attend, evict."""
+        attention, position = self.body.layers[index].self_attn, self.length + t
+        queries = (attention.q_proj.weight @ x).view(HEADS * GROUP, DIM)
+        keys = (attention.k_proj.weight @ x).view(HEADS, DIM)
+        values = (attention.v_proj.weight @ x).view(HEADS, DIM)
+        if hasattr(attention, "q_norm"):
+            queries = self._norm(queries, attention.q_norm.weight)
+            keys = self._norm(keys, attention.k_norm.weight)
+        queries, keys = rotated(queries, position, self.theta), rotated(keys, position, self.theta)
+        outputs = []
+        for head in range(HEADS):
+            held = self.held[index][head]
+            held.positions.append(position)
+            held.keys.append(keys[head])
+            held.values.append(values[head])
+            hidden = torch.zeros(len(held.positions), dtype=torch.bool)
+            if self.sliding_window is not None:
+                hidden = torch.tensor([p <= position - self.sliding_window for p in held.positions])
+            stored_keys, stored_values = torch.stack(held.keys), torch.stack(held.values)
+            score = torch.zeros(len(held.positions), dtype=x.dtype)
+            for query in queries[head * GROUP : (head + 1) * GROUP]:
+                weights = (stored_keys @ query / math.sqrt(DIM)).masked_fill(hidden, -math.inf).softmax(0)
+                score = score + weights / GROUP
+                outputs.append(weights @ stored_values)
+            held.keep(rule(t, index, head, list(held.positions), score.tolist()))
+        return torch.cat(outputs)
+
+
+# METHODS.md's decoding table
+
+
+def region_size(strategy: str, t: int, layer: int, prefill_budget: int) -> int | None:
+    """The most slots of the strategy's region after step t; None: the region is not cut at this step."""
+    delta = max(1, (TOKENS - RECENT) // (D - RECENT))
+    growing = min(D, RECENT + max(0, t - RECENT) // delta)
+    if strategy in ("slide", "recent", "random"):
+        return D
+    if strategy == "adaptive":
+        return growing
+    if strategy == "discontinuous":
+        return growing if t % delta == 0 else None
+    if strategy in ("h2o", "streamingllm", "slide-unprotected"):
+        return prefill_budget + D
+    if strategy == "pyramidinfer":
+        return prefill_budget + RECENT + falling(layer, D - RECENT, None)
+    assert strategy == "none"
+    return None
+
+
+WHOLE = ("h2o", "streamingllm", "pyramidinfer", "slide-unprotected")  # their region is all slots
+
+
+def rule_of(strategy: str, method: str, start: list[list[list[int]]], prompt: int) -> Rule:
+    def rule(t: int, layer: int, head: int, positions: list[int], scores: list[float]) -> list[int]:
+        places = list(range(len(positions)))
+        protected = 0 if strategy in WHOLE else len(start[layer][head])
+        size = region_size(strategy, t, layer, budget(method, layer, prompt))
+        region = places[protected:]
+        if size is None or len(region) <= size:
+            return places
+        last, rest = region[len(region) - RECENT :], region[: len(region) - RECENT]
+        if strategy == "streamingllm":
+            others = rest[: size - RECENT]
+        elif strategy == "recent":
+            others = rest[len(rest) - (size - RECENT) :]
+        else:
+            others = sorted(sorted(rest, key=lambda place: (-scores[place], -place))[: size - RECENT])
+        return places[:protected] + others + last
+
+    return rule
+
+
+DECODING: dict[str, DecodingStrategy] = {
+    "none": decoding.KeepAll(),
+    "slide": decoding.Slide(D, RECENT),
+    "adaptive": decoding.Adaptive(D, RECENT, tokens=TOKENS),
+    "discontinuous": decoding.Discontinuous(D, RECENT, tokens=TOKENS),
+    "h2o": decoding.H2O(D, RECENT),
+    "streamingllm": decoding.StreamingLLM(D, RECENT),
+    "pyramidinfer": decoding.PyramidInfer(D, RECENT),
+    "recent": decoding.Recent(D, RECENT),
+    "slide-unprotected": decoding.Slide(D, RECENT, protect="nothing"),
+}
+PAIRS = [
+    *((method, "slide", LONG, "llama") for method in PREFILL),
+    *((method, strategy, LONG, "llama") for method in ("full", "snapkv") for strategy in DECODING),
+    ("pyramidkv", "h2o", LONG, "llama"),
+    ("pyramidkv", "slide-unprotected", CLIPPED, "llama"),
+    ("pyramidinfer-sum", "pyramidinfer", LONG, "llama"),
+    ("streamingllm", "streamingllm", LONG, "llama"),
+    *(("snapkv", strategy, SHORT, "llama") for strategy in DECODING),
+    ("pyramidkv", "pyramidinfer", SHORT, "llama"),
+    ("snapkv", "slide", LONG, "mistral_sliding"),
+    ("h2o-sum", "h2o", LONG, "mistral_sliding"),
+    ("snapkv", "adaptive", LONG, "qwen3"),
+]
+
+
+@pytest.mark.parametrize(("method", "strategy", "length", "family"), sorted(set(PAIRS)))
+def test_decoding_writes_and_keeps_what_the_tables_say(method: str, strategy: str, length: int, family: str) -> None:
+    prompt = random_prompts(length)[0]
+    (generated,), trace = ran(PREFILL[method], DECODING[strategy], [prompt], TOKENS, family)
+    start, *after = trace.of_row(0, TOKENS)
+    tokens, history = ByHand(family, prompt, start).write(TOKENS, rule_of(strategy, method, start, length))
+    assert list(generated.tokens) == tokens
+    for t, (kept, expected) in enumerate(zip(after, history, strict=True)):
+        assert kept == expected, f"step {t}"
+
+
+@pytest.mark.parametrize("method", ["full", "snapkv"])
+def test_random_decoding_evicts_one_by_lot_and_attends_to_what_is_left(method: str) -> None:
+    prompt = random_prompts(LONG)[0]
+    strategy = decoding.Random(D, RECENT, seed=5)
+    (generated,), trace = ran(PREFILL[method], strategy, [prompt], TOKENS)
+    start, *after = trace.of_row(0, TOKENS)
+
+    def as_seen(t: int, layer: int, head: int, positions: list[int], _scores: list[float]) -> list[int]:
+        kept = after[t][layer][head]
+        assert set(kept) <= set(positions)
+        assert kept[: len(start[layer][head])] == start[layer][head]
+        assert len(kept) == len(start[layer][head]) + min(t + 1, D)
+        last = min(RECENT, t + 1)
+        assert kept[-last:] == positions[-last:]
+        return [positions.index(position) for position in kept]
+
+    assert list(generated.tokens) == ByHand("llama", prompt, start).write(TOKENS, as_seen)[0]
+    ends = [tuple(head) for layer in after[-1] for head in layer]
+    assert len(set(ends)) == LAYERS * HEADS
+    _, other = ran(PREFILL[method], decoding.Random(D, RECENT, seed=6), [prompt], TOKENS)
+    assert other.of_row(0, TOKENS) != trace.of_row(0, TOKENS)
+
+
+def test_h2o_with_a_protected_prompt_is_slide() -> None:
+    prompt = random_prompts(LONG)
+    protected = ran(PREFILL["snapkv"], decoding.H2O(D, RECENT, protect="prompt"), prompt, TOKENS)[1]
+    assert protected.steps == ran(PREFILL["snapkv"], DECODING["slide"], prompt, TOKENS)[1].steps
+    assert protected.steps != ran(PREFILL["snapkv"], DECODING["h2o"], prompt, TOKENS)[1].steps
+
+
+def test_streamingllm_with_a_protected_prompt_keeps_the_first_decoded_tokens() -> None:
+    _, trace = ran(PREFILL["full"], decoding.StreamingLLM(D, RECENT, protect="prompt"), random_prompts(LONG), TOKENS)
+    end = LONG + TOKENS - 1
+    assert trace.of_row(0, TOKENS)[-1] == [[[*range(LONG + D - RECENT), *range(end - RECENT, end)]] * HEADS] * LAYERS
+
+
+# schedules and plans: whole numbers only
+
+
+def sizes_over_time(strategy: DecodingStrategy, prefilled: int, steps: int) -> list[tuple[int, int]]:
+    """Per step the region's size before and after eviction, following the plans by counting."""
+    stored, sizes = prefilled, []
+    for t in range(steps):
+        stored += 1
+        view = View(0, LAYERS, prompt=99, stored=stored, capacity=prefilled, prefilled=prefilled, step=t)
+        plan, before = strategy.plan(view), stored
+        if plan is not None:
+            assert plan.head == prefilled
+            stored = min(stored, plan.slots)
+        sizes.append((before - prefilled, stored - prefilled))
+    return sizes
+
+
+SCHEDULES = [
+    (10, 4, 40),
+    (10, 4, 17),
+    (10, 4, 400),
+    (512, 256, 4096),
+    (512, 256, 513),
+    (5, 5, 30),
+    (6, 1, 3),
+    (20, 8, 5),
+]
+
+
+@pytest.mark.parametrize(("size", "recent", "tokens"), SCHEDULES)
+def test_adaptive_grows_by_equation_4(size: int, recent: int, tokens: int) -> None:
+    strategy = decoding.Adaptive(size, recent, tokens=tokens)
+    delta = strategy.delta  # at D = recent nothing can grow, and the formula has no value
+    if size > recent:
+        delta = max(1, math.floor((tokens - recent) / (size - recent)))
+    assert strategy.delta == delta
+    for t, (_, left) in enumerate(sizes_over_time(strategy, 7, 2 * tokens)):
+        allowed = min(size, recent + math.floor(max(0, t - recent) / delta))
+        assert left == min(t + 1, allowed)  # never more than the formula, and nothing goes before it must
+
+
+@pytest.mark.parametrize(("size", "recent", "tokens"), SCHEDULES)
+def test_discontinuous_cuts_every_delta_steps_and_never_exceeds_its_peak(size: int, recent: int, tokens: int) -> None:
+    strategy = decoding.Discontinuous(size, recent, tokens=tokens)
+    delta = decoding.Adaptive(size, recent, tokens=tokens).delta
+    steps = sizes_over_time(strategy, 7, 2 * tokens)
+    for t, (before, after) in enumerate(steps):
+        if t % delta == 0:
+            assert after <= min(size, recent + max(0, t - recent) // delta)
+        else:
+            assert after == before
+    peak = max(before for before, _ in steps)
+    assert peak <= size + delta
+    most = strategy.most(View(0, LAYERS, prompt=99, stored=7, capacity=7, prefilled=7))
+    assert most is not None
+    assert 7 + peak <= most
+    if 2 * tokens > size + tokens + 2 * delta:  # long enough to have come round at full size
+        assert 7 + peak == most == 7 + size + delta
+
+
+@pytest.mark.parametrize("layers", [2, 3, 28, 32])
+@pytest.mark.parametrize("mean", [12, 100, 2040])
+@pytest.mark.parametrize("clipped", [False, True])
+def test_pyramids_numbers_fall_and_share_out_the_budget(layers: int, mean: int, clipped: bool) -> None:
+    most = mean * 3 // 2 if clipped else 10 * mean
+    numbers = [pyramid(layer, layers, mean, most, BETA) for layer in range(layers)]
+    low = mean // BETA
+    high = min(most, 2 * mean - low)
+    assert all(type(number) is int for number in numbers)
+    assert numbers[0] == high
+    steps = {a - b for a, b in pairwise(numbers)}
+    assert steps == {(high - (2 * mean - high)) // layers}
+    assert (min(steps) > 0) == (2 * (high - mean) >= layers)  # else the step rounds to nothing: the formula's own limit
+    assert numbers[-1] >= max(low, 2 * mean - most)
+    # layer l stands at l/L of the way: half a step above the mean; a step rounded down adds up to half a slot a layer
+    assert 0 <= sum(numbers) - layers * mean <= high - mean + layers * (layers - 1) // 2
+
+
+@pytest.mark.parametrize(
+    ("share", "prompt", "count"), [(0.5, 40, 20), (0.25, 41, 10), (0.3, 39, 12), (0.01, 40, WINDOW + 1), (0.99, 40, 40)]
+)
+def test_a_share_of_the_prompt_becomes_a_count(share: float, prompt: int, count: int) -> None:
+    for method in (prefill.H2O(share, WINDOW), prefill.SnapKV(share, WINDOW), prefill.Random(share, WINDOW)):
+        slots = method.capacity(View(0, LAYERS, prompt=prompt, stored=prompt))
+        assert type(slots) is int
+        assert slots == count
+        kept = kept_of(method, random_prompts(prompt)[0])
+        assert [len(head) for layer in kept for head in layer] == [count] * (LAYERS * HEADS)
+
+
+def test_the_decode_oracle_is_not_blind() -> None:
+    """The twin of the storage, given a rule that forgets one token, must disagree with the oracle."""
+
+    class Forgetful(Concatenated):
+        def append(self, keys: Tensor, values: Tensor, positions: Tensor) -> None:
+            super().append(keys, values * 0 if int(positions[0]) == LONG + 3 else values, positions)
+
+    prompt = random_prompts(LONG)[0]
+    trace = Trace()
+    model = tiny()
+    (generated,) = generate(
+        model, WORDS, [prompt], PREFILL["snapkv"], DECODING["slide"], TOKENS, storage=Forgetful, observe=trace
+    )
+    start = trace.of_row(0, 0)[0]
+    tokens, _ = ByHand("llama", prompt, start).write(TOKENS, rule_of("slide", "snapkv", start, LONG))
+    assert list(generated.tokens) != tokens

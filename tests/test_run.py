@@ -1,0 +1,160 @@
+"""A run as a library call on the embedded model: its records, its resuming, its identity."""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from scope import decoding, prefill, records
+from scope.decoding import KeepAll, Slide
+from scope.errors import ScopeError
+from scope.generate import Sampling
+from scope.models import ModelSource
+from scope.prefill import Full, SnapKV
+from scope.run import Experiment, run, summary
+from scope.tasks import Arithmetic
+from scope.tracking import RunInfo
+
+TIMINGS = {"batch", "batch_rows", "batch_seconds", "prefill_seconds", "decode_seconds", "tokens_per_second"}
+
+
+class Silent:
+    """A tracker that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def start(self, run: RunInfo) -> None:
+        self.told.append("start")
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        self.told.append(f"log {metrics['samples']}")
+
+    def finish(self, summary: Mapping[str, Any], samples: list[Mapping[str, Any]]) -> None:
+        self.told.append(f"finish {summary['samples']} {len(samples)}")
+
+
+def experiment(**changes: Any) -> Experiment:
+    settings = {
+        "model": ModelSource(),
+        "method": SnapKV(40, 8),
+        "decoding": Slide(32, 16),
+        "task": Arithmetic(questions=4, max_new_tokens=100, prompts=3),
+        "sampling": Sampling(),
+        "labels": {"model": "embedded", "method": "snapkv", "decoding": "slide", "task": "arithmetic"},
+        "batch_size": 2,
+    }
+    return Experiment(**(settings | changes))
+
+
+def go(what: Experiment, output: Path, tracker: Silent | None = None) -> tuple[Path, list[dict[str, Any]]]:
+    folder = run(what, tracker or Silent(), output, Console(file=io.StringIO()))
+    return folder, records.read(folder)
+
+
+def but_for_timings(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines]
+
+
+def test_a_record_says_what_happened(tmp_path: Path) -> None:
+    tracker = Silent()
+    what = experiment()
+    folder, lines = go(what, tmp_path / "sweep", tracker)
+    assert tracker.told == ["start", "log 2", "log 3", "finish 3 3"]
+    assert [line["sample"] for line in lines] == [s.name for s in what.task.samples()]
+    for line, sample in zip(lines, what.task.samples(), strict=True):
+        assert line["prefill_kept"] == [40, 40, 40]
+        assert line["prefill_evicted"] == 3 * (line["prompt_tokens"] - 40)
+        fed = line["generated_tokens"] - 1
+        assert line["slots_kept"] == [40 + min(32, fed)] * 3
+        assert line["decode_evicted"] == 3 * max(0, fed - 32)
+        # 3 layers x 4 key/value heads x 32 numbers x 4 bytes, keys and values
+        assert line["cache_bytes"] == (40 + min(33, fed)) * 3 * 4 * 32 * 4 * 2
+        assert line["full_cache_bytes"] == (line["prompt_tokens"] + fed) * 3 * 4 * 32 * 4 * 2
+        assert line["finish"] in ("eos", "stop", "length")
+        assert [(q["number"], q["expected"]) for q in line["questions"]] == [
+            (q.number, q.expected) for q in sample.questions
+        ]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["identity"] == what.identity()
+    assert manifest["experiment"] == "sweep"
+    assert manifest["settings"]["method"] == {
+        "type": "scope.prefill.snapkv.SnapKV",
+        "budget": 40,
+        "window": 8,
+        "kernel": 7,
+    }
+    assert manifest["samples"] == 3
+
+
+def test_a_finished_run_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, lines = go(experiment(), tmp_path)
+    monkeypatch.setattr("scope.models.load", lambda source: pytest.fail("the model was loaded"))
+    tracker = Silent()
+    assert go(experiment(), tmp_path, tracker) == (folder, lines)
+    assert tracker.told == []
+
+
+def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    _, whole = go(experiment(), tmp_path / "whole")
+    folder, _ = go(experiment(task=replace(experiment().task, prompts=1)), tmp_path / "cut")
+    with (folder / "records.jsonl").open("a") as stream:
+        stream.write('{"sample": "arithmetic-4-0-1", "gener')
+    again, resumed = go(experiment(), tmp_path / "cut")
+    assert again == folder
+    assert but_for_timings(resumed) == but_for_timings(whole)
+
+
+def test_batch_size_changes_no_record(tmp_path: Path) -> None:
+    _, alone = go(experiment(batch_size=1), tmp_path / "one")
+    _, together = go(experiment(batch_size=3), tmp_path / "three")
+    assert but_for_timings(alone) == but_for_timings(together)
+
+
+def test_identity_is_what_changes_an_answer() -> None:
+    base = experiment().identity()
+    assert experiment(batch_size=7).identity() == base
+    assert experiment(labels={}).identity() == base
+    assert experiment(task=Arithmetic(questions=4, max_new_tokens=100, prompts=9)).identity() == base
+    assert experiment(model=ModelSource(device="cpu")).identity() == base
+    changes: list[dict[str, Any]] = [
+        {"method": SnapKV(41, 8)},
+        {"method": Full()},
+        {"decoding": KeepAll()},
+        {"sampling": Sampling(seed=1)},
+        {"task": Arithmetic(questions=5, max_new_tokens=100)},
+        {"model": ModelSource(dtype="bfloat16")},
+    ]
+    assert len({experiment(**change).identity() for change in changes} | {base}) == len(changes) + 1
+
+
+def test_a_model_that_is_not_there_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(ScopeError, match=r"model.path=\S*nowhere: cannot be loaded"):
+        go(experiment(model=ModelSource(path=str(tmp_path / "nowhere"))), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_full_cache_solves_the_task_and_compression_costs(tmp_path: Path) -> None:
+    task = Arithmetic(questions=24, prompts=3)
+    _, full = go(experiment(task=task, method=Full(), decoding=KeepAll(), batch_size=3), tmp_path)
+    _, small = go(experiment(task=task, method=SnapKV(0.5, 8), decoding=Slide(64, 32), batch_size=3), tmp_path)
+    assert summary(full)["accuracy"] >= 0.95
+    assert summary(small)["accuracy"] < summary(full)["accuracy"] - 0.2
+    assert summary(small)["cache_share"] < 0.5
+
+
+def test_no_policy_of_the_library_lacks_a_test_of_its_yaml() -> None:
+    conf = Path(__file__).parents[1] / "conf"
+    named = {
+        p.read_text().split("_target_: ")[1].split()[0]
+        for g in ("method", "decoding")
+        for p in (conf / g).glob("*.yaml")
+    }
+    classes = {f"scope.prefill.{n}" for n in prefill.__all__ if n != "PrefillMethod"}
+    classes |= {f"scope.decoding.{n}" for n in decoding.__all__ if n != "DecodingStrategy"}
+    assert named == classes

@@ -1,0 +1,104 @@
+"""Tiny random models, prompts and an observer for the tests. No oracle here, and no test.
+
+The same family and seed give the same weights whatever the attention and the dtype, so that a model with scope's
+attention and a stock one can be compared. Matrices are multiplied by 4: attention is then sharp enough for evictions
+to change what is written.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any, cast
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedModel, Qwen3Config
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from scope.attention import implementation
+from scope.cache import CompressedCache
+from scope.generate import Prompt
+
+LAYERS, HEADS, GROUP, DIM, VOCABULARY = 3, 2, 2, 16, 97
+SCOPE, STOCK = implementation("sdpa"), "eager"
+FAMILIES = ("llama", "mistral", "mistral_sliding", "qwen3")
+SLIDING_WINDOW = 17
+
+Positions = list[list[list[int]]]  # [row][head]: positions of the tokens in one layer's slots, ascending
+Step = list[Positions]  # [layer][row][head]
+
+
+def _config(family: str) -> LlamaConfig | MistralConfig | Qwen3Config:
+    sizes: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS * GROUP,
+        "num_key_value_heads": HEADS,
+        "head_dim": DIM,
+        "max_position_embeddings": 512,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": None,
+    }
+    if family == "llama":
+        return LlamaConfig(**sizes)
+    if family == "qwen3":
+        return Qwen3Config(**sizes)
+    return MistralConfig(**sizes, sliding_window={"mistral": None, "mistral_sliding": SLIDING_WINDOW}[family])
+
+
+@cache
+def tiny(family: str = "llama", attention: str = SCOPE, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
+    """One of FAMILIES, seeded; `attention` is SCOPE, STOCK or another that transformers knows. Leave it as it is."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(_config(family), attn_implementation=attention)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 2:
+                weight.mul_(4)
+            else:  # norms: all ones as they come, which would hide a norm that is left out
+                weight.copy_(torch.linspace(0.5, 1.5, len(weight)))
+        table = model.get_input_embeddings().weight
+        table[0] = table[1:].mean(0) * 3  # the padding token's zeros would tie every score where it is written
+    return cast(PreTrainedModel, model.to(dtype).eval())
+
+
+class _Words:
+    """As much of a tokenizer as generating needs: a token's text is its number."""
+
+    pad_token_id = 0
+
+    def decode(self, tokens: Iterable[int], **_: object) -> str:
+        return " ".join(map(str, tokens))
+
+
+WORDS = cast(Tokenizer, _Words())
+
+
+def random_prompts(*lengths: int, seed: int = 1) -> list[Prompt]:
+    """Named p0, p1, ...; a prompt depends on its place and the seed, not on the others."""
+    prompts = []
+    for i, length in enumerate(lengths):
+        lots = torch.Generator().manual_seed(1000 * seed + i)
+        prompts.append(Prompt(f"p{i}", tuple(torch.randint(3, VOCABULARY, (length,), generator=lots).tolist())))
+    return prompts
+
+
+class Trace:
+    """An observer for `generate`: what is in every slot after the prefill (first) and after each decode step."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+
+    def __call__(self, cache: CompressedCache) -> None:
+        self.steps.append([stored(cache, layer) for layer in range(len(cache.layers))])
+
+    def of_row(self, row: int, steps: int) -> list[list[list[list[int]]]]:
+        """[time][layer][head] of one row, up to `steps` decode steps after the prefill."""
+        return [[layer[row] for layer in step] for step in self.steps[: steps + 1]]
+
+
+def stored(cache: CompressedCache, layer: int) -> Positions:
+    rows: Sequence[Sequence[Sequence[int]]] = cache.positions(layer).tolist()
+    return [[sorted(position for position in head if position >= 0) for head in row] for row in rows]
