@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import DIM, FAMILIES, HEADS, LAYERS, STOCK, WORDS, Trace, random_prompts, tiny
+from tiny_models import DIM, FAMILIES, HEADS, LAYERS, WORDS, Trace, random_prompts, tiny
 
 from scope import decoding, prefill
+from scope.attention import implementation
 from scope.decoding import DecodingStrategy
 from scope.errors import ScopeError, SettingError
 from scope.generate import Generated, Prompt, Sampling, generate
 from scope.prefill import PrefillMethod
 
+STOCK = "sdpa"  # transformers' eager attention has no answer for padding in float64
 FULL, NONE = prefill.Full(), decoding.KeepAll()
 SNAPKV, SLIDE = prefill.SnapKV(16, 4), decoding.Slide(10, 4)
 LENGTHS, TOKENS = (30, 9, 21), 24
@@ -60,7 +62,7 @@ def stock_writes(family: str, prompts: Sequence[Prompt], dtype: torch.dtype, **s
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("lengths", [(30,), (12,), LENGTHS], ids=["long", "short", "ragged"])
+@pytest.mark.parametrize("lengths", [(30,), (13,), LENGTHS], ids=["long", "short", "ragged"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_full_cache_writes_what_transformers_writes(
     family: str, lengths: tuple[int, ...], dtype: torch.dtype
@@ -76,6 +78,17 @@ def test_a_budget_that_is_never_reached_changes_nothing(family: str) -> None:
     prompts = random_prompts(*LENGTHS)
     unused = (prefill.H2O(100, 4), decoding.Slide(100, 4))
     assert timeless(answers(prompts, unused, family=family)) == timeless(answers(prompts, (FULL, NONE), family=family))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_prompts_backend_changes_nothing(family: str) -> None:
+    """Masks of numbers (eager) and of booleans (sdpa) say the same of padding."""
+    prompts, trace = random_prompts(*LENGTHS), Trace()
+    expected = answers(prompts, family=family, dtype=torch.float32, observe=trace)
+    eager, own = tiny(family, implementation("eager"), torch.float32), Trace()
+    rows = generate(eager, WORDS, prompts, SNAPKV, SLIDE, TOKENS, observe=own)
+    assert timeless(rows) == timeless(expected)
+    assert own.steps == trace.steps
 
 
 def test_compression_does_change_what_is_written() -> None:

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tiny_models import DIM, GROUP, HEADS, LAYERS, SLIDING_WINDOW, STOCK, WORDS, Trace, random_prompts, tiny
+from tiny_models import DIM, GROUP, HEADS, LAYERS, SLIDING_WINDOW, WORDS, Trace, random_prompts, tiny
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -28,6 +28,7 @@ from scope.prefill import PrefillMethod
 C, WINDOW, D, RECENT, TOKENS = 16, 4, 10, 4, 40
 LONG, CLIPPED, SHORT = 40, 24, 9  # prompts: twice the budget and more; where the pyramid is clipped; under the budget
 BETA = 20
+STOCK = "eager"  # the attention that tells its probabilities
 
 # the prompt, with a stock model
 

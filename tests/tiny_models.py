@@ -18,7 +18,7 @@ from scope.cache import CompressedCache
 from scope.generate import Prompt
 
 LAYERS, HEADS, GROUP, DIM, VOCABULARY = 3, 2, 2, 16, 97
-SCOPE, STOCK = implementation("sdpa"), "eager"
+SCOPE = implementation("sdpa")
 FAMILIES = ("llama", "mistral", "mistral_sliding", "qwen3")
 SLIDING_WINDOW = 17
 
@@ -47,9 +47,13 @@ def _config(family: str) -> LlamaConfig | MistralConfig | Qwen3Config:
     return MistralConfig(**sizes, sliding_window={"mistral": None, "mistral_sliding": SLIDING_WINDOW}[family])
 
 
-@cache
 def tiny(family: str = "llama", attention: str = SCOPE, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
-    """One of FAMILIES, seeded; `attention` is SCOPE, STOCK or another that transformers knows. Leave it as it is."""
+    """One of FAMILIES, seeded; `attention` is SCOPE or a name that transformers knows. Shared: leave it as it is."""
+    return _made(family, attention, dtype)
+
+
+@cache
+def _made(family: str, attention: str, dtype: torch.dtype) -> PreTrainedModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(_config(family), attn_implementation=attention)
