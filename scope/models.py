@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from scope.attention import BACKENDS, implementation
-from scope.errors import ScopeError, SettingError, check_choice
+from scope.errors import ScopeError, SettingError, check_choice, check_count
 
 EMBEDDED = Path(__file__).with_name("embedded")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -21,7 +21,8 @@ class ModelSource:
     """Where a model comes from and how it runs.
 
     path: a hub id, a folder, or `embedded`. revision: of a hub id. attention: the backend of the prompt's attention;
-    decode steps run scope's own. device: a torch device, or `auto` (a GPU where there is one).
+    decode steps run scope's own. device: a torch device, or `auto` (a GPU where there is one). threads: of
+    torch on the CPU, None as torch has it; one is best for a very small model, whose steps are too short to share.
     Raises SettingError for values that cannot be.
     """
 
@@ -30,10 +31,13 @@ class ModelSource:
     dtype: str = "float32"
     attention: str = "sdpa"
     device: str = field(default="auto", metadata={"limit": True})
+    threads: int | None = field(default=None, metadata={"limit": True})
 
     def __post_init__(self) -> None:
         check_choice(self, "dtype", DTYPES)
         check_choice(self, "attention", BACKENDS)
+        if self.threads is not None:
+            check_count(self, "threads", low=1)
         try:
             self.torch_device()
         except RuntimeError as error:
@@ -78,6 +82,8 @@ def load(source: ModelSource) -> Loaded:
     Raises ScopeError for a place that holds no model, one that cannot be reached, or a backend that is not installed.
     """
     name = implementation(source.attention)
+    if source.threads:
+        torch.set_num_threads(source.threads)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.location, revision=source.revision, padding_side="left")
         model = AutoModelForCausalLM.from_pretrained(

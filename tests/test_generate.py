@@ -1,6 +1,7 @@
 """The engine. Oracles: transformers' own `generate` on a stock copy of the model, token for token; each row run alone;
 endings, clocks and bytes counted by hand from the tokens written and the positions observed."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -227,11 +228,15 @@ def test_temperature_draws_by_the_softmax() -> None:
     """The first token of many samples of one prompt, against the stock model's chances."""
     (prompt,) = random_prompts(10)
     samples = [replace(prompt, name=str(i)) for i in range(400)]
-    drawn = [row.tokens[0] for row in answers(samples, (FULL, NONE), tokens=1, sampling=Sampling(2.0))]
-    chances = stock_chances(prompt, [5], 2.0)[0]
+    drawn = [row.tokens[0] for row in answers(samples, (FULL, NONE), tokens=1, sampling=Sampling(0.3))]
+    chances = stock_chances(prompt, [5], 0.3)[0]
     for token, chance in enumerate(chances):
         spread = (chance * (1 - chance) * len(drawn)) ** 0.5
         assert abs(drawn.count(token) - chance * len(drawn)) <= 5 * spread + 1
+    surprise = [-math.log(chance) for chance in chances]  # its mean is the entropy, if the temperature is right
+    mean = sum(chance * bits for chance, bits in zip(chances, surprise, strict=True))
+    spread = sum(chance * (bits - mean) ** 2 for chance, bits in zip(chances, surprise, strict=True)) ** 0.5
+    assert abs(sum(surprise[token] for token in drawn) / len(drawn) - mean) < 3 * spread / len(drawn) ** 0.5
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tiny_models import DIM, GROUP, HEADS, LAYERS, SLIDING_WINDOW, WORDS, Trace, random_prompts, tiny
+from tiny_models import DIM, FAMILIES, GROUP, HEADS, LAYERS, SLIDING_WINDOW, WORDS, Trace, random_prompts, tiny
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -221,9 +221,13 @@ def test_the_scores_that_are_compared_do_choose_differently() -> None:
     assert len(set(chosen)) == len(chosen)
 
 
-def test_full_keeps_the_whole_prompt() -> None:
-    for length in (LONG, SHORT):
-        assert kept_of(PREFILL["full"], random_prompts(length)[0]) == [[list(range(length))] * HEADS] * LAYERS
+@pytest.mark.parametrize("family", FAMILIES)
+def test_full_keeps_the_whole_prompt(family: str) -> None:
+    lengths = (LONG, SHORT, CLIPPED)
+    _, trace = ran(PREFILL["full"], decoding.KeepAll(), random_prompts(*lengths), 1, family)
+    for row, length in enumerate(lengths):
+        assert trace.of_row(row, 0)[0] == [[list(range(length))] * HEADS] * LAYERS
+        assert kept_of(PREFILL["full"], random_prompts(*lengths)[row], family) == trace.of_row(row, 0)[0]
 
 
 @pytest.mark.parametrize(("window", "first"), [(None, C // 2), (3, C - 3), (C - 1, 1)])
