@@ -97,13 +97,13 @@ def _backend(name: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor
 
 
 def _padding(mask: Tensor | None) -> Tensor | None:
-    """-> [B, P] bool, True where a token is; None = everywhere. The last query of a left-padded prompt sees all."""
+    """-> [B, P] bool, True where a token is; None = everywhere. A token sees itself, padding does not."""
     if mask is None:
         return None
     if mask.ndim == 2:
         return mask.bool()
-    last = mask[:, 0, -1]
-    return last if last.dtype == torch.bool else last >= 0
+    itself = mask[:, 0].diagonal(dim1=-2, dim2=-1)
+    return itself if itself.dtype == torch.bool else itself >= 0
 
 
 def _mask(

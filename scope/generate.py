@@ -18,7 +18,7 @@ from transformers.generation.logits_process import (
 from scope.cache import CompressedCache
 from scope.cache.slots import Slots, StorageFactory
 from scope.decoding import DecodingStrategy
-from scope.errors import SettingError, check_count
+from scope.errors import ScopeError, SettingError, check_count
 from scope.prefill import PrefillMethod
 
 
@@ -147,6 +147,8 @@ def generate(
     each step. Raises ScopeError where the model was not loaded with scope's attention.
     """
     sampling = sampling or Sampling()
+    if max_new_tokens < 1:
+        raise ScopeError(f"max_new_tokens={max_new_tokens}: must be at least 1")
     device = model.device
     cache = CompressedCache(model.config, prefill, decode, tokens=max_new_tokens, storage=storage)
     eos = _eos(model)
@@ -165,6 +167,7 @@ def generate(
         logits_to_keep=1,
     ).logits[:, -1]
     prefilled = _now(device)
+    cache.require_prompt()
     if observe:
         observe(cache)
     position = positions[:, -1:]

@@ -83,8 +83,8 @@ def noise(attention: Attention, seed: int) -> Tensor:
     """-> [B, H, S] in [0, 1): a hash of seed, layer, head, slot's token and time, so the same whatever the batch."""
     heads = torch.arange(attention.positions.shape[1], device=attention.positions.device)[None, :, None]
     now = attention.query_positions[:, -1, None, None]
-    mixed = torch.full_like(attention.positions, seed, dtype=torch.int64)
-    for part in (attention.layer, heads, attention.positions, now):
+    mixed = torch.zeros_like(attention.positions, dtype=torch.int64)
+    for part in (seed, attention.layer, heads, attention.positions, now):
         mixed = (mixed + part + 1) * 0x2545F491 & 0xFFFFFFFF
         mixed = (mixed ^ mixed >> 15) * 0x2C1B3C6D & 0xFFFFFFFF
         mixed = (mixed ^ mixed >> 12) * 0x297A2D39 & 0xFFFFFFFF

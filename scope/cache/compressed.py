@@ -258,6 +258,11 @@ class CompressedCache(Cache):
     def crop(self, max_length: int) -> None:
         raise ScopeError("a compressed cache cannot be rolled back (assisted decoding needs that)")
 
+    def require_prompt(self) -> None:
+        """Raises ScopeError where a prompt went by without being compressed: the model runs another attention."""
+        if any(layer.seen and layer.storage is None for layer in self._layers):
+            raise ScopeError("the model does not run scope's attention: load it with scope.models")
+
     def positions(self, layer: int) -> Tensor:
         """-> [B, H, S] int32: the position of the token in each slot, -1 = empty."""
         return self._storage(layer).positions

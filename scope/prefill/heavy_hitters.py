@@ -33,5 +33,8 @@ class HeavyHitters(Windowed):
         total = scores.votes(attention, block=self.block)
         if self.votes == "mean":
             last = attention.query_positions[:, -1, None, None]
-            return total / (last - attention.positions + 1)
+            seen_by = last - attention.positions + 1
+            if attention.sliding_window is not None:
+                seen_by = seen_by.clamp(max=attention.sliding_window)
+            return total / seen_by
         return total
