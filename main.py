@@ -25,11 +25,14 @@ TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"  # Hydra's own switch, as
 def main(cfg: DictConfig) -> str:
     # torch and transformers take seconds to import: not for --help, nor for every TAB of shell completion
     from rich.console import Console
+    from transformers.utils import logging
 
     from analysis import tables
     from scope.config import build
     from scope.run import run
 
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     hydra_cfg = HydraConfig.get()
     alone = hydra_cfg.mode != RunMode.MULTIRUN
     console = Console()
