@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt "torch>=2.11,<2.14"
 
-.PHONY: demo test lint clean
+OLDEST := .venv-oldest
+.PHONY: demo test test-oldest lint clean
 
 demo: $(VENV)/.installed  ## the sweep of the README on the embedded model, and its table
 	$(BIN)/python main.py -m experiment=demo
@@ -12,17 +13,28 @@ demo: $(VENV)/.installed  ## the sweep of the README on the embedded model, and 
 test: $(VENV)/.installed-dev  ## all tests
 	$(BIN)/python -m pytest
 
+test-oldest: $(OLDEST)/.installed  ## what touches transformers, on the oldest one that is supported
+	$(OLDEST)/bin/python -m pytest tests/test_generate.py tests/test_cache.py tests/test_policies.py tests/test_families.py \
+		tests/test_library.py tests/test_models.py tests/test_golden.py
+
 lint: $(VENV)/.installed-dev  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(OLDEST)
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "SCOPE needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
+
+$(OLDEST)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(OLDEST)
+	grep -v -E '^(transformers|huggingface|tokenizers)' constraints.txt > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt \
+		"torch>=2.11,<2.14" "transformers==5.17.*" --editable '.[dev]'
+	@touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing (a few minutes the first time)"
