@@ -48,7 +48,7 @@ def build(folders: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     """
     several = [folders] if isinstance(folders, str | Path) else folders
     runs = _ordered(read_runs([Path(folder) for folder in several]))
-    frame = pd.DataFrame([_row(run, _baseline(run, runs)) for run in runs])
+    frame = pd.DataFrame([_row(run, _baseline(run, runs), _same_evictions(run, runs)) for run in runs])
     settings = [_flat(run.settings) | {"seed": run.seed} for run in runs]
     for position, key in enumerate(_telling(settings, frame), start=len(IDENTITY)):
         values = [setting.get(key) for setting in settings]
@@ -79,6 +79,22 @@ def _baseline(run: Run, runs: Sequence[Run]) -> Run | None:
     return max(alike, key=lambda other: (other.experiment == run.experiment, len(other.samples)), default=None)
 
 
+def _same_evictions(run: Run, runs: Sequence[Run]) -> list[Run]:
+    """Runs of the same methods with another budget that evicted as many slots at every step: the budget did nothing."""
+
+    def methods(r: Run) -> tuple[Any, ...]:
+        return _conditions(r), r.labels["method"], r.labels["decoding"]
+
+    alike = [other for other in runs if methods(other) == methods(run) and other.budgets != run.budgets]
+    traces = {sample.name: sample.trace for sample in run.samples if sample.trace}
+    found = []
+    for other in alike:
+        common = [(traces[s.name], s.trace) for s in other.samples if s.trace and s.name in traces]
+        if common and all(mine == theirs for mine, theirs in common):
+            found.append(other)
+    return found
+
+
 def _conditions(run: Run) -> tuple[Any, ...]:
     return run.settings.get("model"), run.settings.get("task"), run.seed
 
@@ -101,7 +117,7 @@ def _telling(settings: Sequence[Mapping[str, Any]], frame: pd.DataFrame) -> list
     return [key for key in keys if any(len({repr(settings[row].get(key)) for row in rows}) > 1 for rows in alike)]
 
 
-def _row(run: Run, baseline: Run | None) -> dict[str, Any]:
+def _row(run: Run, baseline: Run | None, same: Sequence[Run]) -> dict[str, Any]:
     samples = run.samples
     answered, correct = [len(s.correct) for s in samples], [sum(s.correct) for s in samples]
     lost, paired = _lost(run, baseline)
@@ -123,7 +139,7 @@ def _row(run: Run, baseline: Run | None) -> dict[str, Any]:
         "cache_mib": _ratio(cache_bytes, len(samples)) / 2**20,
         "cache_percent": 100 * _ratio(cache_bytes, sum(s.full_cache_bytes for s in samples)),
         "tokens_per_second": _ratio(sum(s.generated_tokens for s in samples), _decoding_seconds(samples)),
-        "notes": "; ".join(_notes(run, baseline, paired)),
+        "notes": "; ".join(_notes(run, baseline, paired, same)),
     }
 
 
@@ -154,7 +170,7 @@ def _decoding_seconds(samples: Sequence[Sample]) -> float:
     return sum(longest.values())
 
 
-def _notes(run: Run, baseline: Run | None, paired: int) -> Iterator[str]:
+def _notes(run: Run, baseline: Run | None, paired: int, same: Sequence[Run]) -> Iterator[str]:
     recorded, answered = len(run.samples) + len(run.failed), len(run.samples)
     if recorded < run.planned:
         yield f"partial: {recorded} of {run.planned}"
@@ -167,6 +183,9 @@ def _notes(run: Run, baseline: Run | None, paired: int) -> Iterator[str]:
         yield from _idle("prefill", [s.prefill_evicted for s in run.samples])
     if run.compresses_decoding:
         yield from _idle("decoding", [s.decode_evicted for s in run.samples])
+    for other in same:
+        budgets = [f"{b:g}" for b in other.budgets if b is not None]
+        yield f"same evictions as with budget {' and '.join(budgets)}"
     if baseline is not None and paired < answered:
         yield f"points lost over {paired} of {answered} prompts"
 

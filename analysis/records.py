@@ -25,6 +25,7 @@ class Sample:
     """One prompt that was answered. Times in seconds, cache sizes in bytes, `slots_kept` one count per layer.
 
     `expected` and `correct` have one entry per question; `missing` counts the questions no answer was found for.
+    `trace` is a fingerprint of the slots held over time, empty where none was recorded.
     `prefill_seconds` belongs to the whole batch, `decode_seconds` runs from the end of prefill to the end of this row.
     """
 
@@ -42,6 +43,7 @@ class Sample:
     slots_kept: tuple[int, ...]
     prefill_evicted: int
     decode_evicted: int
+    trace: str
 
     @property
     def slots_full(self) -> int:
@@ -72,20 +74,22 @@ class Run:
     @property
     def compresses_prefill(self) -> bool:
         """Whether the prefill policy has a budget to keep to."""
-        return self._has_budget("method")
+        return self.budgets[0] is not None
 
     @property
     def compresses_decoding(self) -> bool:
         """Whether the decoding strategy has a budget to keep to."""
-        return self._has_budget("decoding")
+        return self.budgets[1] is not None
 
     @property
     def compressed(self) -> bool:
         """Whether anything in this run could have evicted a slot."""
         return self.compresses_prefill or self.compresses_decoding
 
-    def _has_budget(self, part: str) -> bool:
-        return (self.settings.get(part) or {}).get("budget") is not None
+    @property
+    def budgets(self) -> tuple[Any, Any]:
+        """The prefill's and the decoding's budget, None where there is none."""
+        return (self.settings.get("method") or {}).get("budget"), (self.settings.get("decoding") or {}).get("budget")
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -171,6 +175,7 @@ def _sample(folder: Path, record: Mapping[str, Any]) -> Sample:
             slots_kept=tuple(record["slots_kept"]),
             prefill_evicted=record["prefill_evicted"],
             decode_evicted=record["decode_evicted"],
+            trace=record.get("trace", ""),
         )
     except KeyError as error:
         raise RecordsError(f"{folder / 'records.jsonl'}: sample {record['sample']} lacks {error}") from error

@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.import_utils import is_flash_attn_2_available
@@ -29,6 +29,18 @@ def implementation(backend: str) -> str:
     if backend == "flash_attention_2" and not is_flash_attn_2_available():
         raise ScopeError("attention=flash_attention_2 needs a GPU and flash-attn: pip install 'scope-kv[flash]'")
     return f"scope_{backend}"
+
+
+def adopt(config: PretrainedConfig) -> None:
+    """Have a model that is loaded already run scope's attention: without a compressed cache it is the backend's own.
+
+    Raises ScopeError for a backend that cannot be compressed.
+    """
+    found = config._attn_implementation
+    if found in BACKENDS:
+        config._attn_implementation = implementation(found)
+    elif found not in (f"scope_{name}" for name in BACKENDS):
+        raise ScopeError(f"attn_implementation={found}: must be one of {', '.join(BACKENDS)} for a compressed cache")
 
 
 def grouped(
@@ -109,8 +121,8 @@ def _padding(mask: Tensor | None) -> Tensor | None:
 def _mask(
     backend: str, batch_size: int, q_length: int, kv_length: int, q_offset: int = 0, **kwargs: object
 ) -> Tensor | None:
-    """The backend's own mask for the prompt; a decode step's is made in each layer from its slots."""
-    if not isinstance(q_offset, int) or q_offset > 0:
+    """The backend's own mask; a compressed cache, which makes its steps' own from its slots, says so by no length."""
+    if kv_length == 0:
         return None
     make: Callable[..., Tensor | None] = ALL_MASK_ATTENTION_FUNCTIONS[backend]
     return make(batch_size=batch_size, q_length=q_length, kv_length=kv_length, q_offset=q_offset, **kwargs)

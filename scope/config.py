@@ -11,7 +11,7 @@ from scope.run import Experiment
 from scope.tracking import Tracker
 
 NAME = re.compile(r"\w[\w.-]{0,99}")
-GROUPS = ("model", "method", "decoding", "budget", "task", "tracking")
+GROUPS = ("model", "method", "decoding", "budget", "task", "fidelity", "tracking")
 KEYS = {*GROUPS, "sampling", "name", "output", "seed", "batch_size"}
 
 
@@ -53,10 +53,12 @@ def build(cfg: Any, choices: Mapping[str, str]) -> Job:
             **parts,
             labels=labels,
             batch_size=cfg.batch_size,
+            granularity=cfg.fidelity.granularity,
             config={str(k): v for k, v in config.items()},
         )
     except SettingError as error:
-        raise ConfigError(error.describe(error.field)) from error
+        key = "fidelity.granularity" if error.field == "granularity" else error.field
+        raise ConfigError(error.describe(key)) from error
     return Job(experiment, tracker, Path(cfg.output) / str(cfg.name))
 
 

@@ -40,6 +40,13 @@ def check_count(owner: object, field: str, low: int = 0) -> None:
         raise SettingError(owner, field, value, f"a whole number of at least {low}")
 
 
+def check_flag(owner: object, field: str) -> None:
+    """Refuse a field that is neither True nor False."""
+    value = getattr(owner, field)
+    if not isinstance(value, bool):
+        raise SettingError(owner, field, value, "true or false")
+
+
 def check_choice(owner: object, field: str, choices: tuple[str, ...]) -> None:
     """Refuse a field that is not one of `choices`."""
     value = getattr(owner, field)

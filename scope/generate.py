@@ -30,6 +30,7 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     seed: int = 0
+    min_new_tokens: int = 0  # the end of sequence is not drawn before
 
     def __post_init__(self) -> None:
         for field, low, high in (("temperature", 0.0, 100.0), ("top_p", 0.0, 1.0)):
@@ -40,6 +41,7 @@ class Sampling:
             raise SettingError(self, "top_p", self.top_p, "above 0")
         check_count(self, "top_k")
         check_count(self, "seed")
+        check_count(self, "min_new_tokens")
 
     def warpers(self) -> LogitsProcessorList:
         chosen = LogitsProcessorList([TemperatureLogitsWarper(float(self.temperature))])
@@ -77,6 +79,7 @@ class Generated:
     slots_kept: tuple[int, ...]  # slots at the end
     cache_bytes: int  # of the most slots this row needed at once
     full_cache_bytes: int  # of what it would have needed without eviction
+    trace: str  # a fingerprint of the slots held over time: equal where evictions were as many at every step
 
 
 def pad_left(prompts: Sequence[Prompt], pad: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -138,6 +141,7 @@ def generate(
     sampling: Sampling | None = None,
     progress: Callable[[int], None] | None = None,
     storage: StorageFactory = Slots,
+    granularity: str = "kv_head",
     observe: Callable[[CompressedCache], None] | None = None,
 ) -> list[Generated]:
     """Answer a batch of prompts; each row's tokens are those it would get alone.
@@ -150,7 +154,7 @@ def generate(
     if max_new_tokens < 1:
         raise ScopeError(f"max_new_tokens={max_new_tokens}: must be at least 1")
     device = model.device
-    cache = CompressedCache(model.config, prefill, decode, tokens=max_new_tokens, storage=storage)
+    cache = CompressedCache(model.config, prefill, decode, max_new_tokens, storage, granularity)
     eos = _eos(model)
     rows = [_Row(prompt, tokenizer, eos, max_new_tokens) for prompt in prompts]
     lots = [sampling.generator(prompt.name) for prompt in prompts]
@@ -172,6 +176,8 @@ def generate(
         observe(cache)
     position = positions[:, -1:]
     while True:
+        if eos and len(rows[0].tokens) < sampling.min_new_tokens:
+            logits[:, sorted(eos)] = -torch.inf
         chosen = _choose(logits, sampling, lots)
         seconds = time.perf_counter() - prefilled
         for row, token in zip(rows, chosen.tolist(), strict=True):
@@ -216,6 +222,7 @@ def _result(row: _Row, index: int, cache: CompressedCache, prefill_seconds: floa
         slots_kept=tuple(cache.slots(index, steps)),
         cache_bytes=sum(n * size for n, size in zip(peak, slot_bytes, strict=True)),
         full_cache_bytes=full * sum(slot_bytes),
+        trace=cache.trace(index, steps),
     )
 
 

@@ -1,11 +1,15 @@
 """Models: a hub id, a folder, or the embedded one, loaded with scope's attention, so that caches can be compressed."""
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import torch
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from scope.attention import BACKENDS, implementation
@@ -13,6 +17,8 @@ from scope.errors import ScopeError, SettingError, check_choice, check_count
 
 EMBEDDED = Path(__file__).with_name("embedded")
 DTYPES = ("float32", "bfloat16", "float16")
+FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.jinja")  # that change an answer
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _END = 1 << 20  # bytes of each end of a weight file that its fingerprint reads
 
 
@@ -21,8 +27,9 @@ class ModelSource:
     """Where a model comes from and how it runs.
 
     path: a hub id, a folder, or `embedded`. revision: of a hub id. attention: the backend of the prompt's attention;
-    decode steps run scope's own. device: a torch device, or `auto` (a GPU where there is one). threads: of
-    torch on the CPU, None as torch has it; one is best for a very small model, whose steps are too short to share.
+    decode steps run scope's own. device: a torch device, or `auto` (a GPU where there is one). device_map: accelerate's
+    way of spreading the layers, such as `auto` or `balanced`; device then does not count. threads: of torch on the CPU,
+    None as torch has it; one is best for a very small model, whose steps are too short to share.
     Raises SettingError for values that cannot be.
     """
 
@@ -31,6 +38,7 @@ class ModelSource:
     dtype: str = "float32"
     attention: str = "sdpa"
     device: str = field(default="auto", metadata={"limit": True})
+    device_map: str | None = field(default=None, metadata={"limit": True})
     threads: int | None = field(default=None, metadata={"limit": True})
 
     def __post_init__(self) -> None:
@@ -58,7 +66,7 @@ class ModelSource:
         if not folder.is_dir():
             return self.revision or "main"
         digest = hashlib.sha256()
-        for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+        for file in sorted(file for pattern in FILES for file in folder.glob(pattern)):
             size = file.stat().st_size
             digest.update(f"{file.name} {size} ".encode())
             with file.open("rb") as stream:
@@ -84,16 +92,53 @@ def load(source: ModelSource) -> Loaded:
     name = implementation(source.attention)
     if source.threads:
         torch.set_num_threads(source.threads)
+    local = _only_local(source)
+    place: dict[str, Any] = {"revision": source.revision, "local_files_only": local}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.location, revision=source.revision, padding_side="left")
+        tokenizer = AutoTokenizer.from_pretrained(source.location, padding_side="left", **place)
         model = AutoModelForCausalLM.from_pretrained(
             source.location,
-            revision=source.revision,
             dtype=getattr(torch, source.dtype),
             attn_implementation=name,
+            device_map=source.device_map,
+            **place,
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # what a spoilt file does to the libraries below is theirs to name
+        reason = " ".join(str(error).split())
         raise ScopeError(f"model.path={source.path}: cannot be loaded: {reason}") from error
-    model.to(source.torch_device())  # type: ignore[arg-type]  # transformers wraps torch's own signature
+    if source.device_map is None:
+        model.to(source.torch_device())  # type: ignore[arg-type]  # transformers wraps torch's own signature
     return Loaded(model.eval(), tokenizer)  # type: ignore[no-untyped-call]
+
+
+def _only_local(source: ModelSource) -> bool:
+    """Whether the files have to come from this disk; asks the hub before transformers does, which would keep trying.
+
+    Raises ScopeError for a folder without a model, and for an id that does not exist, is gated or cannot be reached.
+    """
+    refused = f"model.path={source.path}:"
+    folder = Path(source.location)
+    if folder.exists():
+        if not (folder / "config.json").is_file():
+            raise ScopeError(f"{refused} holds no model (there is no config.json in it)")
+        return True
+    if not _HUB_ID.fullmatch(source.path):
+        raise ScopeError(f"{refused} there is no such folder, and it is not the id of a model on the hub")
+    cached = isinstance(
+        huggingface_hub.try_to_load_from_cache(source.path, "config.json", revision=source.revision), str
+    )
+    try:
+        huggingface_hub.HfApi().auth_check(source.path)
+    except GatedRepoError as error:
+        if not cached:
+            advice = "ask for access on its page, then `hf auth login` or HF_TOKEN"
+            raise ScopeError(f"{refused} is gated: {advice}") from error
+    except RepositoryNotFoundError as error:
+        raise ScopeError(f"{refused} is not on the hub (or private: `hf auth login` or HF_TOKEN)") from error
+    except Exception as error:  # the client's transport raises errors of its own
+        if not cached:
+            advice = f"where there is a network: hf download {source.path}"
+            raise ScopeError(f"{refused} the hub cannot be reached and it is not in the cache; {advice}") from error
+    else:
+        return False
+    return True

@@ -9,11 +9,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Plan:
-    """Keep the first `head` slots, the `best`-scored ones of the middle, and the last `tail`, in order of position."""
+    """Keep the first `head` slots, the `best`-scored ones of the middle, and the last `tail`.
+
+    What stays of a prompt lies in order of position; with `ranked`, the best lie in order of score.
+    """
 
     head: int
     best: int
     tail: int
+    ranked: bool = False
 
     @property
     def slots(self) -> int:
@@ -28,9 +32,15 @@ class View:
     layers: int
     prompt: int  # P: tokens of the prompt
     stored: int  # slots stored now; while decoding, this step's own token included
-    capacity: int = 0  # C in this layer: the most the prefill method leaves; P where it has no budget
-    prefilled: int = 0  # slots that the prefill left
+    budget: int = 0  # C: the prefill budget, the same in all layers; P where the method has none
+    capacity: int = 0  # C in this layer: the most the prefill method leaves here
+    prefilled: tuple[int, ...] = ()  # slots that the prefill left, in each layer
     step: int = 0  # t: 0 for the first token fed back
+
+    @property
+    def kept(self) -> int:
+        """Slots that the prefill left in this layer."""
+        return self.prefilled[self.layer]
 
 
 def pyramid(layer: int, layers: int, mean: int, most: int, beta: int) -> int:

@@ -10,8 +10,9 @@ import yaml
 from rich.console import Console
 
 from scope import models, records
+from scope.cache.compressed import GRANULARITIES
 from scope.decoding import DecodingStrategy
-from scope.errors import check_count
+from scope.errors import check_choice, check_count
 from scope.generate import Generated, Prompt, Sampling, generate
 from scope.models import Loaded, ModelSource
 from scope.prefill import PrefillMethod
@@ -31,11 +32,13 @@ class Experiment:
     task: Task
     sampling: Sampling
     labels: Mapping[str, str]
+    granularity: str = "kv_head"
     batch_size: int = 8
     config: Mapping[str, Any] = field(default_factory=dict)  # as composed; recorded, not read
 
     def __post_init__(self) -> None:
         check_count(self, "batch_size", low=1)
+        check_choice(self, "granularity", GRANULARITIES)
 
     @property
     def parts(self) -> dict[str, object]:
@@ -49,8 +52,12 @@ class Experiment:
 
     def identity(self) -> str:
         """A hash of all that changes an answer: not of limits, tracking or paths."""
-        described: dict[str, Any] = {name: records.describe(part, limits=False) for name, part in self.parts.items()}
-        return records.identity(described | {"weights": self.model.fingerprint()})
+        return records.identity(self.settings(limits=False) | {"weights": self.model.fingerprint()})
+
+    def settings(self, limits: bool = True) -> dict[str, Any]:
+        """All settings as plain data; without `limits`, only what can change an answer."""
+        described: dict[str, Any] = {name: records.describe(part, limits) for name, part in self.parts.items()}
+        return described | {"cache": {"granularity": self.granularity}}
 
     def folder_name(self) -> str:
         """For people: the labels of what is compared, and enough of the identity to tell runs apart."""
@@ -71,7 +78,7 @@ def run(experiment: Experiment, tracker: Tracker, output: Path, console: Console
         "run": folder.name,
         "seed": experiment.sampling.seed,
         "labels": dict(experiment.labels),
-        "settings": {name: records.describe(part) for name, part in experiment.parts.items()},
+        "settings": experiment.settings(),
         "samples": len(samples),
         **records.surroundings(),
     }
@@ -118,6 +125,7 @@ def run_batch(
         experiment.task.max_new_tokens,
         experiment.sampling,
         progress=progress.step,
+        granularity=experiment.granularity,
     )
     seconds = time.perf_counter() - began
     return [
@@ -151,6 +159,7 @@ def record(
         "full_cache_bytes": made.full_cache_bytes,
         "slots_kept": list(made.slots_kept),
         "prefill_kept": list(made.prefill_kept),
+        "trace": made.trace,
         "prefill_evicted": prefill_evicted,
         "decode_evicted": layers * (prompt_tokens + fed) - sum(made.slots_kept) - prefill_evicted,
     }

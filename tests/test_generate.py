@@ -1,6 +1,7 @@
 """The engine. Oracles: transformers' own `generate` on a stock copy of the model, token for token; each row run alone;
 endings, clocks and bytes counted by hand from the tokens written and the positions observed."""
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -314,8 +315,16 @@ def test_seconds_are_the_rows_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("tokens", [1, 2, 8])
-def test_a_model_without_scopes_attention_is_refused(attention: str, tokens: int) -> None:
-    with pytest.raises(ScopeError, match="scope's attention") as refused:
-        generate(tiny("llama", attention), WORDS, random_prompts(30), SNAPKV, SLIDE, tokens)
+def test_a_model_with_stock_attention_is_adopted(attention: str) -> None:
+    stock = copy.deepcopy(tiny("llama", attention))
+    made = generate(stock, WORDS, random_prompts(30), SNAPKV, SLIDE, TOKENS)
+    assert stock.config._attn_implementation == implementation(attention)
+    assert timeless(made) == timeless(answers(random_prompts(30), (SNAPKV, SLIDE)))
+
+
+def test_a_model_with_another_attention_is_refused() -> None:
+    flex = copy.deepcopy(tiny("llama", STOCK))
+    flex.config._attn_implementation = "flex_attention"
+    with pytest.raises(ScopeError, match="attn_implementation=flex_attention: must be one of sdpa, eager") as refused:
+        generate(flex, WORDS, random_prompts(30), SNAPKV, SLIDE, TOKENS)
     assert "\n" not in str(refused.value)

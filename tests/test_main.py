@@ -140,7 +140,7 @@ def test_a_job_that_fails_does_not_stop_the_sweep(scope: Scope, tmp_path: Path) 
     nowhere = tmp_path / "nowhere"
     done = scope("-m", f"model.path={nowhere},embedded", "name=some", *SMALL, code=1)
     assert len(runs(tmp_path)) == 1
-    assert f"FAILED: model.path={nowhere}: cannot be loaded" in done.out
+    assert f"FAILED: model.path={nowhere}: there is no such folder" in done.out
     assert re.search(rf"repeat it alone: python main.py .*model.path={nowhere}", done.out)
     assert "1 of 2 runs failed" in done.err
     assert "Traceback" not in done.err

@@ -483,7 +483,7 @@ def sizes_over_time(strategy: DecodingStrategy, prefilled: int, steps: int) -> l
     stored, sizes = prefilled, []
     for t in range(steps):
         stored += 1
-        view = View(0, LAYERS, prompt=99, stored=stored, capacity=prefilled, prefilled=prefilled, step=t)
+        view = View(0, LAYERS, prompt=99, stored=stored, capacity=prefilled, prefilled=(prefilled,) * LAYERS, step=t)
         plan, before = strategy.plan(view), stored
         if plan is not None:
             assert plan.head == prefilled
@@ -507,10 +507,10 @@ SCHEDULES = [
 @pytest.mark.parametrize(("size", "recent", "tokens"), SCHEDULES)
 def test_adaptive_grows_by_equation_4(size: int, recent: int, tokens: int) -> None:
     strategy = decoding.Adaptive(size, recent, tokens=tokens)
-    delta = strategy.delta  # at D = recent nothing can grow, and the formula has no value
+    delta = strategy.interval  # at D = recent nothing can grow, and the formula has no value
     if size > recent:
         delta = max(1, math.floor((tokens - recent) / (size - recent)))
-    assert strategy.delta == delta
+    assert strategy.interval == delta
     for t, (_, left) in enumerate(sizes_over_time(strategy, 7, 2 * tokens)):
         allowed = min(size, recent + math.floor(max(0, t - recent) / delta))
         assert left == min(t + 1, allowed)  # never more than the formula, and nothing goes before it must
@@ -519,7 +519,7 @@ def test_adaptive_grows_by_equation_4(size: int, recent: int, tokens: int) -> No
 @pytest.mark.parametrize(("size", "recent", "tokens"), SCHEDULES)
 def test_discontinuous_cuts_every_delta_steps_and_never_exceeds_its_peak(size: int, recent: int, tokens: int) -> None:
     strategy = decoding.Discontinuous(size, recent, tokens=tokens)
-    delta = decoding.Adaptive(size, recent, tokens=tokens).delta
+    delta = decoding.Adaptive(size, recent, tokens=tokens).interval
     steps = sizes_over_time(strategy, 7, 2 * tokens)
     for t, (before, after) in enumerate(steps):
         if t % delta == 0:
@@ -528,7 +528,7 @@ def test_discontinuous_cuts_every_delta_steps_and_never_exceeds_its_peak(size: i
             assert after == before
     peak = max(before for before, _ in steps)
     assert peak <= size + delta
-    most = strategy.most(View(0, LAYERS, prompt=99, stored=7, capacity=7, prefilled=7))
+    most = strategy.most(View(0, LAYERS, prompt=99, stored=7, capacity=7, prefilled=(7,) * LAYERS))
     assert most is not None
     assert 7 + peak <= most
     if 2 * tokens > size + tokens + 2 * delta:  # long enough to have come round at full size

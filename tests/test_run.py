@@ -134,7 +134,7 @@ def test_identity_is_what_changes_an_answer() -> None:
 
 
 def test_a_model_that_is_not_there_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises(ScopeError, match=r"model.path=\S*nowhere: cannot be loaded"):
+    with pytest.raises(ScopeError, match=r"model.path=\S*nowhere: there is no such folder"):
         go(experiment(model=ModelSource(path=str(tmp_path / "nowhere"))), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

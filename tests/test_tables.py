@@ -461,3 +461,14 @@ def test_analysis_reads_files_only() -> None:
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == "set()"
+
+
+def test_budgets_that_made_no_difference_are_reported(tmp_path: Path) -> None:
+    for budget, trace in ((64, "aa"), (128, "aa"), (256, "bb")):
+        records = [sample(index, trace=trace) for index in range(2)]
+        write_run(tmp_path, f"run{budget}", records, budgets=(0.6, budget))
+    notes = dict(zip(build(tmp_path)["decoding.budget"], build(tmp_path)["notes"], strict=True))
+    assert "same evictions as with budget" in notes[64]
+    assert "128" in notes[64]
+    assert "64" in notes[128]
+    assert "same evictions" not in notes[256]

@@ -10,7 +10,17 @@ from functools import cache
 from typing import Any, cast
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedModel, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from scope.attention import implementation
@@ -19,14 +29,14 @@ from scope.generate import Prompt
 
 LAYERS, HEADS, GROUP, DIM, VOCABULARY = 3, 2, 2, 16, 97
 SCOPE = implementation("sdpa")
-FAMILIES = ("llama", "mistral", "mistral_sliding", "qwen3")
+FAMILIES = ("llama", "mistral", "mistral_sliding", "qwen2", "qwen3", "gemma3", "phi3")
 SLIDING_WINDOW = 17
 
 Positions = list[list[list[int]]]  # [row][head]: positions of the tokens in one layer's slots, ascending
 Step = list[Positions]  # [layer][row][head]
 
 
-def _config(family: str) -> LlamaConfig | MistralConfig | Qwen3Config:
+def _config(family: str) -> PretrainedConfig:
     sizes: dict[str, Any] = {
         "vocab_size": VOCABULARY,
         "hidden_size": 64,
@@ -42,8 +52,15 @@ def _config(family: str) -> LlamaConfig | MistralConfig | Qwen3Config:
     }
     if family == "llama":
         return LlamaConfig(**sizes)
+    if family == "qwen2":
+        return Qwen2Config(**{name: size for name, size in sizes.items() if name != "head_dim"})
     if family == "qwen3":
         return Qwen3Config(**sizes)
+    if family == "gemma3":  # sliding and full layers in turn
+        kinds = [("sliding_attention", "full_attention")[layer % 2] for layer in range(LAYERS)]
+        return Gemma3TextConfig(**sizes, sliding_window=SLIDING_WINDOW, layer_types=kinds)
+    if family == "phi3":
+        return Phi3Config(**{name: size for name, size in sizes.items() if name != "head_dim"})
     return MistralConfig(**sizes, sliding_window={"mistral": None, "mistral_sliding": SLIDING_WINDOW}[family])
 
 
@@ -58,9 +75,11 @@ def _made(family: str, attention: str, dtype: torch.dtype) -> PreTrainedModel:
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(_config(family), attn_implementation=attention)
     with torch.no_grad():
-        for weight in model.parameters():
+        for name, weight in model.named_parameters():
             if weight.ndim == 2:
                 weight.mul_(4)
+            elif name.endswith("bias"):
+                weight.normal_(std=0.05, generator=torch.Generator().manual_seed(1))
             else:  # norms: all ones as they come, which would hide a norm that is left out
                 weight.copy_(torch.linspace(0.5, 1.5, len(weight)))
         table = model.get_input_embeddings().weight

@@ -4,20 +4,24 @@ One cache for one batch of samples: made for it, dropped after it. Within a step
 new pair, attend over everything stored, then evict.
 """
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from transformers import Cache, PretrainedConfig
 from transformers.cache_utils import CacheLayerMixin
 
+from scope.attention import adopt
 from scope.cache.slots import GROWTH, Slots, Storage, StorageFactory
 from scope.decoding import DecodingStrategy, KeepAll
-from scope.errors import ScopeError
+from scope.errors import ScopeError, SettingError
 from scope.plan import Plan, View
 from scope.prefill import Full, PrefillMethod
 from scope.scores import Attention
+
+GRANULARITIES = ("kv_head", "query_head")
 
 
 @dataclass
@@ -26,6 +30,7 @@ class Prompts:
 
     lengths: list[int] = field(default_factory=list)
     positions: Tensor | None = None  # [B, P] int32, -1 = padding
+    kept: list[list[int]] = field(default_factory=list)  # slots that the prefill left, per layer and row
 
     def settle(self, padding: Tensor | None, keys: Tensor) -> None:
         """padding [B, P] bool: True where a real token is; None = everywhere. Prompts are padded on the left."""
@@ -55,16 +60,20 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         prompts: Prompts,
         storage: StorageFactory,
         tokens: int | None,
+        by_query_head: bool,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.index, self.layers = index, layers
         self.prefill, self.decode = prefill, decode
         self.prompts = prompts
         self.make_storage, self.tokens = storage, tokens
+        self.by_query_head = by_query_head
+        self.copies = 1  # of each key/value head that are stored
         self.storage: Storage | None = None
         self.seen = 0  # tokens of the longest row, padding included: transformers makes positions from it
         self.step = -1  # t of the step under way
-        self.views: list[View] = []  # per row, as the prefill left it
+        self._alike: list[int] = []  # per row: the first row that is planned alike
+        self.views: list[View] = []  # per row, as the prefill left it; complete once all layers have been through it
         self.history: list[list[int]] = []  # slots stored per row after the prefill and after each step
         self.peak: list[list[int]] = []  # the most slots stored so far, per row, at the same times
 
@@ -91,7 +100,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         else:
             self.step += 1
             positions = self.positions_of_step(self.step)
-            self.storage.append(key_states, value_states, positions)
+            self.storage.append(self._copied(key_states), self._copied(value_states), positions)
             keys, values = self.storage.keys, self.storage.values
         self.seen += key_states.shape[2]
         keys.scope_layer = self  # type: ignore[attr-defined]  # how the attention function finds us
@@ -101,7 +110,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         return self.seen
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.seen + query_length, 0
+        return (0 if self.seen else query_length), 0  # 0: a step's mask is made here, in `visible`
 
     def get_max_length(self) -> int:
         return -1
@@ -117,7 +126,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
     def positions_of_step(self, step: int) -> Tensor:
         """-> [B]: the position of the token that this step feeds."""
         assert self.prompts.positions is not None
-        return self.prompts.positions[:, -1] + 1 + step
+        return self.prompts.positions[:, -1].to(self.device) + 1 + step
 
     def visible(self, sliding_window: int | None) -> Tensor | None:
         """-> [B, H, S] bool: the slots that hold something this step may look at; None = all of them."""
@@ -142,7 +151,10 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         if self.prompts.positions is None:
             self.prompts.settle(padding, keys)
         assert self.prompts.positions is not None
-        rows = self.prompts.positions
+        if self.by_query_head:
+            self.copies = query.shape[1] // keys.shape[1]
+            keys, values = self._copied(keys), self._copied(values)
+        rows = self.prompts.positions.to(keys.device)  # layers may lie on several
         by_head = rows[:, None].expand(-1, keys.shape[1], -1)
         attention = Attention(query, keys, values, by_head, rows, scaling, self.index, sliding_window)
         lengths = self.prompts.lengths
@@ -161,9 +173,10 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             slots = slots.to(self.device)
             index[b, :, : stored[b]] = slots
             positions[b, :, : stored[b]] = slots - (longest - lengths[b])
+        self.prompts.kept.append(stored)
         self.views = [
-            View(self.index, self.layers, n, stored=left, capacity=self.prefill.capacity(view), prefilled=left)
-            for view, n, left in zip(asked, lengths, stored, strict=True)
+            replace(view, budget=self.prefill.slots(view.prompt), capacity=self.prefill.capacity(view))
+            for view in self._with_prefilled(asked)
         ]
         at = index[..., None]
         self.storage = self.make_storage(
@@ -194,21 +207,33 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
 
     def _plans(self, stored: Sequence[int]) -> list[Plan | None]:
         """Each row's plan; rows that are alike share one call."""
-        made: dict[View, Plan | None] = {}
-        plans = []
-        for left, n in zip(self.views, stored, strict=True):
-            view = View(left.layer, left.layers, left.prompt, n, left.capacity, left.prefilled, self.step)
-            if view not in made:
-                made[view] = self.decode.plan(view)
-            plans.append(made[view])
-        return plans
+        if self.step == 0:
+            self.views = self._with_prefilled(self.views)
+            distinct = list(dict.fromkeys(self.views))
+            self._alike = [distinct.index(view) for view in self.views]
+        made: dict[int, Plan | None] = {}
+        for kind, view, n in zip(self._alike, self.views, stored, strict=True):
+            if kind not in made:
+                made[kind] = self.decode.plan(replace(view, stored=n, step=self.step))
+        return [made[kind] for kind in self._alike]
+
+    def _with_prefilled(self, views: Sequence[View]) -> list[View]:
+        """The rows' views with what the prefill left in each layer that has been through it."""
+        return [
+            replace(view, prefilled=left)
+            for view, left in zip(views, zip(*self.prompts.kept, strict=True), strict=True)
+        ]
+
+    def _copied(self, states: Tensor) -> Tensor:
+        """Keys or values [B, Hkv, n, D] for every head that is stored."""
+        return states if self.copies == 1 else states.repeat_interleave(self.copies, 1)
 
     def _room(self, view: View) -> int:
         """Slots to allocate for a row: what the strategy can ever need, or what the generation can."""
         most = self.decode.most(view)
-        grown = None if self.tokens is None else view.prefilled + self.tokens
+        grown = None if self.tokens is None else view.kept + self.tokens
         bounds = [n for n in (most, grown) if n is not None]
-        return min(bounds) if bounds else view.prefilled + GROWTH
+        return min(bounds) if bounds else view.kept + GROWTH
 
     def _note(self, stored: Sequence[int], before: Sequence[int]) -> None:
         last = self.peak[-1] if self.peak else [0] * len(stored)
@@ -217,7 +242,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
 
 
 def _kept(plan: Plan | None, prompt: int, first: int, heads: int, scores: Tensor | None) -> Tensor:
-    """-> [H, n] columns of the padded prompt that a row keeps, ascending; its tokens start at column `first`."""
+    """-> [H, n] columns of the padded prompt that a row keeps, as they will lie; its tokens start at `first`."""
     if plan is None:
         return torch.arange(first, first + prompt).expand(heads, -1)
     head = torch.arange(first, first + plan.head).expand(heads, -1)
@@ -225,7 +250,9 @@ def _kept(plan: Plan | None, prompt: int, first: int, heads: int, scores: Tensor
     if scores is None or not plan.best:
         return torch.cat([head, tail], -1)
     start, stop = first + plan.head, first + prompt - plan.tail
-    best = scores[:, start:stop].topk(plan.best, dim=-1).indices.sort(-1).values + start
+    best = scores[:, start:stop].topk(plan.best, dim=-1).indices + start  # highest first
+    if not plan.ranked:
+        best = best.sort(-1).values
     return torch.cat([head.to(best.device), best, tail.to(best.device)], -1)
 
 
@@ -234,8 +261,10 @@ class CompressedCache(Cache):
 
         cache = CompressedCache(model.config, prefill=SnapKV(2048, 8), decode=Slide(512, 256))
 
-    The model must run scope's attention (`scope.models.load` sees to it). `tokens` is the most that will be generated,
-    where it is known: a strategy without a bound then gets its room at once instead of piece by piece.
+    The model whose config this is runs scope's attention from then on; `tokens` is the most that will be generated,
+    where it is known: a strategy without a bound then gets its room at once instead of piece by piece. `granularity`:
+    slots per key/value head (`kv_head`: the query heads that share one average their votes), or per query head
+    (`query_head`, the released code's layout: each key/value head is stored as often as it is shared).
     Raises ScopeError for what eviction cannot support: a second prompt, beam search, cropping.
     """
 
@@ -246,12 +275,19 @@ class CompressedCache(Cache):
         decode: DecodingStrategy | None = None,
         tokens: int | None = None,
         storage: StorageFactory = Slots,
+        granularity: str = "kv_head",
     ) -> None:
-        layers = config.get_text_config(decoder=True).num_hidden_layers
+        if granularity not in GRANULARITIES:
+            raise SettingError(self, "granularity", granularity, "one of " + ", ".join(GRANULARITIES))
+        by_query_head = granularity == "query_head"
+        text = config.get_text_config(decoder=True)
+        adopt(text)
+        layers = text.num_hidden_layers
         self.prompts = Prompts()
         prefill, decode = prefill or Full(), decode or KeepAll()
         self._layers = [
-            CompressedLayer(i, layers, prefill, decode, self.prompts, storage, tokens) for i in range(layers)
+            CompressedLayer(i, layers, prefill, decode, self.prompts, storage, tokens, by_query_head)
+            for i in range(layers)
         ]
         super().__init__(layers=[*self._layers])
 
@@ -279,6 +315,11 @@ class CompressedCache(Cache):
     def peak_slots(self, row: int, steps: int) -> list[int]:
         """The most slots that row needed at once in each layer, up to `steps` decode steps after the prefill."""
         return [layer.peak[steps][row] for layer in self._layers]
+
+    def trace(self, row: int, steps: int) -> str:
+        """A fingerprint of how many slots each layer held for that row after the prefill and after each step."""
+        sizes = [[stored[row] for stored in layer.history[: steps + 1]] for layer in self._layers]
+        return hashlib.sha256(repr(sizes).encode()).hexdigest()[:16]
 
     def slot_bytes(self, layer: int) -> int:
         """Bytes of one token's keys and values in one layer, all heads."""

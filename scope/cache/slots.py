@@ -52,7 +52,7 @@ class StorageFactory(Protocol):
 
 
 class Slots:
-    """Storage in place. Starts with the prompt's kept tokens, in order of position, at the front of each row."""
+    """Storage in place. Starts with what stays of the prompt at the front of each row, the oldest first."""
 
     def __init__(self, keys: Tensor, values: Tensor, positions: Tensor, stored: list[int], room: int) -> None:
         batch, heads, width, _ = keys.shape

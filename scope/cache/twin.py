@@ -9,7 +9,7 @@ from scope.plan import Plan
 
 
 class Concatenated:
-    """Storage in order of position; each eviction copies everything that stays. Rows are filled up at the front."""
+    """Storage in order of age; each eviction copies everything that stays. Rows are filled up at the front."""
 
     def __init__(self, keys: Tensor, values: Tensor, positions: Tensor, stored: list[int], room: int) -> None:
         self.keys, self.values, self.positions, self.stored = keys, values, positions.int(), list(stored)
@@ -32,8 +32,7 @@ class Concatenated:
         empty = torch.ones_like(kept, dtype=torch.bool)
         for b in range(batch):
             for h in range(heads):
-                held = [(p, slot) for slot, p in enumerate(self.positions[b, h].tolist()) if p >= 0]
-                order = [slot for _, slot in sorted(held)]
+                order = [slot for slot, position in enumerate(self.positions[b, h].tolist()) if position >= 0]
                 plan = plans[b]
                 stay = order if plan is None else choose(order, plan, None if scores is None else scores[b, h])
                 kept[b, h, : len(stay)] = torch.tensor(stay)

@@ -1,14 +1,45 @@
 """discontinuous: adaptive, but evicting only now and then (SCOPE, section 4.2)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 from scope.decoding.adaptive import Adaptive
+from scope.errors import check_choice
+from scope.plan import View
 
 
 @dataclass(frozen=True, kw_only=True)
 class Discontinuous(Adaptive):
-    """Adaptive's size, restored every `delta` steps only; in between the region grows by up to delta slots."""
+    """Adaptive's size, restored every `delta` steps only; in between the region grows by up to delta slots.
+
+    As the released code has it, wait="full" starts to count once the region is full, and evicts in every (delta + 1)-th
+    step from there. It counts the steps of all layers together: where a pyramid fills some later, all are late.
+    """
+
+    wait: str = "steps"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "wait", ("steps", "full"))
 
     @property
     def period(self) -> int:
-        return self.delta
+        return self.interval + (self.wait == "full")
+
+    def due(self, view: View) -> bool:
+        if self.wait == "steps":
+            return super().due(view)
+        since = [self._full_since(replace(view, layer=layer)) for layer in range(view.layers)]
+        before = sum(max(0, view.step - t) for t in since) + sum(t <= view.step for t in since[: view.layer])
+        return before // view.layers % self.period == self.interval
+
+    def _full_since(self, view: View) -> int:
+        """The first step at which that layer's region is full."""
+        missing = self.protected(view) + self.shared(view) + self.recent - view.kept - 1
+        return first_full(missing, self.interval, 0 if self.growth == "start" else self.recent, self.tokens)
+
+
+@cache
+def first_full(missing: int, interval: int, start: int, tokens: int) -> int:
+    """The first step t with t - floor(max(0, t - start) / interval) >= missing; `tokens` if there is none before."""
+    return next((t for t in range(tokens) if t - max(0, t - start) // interval >= missing), tokens)

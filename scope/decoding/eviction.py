@@ -35,18 +35,21 @@ class Eviction:
     or everything (`protect="nothing"`; its size is then C + D). A subclass changes a default, the score, or how the
     size grows with the step. The score of the bare rule is age.
 
-    budget: D in slots; recent: how many of them are always the newest.
+    budget: D in slots; recent: how many of them are always the newest. boundary: what counts as left by the prefill,
+    the slots that were `kept`, or the first C (`budget`) even where fewer or more were, as the released code has it.
     Raises SettingError or CombinationError for values that cannot be.
     """
 
     budget: int
     recent: int
     protect: str = "prompt"
+    boundary: str = "kept"
 
     def __post_init__(self) -> None:
         check_count(self, "budget", low=1)
         check_count(self, "recent", low=1)
         check_choice(self, "protect", ("prompt", "nothing"))
+        check_choice(self, "boundary", ("kept", "budget"))
         if self.recent > self.budget:
             raise CombinationError(self, "recent", self.recent, f"at most the decoding budget, {self.budget}")
 
@@ -65,14 +68,22 @@ class Eviction:
 
     def shared(self, view: View) -> int:
         """What the region holds beside D: the prefill's C where the prompt is not protected."""
-        return 0 if self.protect == "prompt" else view.capacity
+        if self.protect == "prompt":
+            return 0
+        return view.capacity if self.boundary == "kept" else view.budget
 
     def protected(self, view: View) -> int:
-        return view.prefilled if self.protect == "prompt" else 0
+        if self.protect == "nothing":
+            return 0
+        return view.kept if self.boundary == "kept" else view.budget
+
+    def due(self, view: View) -> bool:
+        """Whether this step may evict."""
+        return view.step % self.period == 0
 
     def plan(self, view: View) -> Plan | None:
         head, size = self.protected(view), self.shared(view) + self.decoded(view)
-        if view.step % self.period or view.stored - head <= size:
+        if view.stored - head <= size or not self.due(view):
             return None
         return self.cut(head, size)
 
@@ -81,7 +92,7 @@ class Eviction:
         return Plan(head=head, best=size - self.recent, tail=self.recent)
 
     def most(self, view: View) -> int | None:
-        return self.protected(view) + self.shared(view) + self.limit(view) + self.period
+        return max(view.kept, self.protected(view) + self.shared(view) + self.limit(view)) + self.period
 
     def score(self, attention: Attention) -> Tensor:
         return scores.age(attention)

@@ -1,12 +1,12 @@
 """The rule that every prefill method shares: how many slots of the prompt stay, and which are beyond question."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
 
 from scope import scores
-from scope.errors import CombinationError, SettingError, check_count
+from scope.errors import CombinationError, SettingError, check_choice, check_count
 from scope.plan import Plan, View, pyramid
 from scope.scores import Attention
 
@@ -14,8 +14,12 @@ from scope.scores import Attention
 class PrefillMethod(Protocol):
     """Decides once, after the prompt's own attention, what of the prompt stays (one row of one layer at a time)."""
 
+    def slots(self, prompt: int) -> int:
+        """C: the budget for a prompt of that many tokens, as a count."""
+        ...
+
     def capacity(self, view: View) -> int:
-        """C: the most slots this method leaves in this layer."""
+        """The most slots this method leaves in this layer: C, but for a budget that differs from layer to layer."""
         ...
 
     def plan(self, view: View) -> Plan | None:
@@ -83,18 +87,34 @@ class Windowed(Budget):
 class Pyramid(Windowed):
     """The same budget on average, spread over the layers: more in the first, less in the last.
 
-    `beta` says how little the last layer gets: (C - window) / beta.
+    `beta` says how little the last layer gets: (C - window) / beta. `short`: what becomes of the pyramid over a prompt
+    shorter than twice the budget (P < 2 (C - window)): `clip` bounds the first layer by the prompt and raises the last;
+    `flat` gives all layers the same, as the released code does. `order`: how the slots lie that stay, by `position`, or
+    the best by `score`, as in the released code, where it decides which of them a decoding strategy finds first.
     """
 
     beta: int = 20
+    short: str = "clip"
+    order: str = "position"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count(self, "beta", low=1)
+        check_choice(self, "short", ("clip", "flat"))
+        check_choice(self, "order", ("position", "score"))
+
+    def flat(self, prompt: int) -> bool:
+        """Whether all layers get the same for a prompt of that length."""
+        slots = self.slots(prompt)
+        return prompt <= slots or (self.short == "flat" and prompt < 2 * (slots - self.window))
 
     def capacity(self, view: View) -> int:
         slots = self.slots(view.prompt)
-        if view.prompt <= slots:
+        if self.flat(view.prompt):
             return slots
         mean, most = slots - self.window, view.prompt - self.window
         return self.window + pyramid(view.layer, view.layers, mean, most, self.beta)
+
+    def plan(self, view: View) -> Plan | None:
+        plan = super().plan(view)
+        return replace(plan, ranked=self.order == "score") if plan else None

@@ -13,6 +13,9 @@ from scope.scores import Attention
 class Full:
     """No compression of the prompt."""
 
+    def slots(self, prompt: int) -> int:
+        return prompt
+
     def capacity(self, view: View) -> int:
         return view.prompt
 

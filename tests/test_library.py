@@ -1,0 +1,356 @@
+"""scope as a library: no Hydra, transformers' own `generate` over a stock-loaded model with a compressed cache.
+
+Oracles: scope's engine (its own oracles are in test_generate.py and test_policies.py) token for token; transformers
+without our cache, bit for bit or token for token, where nothing is to be evicted; what the README says, run as it is.
+"""
+
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import torch
+from test_cache import DECODING, PREFILL
+from tiny_models import FAMILIES, WORDS, random_prompts, tiny
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TextIteratorStreamer,
+    TextStreamer,
+)
+
+from scope.cache import CompressedCache
+from scope.decoding import DecodingStrategy, Slide
+from scope.errors import ScopeError
+from scope.generate import Prompt, generate
+from scope.models import EMBEDDED, ModelSource, load
+from scope.prefill import PrefillMethod, SnapKV
+from scope.tasks import Arithmetic
+
+ROOT = Path(__file__).parents[1]
+TOKENS = 40
+TIGHT: tuple[PrefillMethod, DecodingStrategy] = (SnapKV(48, 8), Slide(16, 8))
+LOOSE: tuple[PrefillMethod, DecodingStrategy] = (SnapKV(4000, 8), Slide(4000, 8))
+
+
+def stock() -> PreTrainedModel:
+    """Loaded as anyone would; double precision, so that no two tokens are too close to call."""
+    model = AutoModelForCausalLM.from_pretrained(str(EMBEDDED), dtype=torch.float64)
+    assert model.config._attn_implementation == "sdpa"
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(str(EMBEDDED), padding_side="left")
+
+
+def texts() -> list[str]:
+    """Three prompts of different lengths."""
+    return [Arithmetic(questions=n, prompts=1).samples()[0].prompt for n in (6, 4, 9)]
+
+
+def encoded(tokenizer: PreTrainedTokenizerBase, some: Sequence[str]) -> dict[str, Tensor]:
+    batch = tokenizer(list(some), return_tensors="pt", padding=True)
+    return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+
+
+def compressed(
+    model: PreTrainedModel, pair: tuple[PrefillMethod, DecodingStrategy] = TIGHT, **more: Any
+) -> CompressedCache:
+    return CompressedCache(model.config, prefill=pair[0], decode=pair[1], **more)
+
+
+def written(model: PreTrainedModel, inputs: dict[str, Tensor], cache: CompressedCache | None, **settings: Any) -> list:
+    settings = {"max_new_tokens": TOKENS, "do_sample": False, **settings}
+    if cache is not None:
+        settings["past_key_values"] = cache
+    return model.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :].tolist()
+
+
+def engines(tokenizer: PreTrainedTokenizerBase, some: Sequence[str], **more: Any) -> list[list[int]]:
+    """What scope's engine writes with the tight pair."""
+    model = load(ModelSource(device="cpu")).model
+    double = copy.deepcopy(model).double()
+    prompts = [Prompt(f"p{i}", tuple(tokenizer(text).input_ids)) for i, text in enumerate(some)]
+    return [list(row.tokens) for row in generate(double, tokenizer, prompts, *TIGHT, TOKENS, **more)]
+
+
+def until_eos(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    end = tokenizer.eos_token_id
+    return tokens[: tokens.index(end) + 1] if end in tokens else tokens
+
+
+# the tokens of our engine
+
+
+@pytest.mark.parametrize("granularity", ["kv_head", "query_head"])
+@pytest.mark.parametrize("rows", [slice(0, 1), slice(0, 3)], ids=["alone", "left-padded"])
+def test_greedy_writes_what_the_engine_writes(
+    rows: slice, granularity: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    model, some = stock(), texts()[rows]
+    cache = compressed(model, granularity=granularity)
+    tokens = written(model, encoded(tokenizer, some), cache)
+    expected = engines(tokenizer, some, granularity=granularity)
+    assert [until_eos(row, tokenizer) for row in tokens] == expected
+    assert expected != written(stock(), encoded(tokenizer, some), None)  # compression does show
+    assert cache.positions(0).shape[1] == (8 if granularity == "query_head" else 4)
+    assert all(len(row) == TOKENS for row in expected)
+    assert cache.slots(0, TOKENS - 1) == [48 + 16] * 3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("method", "strategy"), [("snapkv", "slide"), ("pyramidkv", "discontinuous"), ("h2o", "h2o")])
+def test_every_family_is_driven_by_transformers(family: str, method: str, strategy: str) -> None:
+    """A stock model of each family, adopted when the cache is made for it."""
+    model = copy.deepcopy(tiny(family, "sdpa"))
+    pair, prompts, tokens = (PREFILL[method], DECODING[strategy]), random_prompts(30, 9, 21), 24
+    longest = max(len(prompt.tokens) for prompt in prompts)
+    padding = [longest - len(prompt.tokens) for prompt in prompts]
+    inputs = {
+        "input_ids": torch.tensor([[0] * n + list(p.tokens) for n, p in zip(padding, prompts, strict=True)]),
+        "attention_mask": torch.tensor([[0] * n + [1] * (longest - n) for n in padding]),
+    }
+    expected = [list(row.tokens) for row in generate(tiny(family), WORDS, prompts, *pair, tokens)]
+    assert written(model, inputs, compressed(model, pair), max_new_tokens=tokens) == expected
+    assert written(copy.deepcopy(tiny(family, "sdpa")), inputs, None, max_new_tokens=tokens) != expected
+
+
+@pytest.mark.parametrize("rows", [slice(0, 1), slice(0, 3)], ids=["alone", "left-padded"])
+def test_sampling_draws_as_transformers_does_while_nothing_is_evicted(
+    rows: slice, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    inputs, hot = encoded(tokenizer, texts()[rows]), {"do_sample": True, "temperature": 6.0, "top_k": 40}
+    plain, ours = stock(), stock()
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        expected = written(plain, inputs, None, **hot)
+        torch.manual_seed(3)
+        assert written(ours, inputs, compressed(ours, LOOSE), **hot) == expected
+        torch.manual_seed(4)
+        assert written(ours, inputs, compressed(ours, LOOSE), **hot) != expected
+        torch.manual_seed(3)
+        cache = compressed(ours)
+        drawn = written(ours, inputs, cache, num_return_sequences=2, **hot)
+    assert drawn[0] != drawn[1]
+    assert len(drawn) == 2 * len(inputs["input_ids"])
+    assert all(n <= 48 + 16 for row in range(len(drawn)) for n in cache.slots(row, 1))
+
+
+def test_streamers_tell_the_same(tokenizer: PreTrainedTokenizerBase, capsys: pytest.CaptureFixture[str]) -> None:
+    some = texts()[:1]
+    text = tokenizer.decode(engines(tokenizer, some)[0], skip_special_tokens=True)
+    model = stock()
+    written(
+        model,
+        encoded(tokenizer, some),
+        compressed(model),
+        streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True),
+    )
+    assert capsys.readouterr().out.strip() == text.strip() != ""
+
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=60)
+    given = (model, encoded(tokenizer, some), compressed(model))
+    thread = Thread(target=written, args=given, kwargs={"streamer": streamer})
+    thread.start()
+    pieces = list(streamer)
+    thread.join()
+    assert "".join(pieces).strip() == text.strip()
+    assert len(pieces) > 5
+
+
+def test_going_on_is_one_generation(tokenizer: PreTrainedTokenizerBase) -> None:
+    """The tokens so far, and nothing new: the cache goes on where it was."""
+    model, inputs = stock(), encoded(tokenizer, texts()[:1])
+    once = written(model, inputs, compressed(model))
+    cache = compressed(model)
+    half = model.generate(**inputs, past_key_values=cache, max_new_tokens=TOKENS // 2, do_sample=False)
+    whole = model.generate(half, past_key_values=cache, max_new_tokens=TOKENS // 2, do_sample=False)
+    assert whole[:, inputs["input_ids"].shape[1] :].tolist() == once
+
+
+# what eviction cannot support
+
+
+def again(model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
+    cache = compressed(model)
+    so_far = model.generate(**inputs, past_key_values=cache, max_new_tokens=4, do_sample=False)
+    model.generate(torch.cat([so_far, inputs["input_ids"]], 1), past_key_values=cache, max_new_tokens=4)
+
+
+def after_a_prompt(act: Callable[[CompressedCache], object]) -> Callable[[PreTrainedModel, dict[str, Tensor]], None]:
+    def run(model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
+        cache = compressed(model)
+        written(model, inputs, cache, max_new_tokens=3)
+        act(cache)
+
+    return run
+
+
+def assisted(model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
+    written(model, inputs, compressed(model), assistant_model=stock())
+
+
+REFUSED: dict[str, tuple[Callable[[PreTrainedModel, dict[str, Tensor]], Any], str]] = {
+    "beams": (lambda model, inputs: written(model, inputs, compressed(model), num_beams=2), "beam search"),
+    "prompt lookup": (
+        lambda model, inputs: written(model, inputs, compressed(model), prompt_lookup_num_tokens=3),
+        "assisted decoding",
+    ),
+    "assistant": (assisted, "assisted decoding"),
+    "second turn": (again, "one prompt"),
+    "prefill in chunks": (
+        lambda model, inputs: written(model, inputs, compressed(model), prefill_chunk_size=16),
+        "chunk",
+    ),
+    "crop": (after_a_prompt(lambda cache: cache.crop(-1)), "rolled back"),
+    "reset": (after_a_prompt(lambda cache: cache.reset()), "new one"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_is_one_line(case: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    ask, why = REFUSED[case]
+    with pytest.raises(ScopeError, match=why) as refused:
+        ask(stock(), encoded(tokenizer, texts()[:1]))
+    assert "\n" not in str(refused.value)
+
+
+# transformers stays as it is
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_an_adopted_model_without_our_cache_is_a_stock_one(attention: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    def logits_of(model: PreTrainedModel) -> list[Tensor]:
+        """A padded prompt, then two steps over transformers' own cache."""
+        cache, inputs = DynamicCache(config=model.config), encoded(tokenizer, texts())
+        mask, out = inputs["attention_mask"], []
+        ids = inputs["input_ids"]
+        for _ in range(3):
+            out.append(model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True).logits)
+            ids = out[-1][:, -1:].argmax(-1)
+            mask = torch.cat([mask, torch.ones_like(ids)], 1)
+        return out
+
+    def fresh() -> PreTrainedModel:
+        model = AutoModelForCausalLM.from_pretrained(str(EMBEDDED), dtype=torch.float32, attn_implementation=attention)
+        return model.eval()
+
+    plain, adopted = fresh(), fresh()
+    written(adopted, encoded(tokenizer, texts()), compressed(adopted), max_new_tokens=3)
+    assert adopted.config._attn_implementation == f"scope_{attention}"
+    for ours, theirs in zip(logits_of(adopted), logits_of(plain), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+IMPORTS = """
+import json, sys
+import transformers
+from transformers import AutoModelForCausalLM, Cache, DynamicCache, GenerationMixin, PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS as masks
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as attentions
+from transformers.models.gemma3 import modeling_gemma3
+from transformers.models.llama import modeling_llama
+from transformers.models.mistral import modeling_mistral
+from transformers.models.qwen3 import modeling_qwen3
+
+def look():
+    owners = [Cache, DynamicCache, GenerationMixin, PreTrainedModel, AutoModelForCausalLM]
+    for module in (modeling_gemma3, modeling_llama, modeling_mistral, modeling_qwen3):
+        owners += [x for x in vars(module).values() if isinstance(x, type) and x.__module__ == module.__name__]
+        owners.append(module)
+    seen = {(id(o), name): id(x) for o in owners for name, x in vars(o).items() if callable(x)}
+    tables = {f"{kind} {name}": id(table[name]) for kind, table in (("attention", attentions), ("mask", masks))
+              for name in table.keys()}
+    return seen, tables
+
+before, tables = look()
+import scope, scope.attention, scope.cache, scope.generate, scope.models, scope.prefill, scope.decoding
+after, more = look()
+print(json.dumps({
+    "looked at": len(before),
+    "changed": [name for key, x in before.items() if after.get(key) != x for name in [key[1]]],
+    "added": len(set(after) - set(before)),
+    "replaced": [name for name in tables if more[name] != tables[name]],
+    "registered": sorted(set(more) - set(tables)),
+    "imported": sorted({name.partition(".")[0] for name in sys.modules} & {"hydra", "omegaconf", "wandb", "pandas"}),
+}))
+"""
+
+
+def python(code: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run it as a user would, in the repository's root."""
+    settings = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, *options, "-c", code]
+    return subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=120)
+
+
+def test_importing_scope_patches_nothing_and_needs_no_hydra() -> None:
+    done = python(IMPORTS)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said.pop("looked at") > 100
+    names = [f"scope_{name}" for name in ("eager", "flash_attention_2", "sdpa")]
+    assert said == {
+        "changed": [],
+        "added": 0,
+        "replaced": [],
+        "registered": [f"{kind} {name}" for kind in ("attention", "mask") for name in names],
+        "imported": [],
+    }
+
+
+# the README
+
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+KNORM = "class KNorm"
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if KNORM not in block])
+def test_what_the_readme_shows_runs(block: str) -> None:
+    done = python(block, "-W", "error::SyntaxWarning")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_the_readmes_own_method_keeps_the_lowest_key_norms() -> None:
+    from dataclasses import dataclass
+
+    from scope.prefill.budget import Windowed
+    from scope.scores import Attention
+
+    (block,) = (block for block in BLOCKS if KNORM in block)
+    names: dict[str, Any] = {"dataclass": dataclass, "Windowed": Windowed, "Attention": Attention, "Tensor": Tensor}
+    exec(block, names)
+    budget, window = 12, 4
+    (prompt,) = random_prompts(30)
+    kept: list[Tensor] = []
+    generate(
+        tiny(),
+        WORDS,
+        [prompt],
+        names["KNorm"](budget, window),
+        DECODING["none"],
+        1,
+        observe=lambda cache: kept.extend(cache.positions(layer)[0] for layer in range(len(cache.layers))),
+    )
+    whole = DynamicCache(config=tiny("llama", "sdpa").config)
+    with torch.inference_mode():
+        tiny("llama", "sdpa")(torch.tensor([prompt.tokens]), past_key_values=whole, use_cache=True)
+    for layer, positions in zip(whole.layers, kept, strict=True):
+        for norms, slots in zip(layer.keys[0].norm(dim=-1).tolist(), positions.tolist(), strict=True):
+            lowest = sorted(range(26), key=lambda slot: norms[slot])[: budget - window]
+            assert sorted(slots) == [*sorted(lowest), *range(26, 30)]
