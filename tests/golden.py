@@ -166,8 +166,8 @@ def compare(
             selects = not np.isnan(margin)
             decidable = not selects or margin >= LEAST_SCORE_MARGIN
             different = next(differences(dropped[layer], forward, heads), None)
-            verdict.decidable += selects and decidable
-            verdict.equal += selects and decidable and different is None
+            verdict.decidable += int(selects and decidable)
+            verdict.equal += int(selects and decidable and different is None)
             if selects and not decidable:
                 verdict.undecidable.append(f"forward {forward} layer {layer}: score margin {margin:.1e}")
             if different:
