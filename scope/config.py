@@ -12,7 +12,7 @@ from scope.tracking import Tracker
 
 NAME = re.compile(r"\w[\w.-]{0,99}")
 GROUPS = ("model", "method", "decoding", "budget", "task", "fidelity", "tracking")
-KEYS = {*GROUPS, "sampling", "name", "output", "seed", "batch_size"}
+KEYS = {*GROUPS, "sampling", "name", "output", "seed", "attention", "batch_size"}
 
 
 @dataclass(frozen=True)
