@@ -8,6 +8,7 @@ cache's slots as they lie, key/value heads not repeated, and its probabilities a
 import sys
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,9 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 
 from scope.errors import ScopeError
 
-BACKENDS = ("sdpa", "eager", "flash_attention_2")
+# Backend -> our name for it. A name with "flash" in it would be looked for among transformers' own kernels.
+NAMES = {"sdpa": "scope_sdpa", "eager": "scope_eager", "flash_attention_2": "scope_fa2"}
+BACKENDS = tuple(NAMES)
 
 
 def implementation(backend: str) -> str:
@@ -28,7 +31,7 @@ def implementation(backend: str) -> str:
     """
     if backend == "flash_attention_2" and not is_flash_attn_2_available():
         raise ScopeError("attention=flash_attention_2 needs a GPU and flash-attn: pip install 'scope-kv[flash]'")
-    return f"scope_{backend}"
+    return NAMES[backend]
 
 
 def adopt(config: PretrainedConfig) -> None:
@@ -39,7 +42,7 @@ def adopt(config: PretrainedConfig) -> None:
     found = config._attn_implementation
     if found in BACKENDS:
         config._attn_implementation = implementation(found)
-    elif found not in (f"scope_{name}" for name in BACKENDS):
+    elif found not in NAMES.values():
         raise ScopeError(f"attn_implementation={found}: must be one of {', '.join(BACKENDS)} for a compressed cache")
 
 
@@ -81,6 +84,8 @@ def _attend(
         layer.evict(query, probabilities, scaling, sliding_window)
         return output, None
     attend = _backend(backend, module)
+    if backend == "flash_attention_2":  # it reads its own name in the module's configuration
+        module = _Instead(module, config=_Instead(module.config, _attn_implementation=backend))  # type: ignore[assignment]
     output, weights = attend(
         module,
         query,
@@ -95,6 +100,16 @@ def _attend(
     if layer is not None:
         layer.compress(query, key, value, _padding(attention_mask), scaling, sliding_window)
     return output, weights
+
+
+class _Instead:
+    """An object that is another one but for some attributes."""
+
+    def __init__(self, other: object, **attributes: object) -> None:
+        self.__dict__ |= {"_other": other, **attributes}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._other, name)
 
 
 def _backend(name: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
@@ -128,6 +143,6 @@ def _mask(
     return make(batch_size=batch_size, q_length=q_length, kv_length=kv_length, q_offset=q_offset, **kwargs)
 
 
-for _name in BACKENDS:
-    AttentionInterface.register(f"scope_{_name}", partial(_attend, _name))
-    AttentionMaskInterface.register(f"scope_{_name}", partial(_mask, _name))
+for _backend_name, _name in NAMES.items():
+    AttentionInterface.register(_name, partial(_attend, _backend_name))
+    AttentionMaskInterface.register(_name, partial(_mask, _backend_name))

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import DIM, FAMILIES, HEADS, LAYERS, WORDS, Trace, random_prompts, tiny
+from tiny_models import DIM, FAMILIES, HEADS, LAYERS, SCOPE, WORDS, Trace, random_prompts, tiny
+from torch import Tensor
 
 from scope import decoding, prefill
 from scope.attention import implementation
@@ -309,6 +310,30 @@ def test_seconds_are_the_rows_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seconds == sorted(set(seconds))
     assert len({row.prefill_seconds for row in rows}) == 1
     assert rows[0].prefill_seconds > 0
+
+
+# flash attention, with a stand-in for the kernel
+
+
+def test_flash_attention_is_called_under_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **more: Any) -> Tensor:
+        """What transformers asks of flash-attn, in plain torch: [B, S, H, D], the mask [B, S] of real tokens."""
+        assert more["attn_implementation"] == "flash_attention_2"
+        query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+        key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], 1) for x in (key, value))
+        seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()
+        if mask is not None:
+            seen = (seen & mask.bool()[:, None, None]) | torch.eye(len(seen), dtype=torch.bool)
+        out = torch.nn.functional.scaled_dot_product_attention(query, key, value, seen, scale=more["softmax_scale"])
+        return out.transpose(1, 2)
+
+    monkeypatch.setattr("transformers.integrations.flash_attention._flash_attention_forward", kernel)
+    monkeypatch.setattr("scope.attention.is_flash_attn_2_available", lambda: True)
+    flash = copy.deepcopy(tiny("llama", SCOPE))
+    flash.set_attn_implementation(implementation("flash_attention_2"))
+    prompts = random_prompts(*LENGTHS)
+    made = generate(flash, WORDS, prompts, SNAPKV, SLIDE, TOKENS)
+    assert timeless(made) == timeless(answers(prompts, (SNAPKV, SLIDE)))
 
 
 # refusals
