@@ -37,6 +37,8 @@ def main(cfg: DictConfig) -> str:
     alone = hydra_cfg.mode != RunMode.MULTIRUN
     console = Console()
     try:
+        if alone and hydra_cfg.sweeper.get("params"):
+            raise ConfigError(f"experiment={hydra_cfg.runtime.choices.get('experiment')}: is a sweep: add -m")
         job = build(cfg, hydra_cfg.runtime.choices)
         folder = run(job.experiment, job.tracker, job.output, console)
     except ScopeError as error:
@@ -67,7 +69,10 @@ def explain(error: Exception) -> str:
     if isinstance(error, ConfigCompositionException):
         if refused := re.match(r"Could not override '([^']+)'", message):
             key = refused[1].lstrip("+~")
-            return f"{key}: no such key{nearest(key, keys(), '')}"
+            known = keys()
+            if key in known:
+                return f"{key}: the option taken here has no such key"
+            return f"{key}: no such key{nearest(key, known, '')}"
         if several := re.match(r"Ambiguous value for argument '([^']+)'", message):
             return f"{several[1]}: several values are a sweep: add -m"
         return " ".join(f"{message} {error.__cause__ or ''}".split())
@@ -75,7 +80,7 @@ def explain(error: Exception) -> str:
 
 
 def nearest(name: str, valid: list[str], prefix: str) -> str:
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
     return f"; did you mean {prefix}{close[0]}?" if close else ""
 
 

@@ -13,7 +13,7 @@ from analysis.statistics import UNKNOWN, Interval, clustered_proportion, paired_
 
 ACCURACY = ("accuracy_percent", "accuracy_low_percent", "accuracy_high_percent")
 LOST = ("points_lost", "points_lost_low", "points_lost_high")
-IDENTITY = ("experiment", "run", "model", "task", "method", "decoding", "budget")
+IDENTITY = ("experiment", "run", "model", "task", "method", "decoding", "budget", "fidelity")
 MEASURES = (
     "compressed",
     "prompts",
@@ -35,7 +35,7 @@ MEASURES = (
 `prompts` counts the answered ones and `questions` theirs. `points_lost` is the accuracy of the uncompressed run minus
 that of this one in percentage points, so positive is worse; it is the mean over `paired_prompts`, the prompts that both
 answered, each with the same weight. `missing_percent`: questions without an answer. `kept_percent`: cache slots at the
-end, of those of an uncompressed cache. `cache_mib`: mean bytes of one sequence's cache in 2^20; `cache_percent`: of
+end, of its own tokens. `cache_mib`: mean bytes of one sequence's cache in 2^20; `cache_percent`: of
 the bytes of the full one. `tokens_per_second`: all tokens generated over the decoding time of all batches.
 """
 
@@ -137,7 +137,7 @@ def _row(run: Run, baseline: Run | None, same: Sequence[Run]) -> dict[str, Any]:
         "missing_percent": 100 * _ratio(sum(s.missing for s in samples), sum(answered)),
         "kept_percent": 100 * _ratio(sum(sum(s.slots_kept) for s in samples), sum(s.slots_full for s in samples)),
         "cache_mib": _ratio(cache_bytes, len(samples)) / 2**20,
-        "cache_percent": 100 * _ratio(cache_bytes, sum(s.full_cache_bytes for s in samples)),
+        "cache_percent": 100 * _cache_share(run, baseline),
         "tokens_per_second": _ratio(sum(s.generated_tokens for s in samples), _decoding_seconds(samples)),
         "notes": "; ".join(_notes(run, baseline, paired, same)),
     }
@@ -161,6 +161,18 @@ def _lost(run: Run, baseline: Run | None) -> tuple[Interval, int]:
     return paired_difference([float(before - after) for before, after in both]), len(both)
 
 
+def _cache_share(run: Run, baseline: Run | None) -> float:
+    """Bytes of the cache, of what the uncompressed run needed for the same prompts.
+
+    Without such a run, of what this one's own texts would have needed: a method that stops early then looks larger.
+    """
+    full = {s.name: s.full_cache_bytes for s in (baseline.samples if baseline else ())}
+    common = [s for s in run.samples if s.name in full] if full else []
+    if common:
+        return _ratio(sum(s.cache_bytes for s in common), sum(full[s.name] for s in common))
+    return _ratio(sum(s.cache_bytes for s in run.samples), sum(s.full_cache_bytes for s in run.samples))
+
+
 def _decoding_seconds(samples: Sequence[Sample]) -> float:
     """The time of all batches one after the other; a batch lasts as long as its longest row."""
     longest: dict[tuple[int, float], float] = {}
@@ -177,6 +189,9 @@ def _notes(run: Run, baseline: Run | None, paired: int, same: Sequence[Run]) -> 
     if run.failed:
         yield f"failed: {len(run.failed)} of {recorded}"
     yield from run.notes
+    cut = sum(sample.finish == "length" for sample in run.samples)
+    if cut:
+        yield f"cut at the most tokens: {cut} of {answered} prompts"
     if answered == 1:
         yield "one prompt: no interval"
     if run.compresses_prefill:

@@ -32,6 +32,7 @@ class Sample:
     name: str
     prompt_tokens: int
     generated_tokens: int
+    finish: str
     expected: tuple[str, ...]
     correct: tuple[bool, ...]
     missing: int
@@ -164,6 +165,7 @@ def _sample(folder: Path, record: Mapping[str, Any]) -> Sample:
             name=record["sample"],
             prompt_tokens=record["prompt_tokens"],
             generated_tokens=record["generated_tokens"],
+            finish=record["finish"],
             expected=tuple(question["expected"] for question in questions),
             correct=tuple(question["correct"] for question in questions),
             missing=sum(question["found"] is None for question in questions),

@@ -32,6 +32,8 @@ class View:
 def make_view(frame: pd.DataFrame) -> View:
     keys = _keys(frame)
     constant = [f"{part} {frame[part].iloc[0]}" for part in ("model", "task") if part not in keys]
+    if set(frame["fidelity"]) - {"", "paper"} and "fidelity" not in keys:
+        constant.append(f"fidelity {', '.join(frame['fidelity'].unique())}")
     unit, scale = ("KiB", 1024) if frame["cache_mib"].max() < 1 else ("MiB", 1)
     quality = {
         "prompts": [_count(*counts) for counts in zip(frame["prompts"], frame["planned_prompts"], strict=True)],

@@ -74,7 +74,7 @@ def _make(cfg: Any, name: str) -> Any:
         if isinstance(cause, SettingError):
             kind = ImpossibleError if isinstance(cause, CombinationError) else ConfigError
             raise kind(cause.describe(_key(cfg, name, cause.field))) from error
-        reason = str(cause or error).strip().splitlines()[0]
+        reason = " ".join(str(cause or error).split())
         raise ConfigError(f"{name}: {reason}") from error
 
 

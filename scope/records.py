@@ -4,8 +4,10 @@ Lines are appended whole and flushed, so that a killed run loses at most the bat
 finds what is there and goes on. A run is recognised by its identity: a hash of everything that changes an answer.
 """
 
+import fcntl
 import hashlib
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -58,9 +60,12 @@ class Records:
         self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            self._file = (folder / RECORDS).open("a")
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until the file is closed
             self._claim(config, manifest)
             self._set_aside_torn_line()
-            self._file = (folder / RECORDS).open("a")
+        except BlockingIOError as error:
+            raise ScopeError(f"{folder}: another process is writing this run") from error
         except OSError as error:
             raise ScopeError(f"{folder}: cannot be written: {error.strerror or error}") from error
         self.done = {record["sample"]: record for record in read(folder)}
@@ -71,8 +76,8 @@ class Records:
             there = json.loads(path.read_text())
             if there["identity"] != manifest["identity"]:
                 raise ScopeError(f"{self.folder} holds another run ({there['identity'][:8]}): choose another name")
-            if there.get("samples") == manifest.get("samples"):
-                return
+            if there["samples"] >= manifest["samples"] and (self.folder / CONFIG).exists():
+                return  # as many samples or more are planned already
         write_whole(self.folder / CONFIG, config)
         write_whole(path, json.dumps(dict(manifest), indent=2) + "\n")
 
@@ -103,12 +108,18 @@ class Records:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """A run's records, but for a last line that was torn."""
+    """A run's records, but for a last line that was torn; a line that cannot be read is passed over with a warning."""
     path = folder / RECORDS
     if not path.exists():
         return []
-    *whole, _torn = path.read_text().split("\n")
-    return [json.loads(line) for line in whole]
+    *whole, _torn = path.read_text(errors="replace").split("\n")
+    found = []
+    for number, line in enumerate(whole, start=1):
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            logging.getLogger(__name__).warning("%s:%d cannot be read: its sample is answered again", path, number)
+    return found
 
 
 def surroundings() -> dict[str, Any]:

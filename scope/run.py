@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,28 +79,28 @@ def run(experiment: Experiment, tracker: Tracker, output: Path, console: Console
         "run": folder.name,
         "seed": experiment.sampling.seed,
         "labels": dict(experiment.labels),
-        "settings": experiment.settings(),
+        "settings": experiment.settings(limits=False),
         "samples": len(samples),
         **records.surroundings(),
     }
     done = {record["sample"] for record in records.read(folder)}
     todo = [(i, sample) for i, sample in enumerate(samples) if sample.name not in done]
     loaded = models.load(experiment.model) if todo else None  # before the folder: a model that is not there leaves none
-    kept = Records(folder, as_yaml(experiment.config), manifest)
     title = " + ".join(experiment.labels[key] for key in ("method", "decoding") if key in experiment.labels)
-    if loaded:
-        tracker.start(RunInfo(output.name, folder.name, manifest["identity"], folder, dict(experiment.config)))
-        try:
-            with Progress(title, len(todo), experiment.task.max_new_tokens, console) as progress:
-                for batch in chunks(todo, experiment.batch_size):
-                    lines = run_batch(experiment, loaded, batch, progress)
-                    kept.append(lines)
-                    progress.finish(lines)
-                    tracker.log(running(list(kept.done.values()), lines))
-        finally:
-            tracker.finish(summary(list(kept.done.values())), [sample_row(line) for line in kept.done.values()])
-    kept.close()
-    found = summary([kept.done[s.name] for s in samples])
+    with closing(Records(folder, as_yaml(experiment.config), manifest)) as kept:
+        todo = [(i, sample) for i, sample in todo if sample.name not in kept.done]  # another process may have been here
+        if todo and loaded:
+            tracker.start(RunInfo(output.name, folder.name, manifest["identity"], folder, dict(experiment.config)))
+            try:
+                with Progress(title, len(todo), experiment.task.max_new_tokens, console) as progress:
+                    for batch in chunks(todo, experiment.batch_size):
+                        lines = run_batch(experiment, loaded, batch, progress)
+                        kept.append(lines)
+                        progress.finish(lines)
+                        tracker.log(running(list(kept.done.values()), lines))
+            finally:
+                tracker.finish(summary(list(kept.done.values())), [sample_row(line) for line in kept.done.values()])
+    found = summary(list(kept.done.values()))
     again = "" if todo else " (was finished already)"
     console.print(
         f"{title}: {found['accuracy']:.1%} of {found['questions']} answers right, "
@@ -171,14 +172,14 @@ def summary(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     decode: dict[int, float] = {}
     for line in lines:
         decode[line["batch"]] = max(decode.get(line["batch"], 0.0), line["decode_seconds"])
-    fed = sum(line["generated_tokens"] - 1 for line in lines)
+    tokens = sum(line["generated_tokens"] for line in lines)
     return {
         "samples": len(lines),
         "questions": len(answers),
         "accuracy": sum(a["correct"] for a in answers) / max(1, len(answers)),
         "missing": sum(a["found"] is None for a in answers) / max(1, len(answers)),
         "cache_share": sum(r["cache_bytes"] for r in lines) / max(1, sum(r["full_cache_bytes"] for r in lines)),
-        "tokens_per_second": fed / (sum(decode.values()) or 1.0),
+        "tokens_per_second": tokens / (sum(decode.values()) or 1.0),
     }
 
 

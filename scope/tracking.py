@@ -169,7 +169,7 @@ class Wandb:
         wandb = _wandb()
         # On a terminal, `init` would ask for the missing key and wait.
         if self.mode == "online" and not wandb.login(prompt=False, verify=False):
-            raise PermissionError("no login: use `wandb login`, or set WANDB_API_KEY, or track with mode=offline")
+            raise PermissionError("no login: use `wandb login`, or set WANDB_API_KEY, or tracking.mode=offline")
         return wandb.init(
             project=self.project,
             entity=self.entity,

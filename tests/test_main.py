@@ -112,6 +112,8 @@ REFUSED = {
     "tracking=wandb tracking.mode=on": "tracking.mode=on: must be one of offline, online, disabled",
     "method=h2o,snapkv": "method=h2o,snapkv: several values are a sweep: add -m",
     "method": "method: cannot be read; write key=value, .*",
+    "experiment=demo": "experiment=demo: is a sweep: add -m",
+    "method=h2o method.kernel=5": "method.kernel: the option taken here has no such key",
     "decoding=null": "a group takes the name of an option, not null; .*",
     "+spare=1": "spare: no such key; the keys are attention, .*",
     "attention=flash": "attention=flash: must be one of sdpa, eager, flash_attention_2",

@@ -77,3 +77,31 @@ def test_surroundings_name_versions_and_hardware() -> None:
     found = records.surroundings()
     assert found["versions"]["torch"].split(".")[0].isdigit()
     assert found["hardware"]["cores"] >= 1
+
+
+def test_a_spoilt_line_in_the_middle_is_passed_over_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Records(tmp_path, "", MANIFEST).append([line("one"), line("two")])
+    path = tmp_path / "records.jsonl"
+    first, second, _ = path.read_text().split("\n")
+    path.write_text(f"{first[:20]}\n{second}\n")
+    assert set(Records(tmp_path, "", MANIFEST).done) == {"two"}
+    assert "records.jsonl:1 cannot be read" in caplog.text
+
+
+def test_a_second_writer_is_refused_until_the_first_is_done(tmp_path: Path) -> None:
+    first = Records(tmp_path, "", MANIFEST)
+    with pytest.raises(ScopeError, match="another process is writing this run"):
+        Records(tmp_path, "", MANIFEST)
+    first.close()
+    Records(tmp_path, "", MANIFEST).append([line("one")])
+
+
+def test_asking_for_fewer_samples_takes_nothing_away(tmp_path: Path) -> None:
+    Records(tmp_path, "prompts: 9", MANIFEST | {"samples": 9}).close()
+    Records(tmp_path, "prompts: 2", MANIFEST | {"samples": 2}).close()
+    assert json.loads((tmp_path / "manifest.json").read_text())["samples"] == 9
+    assert (tmp_path / "config.yaml").read_text() == "prompts: 9"
+    Records(tmp_path, "prompts: 12", MANIFEST | {"samples": 12}).close()
+    assert json.loads((tmp_path / "manifest.json").read_text())["samples"] == 12

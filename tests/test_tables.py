@@ -472,3 +472,23 @@ def test_budgets_that_made_no_difference_are_reported(tmp_path: Path) -> None:
     assert "128" in notes[64]
     assert "64" in notes[128]
     assert "same evictions" not in notes[256]
+
+
+def test_the_cache_is_held_against_the_uncompressed_run(tmp_path: Path) -> None:
+    short = [sample(i, cache_bytes=50, full_cache_bytes=60, generated_tokens=10) for i in range(3)]
+    write_run(tmp_path, "small", short)
+    assert build(tmp_path)["cache_percent"].iloc[0] == pytest.approx(100 * 50 / 60)
+    full = [sample(i, cache_bytes=100, full_cache_bytes=100) for i in range(3)]
+    write_run(tmp_path, "full", full, method="full", decoding="none", budgets=(None, None))
+    assert list(build(tmp_path)["cache_percent"]) == [100.0, 50.0]
+
+
+def test_cut_generations_are_noted(tmp_path: Path) -> None:
+    write_run(tmp_path, "run", [sample(i, finish="length" if i else "eos") for i in range(3)])
+    assert "cut at the most tokens: 2 of 3 prompts" in build(tmp_path)["notes"].iloc[0]
+
+
+def test_the_title_says_when_the_released_code_is_meant(tmp_path: Path) -> None:
+    labels = {"model": "embedded", "task": "arithmetic", "method": "snapkv", "decoding": "slide"}
+    write_run(tmp_path, "run", [sample(0), sample(1)], labels=labels | {"fidelity": "released"})
+    assert "fidelity released" in printed(build(tmp_path), 100)
