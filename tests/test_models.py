@@ -117,7 +117,7 @@ def test_a_copy_of_the_embedded_model_loads_and_runs(folder: Path) -> None:
 
 
 def hub_error(kind: type[Exception]) -> Exception:
-    request = httpx.Request("GET", f"https://huggingface.co/api/models/{HUB_ID}/auth-check")
+    request = httpx.Request("GET", f"https://hub.example/api/models/{HUB_ID}/auth-check")
     if issubclass(kind, httpx.RequestError):
         return kind("two lines\nof trouble", request=request)
     if kind is OSError:
