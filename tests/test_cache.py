@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import DIM, HEADS, LAYERS, SCOPE, WORDS, Step, random_prompts, stored, tiny
+from tiny_models import DIM, HEADS, LAYERS, SCOPE, WORDS, Step, random_prompts, stored, strategies, tiny
 from torch import Tensor
 from transformers import Cache
 
@@ -41,17 +41,7 @@ PREFILL: dict[str, PrefillMethod] = {
     "recent": prefill.Recent(C, WINDOW),
     "random": prefill.Random(C, WINDOW),
 }
-DECODING: dict[str, DecodingStrategy] = {
-    "none": decoding.KeepAll(),
-    "slide": decoding.Slide(D, RECENT),
-    "adaptive": decoding.Adaptive(D, RECENT, tokens=TOKENS),
-    "discontinuous": decoding.Discontinuous(D, RECENT, tokens=TOKENS),
-    "h2o": decoding.H2O(D, RECENT),
-    "streamingllm": decoding.StreamingLLM(D, RECENT),
-    "pyramidinfer": decoding.PyramidInfer(D, RECENT),
-    "recent": decoding.Recent(D, RECENT),
-    "random": decoding.Random(D, RECENT),
-}
+DECODING = strategies(D, RECENT, TOKENS)
 WHOLE = ("h2o", "streamingllm", "pyramidinfer")  # not protecting the prompt
 PAIRS = list(product(PREFILL, DECODING))
 every_pair = pytest.mark.parametrize(("method", "strategy"), PAIRS)

@@ -14,7 +14,19 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tiny_models import DIM, FAMILIES, GROUP, HEADS, LAYERS, SLIDING_WINDOW, WORDS, Trace, random_prompts, tiny
+from tiny_models import (
+    DIM,
+    FAMILIES,
+    GROUP,
+    HEADS,
+    LAYERS,
+    SLIDING_WINDOW,
+    WORDS,
+    Trace,
+    random_prompts,
+    strategies,
+    tiny,
+)
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -402,17 +414,8 @@ def rule_of(strategy: str, method: str, start: list[list[list[int]]], prompt: in
     return rule
 
 
-DECODING: dict[str, DecodingStrategy] = {
-    "none": decoding.KeepAll(),
-    "slide": decoding.Slide(D, RECENT),
-    "adaptive": decoding.Adaptive(D, RECENT, tokens=TOKENS),
-    "discontinuous": decoding.Discontinuous(D, RECENT, tokens=TOKENS),
-    "h2o": decoding.H2O(D, RECENT),
-    "streamingllm": decoding.StreamingLLM(D, RECENT),
-    "pyramidinfer": decoding.PyramidInfer(D, RECENT),
-    "recent": decoding.Recent(D, RECENT),
-    "slide-unprotected": decoding.Slide(D, RECENT, protect="nothing"),
-}
+DECODING = {name: strategy for name, strategy in strategies(D, RECENT, TOKENS).items() if name != "random"}
+DECODING["slide-unprotected"] = decoding.Slide(D, RECENT, protect="nothing")
 PAIRS = [
     *((method, "slide", LONG, "llama") for method in PREFILL),
     *((method, strategy, LONG, "llama") for method in ("full", "snapkv") for strategy in DECODING),

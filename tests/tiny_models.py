@@ -1,4 +1,4 @@
-"""Tiny random models, prompts and an observer for the tests. No oracle here, and no test.
+"""Tiny random models, prompts, strategies and an observer for the tests. No oracle here, and no test.
 
 The same family and seed give the same weights whatever the attention and the dtype, so that a model with scope's
 attention and a stock one can be compared. Matrices are multiplied by 4: attention is then sharp enough for evictions
@@ -23,8 +23,10 @@ from transformers import (
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from scope import decoding
 from scope.attention import implementation
 from scope.cache import CompressedCache
+from scope.decoding import DecodingStrategy
 from scope.generate import Prompt
 
 LAYERS, HEADS, GROUP, DIM, VOCABULARY = 3, 2, 2, 16, 97
@@ -106,6 +108,21 @@ def random_prompts(*lengths: int, seed: int = 1) -> list[Prompt]:
         lots = torch.Generator().manual_seed(1000 * seed + i)
         prompts.append(Prompt(f"p{i}", tuple(torch.randint(3, VOCABULARY, (length,), generator=lots).tolist())))
     return prompts
+
+
+def strategies(budget: int, recent: int, tokens: int) -> dict[str, DecodingStrategy]:
+    """Every decoding strategy under the name of its YAML."""
+    return {
+        "none": decoding.KeepAll(),
+        "slide": decoding.Slide(budget, recent),
+        "adaptive": decoding.Adaptive(budget, recent, tokens=tokens),
+        "discontinuous": decoding.Discontinuous(budget, recent, tokens=tokens),
+        "h2o": decoding.H2O(budget, recent),
+        "streamingllm": decoding.StreamingLLM(budget, recent),
+        "pyramidinfer": decoding.PyramidInfer(budget, recent),
+        "recent": decoding.Recent(budget, recent),
+        "random": decoding.Random(budget, recent),
+    }
 
 
 class Trace:
