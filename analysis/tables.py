@@ -4,7 +4,6 @@ python -m analysis.tables outputs/demo
 """
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from rich.text import Text
 from analysis.frame import build
 from analysis.view import NOTHING, about_grid, grids, make_view, one_line, show
 from scope.errors import ScopeError
+from scope.files import write_whole
 
 __all__ = ["build", "show", "write"]
 
@@ -28,17 +28,9 @@ def write(frame: pd.DataFrame, folder: str | Path) -> list[Path]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     texts = {"table.csv": frame.to_csv(index=False), "table.md": _markdown(frame), "table.tex": _latex(frame)}
-    return [_replace(folder / name, text) for name, text in texts.items()]
-
-
-def _replace(path: Path, text: str) -> Path:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return path
+    for name, text in texts.items():
+        write_whole(folder / name, text)
+    return [folder / name for name in texts]
 
 
 def _markdown(frame: pd.DataFrame) -> str:

@@ -16,6 +16,7 @@ from rich.console import Console
 from analysis.statistics import paired_difference
 from scope import records
 from scope.config import build
+from scope.files import write_whole
 from scope.run import run
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -90,7 +91,7 @@ def main() -> None:
             f"| {difference} | {bytes_ / paper_bytes:.2f}x |"
         )
         console.print(lines[-1], soft_wrap=True)
-    records.write_whole(args.output / "table.md", "\n".join(lines) + "\n")
+    write_whole(args.output / "table.md", "\n".join(lines) + "\n")
     console.print(f"written: {args.output / 'table.md'}", soft_wrap=True)
 
 

@@ -148,7 +148,7 @@ def generate(
 
     A row ends at an end-of-sequence token, at one of its stop strings or after `max_new_tokens`. `progress` is called
     after each step with the number of rows that are still writing, `observe` with the cache after the prefill and after
-    each step. Raises ScopeError where the model was not loaded with scope's attention.
+    each step. Raises ScopeError for a model whose attention scope cannot stand in for.
     """
     sampling = sampling or Sampling()
     if max_new_tokens < 1:

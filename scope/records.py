@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from scope.errors import ScopeError
+from scope.files import write_whole
 
 CONFIG, MANIFEST, RECORDS, TORN = "config.yaml", "manifest.json", "records.jsonl", "records.torn"
 PACKAGES = ("torch", "transformers", "tokenizers", "hydra-core", "omegaconf", "pandas", "wandb", "flash-attn", "triton")
@@ -41,13 +42,6 @@ def describe(settings: object, limits: bool = True) -> dict[str, Any]:
 def identity(parts: Mapping[str, Any]) -> str:
     """SHA-256 of plain data in a canonical form."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is either there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 class Records:

@@ -60,10 +60,10 @@ class Experiment:
         described: dict[str, Any] = {name: records.describe(part, limits) for name, part in self.parts.items()}
         return described | {"cache": {"granularity": self.granularity}}
 
-    def folder_name(self) -> str:
+    def folder_name(self, identity: str) -> str:
         """For people: the labels of what is compared, and enough of the identity to tell runs apart."""
         names = [self.labels[key] for key in ("model", "task", "method", "decoding") if key in self.labels]
-        return "-".join([*names, self.identity()[:8]])[:200]
+        return "-".join([*names, identity[:8]])[:200]
 
 
 def run(experiment: Experiment, tracker: Tracker, output: Path, console: Console) -> Path:
@@ -72,9 +72,10 @@ def run(experiment: Experiment, tracker: Tracker, output: Path, console: Console
     Raises ScopeError for what a user can mend.
     """
     samples = experiment.task.samples()
-    folder = output / experiment.folder_name()
+    identity = experiment.identity()
+    folder = output / experiment.folder_name(identity)
     manifest = {
-        "identity": experiment.identity(),
+        "identity": identity,
         "experiment": output.name,
         "run": folder.name,
         "seed": experiment.sampling.seed,
@@ -83,14 +84,14 @@ def run(experiment: Experiment, tracker: Tracker, output: Path, console: Console
         "samples": len(samples),
         **records.surroundings(),
     }
-    done = {record["sample"] for record in records.read(folder)}
-    todo = [(i, sample) for i, sample in enumerate(samples) if sample.name not in done]
-    loaded = models.load(experiment.model) if todo else None  # before the folder: a model that is not there leaves none
+    if not folder.exists():
+        models.load(experiment.model)  # a model that is not there leaves no folder behind
     title = " + ".join(experiment.labels[key] for key in ("method", "decoding") if key in experiment.labels)
     with closing(Records(folder, as_yaml(experiment.config), manifest)) as kept:
-        todo = [(i, sample) for i, sample in todo if sample.name not in kept.done]  # another process may have been here
-        if todo and loaded:
-            tracker.start(RunInfo(output.name, folder.name, manifest["identity"], folder, dict(experiment.config)))
+        todo = [(i, sample) for i, sample in enumerate(samples) if sample.name not in kept.done]
+        if todo:
+            loaded = models.load(experiment.model)
+            tracker.start(RunInfo(output.name, folder.name, identity, folder, dict(experiment.config)))
             try:
                 with Progress(title, len(todo), experiment.task.max_new_tokens, console) as progress:
                     for batch in chunks(todo, experiment.batch_size):

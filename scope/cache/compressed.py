@@ -9,7 +9,7 @@ from scope.attention import adopt
 from scope.cache.layer import CompressedLayer, Prompts
 from scope.cache.slots import Slots, Storage, StorageFactory
 from scope.decoding import DecodingStrategy, KeepAll
-from scope.errors import ScopeError, SettingError
+from scope.errors import ScopeError, check_choice
 from scope.prefill import Full, PrefillMethod
 
 GRANULARITIES = ("kv_head", "query_head")
@@ -36,8 +36,8 @@ class CompressedCache(Cache):
         storage: StorageFactory = Slots,
         granularity: str = "kv_head",
     ) -> None:
-        if granularity not in GRANULARITIES:
-            raise SettingError(self, "granularity", granularity, "one of " + ", ".join(GRANULARITIES))
+        self.granularity = granularity
+        check_choice(self, "granularity", GRANULARITIES)
         by_query_head = granularity == "query_head"
         text = config.get_text_config(decoder=True)
         adopt(text)
