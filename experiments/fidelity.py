@@ -5,22 +5,15 @@ prompts. Runs are recorded below outputs/fidelity and found there again; the tab
 """
 
 import argparse
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from hydra import compose, initialize_config_dir
 from rich.console import Console
 
-from analysis.statistics import paired_difference
-from scope import records
-from scope.config import build
+from experiments.measure import measure, points
 from scope.files import write_whole
-from scope.run import run
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
-SHORT = "budget.prefill=480"  # longer than most prompts
+SHORT = "budget.prefill=600"  # longer than most prompts
 
 
 @dataclass(frozen=True)
@@ -55,17 +48,6 @@ SWITCHES = (
 )
 
 
-def accuracies(overrides: list[str], output: Path) -> tuple[dict[str, float], float]:
-    """Run a configuration -> accuracy in % of each prompt, and mean bytes of a sequence's cache."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        job = build(compose("config", [*overrides, f"output={output.parent}", f"name={output.name}"]), {})
-    folder = run(job.experiment, job.tracker, job.output, Console(file=io.StringIO()))
-    names = {sample.name for sample in job.experiment.task.samples()}
-    lines = [line for line in records.read(folder) if line["sample"] in names]
-    right = {line["sample"]: 100 * float(np.mean([a["correct"] for a in line["questions"]])) for line in lines}
-    return right, float(np.mean([line["cache_bytes"] for line in lines]))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=32)
@@ -78,17 +60,14 @@ def main() -> None:
     ]
     for switch in SWITCHES:
         base = [f"method={switch.method}", f"decoding={switch.decoding}", f"task.prompts={args.prompts}", *switch.also]
-        paper, paper_bytes = accuracies(base, args.output)
-        switched, bytes_ = accuracies([*base, f"fidelity.{switch.key}={switch.value}"], args.output)
-        found = paired_difference([(switched[name] - paper[name]) / 100 for name in paper])
-        difference = f"{100 * found.estimate:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-        if switched == paper:
-            difference = "no answer differs"
+        paper = measure(base, args.output)
+        switched = measure([*base, f"fidelity.{switch.key}={switch.value}"], args.output)
+        difference = "no answer differs" if switched.marks == paper.marks else points(switched.minus(paper))
         pair = " ".join([f"{switch.method} + {switch.decoding}", *switch.also])
         lines.append(
-            f"| `{switch.key}={switch.value}` | {pair} | {np.mean(list(paper.values())):.1f} "
-            f"| {np.mean(list(switched.values())):.1f} "
-            f"| {difference} | {bytes_ / paper_bytes:.2f}x |"
+            f"| `{switch.key}={switch.value}` | {pair} | {100 * paper.accuracy.estimate:.1f} "
+            f"| {100 * switched.accuracy.estimate:.1f} | {difference} "
+            f"| {switched.cache_bytes / paper.cache_bytes:.2f}x |"
         )
         console.print(lines[-1], soft_wrap=True)
     write_whole(args.output / "table.md", "\n".join(lines) + "\n")

@@ -1,5 +1,6 @@
 """What the embedded model is trained on: batches of copies, sums, look-ups and whole documents, stage by stage."""
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from scope.tasks import language
 from scope.tasks.language import Kind, Piece
 
 INDEX = {token: i for i, token in enumerate(language.VOCABULARY)}
+LENGTHS = 32  # of a batch's rows come in multiples of this
 CONTENT = language.VOCABULARY[INDEX[language.quantity(1)] :]  # whatever a question's facts and fillers are made of
 
 
@@ -23,7 +25,7 @@ class Stage:
     mix: dict[str, float]
     copy_questions: tuple[int, int]
     document_questions: tuple[int, int] = (0, 0)
-    reference_share: float = 0.0
+    document: dict[str, float] = field(default_factory=dict)
     latest: float = 1.0
     until: list[str] = field(default_factory=list)
 
@@ -39,6 +41,26 @@ def copy(rng: random.Random, questions: int) -> list[Piece]:
     for n in rng.sample(numbers, questions):
         pieces += [(language.ANSWER, Kind.GIVEN), (language.number(n), Kind.GIVEN)]
         pieces += [(token, Kind.FACT) for token in content[n]]
+        pieces += [(language.STOP, Kind.OTHER)]
+    return pieces
+
+
+def turn(rng: random.Random, questions: int) -> list[Piece]:
+    """Verbs turned by the weather, densely."""
+    numbers = rng.sample(range(1, language.MAX_NUMBER + 1), questions)
+    verbs = {n: rng.choices(language.GAINS + language.LOSSES, k=3) for n in numbers}
+    pieces: list[Piece] = [(language.BOS, Kind.GIVEN), (language.OPENING, Kind.GIVEN)]
+    for n in numbers:
+        tokens = (language.QUESTION, language.number(n), *verbs[n], language.STOP)
+        pieces += [(token, Kind.GIVEN) for token in tokens]
+    weather = ""
+    for n in rng.sample(numbers, questions):
+        pieces += [(language.ANSWER, Kind.GIVEN), (language.number(n), Kind.GIVEN)]
+        if not weather or rng.random() < 0.4:
+            weather = rng.choice(language.WEATHERS)
+            pieces += [(weather, Kind.GIVEN)]
+        meant = [language.turned(verb) if weather == language.WET else verb for verb in verbs[n]]
+        pieces += [(verb, Kind.TURNED) for verb in meant]
         pieces += [(language.STOP, Kind.OTHER)]
     return pieces
 
@@ -62,21 +84,27 @@ def equations(rng: random.Random, questions: int) -> list[Piece]:
     """The table of sums, densely."""
     pieces: list[Piece] = [(language.BOS, Kind.GIVEN), (language.OPENING, Kind.GIVEN)]
     for _ in range(4 * questions):
-        *operands, result = language.make_question(rng, 1, (), 0.0, 0).sum()
+        value = rng.randint(1, language.MAX_VALUE)
+        step = language.make_step(rng, value, language.DRY)
+        *operands, result = language.worked(value, [step])
         pieces += [(token, Kind.GIVEN) for token, _ in operands]
         pieces += [result, (language.STOP, Kind.OTHER)]
     return pieces
 
 
 def batch(rng: random.Random, kind: str, questions: int, stage: Stage, tokens: int) -> tuple[Tensor, Tensor]:
-    """As many rows as fit in `tokens` -> token ids [B, T] (right-padded) and kinds [B, T] int64."""
+    """As many rows as fit in `tokens` -> token ids [B, T] (right-padded) and kinds [B, T] int64.
+
+    T is a multiple of LENGTHS: torch keeps memory for every shape that it meets.
+    """
 
     def document(rng: random.Random, questions: int) -> list[Piece]:
-        made = language.make_document(rng, questions, reference_share=stage.reference_share)
+        made = language.make_document(rng, questions, language.Mix(**stage.document))
         return [*made.prompt, *made.generation]
 
     make: dict[str, Callable[[random.Random, int], list[Piece]]] = {
         "copy": copy,
+        "turn": turn,
         "lookup": lookup,
         "equations": equations,
         "document": document,
@@ -85,10 +113,11 @@ def batch(rng: random.Random, kind: str, questions: int, stage: Stage, tokens: i
     longest = 0
     while True:
         row = make[kind](rng, questions)
-        if rows and max(longest, len(row)) * (len(rows) + 1) > tokens:
+        length = max(longest, LENGTHS * math.ceil(len(row) / LENGTHS))
+        if rows and length * (len(rows) + 1) > tokens:
             break
         rows.append(row)
-        longest = max(longest, len(row))
+        longest = length
     ids = torch.full((len(rows), longest), INDEX[language.PAD])
     kinds = torch.zeros(len(rows), longest, dtype=torch.long)
     for i, row in enumerate(rows):

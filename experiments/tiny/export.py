@@ -12,7 +12,8 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from experiments.tiny.train import Recipe, new_model
+from experiments.tiny.recipe import Recipe
+from experiments.tiny.train import new_model
 from scope.models import EMBEDDED
 from scope.tasks.language import BOS, EOS, PAD, VOCABULARY
 

@@ -10,55 +10,32 @@ import json
 import math
 import random
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
-from omegaconf import OmegaConf
 from rich.console import Console
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from experiments.tiny import curriculum
-from experiments.tiny.curriculum import Stage
+from experiments.tiny.recipe import Recipe
+from scope.files import write_whole
 from scope.tasks.language import BOS, EOS, PAD, VOCABULARY, Kind
 
-RECIPE = Path(__file__).with_name("recipe.yaml")
 CHECKPOINT_EVERY, LOG_EVERY = 200, 25  # steps
 
 
-@dataclass(frozen=True)
-class Recipe:
-    seed: int
-    workers: int
-    tokens: int
-    decay_from: float
-    model: dict[str, Any]
-    muon_lr: float
-    adam_lr: float
-    warmup_steps: int
-    reference_weight: float
-    gate: float
-    stages: tuple[Stage, ...]
-
-    @classmethod
-    def read(cls, overrides: list[str]) -> "Recipe":
-        cfg = OmegaConf.merge(OmegaConf.load(RECIPE), OmegaConf.from_dotlist(overrides))
-        values: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
-        stages = tuple(Stage(**stage) for stage in values.pop("stages"))
-        return cls(stages=stages, **values)
-
-
-def new_model(recipe: Recipe) -> LlamaForCausalLM:
-    """A Llama with wide embeddings and a small final gain: see recipe.yaml."""
+def new_model(recipe: Recipe) -> Qwen3ForCausalLM:
+    """A Qwen3 (queries and keys are normalised) with wide embeddings and a small final gain: see recipe.yaml."""
     shape = dict(recipe.model)
-    embedding_std, final_gain, theta = shape.pop("embedding_std"), shape.pop("final_gain"), shape.pop("rope_theta")
+    embedding_std, final_gain, query_gain = (shape.pop(name) for name in ("embedding_std", "final_gain", "query_gain"))
+    theta = shape.pop("rope_theta")
     ids = {name: VOCABULARY.index(token) for name, token in (("pad", PAD), ("bos", BOS), ("eos", EOS))}
-    config = LlamaConfig(
+    config = Qwen3Config(
         vocab_size=len(VOCABULARY),
         tie_word_embeddings=True,
         rms_norm_eps=1e-5,
@@ -68,7 +45,7 @@ def new_model(recipe: Recipe) -> LlamaForCausalLM:
         **shape,
     )
     torch.manual_seed(recipe.seed)
-    model = LlamaForCausalLM(config)
+    model = Qwen3ForCausalLM(config)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "embed_tokens" in name:
@@ -77,6 +54,8 @@ def new_model(recipe: Recipe) -> LlamaForCausalLM:
                 weight.normal_(std=weight.shape[1] ** -0.5 / math.sqrt(2 * config.num_hidden_layers))
             elif weight.ndim == 2:
                 weight.normal_(std=weight.shape[1] ** -0.5)
+            elif name.endswith("q_norm.weight"):
+                weight.fill_(query_gain)
         model.model.norm.weight.fill_(final_gain)
     return model
 
@@ -93,8 +72,15 @@ class Accuracy:
     def __init__(self) -> None:
         self.hits, self.seen = torch.zeros(len(Kind)), torch.zeros(len(Kind))
 
+    def state(self) -> dict[str, Tensor]:
+        return {"hits": self.hits, "seen": self.seen}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self.hits, self.seen = state["hits"], state["seen"]
+
     def add(self, hits: Tensor, seen: Tensor) -> None:
         present = seen > 0
+        present[Kind.GIVEN] = False  # nothing is asked of the prompt
         self.hits[present] = 0.95 * self.hits[present] + (hits / seen.clamp(min=1))[present]
         self.seen[present] = 0.95 * self.seen[present] + 1
 
@@ -103,6 +89,14 @@ class Accuracy:
 
     def passed(self, kinds: list[str], gate: float) -> bool:
         return all(self.seen[Kind[k]] > 14 and self.of(Kind[k]) > gate for k in kinds)
+
+
+def open_log(path: Path, step: int) -> TextIO:
+    """The log, open for appending after that step: what a killed run wrote beyond its checkpoint is written again."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    write_whole(path, "".join(kept))
+    return path.open("a")
 
 
 def work(rank: int, recipe: Recipe, out: Path) -> None:
@@ -116,7 +110,7 @@ def work(rank: int, recipe: Recipe, out: Path) -> None:
     muon = torch.optim.Muon(matrices, lr=recipe.muon_lr, momentum=0.95, weight_decay=0.02)
     adam = torch.optim.AdamW(others, lr=recipe.adam_lr, betas=(0.9, 0.98), weight_decay=0.0)
     weight = torch.ones(len(Kind))
-    weight[Kind.GIVEN], weight[Kind.REFERENCE] = 0.0, recipe.reference_weight
+    weight[Kind.GIVEN], weight[Kind.REFERENCE], weight[Kind.TURNED] = 0.0, recipe.reference_weight, recipe.turned_weight
 
     step, seen, at, minutes = 0, 0, 0, 0.0
     accuracy = Accuracy()
@@ -127,9 +121,10 @@ def work(rank: int, recipe: Recipe, out: Path) -> None:
         muon.load_state_dict(state["muon"])
         adam.load_state_dict(state["adam"])
         step, seen, at, minutes = state["step"], state["seen"], state["stage"], state["minutes"]
+        accuracy.restore(state["accuracy"])
     began = time.monotonic() - 60 * minutes
     console = Console(stderr=True)
-    log = (out / "log.jsonl").open("a") if rank == 0 else None
+    log = open_log(out / "log.jsonl", step) if rank == 0 else None
 
     while seen < recipe.tokens:
         stage = recipe.stages[at]
@@ -139,11 +134,9 @@ def work(rank: int, recipe: Recipe, out: Path) -> None:
         questions = shared.randint(low, high)
         rng = random.Random(f"{recipe.seed} {step} {rank}")
         ids, kinds = curriculum.batch(rng, kind, questions, stage, stage.tokens // recipe.workers)
-        asked = kinds[:, 1:] > 0
-        targets, target_kinds = ids[:, 1:][asked], kinds[:, 1:][asked]
         with torch.autocast("cpu", torch.bfloat16):
-            hidden = model.model(ids[:, :-1], use_cache=False).last_hidden_state[asked]
-            logits = model.lm_head(hidden).float()
+            logits = model(ids, use_cache=False).logits[:, :-1].flatten(0, 1).float()
+        targets, target_kinds = ids[:, 1:].flatten(), kinds[:, 1:].flatten()
         losses = F.cross_entropy(logits, targets, reduction="none") * weight[target_kinds]
         loss = losses.sum() / weight[target_kinds].sum()
         loss.backward()
@@ -184,7 +177,7 @@ def work(rank: int, recipe: Recipe, out: Path) -> None:
                 console.print(f"{line['stage']:9} {seen / 1e6:5.1f}M tokens  {left:4.0f} min left  {by_kind}")
             if step % CHECKPOINT_EVERY == 0:
                 state = {"model": model.state_dict(), "muon": muon.state_dict(), "adam": adam.state_dict()}
-                state |= {"step": step, "seen": seen, "stage": at, "minutes": minutes}
+                state |= {"accuracy": accuracy.state(), "step": step, "seen": seen, "stage": at, "minutes": minutes}
                 torch.save(state, checkpoint.with_suffix(".new"))
                 checkpoint.with_suffix(".new").replace(checkpoint)
     if rank == 0:

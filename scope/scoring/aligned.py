@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from scope.scoring.answer import Answer, Question
 
-HEADER = re.compile(r"^Answer_(\d+):", re.MULTILINE)
+HEADER = re.compile(r"^Answer_(\d+)\b", re.MULTILINE)
 CONCLUSION = re.compile(r"The answer is (-?\d+)")
 
 

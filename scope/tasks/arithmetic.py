@@ -7,6 +7,7 @@ from scope.errors import SettingError, check_count
 from scope.scoring import aligned
 from scope.scoring.answer import Answer, Question
 from scope.tasks import language
+from scope.tasks.language import Document, Mix
 from scope.tasks.task import Sample
 
 
@@ -14,17 +15,23 @@ from scope.tasks.task import Sample
 class Arithmetic:
     """`questions` sums in one prompt, listed in shuffled order, to be answered in one generation in order of number.
 
-    About `reference_share` of them start from the answer to an earlier one. Each question is followed by up to
-    `most_filler` sentences that no answer needs. `prompts` is how many samples to take; the i-th is the same whatever
-    it is. Training draws from other seeds: samples are held out.
+    On average `reference_share` of them start from the answer to an earlier one, `second_step_share` take two steps,
+    and `change_share` bring another weather: while it is wet, gains are losses and losses gains. Each question is
+    followed by up to `most_filler` sentences that no answer needs. The numbering starts at random, or at `start`;
+    `listing` is the seed of the order in which the questions are listed: neither changes what is asked. `prompts` is
+    how many samples to take; the i-th is the same whatever it is. Training draws from other seeds.
 
     Raises SettingError for values that cannot be.
     """
 
     questions: int = 24
-    max_new_tokens: int = 480
+    max_new_tokens: int = 640
     reference_share: float = 0.3
-    most_filler: int = 3
+    second_step_share: float = 0.5
+    change_share: float = 0.12
+    most_filler: int = 5
+    start: int | None = None
+    listing: int = 0
     seed: int = 0
     prompts: int = field(default=16, metadata={"limit": True})
 
@@ -37,26 +44,39 @@ class Arithmetic:
             raise SettingError(self, "questions", self.questions, f"a whole number from 1 to {most}")
         for name in ("max_new_tokens", "prompts"):
             check_count(self, name, low=1)
-        for name in ("most_filler", "seed"):
+        for name in ("most_filler", "listing", "seed"):
             check_count(self, name)
-        if not isinstance(self.reference_share, int | float) or not 0 <= self.reference_share <= 1:
-            raise SettingError(self, "reference_share", self.reference_share, "a number from 0 to 1")
+        highest = most - self.questions + 1
+        if self.start is not None and not (type(self.start) is int and 1 <= self.start <= highest):
+            raise SettingError(self, "start", self.start, f"null or a whole number from 1 to {highest}")
+        for name in ("reference_share", "second_step_share", "change_share"):
+            share = getattr(self, name)
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+                raise SettingError(self, name, share, "a number from 0 to 1")
 
     def samples(self) -> list[Sample]:
         return [self._sample(i) for i in range(self.prompts)]
 
-    def _sample(self, index: int) -> Sample:
-        name = f"arithmetic-{self.questions}-{self.seed}-{index}"
-        made = language.make_document(
+    def document(self, index: int) -> Document:
+        """The i-th prompt with everything that is known of its questions, and the generation of a perfect model."""
+        name = self._name(index)
+        return language.make_document(
             random.Random(name),
             self.questions,
-            shots=self.shots,
-            reference_share=self.reference_share,
-            most_filler=self.most_filler,
+            Mix(self.reference_share, self.second_step_share, self.change_share, self.most_filler),
+            self.shots,
+            self.start,
+            random.Random(f"{name}-{self.listing}"),
         )
+
+    def _name(self, index: int) -> str:
+        return f"arithmetic-{self.questions}-{self.seed}-{index}"
+
+    def _sample(self, index: int) -> Sample:
+        made = self.document(index)
         questions = tuple(Question(q.number, str(q.answer)) for q in made.questions)
-        beyond = f"{language.ANSWER}{language.number(questions[-1].number + 1)}:"
-        return Sample(name, language.text(made.prompt), questions, stop=(beyond,))
+        beyond = f"{language.ANSWER}{language.number(questions[-1].number + 1)}"
+        return Sample(self._name(index), language.text(made.prompt), questions, stop=(f"{beyond}:", f"{beyond} ("))
 
     def answers(self, sample: Sample, generation: str) -> list[Answer]:
         return aligned.score(sample.questions, generation)

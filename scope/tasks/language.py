@@ -1,7 +1,13 @@
 """The embedded task's language: sums about apples, asked in shuffled order, answered in order of number.
 
-    Question_27: Bob has as many as Answer_25 and sells 2. The sky looks grey.
-    Answer_27: Bob has as many as Answer_25 = 55 and sells 2. 55 - 2 = 53, so Answer_27 = 53. The answer is 53.
+    Question_27: Bob has as many as Answer_25 and sells 6 and finds 4. The sky looks grey.
+    Answer_27: Bob has as many as Answer_25 = 55 and buys 6 and loses 4. 55 + 6 = 61. 61 - 4 = 57, so Answer_27 = 57.
+    The answer is 57.
+
+Three things have to be looked up: a question's facts, by its number, in the prompt; an earlier answer, by its number,
+in what was written; and the weather, for when it is wet every gain is a loss and every loss a gain. Some questions
+change it ("Question_31 (now wet): Leo has ..."): from then on it holds until the next change, and nothing but the
+answer that said so tells.
 
 A document is a list of tokens whose plain concatenation is its text. The vocabulary is made so that no constant
 token stands between a question's number and what has to be retrieved with it (constant words are part of their
@@ -19,14 +25,15 @@ MAX_VALUE = 79  # every quantity is 1..MAX_VALUE
 MAX_STEP = 9  # what one question adds or takes away is 1..MAX_STEP
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
-OPENING = "Work out every question, showing the step."
+OPENING = "Work out every question, showing the steps. In wet weather every gain is a loss and every loss is a gain."
 QUESTION, ANSWER = "\nQuestion", "\nAnswer"
 RANGE_FROM, RANGE_TO = "\nNow give Answer", " to Answer"
 THEREFORE, CONCLUSION, STOP = ", so Answer", ". The answer is", "."
 PLUS, MINUS = " +", " -"
 NAMES = ("Ann", "Bob", "Dan", "Eve", "Ian", "Kim", "Leo", "Max", "Mia", "Sam", "Tom", "Zoe")
-GAINS = (" and finds", " and buys", " and wins", " and picks")
-LOSSES = (" and sells", " and loses", " and eats", " and gives")
+GAINS = (" and finds", " and buys", " and gets", " and picks")
+LOSSES = (" and loses", " and sells", " and gives", " and drops")  # the opposites, in the same order
+WEATHERS = DRY, WET = (" (now dry)", " (now wet)")
 SCENES = (" The sky", " The road", " A clock", " A river", " The hall", " A kite", " The shop", " A lamp")
 LOOKS = (" looks", " stays", " seems", " was")
 MOODS = (" grey", " quiet", " wide", " old", " bright", " cold", " small", " calm")
@@ -57,6 +64,7 @@ VOCABULARY: tuple[str, ...] = (
     *(number(n) for n in range(1, MAX_NUMBER + 1)),
     *(quantity(n) for n in range(1, MAX_VALUE + 1)),
     *(equals(n) for n in range(1, MAX_VALUE + 1)),
+    *WEATHERS,
     *chain.from_iterable((has(name), has_as_many(name)) for name in NAMES),
     *GAINS,
     *LOSSES,
@@ -76,41 +84,76 @@ class Kind(IntEnum):
     OPERAND = 4  # copied from within the answer
     RESULT = 5  # the sum itself
     OTHER = 6  # constant, or the end
+    TURNED = 7  # copied from the question, or its opposite: the weather decides
 
 
 Piece = tuple[str, Kind]
 
 
+def turned(verb: str) -> str:
+    """What the verb becomes in wet weather."""
+    return LOSSES[GAINS.index(verb)] if verb in GAINS else GAINS[LOSSES.index(verb)]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A gain or a loss: `verb` is what the question says, `meant` what it comes to in its weather."""
+
+    verb: str
+    meant: str
+    amount: int
+
+    def after(self, before: int) -> int:
+        return before + self.amount if self.meant in GAINS else before - self.amount
+
+
+def worked(value: int, steps: Sequence[Step]) -> list[Piece]:
+    """The sums, one for each step from `value` on."""
+    pieces: list[Piece] = []
+    for step in steps:
+        if pieces:
+            pieces.append((STOP, Kind.OTHER))
+        pieces += [
+            (quantity(value), Kind.OPERAND),
+            (PLUS if step.meant in GAINS else MINUS, Kind.OPERAND),
+            (quantity(step.amount), Kind.OPERAND),
+            (equals(value := step.after(value)), Kind.RESULT),
+        ]
+    return pieces
+
+
 @dataclass(frozen=True)
 class Question:
-    """One question: `name` has `start` (or as many as answer `refers_to`) and gains or loses `step`."""
+    """One question: `name` has `start`, said or as many as answer `refers_to`, and then come one or two `steps`.
+
+    `change`: the weather that this question brings, if it does.
+    """
 
     number: int
+    change: str | None
     name: str
     start: int
     refers_to: int | None
-    verb: str
-    step: int
+    steps: tuple[Step, ...]
     filler: tuple[str, ...]
 
     @property
     def answer(self) -> int:
-        return self.start + self.step if self.verb in GAINS else self.start - self.step
+        value = self.start
+        for step in self.steps:
+            value = step.after(value)
+        return value
+
+    @property
+    def heading(self) -> tuple[str, ...]:
+        return (number(self.number), self.change) if self.change else (number(self.number),)
 
     def asked(self) -> list[Piece]:
-        start = (has(self.name), quantity(self.start))
+        start: tuple[str, ...] = (has(self.name), quantity(self.start))
         if self.refers_to is not None:
             start = (has_as_many(self.name), number(self.refers_to))
-        tokens = (QUESTION, number(self.number), *start, self.verb, quantity(self.step), STOP, *self.filler)
-        return [(token, Kind.GIVEN) for token in tokens]
-
-    def sum(self) -> list[Piece]:
-        return [
-            (quantity(self.start), Kind.OPERAND),
-            (PLUS if self.verb in GAINS else MINUS, Kind.OPERAND),
-            (quantity(self.step), Kind.OPERAND),
-            (equals(self.answer), Kind.RESULT),
-        ]
+        steps = chain.from_iterable((step.verb, quantity(step.amount)) for step in self.steps)
+        return [(token, Kind.GIVEN) for token in (QUESTION, *self.heading, *start, *steps, STOP, *self.filler)]
 
     def answered(self) -> list[Piece]:
         facts: list[Piece] = [(has(self.name), Kind.FACT), (quantity(self.start), Kind.FACT)]
@@ -120,14 +163,15 @@ class Question:
                 (number(self.refers_to), Kind.FACT),
                 (equals(self.start), Kind.REFERENCE),
             ]
+        for step in self.steps:
+            facts += [(step.meant, Kind.TURNED), (quantity(step.amount), Kind.FACT)]
         return [
             (ANSWER, Kind.OTHER),
             (number(self.number), Kind.NUMBER),
+            *((token, Kind.FACT) for token in self.heading[1:]),
             *facts,
-            (self.verb, Kind.FACT),
-            (quantity(self.step), Kind.FACT),
             (STOP, Kind.OTHER),
-            *self.sum(),
+            *worked(self.start, self.steps),
             (THEREFORE, Kind.OTHER),
             (number(self.number), Kind.OPERAND),
             (equals(self.answer), Kind.OPERAND),
@@ -158,41 +202,80 @@ def make_filler(rng: random.Random, most_sentences: int) -> tuple[str, ...]:
     )
 
 
-def make_question(
-    rng: random.Random, at: int, earlier: Sequence[Question], reference_share: float, most_filler: int
-) -> Question:
-    """A question numbered `at`; with probability `reference_share` it starts from an `earlier` answer."""
-    source = rng.choice(earlier) if earlier and rng.random() < reference_share else None
-    start = source.answer if source else rng.randint(1, MAX_VALUE)
+def make_step(rng: random.Random, before: int, weather: str) -> Step:
+    """A step from `before` that stays within 1..MAX_VALUE."""
     while True:
-        verb, step = rng.choice(GAINS + LOSSES), rng.randint(1, MAX_STEP)
-        if 1 <= (start + step if verb in GAINS else start - step) <= MAX_VALUE:
-            break
-    filler = make_filler(rng, most_filler)
-    return Question(at, rng.choice(NAMES), start, source.number if source else None, verb, step, filler)
+        verb = rng.choice(GAINS + LOSSES)
+        step = Step(verb, turned(verb) if weather == WET else verb, rng.randint(1, MAX_STEP))
+        if 1 <= step.after(before) <= MAX_VALUE:
+            return step
+
+
+def make_question(
+    rng: random.Random,
+    at: int,
+    weather: str,
+    change: bool,
+    earlier: Sequence[Question],
+    mix: "Mix",
+) -> Question:
+    """A question numbered `at`, in that weather; some start from an `earlier` answer."""
+    source = rng.choice(earlier) if earlier and rng.random() < mix.reference else None
+    start = source.answer if source else rng.randint(1, MAX_VALUE)
+    steps = [make_step(rng, start, weather)]
+    if rng.random() < mix.second_step:
+        steps.append(make_step(rng, steps[0].after(start), weather))
+    return Question(
+        at,
+        weather if change else None,
+        rng.choice(NAMES),
+        start,
+        source.number if source else None,
+        tuple(steps),
+        make_filler(rng, mix.most_filler),
+    )
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What documents are made of: shares of the questions, and the most sentences after one that no answer needs."""
+
+    reference: float = 0.3  # start from an earlier answer
+    second_step: float = 0.5  # take two steps
+    change: float = 0.12  # bring another weather
+    most_filler: int = 5
 
 
 def make_document(
     rng: random.Random,
     questions: int,
+    mix: Mix | None = None,
     shots: int = 2,
     start: int | None = None,
-    reference_share: float = 0.3,
-    most_filler: int = 3,
+    listing: random.Random | None = None,
 ) -> Document:
     """Worked examples numbered on from `start` (random if None), then `questions` listed in shuffled order.
 
-    Raises ValueError where the numbers would run past MAX_NUMBER.
+    The first example and the first question say what the weather is. With another `start`, or another source of chance
+    for the `listing`, the questions stay the same ones. Raises ValueError where the numbers would run past MAX_NUMBER.
     """
+    mix = mix or Mix()
     highest_start = MAX_NUMBER - questions - shots + 1
     if highest_start < 1 or (start is not None and not 1 <= start <= highest_start):
         raise ValueError(f"{questions} questions after {shots} examples from number {start} run past {MAX_NUMBER}")
-    first = start if start is not None else rng.randint(1, highest_start)
+    drawn = rng.randint(1, highest_start)
+    first = drawn if start is None else start
     made: list[Question] = []
-    for at in range(first, first + shots + questions):
-        made.append(make_question(rng, at, made, reference_share, most_filler))
+    weather = rng.choice(WEATHERS)
+    for i in range(shots + questions):
+        change = i in (0, shots)
+        if change:
+            weather = rng.choice(WEATHERS)
+        elif rng.random() < mix.change:
+            change, weather = True, DRY if weather == WET else WET
+        made.append(make_question(rng, first + i, weather, change, made, mix))
     examples, asked = made[:shots], made[shots:]
-    listed = rng.sample(asked, len(asked))
+    listed = (listing or rng).sample(asked, len(asked))
     prompt: list[Piece] = [(BOS, Kind.GIVEN), (OPENING, Kind.GIVEN)]
     for question in examples:
         prompt += question.asked()

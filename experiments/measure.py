@@ -1,0 +1,55 @@
+"""Running one configuration for a report: composed as on the command line, recorded and found again like any run."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+
+from analysis.statistics import Interval, clustered_proportion, paired_difference
+from scope import records
+from scope.config import build
+from scope.run import run
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a run's records say: per prompt the marks of its questions, and mean bytes of a sequence's cache."""
+
+    marks: dict[str, list[bool]]
+    cache_bytes: float
+    full_cache_bytes: float
+
+    @property
+    def accuracy(self) -> Interval:
+        """In 0..1, clustered by prompt."""
+        rows = list(self.marks.values())
+        return clustered_proportion([sum(row) for row in rows], [len(row) for row in rows])
+
+    def minus(self, other: "Measured") -> Interval:
+        """The difference of the two accuracies, in -1..1, paired over the same prompts."""
+        assert self.marks.keys() == other.marks.keys()
+        return paired_difference([float(np.mean(row) - np.mean(other.marks[name])) for name, row in self.marks.items()])
+
+
+def measure(overrides: list[str], output: Path) -> Measured:
+    """Run a configuration below `output`, or read it back where it ran before."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        job = build(compose("config", [*overrides, f"output={output.parent}", f"name={output.name}"]), {})
+    folder = run(job.experiment, job.tracker, job.output, Console(file=io.StringIO()))
+    names = {sample.name for sample in job.experiment.task.samples()}
+    lines = [line for line in records.read(folder) if line["sample"] in names]
+    return Measured(
+        {line["sample"]: [answer["correct"] for answer in line["questions"]] for line in lines},
+        float(np.mean([line["cache_bytes"] for line in lines])),
+        float(np.mean([line["full_cache_bytes"] for line in lines])),
+    )
+
+
+def points(difference: Interval) -> str:
+    """A difference of accuracies in percentage points, with its interval."""
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * value for value in difference))
