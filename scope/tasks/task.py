@@ -14,6 +14,7 @@ class Sample:
     prompt: str
     questions: tuple[Question, ...]
     stop: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()  # texts that a summary is held against
 
 
 class Task(Protocol):
@@ -26,4 +27,10 @@ class Task(Protocol):
 
     def samples(self) -> list[Sample]: ...
 
-    def answers(self, sample: Sample, generation: str) -> list[Answer]: ...
+    def answers(self, sample: Sample, generation: str) -> list[Answer]:
+        """Each question with what was found for it; empty for a task that asks no questions."""
+        ...
+
+    def measures(self, sample: Sample, generation: str) -> dict[str, float]:
+        """Named scores of the whole text, each in 0..1 (ROUGE); empty for a task that asks questions."""
+        ...
