@@ -12,7 +12,7 @@ from scope.tracking import Tracker
 
 NAME = re.compile(r"\w[\w.-]{0,99}")
 GROUPS = ("model", "method", "decoding", "budget", "task", "fidelity", "tracking")
-KEYS = {*GROUPS, "sampling", "name", "output", "seed", "attention", "batch_size"}
+KEYS = {*GROUPS, "sampling", "name", "output", "seed", "attention", "batch_size", "limit"}
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ def build(cfg: Any, choices: Mapping[str, str]) -> Job:
             **parts,
             labels=labels,
             batch_size=cfg.batch_size,
+            limit=cfg.limit,
             granularity=cfg.fidelity.granularity,
             config={str(k): v for k, v in config.items()},
         )
