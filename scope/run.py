@@ -68,8 +68,8 @@ class Experiment:
     def settings(self, limits: bool = True) -> dict[str, Any]:
         """All settings as plain data; without `limits`, only what can change an answer."""
         described: dict[str, Any] = {name: records.describe(part, limits) for name, part in self.parts.items()}
-        if origins := sorted({sample.origin for sample in self.task.samples() if sample.origin}):
-            described["task"]["origin"] = origins
+        if origin := self.task.samples()[0].origin:
+            described["task"]["origin"] = origin
         return described | {"cache": {"granularity": self.granularity}}
 
     def prompt_room(self, config: PretrainedConfig) -> int | None:
@@ -263,12 +263,9 @@ def running(done: Sequence[Mapping[str, Any]], batch: Sequence[Mapping[str, Any]
 def sample_row(line: Mapping[str, Any]) -> dict[str, Any]:
     """A record as one row of a table of samples."""
     right = sum(answer["correct"] for answer in line["questions"])
-    scalars: dict[str, Any] = {k: v for k, v in line.items() if isinstance(v, str | int | float) and k != "generation"}
-    return (
-        scalars
-        | line.get("measures", {})
-        | {"right": right, "asked": len(line["questions"]), "generation": line["generation"]}
-    )
+    row: dict[str, Any] = {k: v for k, v in line.items() if isinstance(v, str | int | float) and k != "generation"}
+    row |= line.get("measures", {})
+    return row | {"right": right, "asked": len(line["questions"]), "generation": line["generation"]}
 
 
 def chunks(items: Sequence[Request], size: int) -> Iterator[Sequence[Request]]:

@@ -94,7 +94,8 @@ class LongGenBench:
     def _rows(self) -> list[Row]:
         """One row a prompt, in the benchmark's released form."""
         if self.source is not None:
-            named = (f"{self.name.partition('_')[0]}_{self.questions}", self.hub.subset, self.hub.split)
+            short = self.name.partition("_")[0]
+            named = (short, f"{short}_{self.questions}", self.hub.subset, self.hub.split)
             rows = read(self.source, [name for name in named if name])
             where = f"task.source={self.source}"
             return self._released(rows, where) if "prompt" in rows[0] else self._build(rows, where)

@@ -49,7 +49,7 @@ def _feature(datasets: Any, kind: str) -> Any:
 
 
 def read(source: str, names: Sequence[str]) -> list[Row]:
-    """The rows of a file, or of the files of a folder: those named after the first of `names` that occurs.
+    """The rows of a file, or of a folder's file: of several, each of `names` that some are named after narrows them.
 
     Raises ConfigError, naming the file, for what cannot be read.
     """
@@ -64,17 +64,19 @@ def read(source: str, names: Sequence[str]) -> list[Row]:
 
 
 def _choose(folder: Path, names: Sequence[str]) -> list[Path]:
+    """One file, or the parts (name-00000-of-00002) of one."""
     found = sorted(path for path in folder.rglob("*") if path.suffix in READERS and path.is_file())
     if not found:
         raise ConfigError(f"task.source={folder}: holds no {', '.join(READERS)} file")
     for name in names:
-        chosen = [path for path in found if path.stem == name or path.stem.startswith(f"{name}-")]
-        chosen = chosen or [path for path in found if name in path.relative_to(folder).parts[:-1]]
-        if chosen and len({path.parent for path in chosen}) == 1:
-            return chosen
-    if len(found) > 1:
-        raise ConfigError(f"task.source={folder}: holds several files, none named {' or '.join(names)}: name one")
+        found = [path for path in found if _is_named(path.relative_to(folder), name)] or found
+    if len({(path.parent, path.stem.partition("-")[0], path.suffix) for path in found}) > 1:
+        raise ConfigError(f"task.source={folder}: which of its files is not clear from {', '.join(names)}: name one")
     return found
+
+
+def _is_named(path: Path, name: str) -> bool:
+    return name in path.parts[:-1] or path.stem == name or path.stem.startswith((f"{name}-", f"{name}_"))
 
 
 def _read_file(path: Path) -> list[Row]:
