@@ -68,6 +68,17 @@ class Sweep:
         skipped = f"; {len(self.skipped)} skipped, with the reason at the end" if self.skipped else ""
         Console(highlight=False).print(f"{len(self.jobs)} runs{skipped}")
 
+    def require_data(self) -> None:
+        """Look at the data of each task once, before the first job runs. Raises ConfigError where it is malformed."""
+        tasks = {repr(job.experiment.task): job.experiment.task for job in self.built}
+        for task in tasks.values():
+            try:
+                task.samples()
+            except ConfigError:
+                raise
+            except ScopeError:
+                continue  # out of reach: its own jobs say so, and the others go on
+
     def show_plan(self) -> bool:
         """Where only a plan is asked for, say what the sweep would cost and what it skips. -> whether it was asked."""
         speed = self.built[0].assumed_speed

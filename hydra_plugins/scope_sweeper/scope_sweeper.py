@@ -47,6 +47,7 @@ class ScopeSweeper(BasicSweeper):
         sweep = Sweep.check([(tuple(job), self._compose(job)) for job in jobs])
         if sweep.show_plan():
             return []
+        sweep.require_data()
         returns: list[JobReturn] = []
         for batch in self.split_overrides_to_chunks([list(job) for job in sweep.jobs], self.max_batch_size):
             returns += self.launcher.launch(batch, initial_job_idx=len(returns))
