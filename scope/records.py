@@ -24,7 +24,19 @@ from scope.errors import ScopeError
 from scope.files import write_whole
 
 CONFIG, MANIFEST, RECORDS, TORN = "config.yaml", "manifest.json", "records.jsonl", "records.torn"
-PACKAGES = ("torch", "transformers", "tokenizers", "hydra-core", "omegaconf", "pandas", "wandb", "flash-attn", "triton")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "hydra-core",
+    "omegaconf",
+    "pandas",
+    "datasets",
+    "rouge-score",
+    "wandb",
+    "flash-attn",
+    "triton",
+)
 
 
 def describe(settings: object, limits: bool = True) -> dict[str, Any]:
@@ -35,7 +47,8 @@ def describe(settings: object, limits: bool = True) -> dict[str, Any]:
     described: dict[str, Any] = {"type": f"{kind.__module__}.{kind.__qualname__}"}
     for f in fields(settings):
         if limits or not f.metadata.get("limit"):
-            described[f.name] = getattr(settings, f.name)
+            value = getattr(settings, f.name)
+            described[f.name] = describe(value, limits) if is_dataclass(value) else value
     return described
 
 

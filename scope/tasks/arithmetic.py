@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass, field
 
 from scope.errors import SettingError, check_count
-from scope.scoring import aligned
+from scope.scoring import score
 from scope.scoring.answer import Answer, Question
 from scope.tasks import language
 from scope.tasks.language import Document, Mix
@@ -79,4 +79,7 @@ class Arithmetic:
         return Sample(self._name(index), language.text(made.prompt), questions, stop=(f"{beyond}:", f"{beyond} ("))
 
     def answers(self, sample: Sample, generation: str) -> list[Answer]:
-        return aligned.score(sample.questions, generation)
+        return score(sample.questions, generation)
+
+    def measures(self, sample: Sample, generation: str) -> dict[str, float]:
+        return {}
