@@ -107,7 +107,7 @@ def test_greedy_writes_what_the_engine_writes(
     assert [until_eos(row, tokenizer) for row in tokens] == expected
     assert expected != written(stock(), encoded(tokenizer, some), None)  # compression does show
     assert cache.positions(0).shape[1] == (8 if granularity == "query_head" else 2)
-    assert all(len(row) == TOKENS for row in expected)
+    assert len(expected[0]) == TOKENS  # did not end before
     assert cache.slots(0, TOKENS - 1) == [48 + 16] * 3
 
 

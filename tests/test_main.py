@@ -99,7 +99,7 @@ REFUSED = {
     "method=snapkb": "method=snapkb: must be one of full, h2o, .*; did you mean method=snapkv\\?",
     "method.windw=3": "method.windw: no such key; did you mean method.window\\?",
     "budget.window=abc": "budget.window=abc: must be a whole number of at least 1",
-    "budget.recent=500": "budget.recent=500: must be at most the decoding budget, 128",
+    "budget.recent=500": "budget.recent=500: must be at most the decoding budget, 36",
     "budget.prefill=1.5": "budget.prefill=1.5: must be a number of slots .*",
     "method.kernel=4": "method.kernel=4: must be odd, .*",
     "task.questions=100": "task.questions=100: must be a whole number from 1 to 58",

@@ -73,9 +73,9 @@ def test_a_record_says_what_happened(tmp_path: Path) -> None:
         fed = line["generated_tokens"] - 1
         assert line["slots_kept"] == [40 + min(32, fed)] * 3
         assert line["decode_evicted"] == 3 * max(0, fed - 32)
-        # 3 layers x 4 key/value heads x 32 numbers x 4 bytes, keys and values
-        assert line["cache_bytes"] == (40 + min(33, fed)) * 3 * 4 * 32 * 4 * 2
-        assert line["full_cache_bytes"] == (line["prompt_tokens"] + fed) * 3 * 4 * 32 * 4 * 2
+        # 3 layers x 2 key/value heads x 32 numbers x 4 bytes, keys and values
+        assert line["cache_bytes"] == (40 + min(33, fed)) * 3 * 2 * 32 * 4 * 2
+        assert line["full_cache_bytes"] == (line["prompt_tokens"] + fed) * 3 * 2 * 32 * 4 * 2
         assert line["finish"] in ("eos", "stop", "length")
         assert [(q["number"], q["expected"]) for q in line["questions"]] == [
             (q.number, q.expected) for q in sample.questions
