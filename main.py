@@ -40,7 +40,7 @@ def main(cfg: DictConfig) -> str:
         if alone and hydra_cfg.sweeper.get("params"):
             raise ConfigError(f"experiment={hydra_cfg.runtime.choices.get('experiment')}: is a sweep: add -m")
         job = build(cfg, hydra_cfg.runtime.choices)
-        folder = run(job.experiment, job.tracker, job.output, console)
+        folder = run(job.experiment, job.tracker, job.output, console, job.keeping)
     except ScopeError as error:
         if alone and not TRACEBACKS:
             raise SystemExit(refuse(error)) from error  # to any other exception Hydra adds a line of its own

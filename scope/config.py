@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from scope.errors import CombinationError, ConfigError, ImpossibleError, SettingError
+from scope.records import RecordKeeping
 from scope.run import Experiment
 from scope.tracking import Tracker
 
 NAME = re.compile(r"\w[\w.-]{0,99}")
 GROUPS = ("model", "method", "decoding", "budget", "task", "fidelity", "tracking")
-KEYS = {*GROUPS, "sampling", "name", "output", "seed", "attention", "batch_size"}
+KEYS = {*GROUPS, "sampling", "name", "output", "seed", "attention", "batch_size", "records", "rerun"}
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Job:
     experiment: Experiment
     tracker: Tracker
     output: Path
+    keeping: RecordKeeping
 
 
 def build(cfg: Any, choices: Mapping[str, str]) -> Job:
@@ -46,8 +48,10 @@ def build(cfg: Any, choices: Mapping[str, str]) -> Job:
     if not NAME.fullmatch(str(cfg.name)):
         raise ConfigError(f"name={cfg.name}: must be a plain folder name of letters, digits and ._-")
     labels = {group: choices[group] for group in GROUPS if choices.get(group) and group != "tracking"}
-    parts = {name: _make(cfg, name) for name in ("model", "method", "decoding", "task", "sampling", "tracking")}
-    tracker = parts.pop("tracking")
+    parts = {
+        name: _make(cfg, name) for name in ("model", "method", "decoding", "task", "sampling", "tracking", "records")
+    }
+    tracker, keeping = parts.pop("tracking"), parts.pop("records")
     try:
         experiment = Experiment(
             **parts,
@@ -59,7 +63,7 @@ def build(cfg: Any, choices: Mapping[str, str]) -> Job:
     except SettingError as error:
         key = "fidelity.granularity" if error.field == "granularity" else error.field
         raise ConfigError(error.describe(key)) from error
-    return Job(experiment, tracker, Path(cfg.output) / str(cfg.name))
+    return Job(experiment, tracker, Path(cfg.output) / str(cfg.name), keeping)
 
 
 def _make(cfg: Any, name: str) -> Any:

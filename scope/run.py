@@ -1,9 +1,11 @@
 """The story of one run: for each batch of samples generate, score, record, track."""
 
+import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,16 @@ import yaml
 from rich.console import Console
 
 from scope import models, records
+from scope.batches import OK, Attempts, batches
 from scope.cache.compressed import GRANULARITIES
 from scope.decoding import DecodingStrategy
-from scope.errors import check_choice, check_count
+from scope.errors import ScopeError, check_choice, check_count
 from scope.generate import Generated, Prompt, Sampling, generate
 from scope.models import Loaded, ModelSource
 from scope.prefill import PrefillMethod
 from scope.progress import Progress
-from scope.records import Records
+from scope.records import RecordKeeping, Records
+from scope.stopping import Stopping
 from scope.tasks import Sample, Task
 from scope.tracking import RunInfo, Tracker
 
@@ -60,17 +64,28 @@ class Experiment:
         described: dict[str, Any] = {name: records.describe(part, limits) for name, part in self.parts.items()}
         return described | {"cache": {"granularity": self.granularity}}
 
+    @property
+    def title(self) -> str:
+        return " + ".join(self.labels[key] for key in ("method", "decoding") if key in self.labels)
+
     def folder_name(self, identity: str) -> str:
         """For people: the labels of what is compared, and enough of the identity to tell runs apart."""
         names = [self.labels[key] for key in ("model", "task", "method", "decoding") if key in self.labels]
-        return "-".join([*names, identity[:8]])[:200]
+        readable = re.sub(r"[^A-Za-z0-9.-]+", "_", "-".join(names)).lstrip(".")  # an option may be named anything
+        return f"{readable[:190]}-{identity[:8]}"
 
 
-def run(experiment: Experiment, tracker: Tracker, output: Path, console: Console) -> Path:
+def run(
+    experiment: Experiment, tracker: Tracker, output: Path, console: Console, keeping: RecordKeeping | None = None
+) -> Path:
     """Run an experiment below `output` (its last part names the sweep), or go on where it stopped. -> the run's folder.
 
-    Raises ScopeError for what a user can mend.
+    Raises ScopeError for what a user can mend, SamplesFailedError once the others are recorded, and Stopped between
+    two batches.
     """
+    keeping = keeping or RecordKeeping()
+    if folder := finished(experiment, output, console, keeping):
+        return folder
     samples = experiment.task.samples()
     identity = experiment.identity()
     folder = output / experiment.folder_name(identity)
@@ -82,38 +97,77 @@ def run(experiment: Experiment, tracker: Tracker, output: Path, console: Console
         "labels": dict(experiment.labels),
         "settings": experiment.settings(limits=False),
         "samples": len(samples),
-        **records.surroundings(),
     }
     if not folder.exists():
         models.load(experiment.model)  # a model that is not there leaves no folder behind
-    title = " + ".join(experiment.labels[key] for key in ("method", "decoding") if key in experiment.labels)
-    with closing(Records(folder, as_yaml(experiment.config), manifest)) as kept:
-        todo = [(i, sample) for i, sample in enumerate(samples) if sample.name not in kept.done]
+    failed = 0
+    with closing(Records(folder, as_yaml(experiment.config), manifest, keeping)) as kept, Stopping() as stopping:
+        todo = sum(sample.name not in kept.done for sample in samples)
         if todo:
             loaded = models.load(experiment.model)
             tracker.start(RunInfo(output.name, folder.name, identity, folder, dict(experiment.config)))
+            attempts = Attempts()
             try:
-                with Progress(title, len(todo), experiment.task.max_new_tokens, console) as progress:
-                    for batch in chunks(todo, experiment.batch_size):
-                        lines = run_batch(experiment, loaded, batch, progress)
-                        kept.append(lines)
-                        progress.finish(lines)
-                        tracker.log(running(list(kept.done.values()), lines))
+                with Progress(experiment.title, todo, experiment.task.max_new_tokens, console) as progress:
+                    answer = partial(run_batch, experiment, loaded, progress)
+                    for whole in batches(list(enumerate(samples)), experiment.batch_size):
+                        batch = [(i, sample) for i, sample in whole if sample.name not in kept.done]
+                        for lines in attempts.make(batch, answer, give_up) if batch else ():
+                            kept.append(lines)
+                            progress.finish(lines)
+                            failed += sum(line["status"] != OK for line in lines)
+                            tracker.log(running(list(kept.done.values()), lines))
+                            stopping.check()
             finally:
                 tracker.finish(summary(list(kept.done.values())), [sample_row(line) for line in kept.done.values()])
-    found = summary(list(kept.done.values()))
-    again = "" if todo else " (was finished already)"
-    console.print(
-        f"{title}: {found['accuracy']:.1%} of {found['questions']} answers right, "
-        f"{found['cache_share']:.0%} of the full cache's bytes, {found['tokens_per_second']:.0f} tokens/s{again}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    announce(experiment, list(kept.done.values()), console)
+    if failed:
+        reason = f"{failed} of {len(samples)} samples failed, {folder / records.RECORDS} says why"
+        raise SamplesFailedError(f"{reason}; the same command tries them again", folder)
     return folder
 
 
+class SamplesFailedError(ScopeError):
+    """Some samples of a run have no answer; the others are recorded in `folder`."""
+
+    def __init__(self, message: str, folder: Path) -> None:
+        super().__init__(message)
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.folder)
+
+
+def finished(experiment: Experiment, output: Path, console: Console, keeping: RecordKeeping) -> Path | None:
+    """The folder of a run that has nothing left to do, told from its files alone; says so."""
+    folder = output / experiment.folder_name(identity := experiment.identity())
+    if keeping.rerun or not (folder / records.MANIFEST).exists():
+        return None
+    manifest = records.read_manifest(folder)
+    if manifest["identity"] != identity:
+        return None
+    if keeping.on_mismatch == "rerun" and records.mismatch(manifest, records.surroundings()):
+        return None
+    lines = {line["sample"]: line for line in records.read(folder) if line["status"] == OK}
+    if any(sample.name not in lines for sample in experiment.task.samples()):
+        return None
+    announce(experiment, list(lines.values()), console, " (was finished already)")
+    return folder
+
+
+def announce(experiment: Experiment, lines: Sequence[Mapping[str, Any]], console: Console, note: str = "") -> None:
+    """A run in a line."""
+    found = summary(lines)
+    console.print(
+        f"{experiment.title}: {found['accuracy']:.1%} of {found['questions']} answers right, "
+        f"{found['cache_share']:.0%} of the full cache's bytes, {found['tokens_per_second']:.0f} tokens/s{note}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 def run_batch(
-    experiment: Experiment, loaded: Loaded, batch: Sequence[tuple[int, Sample]], progress: Progress
+    experiment: Experiment, loaded: Loaded, progress: Progress, batch: Sequence[tuple[int, Sample]]
 ) -> list[dict[str, Any]]:
     """One batch of (index, sample) -> its records."""
     prompts = [Prompt(s.name, tuple(loaded.tokenizer(s.prompt).input_ids), s.stop) for _, s in batch]
@@ -136,6 +190,12 @@ def run_batch(
     ]
 
 
+def give_up(item: tuple[int, Sample], status: str, reason: str) -> list[dict[str, Any]]:
+    """The record of a sample that has no answer."""
+    index, sample = item
+    return [{"sample": sample.name, "status": status, "reason": reason, "batch": index, "batch_rows": 1}]
+
+
 def record(
     task: Task, sample: Sample, prompt_tokens: int, made: Generated, batch: int, batch_rows: int, batch_seconds: float
 ) -> dict[str, Any]:
@@ -145,7 +205,7 @@ def record(
     prefill_evicted = layers * prompt_tokens - sum(made.prefill_kept)
     return {
         "sample": sample.name,
-        "status": "ok",
+        "status": OK,
         "prompt_tokens": prompt_tokens,
         "generated_tokens": len(made.tokens),
         "finish": made.finish,
@@ -186,7 +246,8 @@ def summary(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def running(done: Sequence[Mapping[str, Any]], batch: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Metrics after a batch: the run's so far, and the batch's own speed."""
-    return summary(done) | {"batch_tokens_per_second": summary(batch)["tokens_per_second"]}
+    answered = [line for line in batch if line["status"] == OK]
+    return summary(done) | {"batch_tokens_per_second": summary(answered)["tokens_per_second"]}
 
 
 def sample_row(line: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,11 +255,6 @@ def sample_row(line: Mapping[str, Any]) -> dict[str, Any]:
     right = sum(answer["correct"] for answer in line["questions"])
     scalars = {k: v for k, v in line.items() if isinstance(v, str | int | float) and k != "generation"}
     return scalars | {"right": right, "asked": len(line["questions"]), "generation": line["generation"]}
-
-
-def chunks(items: Sequence[tuple[int, Sample]], size: int) -> Iterator[Sequence[tuple[int, Sample]]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
 
 
 def as_yaml(config: Mapping[str, Any]) -> str:
