@@ -105,7 +105,7 @@ class Records:
             raise
 
     def _claim(self, config: str, manifest: Mapping[str, Any], keeping: RecordKeeping) -> None:
-        """Write config and manifest where they are not there yet, or plan fewer samples; decide what a mismatch means."""
+        """Write config and manifest where they are missing or plan fewer samples; decide what a mismatch means."""
         path = self.folder / MANIFEST
         there = read_manifest(self.folder) if path.exists() else None
         if there and there["identity"] != self.identity:

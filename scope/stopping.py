@@ -9,7 +9,7 @@ from typing import Any
 HANDLED = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}  # unless another listens already
 
 
-class Stopped(KeyboardInterrupt):  # noqa: N818  # no error, and nothing that catches errors may swallow it
+class Stopped(KeyboardInterrupt):  # no error, and nothing that catches errors may swallow it
     """A run ended between two batches because it was asked to; `signal` by what."""
 
     def __init__(self, asked: signal.Signals) -> None:
