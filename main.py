@@ -1,21 +1,18 @@
 """The entry point: Hydra composes the configuration, scope runs it. `python main.py --help` says what can be chosen."""
 
-import difflib
 import os
-import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from scope.errors import ConfigError, ScopeError
+from scope.explain import explain
 
 CONF = Path(__file__).resolve().with_name("conf")
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"  # Hydra's own switch, as the user left it
@@ -29,6 +26,7 @@ def main(cfg: DictConfig) -> str:
 
     from analysis import tables
     from scope.config import build
+    from scope.forecast import show_plan
     from scope.run import run
 
     if not sys.stderr.isatty():
@@ -40,6 +38,9 @@ def main(cfg: DictConfig) -> str:
         if alone and hydra_cfg.sweeper.get("params"):
             raise ConfigError(f"experiment={hydra_cfg.runtime.choices.get('experiment')}: is a sweep: add -m")
         job = build(cfg, hydra_cfg.runtime.choices)
+        if job.assumed_speed:
+            show_plan([job.experiment], job.assumed_speed, console)
+            return ""
         folder = run(job.experiment, job.tracker, job.output, console, job.keeping)
     except ScopeError as error:
         if alone and not TRACEBACKS:
@@ -53,50 +54,8 @@ def main(cfg: DictConfig) -> str:
 
 def refuse(error: Exception) -> int:
     """Say in one line what is wrong; -> the exit code: 2 for a request that cannot be, 1 for a failure on the way."""
-    print(f"error: {explain(error)}", file=sys.stderr)
+    print(f"error: {explain(error, CONF)}", file=sys.stderr)
     return 2 if isinstance(error, ConfigError | HydraException | OmegaConfBaseException) else 1
-
-
-def explain(error: Exception) -> str:
-    """What was refused: key, value, what is allowed, the nearest valid name."""
-    message = " ".join(str(error).split())
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        options = sorted(error.options)
-        return f"{group}={name}: must be one of {', '.join(options)}{nearest(name, options, f'{group}=')}"
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: cannot be read; write key=value, or key=value,value with -m"
-    if isinstance(error, ConfigCompositionException):
-        if refused := re.match(r"Could not override '([^']+)'", message):
-            key = refused[1].lstrip("+~")
-            known = keys()
-            if key in known:
-                return f"{key}: the option taken here has no such key"
-            return f"{key}: no such key{nearest(key, known, '')}"
-        if several := re.match(r"Ambiguous value for argument '([^']+)'", message):
-            return f"{several[1]}: several values are a sweep: add -m"
-        return " ".join(f"{message} {error.__cause__ or ''}".split())
-    return message
-
-
-def nearest(name: str, valid: list[str], prefix: str) -> str:
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
-    return f"; did you mean {prefix}{close[0]}?" if close else ""
-
-
-def keys() -> list[str]:
-    """Every key of the default configuration, dotted."""
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = OmegaConf.to_container(hydra.compose("config"), resolve=False)
-
-    def walk(node: Any, path: str) -> list[str]:
-        if not isinstance(node, dict):
-            return []
-        below = [(f"{path}{key}", value) for key, value in node.items() if key != "_target_"]
-        return [key for key, _ in below] + [key for name, value in below for key in walk(value, f"{name}.")]
-
-    return walk(composed, "")
 
 
 def cli() -> int:

@@ -13,7 +13,8 @@ from scope.tracking import Tracker
 
 NAME = re.compile(r"\w[\w.-]{0,99}")
 GROUPS = ("model", "method", "decoding", "budget", "task", "fidelity", "tracking")
-KEYS = {*GROUPS, "sampling", "name", "output", "seed", "attention", "batch_size", "records", "rerun"}
+KEYS = {*GROUPS, "sampling", "name", "output", "seed", "attention", "batch_size", "limit", "plan", "steps_per_second"}
+KEYS |= {"records", "rerun", "shard"}
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Job:
     tracker: Tracker
     output: Path
     keeping: RecordKeeping
+    assumed_speed: float | None = None  # only say what it would cost, at so many decode steps a second
 
 
 def build(cfg: Any, choices: Mapping[str, str]) -> Job:
@@ -57,13 +59,19 @@ def build(cfg: Any, choices: Mapping[str, str]) -> Job:
             **parts,
             labels=labels,
             batch_size=cfg.batch_size,
+            limit=cfg.limit,
             granularity=cfg.fidelity.granularity,
             config={str(k): v for k, v in config.items()},
         )
     except SettingError as error:
         key = "fidelity.granularity" if error.field == "granularity" else error.field
         raise ConfigError(error.describe(key)) from error
-    return Job(experiment, tracker, Path(cfg.output) / str(cfg.name), keeping)
+    if not isinstance(cfg.plan, bool):
+        raise ConfigError(f"plan={cfg.plan}: must be true or false")
+    speed = cfg.steps_per_second
+    if isinstance(speed, bool) or not isinstance(speed, int | float) or speed <= 0:
+        raise ConfigError(f"steps_per_second={speed}: must be a number above 0")
+    return Job(experiment, tracker, Path(cfg.output) / str(cfg.name), keeping, float(speed) if cfg.plan else None)
 
 
 def _make(cfg: Any, name: str) -> Any:

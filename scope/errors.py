@@ -1,5 +1,8 @@
 """What went wrong, in one line for the person who asked for it."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class ScopeError(Exception):
     """Anything a user can mend; the message is one line and needs no traceback."""
@@ -62,3 +65,9 @@ def check_choice(owner: object, field: str, choices: tuple[str, ...]) -> None:
     value = getattr(owner, field)
     if value not in choices:
         raise SettingError(owner, field, value, "one of " + ", ".join(choices))
+
+
+def nearest(name: str, valid: Iterable[str], prefix: str = "") -> str:
+    """The valid name that was probably meant, as the end of a message; empty where none is near."""
+    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.6)
+    return f"; did you mean {prefix}{close[0]}?" if close else ""

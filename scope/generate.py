@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,30 +18,38 @@ from transformers.generation.logits_process import (
 from scope.cache import CompressedCache
 from scope.cache.slots import Slots, StorageFactory
 from scope.decoding import DecodingStrategy
-from scope.errors import ScopeError, SettingError, check_count
+from scope.errors import CombinationError, ScopeError, SettingError, check_count
 from scope.prefill import PrefillMethod
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn: greedily at temperature 0, else by lot, seeded for each sample by its name."""
+    """How the next token is drawn: greedily at temperature 0, else by lot, seeded for each sample by its name.
+
+    samples: how many generations each prompt gets. Raises SettingError or CombinationError for values that cannot be.
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
     seed: int = 0
     min_new_tokens: int = 0  # the end of sequence is not drawn before
+    samples: int = field(default=1, metadata={"limit": True})
 
     def __post_init__(self) -> None:
-        for field, low, high in (("temperature", 0.0, 100.0), ("top_p", 0.0, 1.0)):
-            value = getattr(self, field)
+        for name, low, high in (("temperature", 0.0, 100.0), ("top_p", 0.0, 1.0)):
+            value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-                raise SettingError(self, field, value, f"a number from {low:g} to {high:g}")
+                raise SettingError(self, name, value, f"a number from {low:g} to {high:g}")
         if self.top_p == 0:
             raise SettingError(self, "top_p", self.top_p, "above 0")
         check_count(self, "top_k")
         check_count(self, "seed")
         check_count(self, "min_new_tokens")
+        check_count(self, "samples", low=1)
+        if self.samples > 1 and self.temperature == 0:
+            allowed = "1 at temperature 0, where all would be the same (sampling.temperature)"
+            raise CombinationError(self, "samples", self.samples, allowed)
 
     def warpers(self) -> LogitsProcessorList:
         chosen = LogitsProcessorList([TemperatureLogitsWarper(float(self.temperature))])
@@ -51,10 +59,13 @@ class Sampling:
             chosen.append(TopPLogitsWarper(self.top_p))
         return chosen
 
-    def generator(self, name: str) -> torch.Generator:
-        """The same lots for a sample whatever else is in its batch."""
+    def seed_of(self, name: str) -> int:
+        """What the lots of the sample of that name are seeded with: the same whatever else is in its batch."""
         digest = hashlib.sha256(f"{self.seed} {name}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        return int.from_bytes(digest[:7], "big")
+
+    def generator(self, name: str) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed_of(name))
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,27 @@
 
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from scope.attention import BACKENDS, implementation
 from scope.errors import ScopeError, SettingError, check_choice, check_count
+from scope.prompts import LAYOUTS, OVERLONG
 
 EMBEDDED = Path(__file__).with_name("embedded")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -29,7 +38,9 @@ class ModelSource:
     path: a hub id, a folder, or `embedded`. revision: of a hub id. attention: the backend of the prompt's attention;
     decode steps run scope's own. device: a torch device, or `auto` (a GPU where there is one). device_map: accelerate's
     way of spreading the layers, such as `auto` or `balanced`; device then does not count. threads: of torch on the CPU,
-    None as torch has it; one is best for a very small model, whose steps are too short to share.
+    None as torch has it; one is best for a very small model, whose steps are too short to share. layout: how a prompt
+    is framed (scope.prompts.render); overlong: a prompt that does not fit the model's context is refused, or cut in its
+    middle.
     Raises SettingError for values that cannot be.
     """
 
@@ -40,10 +51,14 @@ class ModelSource:
     device: str = field(default="auto", metadata={"limit": True})
     device_map: str | None = field(default=None, metadata={"limit": True})
     threads: int | None = field(default=None, metadata={"limit": True})
+    layout: str = "auto"
+    overlong: str = "refuse"
 
     def __post_init__(self) -> None:
         check_choice(self, "dtype", DTYPES)
         check_choice(self, "attention", BACKENDS)
+        check_choice(self, "layout", LAYOUTS)
+        check_choice(self, "overlong", OVERLONG)
         if self.threads is not None:
             check_count(self, "threads", low=1)
         try:
@@ -93,22 +108,50 @@ def load(source: ModelSource) -> Loaded:
     if source.threads:
         torch.set_num_threads(source.threads)
     local = _only_local(source)
-    place: dict[str, Any] = {"revision": source.revision, "local_files_only": local}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source.location, padding_side="left", **place)
+    with _named(source):
+        tokenizer = _tokenizer(source, local)
         model = AutoModelForCausalLM.from_pretrained(
             source.location,
             dtype=getattr(torch, source.dtype),
             attn_implementation=name,
             device_map=source.device_map,
-            **place,
+            revision=source.revision,
+            local_files_only=local,
         )
-    except Exception as error:  # what a spoilt file does to the libraries below is theirs to name
-        reason = " ".join(str(error).split())
-        raise ScopeError(f"model.path={source.path}: cannot be loaded: {reason}") from error
     if source.device_map is None:
         model.to(source.torch_device())  # type: ignore[arg-type]  # transformers wraps torch's own signature
     return Loaded(model.eval(), tokenizer)  # type: ignore[no-untyped-call]
+
+
+@lru_cache(maxsize=8)
+def load_shape(source: ModelSource) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
+    """The model's configuration and tokenizer, without its weights. Raises ScopeError as `load` does."""
+    local = _only_local(source)
+    with _named(source):
+        config = AutoConfig.from_pretrained(source.location, revision=source.revision, local_files_only=local)
+        return config, _tokenizer(source, local)
+
+
+def context(config: PretrainedConfig) -> int | None:
+    """Tokens that the model was made for, None where its configuration does not say."""
+    return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+
+def _tokenizer(source: ModelSource, local: bool) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        source.location, padding_side="left", revision=source.revision, local_files_only=local
+    )
+    return tokenizer
+
+
+@contextmanager
+def _named(source: ModelSource) -> Iterator[None]:
+    """What goes wrong within is reported under the model's key."""
+    try:
+        yield
+    except Exception as error:  # what a spoilt file does to the libraries below is theirs to name
+        reason = " ".join(str(error).split())
+        raise ScopeError(f"model.path={source.path}: cannot be loaded: {reason}") from error
 
 
 def _only_local(source: ModelSource) -> bool:

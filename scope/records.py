@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -23,14 +24,26 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from scope.errors import ScopeError, check_choice, check_flag, check_number
+from scope.errors import ScopeError, SettingError, check_choice, check_flag, check_number
 from scope.files import sync_folder, write_whole
 from scope.lines import DamagedLineError, parse, seal
 
 _logger = logging.getLogger(__name__)
 CONFIG, MANIFEST, RECORDS = "config.yaml", "manifest.json", "records.jsonl"
-DAMAGED, LOCK = "records.damaged", ".lock"  # lines set aside; held by the one process that writes
-PACKAGES = ("torch", "transformers", "tokenizers", "hydra-core", "omegaconf", "pandas", "wandb", "flash-attn", "triton")
+DAMAGED, LOCK, SHARDS = "records.damaged", ".lock", "shards"  # lines set aside; held by the one process that writes
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "hydra-core",
+    "omegaconf",
+    "pandas",
+    "datasets",
+    "rouge-score",
+    "wandb",
+    "flash-attn",
+    "triton",
+)
 
 
 def describe(settings: object, limits: bool = True) -> dict[str, Any]:
@@ -41,7 +54,8 @@ def describe(settings: object, limits: bool = True) -> dict[str, Any]:
     described: dict[str, Any] = {"type": f"{kind.__module__}.{kind.__qualname__}"}
     for f in fields(settings):
         if limits or not f.metadata.get("limit"):
-            described[f.name] = getattr(settings, f.name)
+            value = getattr(settings, f.name)
+            described[f.name] = describe(value, limits) if is_dataclass(value) else value
     return described
 
 
@@ -56,18 +70,33 @@ class RecordKeeping:
 
     on_mismatch: what to do where a run was begun by another version of the project or its libraries: `warn` and go on,
     `refuse`, or `rerun` it from the start. rerun: answer every sample anew; what was there is kept under another name.
-    wait_seconds: how long to wait for a process that is writing this run.
+    wait_seconds: how long to wait for a process that is writing this run. shard: `i/n` answers the i-th of n shares of
+    the samples only, recorded apart until `python -m scope.records merge` joins them.
     Raises SettingError for values that cannot be.
     """
 
     on_mismatch: str = "warn"
     rerun: bool = False
     wait_seconds: float = 0
+    shard: str | None = None
 
     def __post_init__(self) -> None:
         check_choice(self, "on_mismatch", ("warn", "refuse", "rerun"))
         check_flag(self, "rerun")
         check_number(self, "wait_seconds", low=0)
+        i, n = self.part
+        if not 1 <= i <= n:
+            raise SettingError(self, "shard", self.shard, "i/n, such as 1/4, with i from 1 to n")
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """(i, n); (0, 0) for what cannot be read."""
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", str(self.shard or "1/1"))
+        return (int(found[1]), int(found[2])) if found else (0, 0)
+
+    def place(self, folder: Path) -> Path:
+        """Where records go, for the folder of a run: a shard has one of its own in it."""
+        return folder if self.shard is None else folder / SHARDS / f"{self.part[0]}-of-{self.part[1]}"
 
 
 class Records:

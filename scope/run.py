@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 from rich.console import Console
+from transformers import PretrainedConfig
 
 from scope import models, records
 from scope.batches import OK, Attempts, batches
@@ -21,6 +22,7 @@ from scope.generate import Generated, Prompt, Sampling, generate
 from scope.models import Loaded, ModelSource
 from scope.prefill import PrefillMethod
 from scope.progress import Progress
+from scope.prompts import Encoded, encode
 from scope.records import RecordKeeping, Records
 from scope.stopping import Stopping
 from scope.tasks import Sample, Task
@@ -39,10 +41,13 @@ class Experiment:
     labels: Mapping[str, str]
     granularity: str = "kv_head"
     batch_size: int = 8
+    limit: int | None = None  # the first so many prompts only
     config: Mapping[str, Any] = field(default_factory=dict)  # as composed; recorded, not read
 
     def __post_init__(self) -> None:
         check_count(self, "batch_size", low=1)
+        if self.limit is not None:
+            check_count(self, "limit", low=1)
         check_choice(self, "granularity", GRANULARITIES)
 
     @property
@@ -55,6 +60,11 @@ class Experiment:
             "sampling": self.sampling,
         }
 
+    def requests(self) -> list["Request"]:
+        """What is to be generated: each prompt as often as it is sampled, the first prompt's first."""
+        asked = [(s, draw) for s in self.task.samples()[: self.limit] for draw in range(self.sampling.samples)]
+        return [Request(index, sample, draw) for index, (sample, draw) in enumerate(asked)]
+
     def identity(self) -> str:
         """A hash of all that changes an answer: not of limits, tracking or paths."""
         return records.identity(self.settings(limits=False) | {"weights": self.model.fingerprint()})
@@ -62,7 +72,14 @@ class Experiment:
     def settings(self, limits: bool = True) -> dict[str, Any]:
         """All settings as plain data; without `limits`, only what can change an answer."""
         described: dict[str, Any] = {name: records.describe(part, limits) for name, part in self.parts.items()}
+        if origin := self.task.samples()[0].origin:
+            described["task"]["origin"] = origin
         return described | {"cache": {"granularity": self.granularity}}
+
+    def prompt_room(self, config: PretrainedConfig) -> int | None:
+        """Tokens that the model's context leaves for a prompt beside T; all of it where T alone is longer."""
+        most = models.context(config)
+        return most and (most - self.task.max_new_tokens if most > self.task.max_new_tokens else most)
 
     @property
     def title(self) -> str:
@@ -75,44 +92,62 @@ class Experiment:
         return f"{readable[:190]}-{identity[:8]}"
 
 
+@dataclass(frozen=True)
+class Request:
+    """One generation to make: the `draw`-th of a prompt."""
+
+    index: int
+    sample: Sample
+    draw: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.sample.name}#{self.draw}" if self.draw else self.sample.name
+
+
 def run(
     experiment: Experiment, tracker: Tracker, output: Path, console: Console, keeping: RecordKeeping | None = None
 ) -> Path:
     """Run an experiment below `output` (its last part names the sweep), or go on where it stopped. -> the run's folder.
 
-    Raises ScopeError for what a user can mend, SamplesFailedError once the others are recorded, and Stopped between
-    two batches.
+    Raises ScopeError for what a user can mend, SamplesFailedError once the other samples are recorded, and Stopped
+    between two batches where a signal has asked for it.
     """
     keeping = keeping or RecordKeeping()
-    if folder := finished(experiment, output, console, keeping):
-        return folder
-    samples = experiment.task.samples()
+    if there := finished(experiment, output, console, keeping):
+        return there
+    asked = [list(batch) for batch in batches(experiment.requests(), experiment.batch_size, keeping.part)]
     identity = experiment.identity()
-    folder = output / experiment.folder_name(identity)
+    name = experiment.folder_name(identity)
+    folder = keeping.place(output / name)
     manifest = {
         "identity": identity,
         "experiment": output.name,
-        "run": folder.name,
+        "run": name,
         "seed": experiment.sampling.seed,
         "labels": dict(experiment.labels),
         "settings": experiment.settings(limits=False),
-        "samples": len(samples),
+        "samples": sum(map(len, asked)),
+        **({"shard": keeping.shard} if keeping.shard else {}),
     }
-    if not folder.exists():
-        models.load(experiment.model)  # a model that is not there leaves no folder behind
+    prompts: list[Encoded] = []
+    if not folder.exists():  # a model that is not there, or a prompt that does not fit, leaves no folder behind
+        prompts = encode_all(experiment, models.load(experiment.model))
     failed = 0
     with closing(Records(folder, as_yaml(experiment.config), manifest, keeping)) as kept, Stopping() as stopping:
-        todo = sum(sample.name not in kept.done for sample in samples)
+        todo = [rest for batch in asked if (rest := [r for r in batch if r.name not in kept.done])]
         if todo:
             loaded = models.load(experiment.model)
+            prompts = prompts or encode_all(experiment, loaded)
             tracker.start(RunInfo(output.name, folder.name, identity, folder, dict(experiment.config)))
             attempts = Attempts()
             try:
-                with Progress(experiment.title, todo, experiment.task.max_new_tokens, console) as progress:
-                    answer = partial(run_batch, experiment, loaded, progress)
-                    for whole in batches(list(enumerate(samples)), experiment.batch_size):
-                        batch = [(i, sample) for i, sample in whole if sample.name not in kept.done]
-                        for lines in attempts.make(batch, answer, give_up) if batch else ():
+                with Progress(
+                    experiment.title, sum(map(len, todo)), experiment.task.max_new_tokens, console
+                ) as progress:
+                    answer = partial(run_batch, experiment, loaded, prompts, progress)
+                    for batch in todo:
+                        for lines in attempts.make(batch, answer, give_up):
                             kept.append(lines)
                             progress.finish(lines)
                             failed += sum(line["status"] != OK for line in lines)
@@ -122,7 +157,7 @@ def run(
                 tracker.finish(summary(list(kept.done.values())), [sample_row(line) for line in kept.done.values()])
     announce(experiment, list(kept.done.values()), console)
     if failed:
-        reason = f"{failed} of {len(samples)} samples failed, {folder / records.RECORDS} says why"
+        reason = f"{failed} of {manifest['samples']} samples failed, {folder / records.RECORDS} says why"
         raise SamplesFailedError(f"{reason}; the same command tries them again", folder)
     return folder
 
@@ -140,7 +175,8 @@ class SamplesFailedError(ScopeError):
 
 def finished(experiment: Experiment, output: Path, console: Console, keeping: RecordKeeping) -> Path | None:
     """The folder of a run that has nothing left to do, told from its files alone; says so."""
-    folder = output / experiment.folder_name(identity := experiment.identity())
+    identity = experiment.identity()
+    folder = keeping.place(output / experiment.folder_name(identity))
     if keeping.rerun or not (folder / records.MANIFEST).exists():
         return None
     manifest = records.read_manifest(folder)
@@ -149,28 +185,38 @@ def finished(experiment: Experiment, output: Path, console: Console, keeping: Re
     if keeping.on_mismatch == "rerun" and records.mismatch(manifest, records.surroundings()):
         return None
     lines = {line["sample"]: line for line in records.read(folder) if line["status"] == OK}
-    if any(sample.name not in lines for sample in experiment.task.samples()):
+    asked = batches(experiment.requests(), experiment.batch_size, keeping.part)
+    if any(request.name not in lines for batch in asked for request in batch):
         return None
     announce(experiment, list(lines.values()), console, " (was finished already)")
     return folder
 
 
 def announce(experiment: Experiment, lines: Sequence[Mapping[str, Any]], console: Console, note: str = "") -> None:
-    """A run in a line."""
-    found = summary(lines)
-    console.print(
-        f"{experiment.title}: {found['accuracy']:.1%} of {found['questions']} answers right, "
-        f"{found['cache_share']:.0%} of the full cache's bytes, {found['tokens_per_second']:.0f} tokens/s{note}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    console.print(f"{experiment.title}: {headline(lines)}{note}", highlight=False, soft_wrap=True)
+
+
+def encode_all(experiment: Experiment, loaded: Loaded) -> list[Encoded]:
+    """Each prompt's tokens, in order; equal prompts of several draws share theirs."""
+    source, room = experiment.model, experiment.prompt_room(loaded.model.config)
+    made: list[Encoded] = []
+    for request in experiment.requests():
+        if request.draw:
+            made.append(made[-1])
+        else:
+            made.append(encode(loaded.tokenizer, request.sample, source.layout, room, source.overlong))
+    return made
 
 
 def run_batch(
-    experiment: Experiment, loaded: Loaded, progress: Progress, batch: Sequence[tuple[int, Sample]]
+    experiment: Experiment,
+    loaded: Loaded,
+    encoded: Sequence[Encoded],
+    progress: Progress,
+    batch: Sequence[Request],
 ) -> list[dict[str, Any]]:
-    """One batch of (index, sample) -> its records."""
-    prompts = [Prompt(s.name, tuple(loaded.tokenizer(s.prompt).input_ids), s.stop) for _, s in batch]
+    """One batch of requests -> its records. `encoded`: the prompts of all requests of the run."""
+    prompts = [Prompt(r.name, encoded[r.index].tokens, r.sample.stop) for r in batch]
     began = time.perf_counter()
     generated = generate(
         loaded.model,
@@ -184,36 +230,42 @@ def run_batch(
         granularity=experiment.granularity,
     )
     seconds = time.perf_counter() - began
+    drawn = experiment.sampling.temperature > 0
     return [
-        record(experiment.task, sample, len(prompt.tokens), made, batch[0][0], len(batch), seconds)
-        for (_, sample), prompt, made in zip(batch, prompts, generated, strict=True)
+        {
+            "sample": request.name,
+            "prompt": request.sample.name,
+            "draw": request.draw,
+            "seed": experiment.sampling.seed_of(request.name) if drawn else None,
+            "prompt_cut_tokens": encoded[request.index].cut,
+            "batch": batch[0].index,
+            "batch_rows": len(batch),
+            "batch_seconds": round(seconds, 4),
+        }
+        | record(experiment.task, request.sample, len(prompt.tokens), made)
+        for request, prompt, made in zip(batch, prompts, generated, strict=True)
     ]
 
 
-def give_up(item: tuple[int, Sample], status: str, reason: str) -> list[dict[str, Any]]:
-    """The record of a sample that has no answer."""
-    index, sample = item
-    return [{"sample": sample.name, "status": status, "reason": reason, "batch": index, "batch_rows": 1}]
+def give_up(request: Request, status: str, reason: str) -> list[dict[str, Any]]:
+    """The record of a generation that failed."""
+    named = {"sample": request.name, "prompt": request.sample.name, "draw": request.draw}
+    return [named | {"status": status, "reason": reason, "batch": request.index, "batch_rows": 1}]
 
 
-def record(
-    task: Task, sample: Sample, prompt_tokens: int, made: Generated, batch: int, batch_rows: int, batch_seconds: float
-) -> dict[str, Any]:
-    """What is kept of one sample, as plain data. Slots are per layer; evictions are slots summed over the layers."""
+def record(task: Task, sample: Sample, prompt_tokens: int, made: Generated) -> dict[str, Any]:
+    """What is kept of one generation, as plain data. Slots are per layer; evictions are summed over the layers."""
     fed = len(made.tokens) - 1
     layers = len(made.slots_kept)
     prefill_evicted = layers * prompt_tokens - sum(made.prefill_kept)
     return {
-        "sample": sample.name,
         "status": OK,
         "prompt_tokens": prompt_tokens,
         "generated_tokens": len(made.tokens),
         "finish": made.finish,
         "generation": made.text,
         "questions": [asdict(answer) for answer in task.answers(sample, made.text)],
-        "batch": batch,
-        "batch_rows": batch_rows,
-        "batch_seconds": round(batch_seconds, 4),
+        "measures": task.measures(sample, made.text),
         "prefill_seconds": round(made.prefill_seconds, 4),
         "decode_seconds": round(made.decode_seconds, 4),
         "tokens_per_second": round(fed / made.decode_seconds, 2) if fed else None,
@@ -225,6 +277,27 @@ def record(
         "prefill_evicted": prefill_evicted,
         "decode_evicted": layers * (prompt_tokens + fed) - sum(made.slots_kept) - prefill_evicted,
     }
+
+
+def headline(lines: Sequence[Mapping[str, Any]]) -> str:
+    """A run in a line."""
+    found = summary(lines)
+    parts = [f"{name} {found[name]:.1%}" for name in _measures(lines)]
+    if found["questions"]:
+        parts.insert(0, f"{found['accuracy']:.1%} of {found['questions']} answers right")
+    if found["prompts_cut"]:
+        parts.append(f"{found['prompts_cut']} of {found['samples']} prompts cut in the middle")
+    parts += [f"{found['cache_share']:.0%} of the full cache's bytes", f"{found['tokens_per_second']:.0f} tokens/s"]
+    return ", ".join(parts)
+
+
+def _measures(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The mean of each measure over the samples that have it."""
+    values: dict[str, list[float]] = {}
+    for line in lines:
+        for name, value in line.get("measures", {}).items():
+            values.setdefault(name, []).append(value)
+    return {name: sum(found) / len(found) for name, found in values.items()}
 
 
 def summary(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -241,6 +314,8 @@ def summary(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "missing": sum(a["found"] is None for a in answers) / max(1, len(answers)),
         "cache_share": sum(r["cache_bytes"] for r in lines) / max(1, sum(r["full_cache_bytes"] for r in lines)),
         "tokens_per_second": tokens / (sum(decode.values()) or 1.0),
+        "prompts_cut": sum(line.get("prompt_cut_tokens", 0) > 0 for line in lines),
+        **_measures(lines),
     }
 
 
@@ -253,8 +328,9 @@ def running(done: Sequence[Mapping[str, Any]], batch: Sequence[Mapping[str, Any]
 def sample_row(line: Mapping[str, Any]) -> dict[str, Any]:
     """A record as one row of a table of samples."""
     right = sum(answer["correct"] for answer in line["questions"])
-    scalars = {k: v for k, v in line.items() if isinstance(v, str | int | float) and k != "generation"}
-    return scalars | {"right": right, "asked": len(line["questions"]), "generation": line["generation"]}
+    row: dict[str, Any] = {k: v for k, v in line.items() if isinstance(v, str | int | float) and k != "generation"}
+    row |= line.get("measures", {})
+    return row | {"right": right, "asked": len(line["questions"]), "generation": line["generation"]}
 
 
 def as_yaml(config: Mapping[str, Any]) -> str:

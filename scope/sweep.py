@@ -7,8 +7,9 @@ from typing import Any
 
 from rich.console import Console
 
-from scope.config import build
+from scope.config import Job, build
 from scope.errors import ConfigError, ImpossibleError, ScopeError
+from scope.forecast import show_plan
 
 Overrides = tuple[str, ...]
 
@@ -17,12 +18,32 @@ class SweepError(ScopeError):
     """Some jobs failed; the others are recorded."""
 
 
+def paired(jobs: Sequence[Sequence[str]], pairs: Sequence[str]) -> list[list[str]]:
+    """Each job with each line of overrides that does not contradict it.
+
+    Raises ConfigError where a job contradicts all lines.
+    """
+    made = []
+    for job in jobs:
+        given = dict(override.split("=", 1) for override in job)
+        agreeing = []
+        for pair in pairs:
+            line = dict(override.split("=", 1) for override in pair.split())
+            if all(given.get(key, value) == value for key, value in line.items()):
+                agreeing.append([f"{key}={value}" for key, value in (given | line).items()])
+        if not agreeing:
+            raise ConfigError(f"{' '.join(job)}: contradicts every pair of this sweep: {', '.join(pairs)}")
+        made += agreeing
+    return made
+
+
 @dataclass(frozen=True)
 class Sweep:
     """The jobs that can run, and those that cannot with the reason."""
 
     jobs: tuple[Overrides, ...]
     skipped: tuple[tuple[Overrides, str], ...]
+    built: tuple[Job, ...]
 
     @classmethod
     def check(cls, composed: Sequence[tuple[Overrides, Any]]) -> "Sweep":
@@ -30,22 +51,36 @@ class Sweep:
 
         Raises ConfigError for a value that is wrong by itself, or where no job is left.
         """
-        jobs, skipped = [], []
+        jobs, skipped, built = [], [], []
         for overrides, cfg in composed:
             try:
-                build(cfg, cfg.hydra.runtime.choices)
+                built.append(build(cfg, cfg.hydra.runtime.choices))
                 jobs.append(overrides)
             except ImpossibleError as error:
                 skipped.append((overrides, str(error)))
         if not jobs:
             raise ConfigError(f"no job of this sweep can run: {skipped[0][1]}" if skipped else "a sweep without jobs")
-        sweep = cls(tuple(jobs), tuple(skipped))
+        sweep = cls(tuple(jobs), tuple(skipped), tuple(built))
         sweep._announce()
         return sweep
 
     def _announce(self) -> None:
         skipped = f"; {len(self.skipped)} skipped, with the reason at the end" if self.skipped else ""
         Console(highlight=False).print(f"{len(self.jobs)} runs{skipped}")
+
+    def show_plan(self) -> bool:
+        """Where only a plan is asked for, say what the sweep would cost and what it skips. -> whether it was asked."""
+        speed = self.built[0].assumed_speed
+        if speed is None:
+            return False
+        console = Console(highlight=False)
+        show_plan([job.experiment for job in self.built], speed, console)
+        self._say_skipped(console)
+        return True
+
+    def _say_skipped(self, console: Console) -> None:
+        for overrides, reason in self.skipped:
+            console.print(f"skipped {' '.join(overrides)}: {reason}", soft_wrap=True)
 
     def report(self, outcomes: Sequence[Path | Exception]) -> None:
         """Print and write the table of what ran, and say what did not.
@@ -64,8 +99,7 @@ class Sweep:
         failed = [
             (job, outcome) for job, outcome in zip(self.jobs, outcomes, strict=True) if isinstance(outcome, Exception)
         ]
-        for overrides, reason in self.skipped:
-            console.print(f"skipped {' '.join(overrides)}: {reason}", soft_wrap=True)
+        self._say_skipped(console)
         for overrides, error in failed:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             console.print(f"FAILED: {reason}\n  repeat it alone: python main.py {' '.join(overrides)}", soft_wrap=True)

@@ -230,7 +230,7 @@ def test_the_model_runs_as_asked(dtype: str, attention: str) -> None:
 def test_every_model_composes(name: str) -> None:
     source = composed(f"model={name}", *(["model.path=some/where"] if name == "hf" else [])).model
     if name == "embedded":
-        assert source == ModelSource(dtype="float32", threads=1)
+        assert source == ModelSource(dtype="float32", threads=1, layout="plain")
         return
     assert source == ModelSource(path=source.path, dtype="bfloat16")
     assert models._HUB_ID.fullmatch(source.path)

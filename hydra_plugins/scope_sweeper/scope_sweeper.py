@@ -17,21 +17,36 @@ class ScopeSweeperConf:
     _target_: str = "hydra_plugins.scope_sweeper.scope_sweeper.ScopeSweeper"
     max_batch_size: int | None = None
     params: dict[str, str] | None = None
+    pairs: list[str] | None = None
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="scope", node=ScopeSweeperConf, provider="scope")
 
 
 class ScopeSweeper(BasicSweeper):
-    """Hydra's basic sweeper (a Cartesian product) with manners."""
+    """Hydra's basic sweeper (a Cartesian product) with manners.
+
+    pairs: overrides that belong together, each a line such as `method=h2o decoding=slide`; the product is taken with
+    these lines. Where the command line sets one of their keys, it takes the lines that agree.
+    """
+
+    def __init__(
+        self, max_batch_size: int | None, params: dict[str, str] | None = None, pairs: list[str] | None = None
+    ) -> None:
+        super().__init__(max_batch_size, params)
+        self.pairs = pairs
 
     def sweep(self, arguments: list[str]) -> Any:
-        from scope.sweep import Sweep
+        from scope.sweep import Sweep, paired
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
         (jobs,) = self.split_arguments(overrides, max_batch_size=None)
+        if self.pairs:
+            jobs = paired(jobs, self.pairs)
         sweep = Sweep.check([(tuple(job), self._compose(job)) for job in jobs])
+        if sweep.show_plan():
+            return []
         returns: list[JobReturn] = []
         for batch in self.split_overrides_to_chunks([list(job) for job in sweep.jobs], self.max_batch_size):
             returns += self.launcher.launch(batch, initial_job_idx=len(returns))

@@ -1,6 +1,9 @@
 """Tasks: prompts to answer and how the answers are scored."""
 
 from scope.tasks.arithmetic import Arithmetic
+from scope.tasks.infinitebench import InfiniteBench
+from scope.tasks.longgenbench import LongGenBench
+from scope.tasks.sources import Hub
 from scope.tasks.task import Sample, Task
 
-__all__ = ["Arithmetic", "Sample", "Task"]
+__all__ = ["Arithmetic", "Hub", "InfiniteBench", "LongGenBench", "Sample", "Task"]

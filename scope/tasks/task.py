@@ -8,13 +8,23 @@ from scope.scoring.answer import Answer, Question
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt. `stop` holds the strings that end its generation."""
+    """One prompt. `stop` holds the strings that end its generation.
+
+    asked: the questions as they are printed, where the task has their texts. instruction: what goes before the prompt,
+    where the model's layout puts it. most_tokens: a longer prompt is cut in its middle to that many. origin: a hash of
+    the set that the sample belongs to, empty where the task's settings say all that is in it.
+    """
 
     name: str
     prompt: str
     questions: tuple[Question, ...]
     stop: tuple[str, ...] = ()
     references: tuple[str, ...] = ()  # texts that a summary is held against
+    asked: tuple[str, ...] = ()
+    subject: str = ""
+    instruction: str = ""
+    most_tokens: int | None = None
+    origin: str = ""
 
 
 class Task(Protocol):

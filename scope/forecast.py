@@ -1,0 +1,161 @@
+"""What runs would cost, before anything is run: no weights are loaded and nothing is generated."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from scope import models
+from scope.errors import ScopeError
+from scope.plan import View
+from scope.prompts import encode
+from scope.records import describe
+from scope.run import Experiment
+from scope.tasks import Sample
+
+HEADINGS = ("samples", "prompt tokens", "to write", "cache MiB", "of full", "GPU hours")
+ASSUMED = (
+    "At most: every sample is taken to write T tokens. Prompt tokens: least-median-most. Cache: of one sequence, the one "
+    "of the longest prompt. Hours: of decoding, at an assumed {:g} steps a second, whatever the batch (steps_per_second)."
+)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One run; None where it is not to be known from here.
+
+    prompt_tokens: of each prompt; the other figures are the most there can be. cache_bytes and full_cache_bytes are of
+    the sequence with the longest prompt. gpu_hours: of decoding, batch by batch, each to its T-th token.
+    """
+
+    samples: int | None = None
+    prompt_tokens: tuple[int, ...] | None = None
+    generated_tokens: int | None = None
+    cache_bytes: int | None = None
+    full_cache_bytes: int | None = None
+    gpu_hours: float | None = None
+
+
+class Forecaster:
+    """Forecasts runs that share data and models; what cannot be had is asked for once and remembered in `reasons`."""
+
+    def __init__(self, steps_per_second: float) -> None:
+        self.steps_per_second = steps_per_second
+        self.reasons: list[str] = []
+        self._had: dict[str, Any] = {}
+
+    def forecast(self, run: Experiment) -> Forecast:
+        samples = self._once(f"{run.task} {run.limit}", lambda: run.task.samples()[: run.limit])
+        shape = self._once(f"{run.model}", lambda: models.load_shape(run.model))
+        made = Forecast()
+        if samples:
+            most, count = run.task.max_new_tokens, len(samples) * run.sampling.samples
+            hours = ceil(count / run.batch_size) * most / self.steps_per_second / 3600
+            made = Forecast(count, generated_tokens=count * most, gpu_hours=hours)
+        if samples and shape:
+            lengths = self._once(f"{run.task} {run.limit} {run.model}", lambda: _lengths(run, samples, *shape))
+            if lengths:
+                kept, full = (cache_bytes(run, shape[0], max(lengths), evicting) for evicting in (True, False))
+                made = replace(made, prompt_tokens=lengths, cache_bytes=kept, full_cache_bytes=full)
+        return made
+
+    def _once(self, key: str, get: Callable[[], Any]) -> Any:
+        """What `get` gives, or None where it is out of reach."""
+        if key not in self._had:
+            try:
+                self._had[key] = get()
+            except ScopeError as error:
+                self._had[key] = None
+                self.reasons.append(str(error))
+        return self._had[key]
+
+
+def show_plan(runs: Sequence[Experiment], steps_per_second: float, console: Console) -> None:
+    """Print the runs as a table with what each would take, their sum, and what is assumed."""
+    forecaster = Forecaster(steps_per_second)
+    seen = [forecaster.forecast(run) for run in runs]
+    names = [_names(run) for run in runs]
+    telling = [name for name in names[0] if name == "method" or len({row[name] for row in names}) > 1]
+    table = Table(*telling, box=None, pad_edge=False)
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right")
+    for row, forecast in zip(names, seen, strict=True):
+        table.add_row(*(row[name] for name in telling), *_cells(forecast))
+    console = console if console.is_terminal else Console(file=console.file, width=160)  # a pipe has no edge
+    console.print(", ".join(f"{name} {value}" for name, value in names[0].items() if name not in telling))
+    console.print(table, highlight=False)
+    for line in (_total(seen), ASSUMED.format(steps_per_second), *(f"?: {reason}" for reason in forecaster.reasons)):
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def _lengths(
+    run: Experiment, samples: Sequence[Sample], config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
+) -> tuple[int, ...]:
+    room = run.prompt_room(config)
+    return tuple(len(encode(tokenizer, s, run.model.layout, room, run.model.overlong).tokens) for s in samples)
+
+
+def _names(run: Experiment) -> dict[str, str]:
+    """What tells runs of a sweep apart: their labels, and the budgets in slots or shares."""
+    budgets = {"C": describe(run.method).get("budget", "-"), "D": describe(run.decoding).get("budget", "-")}
+    labels = {part: run.labels.get(part, "") for part in ("model", "task", "method", "decoding")}
+    return labels | {name: str(budget) for name, budget in budgets.items()}
+
+
+def cache_bytes(run: Experiment, config: PretrainedConfig, prompt: int, evicting: bool = True) -> int:
+    """The most that a sequence's keys and values take at once, for a prompt of that many tokens, written to T tokens.
+
+    Counted from the end of the prefill on, as records count it.
+    """
+    steps = run.task.max_new_tokens - 1  # the last token is never fed back
+    layers = _layers(config)
+    asked = [View(layer, layers, prompt, stored=prompt) for layer in range(layers)]
+    plans = [run.method.plan(view) if evicting else None for view in asked]
+    kept = tuple(plan.slots if plan else prompt for plan in plans)
+    slots = 0
+    for view in asked:
+        left = replace(view, budget=run.method.slots(prompt), capacity=run.method.capacity(view), prefilled=kept)
+        most = run.decoding.most(left) if evicting else None
+        slots += left.kept + steps if most is None else min(most, left.kept + steps)
+    return slots * slot_bytes(run, config)
+
+
+def slot_bytes(experiment: Experiment, config: PretrainedConfig) -> int:
+    """Bytes of one token's keys and values in one layer, all heads that are stored."""
+    text = config.get_text_config(decoder=True)
+    queries = text.num_attention_heads
+    heads = (
+        queries if experiment.granularity == "query_head" else (getattr(text, "num_key_value_heads", None) or queries)
+    )
+    dim = getattr(text, "head_dim", None) or text.hidden_size // queries
+    return int(2 * heads * dim * getattr(torch, experiment.model.dtype).itemsize)
+
+
+def _layers(config: PretrainedConfig) -> int:
+    return int(config.get_text_config(decoder=True).num_hidden_layers)
+
+
+def _cells(forecast: Forecast) -> list[str]:
+    tokens, kept, full = forecast.prompt_tokens, forecast.cache_bytes, forecast.full_cache_bytes
+    return [
+        "?" if forecast.samples is None else f"{forecast.samples}",
+        "?" if tokens is None else f"{min(tokens)}-{median(tokens):.0f}-{max(tokens)}",
+        "?" if forecast.generated_tokens is None else f"{forecast.generated_tokens}",
+        "?" if kept is None else f"{kept / 2**20:.1f}",
+        "?" if kept is None or full is None else f"{kept / full:.0%}",
+        "?" if forecast.gpu_hours is None else f"{forecast.gpu_hours:.2f}",
+    ]
+
+
+def _total(seen: Sequence[Forecast]) -> str:
+    unknown = sum(forecast.samples is None for forecast in seen)
+    hours = sum(forecast.gpu_hours or 0 for forecast in seen)
+    samples, tokens = (sum(getattr(f, part) or 0 for f in seen) for part in ("samples", "generated_tokens"))
+    rest = f"; {unknown} of them unknown" if unknown else ""
+    return f"{len(seen)} runs, {samples} samples, {tokens} tokens to write, {hours:.1f} GPU hours{rest}"

@@ -1,0 +1,68 @@
+"""Write a task's set of prompts to a file and describe it.
+
+python -m scope.tasks build task=gsm8k_4k model=llama3.1_8b budget=4k_512
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from scope.errors import ConfigError, ScopeError
+from scope.prompts import encode, render
+from scope.tasks.sets import write_set
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+def build(overrides: Sequence[str]) -> None:
+    """Raises ScopeError for what a user can mend."""
+    from hydra import compose, initialize_config_dir  # the library runs without it
+    from hydra.core.hydra_config import HydraConfig
+
+    from scope import config, models
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", list(overrides), return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        choices = cfg.hydra.runtime.choices
+        job = config.build(cfg, choices)
+    experiment, source = job.experiment, job.experiment.model
+    samples = experiment.task.samples()[: experiment.limit]
+    path = Path(cfg.output) / "sets" / f"{choices['task']}.jsonl"
+    write_set(path, samples)
+    print(f"{len(samples)} prompts, {sum(len(s.questions) for s in samples)} questions")
+    print(f"written: {path}")
+    shape = models.load_shape(source)
+    room = experiment.prompt_room(shape[0])
+    encoded = [encode(shape[1], sample, source.layout, room, "cut") for sample in samples]
+    whole = [len(prompt.tokens) + prompt.cut for prompt in encoded]
+    longer = sum(length > experiment.method.slots(length) for length in whole) / len(whole)
+    print(f"tokens of {choices['model']}: {min(whole)} to {max(whole)}, median {median(whole):g}")
+    print(f"longer than the prefill budget of {choices['method']} ({cfg.budget.prefill}): {longer:.0%}")
+    if cut := sum(prompt.cut > 0 for prompt in encoded):
+        print(f"longer than what the task allows or the model's context leaves beside T: {cut}")
+    print(f"the first prompt, as {choices['model']} gets it:\n")
+    print(render(shape[1], samples[0], source.layout))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """-> the exit code: 0 done, 1 something is out of reach, 2 refused."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from scope.explain import explain
+
+    if not arguments or arguments[0] != "build" or {"-h", "--help"} & set(arguments):
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        build(arguments[1:])
+    except (ScopeError, HydraException, OmegaConfBaseException) as error:
+        print(f"error: {explain(error, CONF)}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError | HydraException | OmegaConfBaseException) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,76 @@
+"""Infinite-Bench En.Sum (Zhang et al. 2024, arXiv 2402.13718): a novel in the prompt, a summary to write."""
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from scope.errors import ConfigError, SettingError, check_count
+from scope.scoring import rouge
+from scope.scoring.answer import Answer
+from scope.tasks.sets import advice, stamped, write_set
+from scope.tasks.sources import WORKED, Hub, Row, read, read_text, require
+from scope.tasks.task import Sample
+
+
+@dataclass(frozen=True)
+class InfiniteBench:
+    """A text per prompt, scored by ROUGE against its reference summaries.
+
+    hub: the data set, of columns context and answer; source: a file or folder instead of it, with these columns or
+    with prompts made already (prompt and references). prompt_tokens: a longer prompt is cut in its middle to that many.
+    template: a text file of one's own that says {text} where the text goes. cache: a folder for what the hub gave.
+    Raises SettingError for values that cannot be.
+    """
+
+    name: str
+    hub: Hub
+    max_new_tokens: int
+    prompt_tokens: int
+    template: str | None = field(default=None, metadata={"limit": True})
+    source: str | None = field(default=None, metadata={"limit": True})
+    cache: str | None = field(default=None, metadata={"limit": True})
+
+    def __post_init__(self) -> None:
+        check_count(self, "max_new_tokens", low=1)
+        check_count(self, "prompt_tokens", low=2)
+
+    def samples(self) -> list[Sample]:
+        """Raises ConfigError for a source that is malformed, ScopeError where the hub is out of reach."""
+        return list(self._samples)
+
+    def answers(self, sample: Sample, generation: str) -> list[Answer]:
+        return []
+
+    def measures(self, sample: Sample, generation: str) -> dict[str, float]:
+        return rouge.score(sample.references, generation)
+
+    @cached_property
+    def _samples(self) -> tuple[Sample, ...]:
+        file = Path(self.template) if self.template else WORKED / "en_sum.txt"
+        template = read_text(file, "task.template")
+        if "{text}" not in template:
+            raise ConfigError(SettingError(self, "template", file, "a file that says {text}").describe("task.template"))
+        rouge.scorer()  # what scoring needs is asked for before the generating
+        made_of = hashlib.sha256(repr((self.hub, template)).encode()).hexdigest()
+        kept = Path(self.cache or ".") / f"{self.name}-{made_of[:12]}.jsonl"
+        if self.source:
+            rows, where = read(self.source, [self.hub.split]), f"task.source={self.source}"
+        elif self.cache and kept.exists():
+            rows, where = read(str(kept), []), str(kept)
+        else:
+            rows, where = self.hub.rows(advice(self.name)), self.hub.dataset
+        samples = stamped([self._sample(row, at, template, where) for at, row in enumerate(rows)])
+        if not self.source and self.cache and not kept.exists():
+            write_set(kept, samples)
+        return samples
+
+    def _sample(self, row: Row, at: int, template: str, where: str) -> Sample:
+        made = "prompt" in row
+        prompt, answer = ("prompt", "references") if made else ("context", "answer")
+        require(row, [prompt, answer], f"{where}: row {at + 1}")
+        references = row[answer] if isinstance(row[answer], list) else [row[answer]]
+        if not all(isinstance(reference, str) and reference for reference in references) or not references:
+            raise ConfigError(f"{where}: row {at + 1}: {answer} must be a summary or a list of them")
+        text = row[prompt] if made else template.replace("{text}", row[prompt])
+        return Sample(f"{self.name}-{at}", text, (), references=tuple(references), most_tokens=self.prompt_tokens)

@@ -1,0 +1,235 @@
+"""LongGenBench (Liu et al. 2024, arXiv 2410.04199) as SCOPE uses it: K questions in one prompt, one long generation.
+
+A prompt shows worked examples of our own, Question_1.. and Answer_1.., and numbers the questions it asks on from there.
+What is built has the form of the benchmark's released files (scope.tasks.sets).
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import yaml
+
+from scope.errors import ConfigError, SettingError, check_choice, check_count, nearest
+from scope.scoring import FORMS, score
+from scope.scoring.answer import Answer, Question
+from scope.tasks.questions import expected_label, expected_number, with_choices
+from scope.tasks.sets import advice, stamped, write_set
+from scope.tasks.sources import WORKED, Hub, Row, read, read_text, require
+from scope.tasks.task import Sample
+
+ASKED = "Following Question:"  # from here on a prompt asks
+HEADER = re.compile(r"^Question_(\d+):", re.MULTILINE)
+PARTS = ("question", "answer", "choices", "subject")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question as it is printed, and its answer as the data set has it."""
+
+    text: str
+    answer: str
+    subject: str | None = None
+
+
+@dataclass(frozen=True)
+class LongGenBench:
+    """`questions` of a data set in each prompt, as many prompts as they fill; where there are subjects, one for each.
+
+    hub: the data set; source: a file or folder instead of it (raw questions, or prompts as the benchmark released
+    them, which are used as they are). columns: what a row calls its question, answer, choices and subject. form: what
+    an answer looks like. examples: the worked ones, a name in `worked` or a .yaml or .json file of one's own;
+    instruction: a text file of one's own. subjects: which of them, None for all. order: of the questions within a
+    prompt, as `given` or ascending by `length`. cache: a folder for what was built from the hub.
+    Raises SettingError for values that cannot be.
+    """
+
+    name: str
+    hub: Hub
+    columns: Mapping[str, str]
+    form: str
+    questions: int
+    max_new_tokens: int
+    examples: str = field(metadata={"limit": True})  # the samples' origin tells what was in it
+    instruction: str | None = field(default=None, metadata={"limit": True})
+    subjects: Sequence[str] | None = None
+    order: str = "given"
+    source: str | None = field(default=None, metadata={"limit": True})
+    cache: str | None = field(default=None, metadata={"limit": True})
+
+    def __post_init__(self) -> None:
+        check_count(self, "questions", low=1)
+        check_count(self, "max_new_tokens", low=1)
+        check_choice(self, "form", FORMS)
+        check_choice(self, "order", ("given", "length"))
+        if not {"question", "answer"} <= set(self.columns) <= set(PARTS):
+            raise SettingError(self, "columns", self.columns, "names for question, answer, and maybe choices, subject")
+        if self.subjects is not None and "subject" not in self.columns:
+            raise SettingError(self, "subjects", self.subjects, "null: this data set has none")
+
+    def samples(self) -> list[Sample]:
+        """Raises ConfigError for a source that is malformed, ScopeError where the hub is out of reach."""
+        return list(self._samples)
+
+    def answers(self, sample: Sample, generation: str) -> list[Answer]:
+        return score(sample.questions, generation, self.form)
+
+    def measures(self, sample: Sample, generation: str) -> dict[str, float]:
+        return {}
+
+    @cached_property
+    def _samples(self) -> tuple[Sample, ...]:
+        file = Path(self.instruction) if self.instruction else WORKED / "instruction.txt"
+        instruction = read_text(file, "task.instruction").strip()
+        kept = self.source is None and self.cache is not None and self._path.exists()
+        rows = read(str(self._path), []) if kept else self._rows()
+        samples = stamped([self._sample(row, at, instruction) for at, row in enumerate(rows)])
+        if self.source is None and self.cache and not kept:
+            write_set(self._path, samples)
+        return samples
+
+    def _rows(self) -> list[Row]:
+        """One row a prompt, in the benchmark's released form."""
+        if self.source is not None:
+            short = self.name.partition("_")[0]
+            named = (short, f"{short}_{self.questions}", self.hub.subset, self.hub.split)
+            rows = read(self.source, [name for name in named if name])
+            where = f"task.source={self.source}"
+            return self._released(rows, where) if "prompt" in rows[0] else self._build(rows, where)
+        return self._build(self.hub.rows(advice(self.name)), self.hub.dataset)
+
+    @cached_property
+    def _path(self) -> Path:
+        """Named after all that the set is built of."""
+        made_of = [self.hub, self.columns, self.questions, self.subjects, self.order, self._worked]
+        digest = hashlib.sha256(repr(made_of).encode()).hexdigest()
+        return Path(self.cache or ".") / f"{self.name}-{digest[:12]}.jsonl"
+
+    # from rows of the data set to prompts
+
+    @cached_property
+    def _worked(self) -> list[Row]:
+        """The worked examples: question, steps, answer, and choices where the answer is one."""
+        named = self.examples.endswith((".yaml", ".yml", ".json"))
+        file = Path(self.examples) if named else WORKED / f"{self.examples}.yaml"
+        if not named and not file.exists():
+            known = sorted(path.stem for path in WORKED.glob("*.yaml"))
+            allowed = f"one of {', '.join(known)}, or a .yaml or .json file"
+            raise ConfigError(SettingError(self, "examples", self.examples, allowed).describe("task.examples"))
+        where = f"task.examples={self.examples}"
+        try:
+            rows = yaml.safe_load(read_text(file, "task.examples"))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{where}: cannot be read: {' '.join(str(error).split())}") from error
+        if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+            raise ConfigError(f"{where}: must be a list of examples, each with question, steps and answer")
+        for at, row in enumerate(rows, start=1):
+            require(row, ["question", "steps", "answer"], f"{where}: example {at}")
+        return rows
+
+    def _build(self, rows: Sequence[Row], where: str) -> list[Row]:
+        items = [self._item(row, f"{where}: row {at}") for at, row in enumerate(rows, start=1)]
+        return [self._prompt(subject, group) for subject, group in self._groups(items, where)]
+
+    def _item(self, row: Row, where: str) -> Item:
+        require(row, list(self.columns.values()), where)
+        given = {part: row[column] for part, column in self.columns.items()}
+        if self.form == "number":
+            expected_number(given["answer"], where)
+            return Item(str(given["question"]), str(given["answer"]), given.get("subject"))
+        text, label = with_choices(given["question"], given.get("choices"), given["answer"], where)
+        return Item(text, label, given.get("subject"))
+
+    def _groups(self, items: Sequence[Item], where: str) -> Iterator[tuple[str | None, Sequence[Item]]]:
+        """What is asked together: the first K of each subject, or K after K of all; what fills no prompt is left."""
+        if "subject" not in self.columns:
+            if len(items) < self.questions:
+                raise ConfigError(self._too_few(where, "", len(items)))
+            for start in range(0, len(items) - self.questions + 1, self.questions):
+                yield None, items[start : start + self.questions]
+            return
+        by_subject: dict[str, list[Item]] = {}
+        for item in items:
+            by_subject.setdefault(str(item.subject), []).append(item)
+        for subject in self.subjects or by_subject:
+            if subject not in by_subject:
+                raise ConfigError(unknown_subject(subject, by_subject))
+            if len(by_subject[subject]) < self.questions:
+                raise ConfigError(self._too_few(where, f" of {subject}", len(by_subject[subject])))
+            yield subject, by_subject[subject][: self.questions]
+
+    def _too_few(self, where: str, of: str, there: int) -> str:
+        return f"{where}: has {there} questions{of}, fewer than task.questions={self.questions}"
+
+    def _prompt(self, subject: str | None, items: Sequence[Item]) -> Row:
+        if self.order == "length":
+            items = sorted(items, key=lambda item: len(item.text))
+        asked, worked = [], []
+        for number, row in enumerate(self._worked, start=1):
+            where = f"task.examples={self.examples}: example {number}"
+            text, answer = str(row["question"]), str(row["answer"])
+            if self.form == "choice":
+                text, label = with_choices(row["question"], row.get("choices"), answer, where)
+                answer = f"({label})"
+            asked.append(f"Question_{number}:\n{text}\n")
+            worked.append(f"Answer_{number}:\n{str(row['steps']).strip()}\nThe answer is {answer}.\n")
+        about = [f"Subject: {subject.replace('_', ' ')}\n"] if subject else []
+        first = len(self._worked) + 1
+        following = [f"Question_{number}:\n{item.text}\n" for number, item in enumerate(items, start=first)]
+        prompt = "\n".join(["Examples: ", *asked, *worked, f"{ASKED} ", *about, *following, ""])
+        named = {"task": subject} if subject else {}
+        return named | {
+            "prompt": prompt,
+            "questions": [item.text for item in items],
+            "answers": [item.answer for item in items],
+        }
+
+    # from prompts to samples
+
+    def _released(self, rows: Sequence[Row], where: str) -> list[Row]:
+        """Prompts as the benchmark released them, after a look at whether they are what was asked for."""
+        if self.order != "given":
+            raise ConfigError(f"task.order={self.order}: must be given for prompts that are made already ({where})")
+        for at, row in enumerate(rows, start=1):
+            require(row, ["prompt", "questions", "answers"], f"{where}: row {at}")
+            questions, answers = (row[column] for column in ("questions", "answers"))
+            if not isinstance(questions, list) or not isinstance(answers, list) or len(questions) != len(answers):
+                raise ConfigError(f"{where}: row {at}: questions and answers must be lists of the same length")
+            if len(questions) != self.questions:
+                raise ConfigError(
+                    f"{where}: row {at} asks {len(questions)} questions, and task.questions={self.questions}"
+                )
+        if self.subjects is None:
+            return list(rows)
+        there = {str(row.get("task")): row for row in rows}
+        if unknown := [subject for subject in self.subjects if subject not in there]:
+            raise ConfigError(unknown_subject(unknown[0], there))
+        return [there[subject] for subject in self.subjects]
+
+    def _sample(self, row: Row, at: int, instruction: str) -> Sample:
+        where = f"{self.source or self.hub.dataset}: prompt {at + 1}"
+        _, header, asking = str(row["prompt"]).partition(ASKED)
+        numbers = [int(number) for number in HEADER.findall(asking)]
+        if not header or len(numbers) != len(row["answers"]):
+            raise ConfigError(f"{where} asks {len(numbers)} questions after '{ASKED}', and has {len(row['answers'])}")
+        answers = [
+            expected_number(answer, where) if self.form == "number" else expected_label(answer, where)
+            for answer in row["answers"]
+        ]
+        questions = tuple(Question(number, answer) for number, answer in zip(numbers, answers, strict=True))
+        subject = str(row.get("task") or "")
+        return Sample(
+            f"{self.name}-{subject or at}",
+            str(row["prompt"]),
+            questions,
+            asked=tuple(map(str, row["questions"])),
+            subject=subject,
+            instruction=instruction,
+        )
+
+
+def unknown_subject(subject: str, known: Iterable[str]) -> str:
+    return f"task.subjects: {subject} is not in the data set{nearest(subject, known)}"

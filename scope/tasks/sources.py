@@ -1,0 +1,140 @@
+"""Rows of a data set: from the hub, or from a file or folder of one's own."""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scope.errors import ConfigError, ScopeError, nearest
+
+Row = dict[str, Any]
+WORKED = Path(__file__).with_name("worked")  # examples, instructions and templates of our own
+
+
+@dataclass(frozen=True)
+class Hub:
+    """Where the hub keeps a data set. columns: name -> dtype (`[dtype]` for a list), where the files leave it open."""
+
+    dataset: str
+    subset: str | None
+    split: str
+    revision: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+    def rows(self, advice: str) -> list[Row]:
+        """Raises ScopeError where the data set cannot be had; `advice` says what to do where there is a network."""
+        try:
+            import datasets
+        except ImportError as error:
+            raise ScopeError(f"{self.dataset}: reading it needs: pip install 'scope-kv[data]'") from error
+        import huggingface_hub
+
+        try:
+            if not huggingface_hub.constants.HF_HUB_OFFLINE:  # datasets would retry for half a minute
+                huggingface_hub.HfApi().auth_check(self.dataset, repo_type="dataset")
+            features = datasets.Features({name: _feature(datasets, kind) for name, kind in self.columns.items()})
+            found = datasets.load_dataset(
+                self.dataset, self.subset, split=self.split, revision=self.revision, features=features or None
+            )
+        except Exception as error:  # the libraries below raise errors of many kinds
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            raise ScopeError(f"{self.dataset}: is neither built here nor to be had ({reason}); {advice}") from error
+        return [dict(row) for row in found]
+
+
+def _feature(datasets: Any, kind: str) -> Any:
+    return datasets.List(datasets.Value(kind[1:-1])) if kind.startswith("[") else datasets.Value(kind)
+
+
+def read(source: str, names: Sequence[str]) -> list[Row]:
+    """The rows of a file, or of a folder's file: of several, each of `names` that some are named after narrows them.
+
+    Raises ConfigError, naming the file, for what cannot be read.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise ConfigError(f"task.source={source}: there is no such file or folder")
+    files = [path] if path.is_file() else _choose(path, names)
+    rows = [row for file in files for row in _read_file(file)]
+    if not rows:
+        raise ConfigError(f"task.source={source}: holds no rows")
+    return rows
+
+
+def _choose(folder: Path, names: Sequence[str]) -> list[Path]:
+    """One file, or the parts (name-00000-of-00002) of one."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix in READERS and path.is_file())
+    if not found:
+        raise ConfigError(f"task.source={folder}: holds no {', '.join(READERS)} file")
+    for name in names:
+        found = [path for path in found if _is_named(path.relative_to(folder), name)] or found
+    if len({(path.parent, path.stem.partition("-")[0], path.suffix) for path in found}) > 1:
+        raise ConfigError(f"task.source={folder}: which of its files is not clear from {', '.join(names)}: name one")
+    return found
+
+
+def _is_named(path: Path, name: str) -> bool:
+    return name in path.parts[:-1] or path.stem == name or path.stem.startswith((f"{name}-", f"{name}_"))
+
+
+def _read_file(path: Path) -> list[Row]:
+    reader = READERS.get(path.suffix)
+    if reader is None:
+        kinds = ", ".join(READERS)
+        raise ConfigError(f"task.source={path}: must be {kinds}, or a folder of such files")
+    try:
+        return list(reader(path))
+    except ConfigError:
+        raise
+    except Exception as error:  # what a spoilt file does to the libraries below is theirs to name
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"task.source={path}: cannot be read: {reason}") from error
+
+
+def _read_jsonl(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8") as stream:
+        for number, line in enumerate(stream, start=1):
+            if line.strip():
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ConfigError(f"task.source={path}: line {number} is no JSON object")
+                yield row
+
+
+def _read_csv(path: Path) -> Iterator[Row]:
+    """Cells that hold a list or an object are JSON."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            yield {name: json.loads(cell) if (cell or "")[:1] in ("[", "{") else cell for name, cell in row.items()}
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    from pyarrow import parquet
+
+    yield from parquet.read_table(path).to_pylist()
+
+
+READERS = {".jsonl": _read_jsonl, ".parquet": _read_parquet, ".csv": _read_csv}
+
+
+def require(row: Mapping[str, Any], columns: Sequence[str], where: str) -> None:
+    """Raises ConfigError where a row lacks a column or has nothing in it."""
+    for column in columns:
+        if column not in row:
+            there = ", ".join(sorted(map(str, row)))
+            raise ConfigError(f"{where} has no column {column}; it has {there}{nearest(column, map(str, row))}")
+        if row[column] is None or row[column] == "":
+            raise ConfigError(f"{where} has nothing in column {column}")
+
+
+def read_text(file: Path, key: str) -> str:
+    """Raises ConfigError, naming the key, where the file cannot be read or is empty."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{key}={file}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not text.strip():
+        raise ConfigError(f"{key}={file}: is empty")
+    return text
