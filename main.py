@@ -1,6 +1,8 @@
 """The entry point: Hydra composes the configuration, scope runs it. `python main.py --help` says what can be chosen."""
 
 import os
+import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -27,7 +29,7 @@ def main(cfg: DictConfig) -> str:
     from analysis import tables
     from scope.config import build
     from scope.forecast import show_plan
-    from scope.run import run
+    from scope.run import SamplesFailedError, run
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
@@ -43,11 +45,14 @@ def main(cfg: DictConfig) -> str:
             return ""
         folder = run(job.experiment, job.tracker, job.output, console, job.keeping)
     except ScopeError as error:
+        if alone and isinstance(error, SamplesFailedError) and job.keeping.shard is None:
+            tables.show(tables.build([error.folder]), console)
         if alone and not TRACEBACKS:
             raise SystemExit(refuse(error)) from error  # to any other exception Hydra adds a line of its own
         raise
     if alone:
-        tables.show(tables.build([folder]), console)
+        if job.keeping.shard is None:
+            tables.show(tables.build([folder]), console)
         console.print(f"written: {folder}", soft_wrap=True, highlight=False)
     return str(folder)
 
@@ -65,9 +70,16 @@ def cli() -> int:
     try:
         main()
         return 0
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on where it was", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print(f"\nstopped; this goes on where it was: python main.py {shlex.join(sys.argv[1:])}", file=sys.stderr)
+        return 128 + getattr(stop, "signal", signal.SIGINT)  # as the shell counts what a signal ended
+    except BrokenPipeError:  # whoever read our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if TRACEBACKS:
+            raise
+        return refuse(error)
     except (ScopeError, HydraException, OmegaConfBaseException) as error:
         if TRACEBACKS:
             raise

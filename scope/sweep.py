@@ -1,5 +1,6 @@
 """A sweep of runs: which jobs can run at all, and what came of them."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from rich.console import Console
 from scope.config import Job, build
 from scope.errors import ConfigError, ImpossibleError, ScopeError
 from scope.forecast import show_plan
+from scope.run import SamplesFailedError, finished
 
 Overrides = tuple[str, ...]
 
@@ -80,21 +82,27 @@ class Sweep:
 
     def _say_skipped(self, console: Console) -> None:
         for overrides, reason in self.skipped:
-            console.print(f"skipped {' '.join(overrides)}: {reason}", soft_wrap=True)
+            console.print(f"skipped {' '.join(overrides)}: {reason}", soft_wrap=True, markup=False)
 
-    def report(self, outcomes: Sequence[Path | Exception]) -> None:
-        """Print and write the table of what ran, and say what did not.
+    def finished(self) -> list[Path | None]:
+        """For each job the folder of a run that has nothing left to do; None where there is work."""
+        console = Console(highlight=False)
+        return [finished(job.experiment, job.output, console, job.keeping) for job in self.built]
+
+    def report(self, outcomes: Sequence[Path | Exception], repeat: Sequence[str] = ()) -> None:
+        """repeat: the overrides of Hydra itself that every job was given. Print and write the table of what ran, and say what did not.
 
         Raises SweepError where a job failed.
         """
         from analysis import tables
 
         console = Console(highlight=False)
-        folders = [outcome for outcome in outcomes if isinstance(outcome, Path)]
-        if folders:
-            frame = tables.build(folders)
+        folders = [o.folder if isinstance(o, SamplesFailedError) else o for o in outcomes]
+        written = [folder for folder in folders if isinstance(folder, Path)]
+        if written and self.built[0].keeping.shard is None:
+            frame = tables.build(written)
             tables.show(frame, console)
-            for path in tables.write(frame, folders[0].parent):
+            for path in tables.write(frame, written[0].parent):
                 console.print(f"written: {path}", soft_wrap=True)
         failed = [
             (job, outcome) for job, outcome in zip(self.jobs, outcomes, strict=True) if isinstance(outcome, Exception)
@@ -102,6 +110,7 @@ class Sweep:
         self._say_skipped(console)
         for overrides, error in failed:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            console.print(f"FAILED: {reason}\n  repeat it alone: python main.py {' '.join(overrides)}", soft_wrap=True)
+            command = shlex.join(["python", "main.py", *repeat, *overrides])
+            console.print(f"FAILED: {reason}\n  repeat it alone: {command}", soft_wrap=True, markup=False)
         if failed:
             raise SweepError(f"{len(failed)} of {len(outcomes)} runs failed; the same command tries them again")

@@ -90,7 +90,7 @@ def test_four_jobs_a_table_and_a_second_time_nothing_to_do(scope: Scope, tmp_pat
 def test_a_run_alone_writes_config_manifest_and_records(scope: Scope, tmp_path: Path) -> None:
     scope(*SMALL)
     (run,) = runs(tmp_path)
-    assert sorted(path.name for path in run.iterdir()) == ["config.yaml", "manifest.json", "records.jsonl"]
+    assert sorted(path.name for path in run.iterdir()) == [".lock", "config.yaml", "manifest.json", "records.jsonl"]
     assert "budget: 40" in (run / "config.yaml").read_text()  # resolved
     assert sorted(path.name for path in tmp_path.iterdir()) == ["outputs"]  # nothing elsewhere
 

@@ -20,6 +20,9 @@ class ScopeSweeperConf:
     pairs: list[str] | None = None
 
 
+LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.mode")
+
+
 ConfigStore.instance().store(group="hydra/sweeper", name="scope", node=ScopeSweeperConf, provider="scope")
 
 
@@ -47,11 +50,25 @@ class ScopeSweeper(BasicSweeper):
         sweep = Sweep.check([(tuple(job), self._compose(job)) for job in jobs])
         if sweep.show_plan():
             return []
-        returns: list[JobReturn] = []
-        for batch in self.split_overrides_to_chunks([list(job) for job in sweep.jobs], self.max_batch_size):
-            returns += self.launcher.launch(batch, initial_job_idx=len(returns))
-        sweep.report([_outcome(job, ran) for job, ran in zip(sweep.jobs, returns, strict=True)])
-        return [returns]
+        outcomes: dict[int, Path | Exception] = {i: f for i, f in enumerate(sweep.finished()) if f is not None}
+        todo = [i for i in range(len(sweep.jobs)) if i not in outcomes]  # a finished run costs no launch
+        size = self.max_batch_size or len(todo) or 1
+        for some in (todo[at : at + size] for at in range(0, len(todo), size)):
+            outcomes |= zip(some, self._launch([sweep.jobs[i] for i in some], some[0]), strict=True)
+        hydra = [o for o in self.config.hydra.overrides.hydra if not o.startswith(LAUNCHING)]
+        sweep.report([outcomes[i] for i in range(len(sweep.jobs))], hydra)
+        return []
+
+    def _launch(self, jobs: Sequence[Sequence[str]], first: int) -> list[Path | Exception]:
+        """Run jobs; where a launcher gives all of them up with one (a worker was killed), each left gets another try."""
+        try:
+            returns = self.launcher.launch([list(job) for job in jobs], initial_job_idx=first)
+        except Exception as error:
+            if len(jobs) == 1:
+                return [error]
+            logging.getLogger(__name__).warning("%s; going on with its jobs one by one", " ".join(str(error).split()))
+            return [self._launch([job], first + i)[0] for i, job in enumerate(jobs)]
+        return [_outcome(job, ran) for job, ran in zip(jobs, returns, strict=True)]
 
     def _compose(self, overrides: Sequence[str]) -> Any:
         return self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
