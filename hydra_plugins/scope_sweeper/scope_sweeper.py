@@ -1,15 +1,18 @@
 """The sweep: check every job before the first one runs, skip the impossible, go on after failures, then the table."""
 
+import copy
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.config_source import ConfigResult
 
 
 @dataclass
@@ -24,6 +27,23 @@ LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="scope", node=ScopeSweeperConf, provider="scope")
+
+
+class RememberingRepository(ConfigRepository):
+    """The files of a configuration, each read once: a sweep composes the same ones for every job."""
+
+    def __init__(self, repository: ConfigRepository) -> None:
+        self.sources = repository.get_sources()
+        self._read: dict[str, ConfigResult | None] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "RememberingRepository":
+        return self  # Hydra copies it for every job, in case that a job has a search path of its own
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        if config_path not in self._read:
+            self._read[config_path] = super().load_config(config_path)
+        found = self._read[config_path]  # what is composed is merged from it; only the list of defaults is written to
+        return found and replace(found, defaults_list=copy.deepcopy(found.defaults_list))
 
 
 class ScopeSweeper(BasicSweeper):
@@ -47,6 +67,8 @@ class ScopeSweeper(BasicSweeper):
         (jobs,) = self.split_arguments(overrides, max_batch_size=None)
         if self.pairs:
             jobs = paired(jobs, self.pairs)
+        loader = self.hydra_context.config_loader
+        loader.repository = RememberingRepository(loader.repository)
         sweep = Sweep.check([(tuple(job), self._compose(job)) for job in jobs])
         if sweep.show_plan():
             return []
