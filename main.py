@@ -21,15 +21,16 @@ TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"  # Hydra's own switch, as
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def main(cfg: DictConfig) -> str:
+def main(cfg: DictConfig) -> str | list[float]:
     # torch and transformers take seconds to import: not for --help, nor for every TAB of shell completion
     from rich.console import Console
     from transformers.utils import logging
 
     from analysis import tables
+    from scope import records
     from scope.config import build
     from scope.forecast import show_plan
-    from scope.run import SamplesFailedError, run
+    from scope.run import SamplesFailedError, run, summary
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
@@ -54,6 +55,9 @@ def main(cfg: DictConfig) -> str:
         if job.keeping.shard is None:
             tables.show(tables.build([folder]), console)
         console.print(f"written: {folder}", soft_wrap=True, highlight=False)
+    if hydra_cfg.sweeper.get("direction"):  # a sweeper that searches wants to know how good this was
+        found = summary(records.read(folder))
+        return [found["accuracy"], found["cache_share"]]
     return str(folder)
 
 
