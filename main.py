@@ -70,6 +70,8 @@ def refuse(error: Exception) -> int:
 def cli() -> int:
     """-> the exit code: 0 done, 1 something failed on the way, 2 refused before anything ran."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us instead of being printed by Hydra
+    workers = [str(CONF.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(workers)  # so that a launcher's processes import this very checkout
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants them in front
     try:
         main()

@@ -1,5 +1,6 @@
 """A sweep of runs: which jobs can run at all, and what came of them."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,14 @@ def paired(jobs: Sequence[Sequence[str]], pairs: Sequence[str]) -> list[list[str
             raise ConfigError(f"{' '.join(job)}: contradicts every pair of this sweep: {', '.join(pairs)}")
         made += agreeing
     return made
+
+
+def reason_of(error: Exception) -> str:
+    """One line: the message's own, or of a traceback that came as text from another process the line that says it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if len(lines) == 1:
+        return lines[0]
+    return next((line for line in reversed(lines) if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)), lines[0])
 
 
 @dataclass(frozen=True)
@@ -109,8 +118,7 @@ class Sweep:
         ]
         self._say_skipped(console)
         for overrides, error in failed:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             command = shlex.join(["python", "main.py", *repeat, *overrides])
-            console.print(f"FAILED: {reason}\n  repeat it alone: {command}", soft_wrap=True, markup=False)
+            console.print(f"FAILED: {reason_of(error)}\n  repeat it alone: {command}", soft_wrap=True, markup=False)
         if failed:
             raise SweepError(f"{len(failed)} of {len(outcomes)} runs failed; the same command tries them again")
