@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from scope.errors import ConfigError, ScopeError
 from scope.explain import explain
+from scope.secrets import redact
 
 CONF = Path(__file__).resolve().with_name("conf")
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"  # Hydra's own switch, as the user left it
@@ -63,7 +64,7 @@ def main(cfg: DictConfig) -> str | list[float]:
 
 def refuse(error: Exception) -> int:
     """Say in one line what is wrong; -> the exit code: 2 for a request that cannot be, 1 for a failure on the way."""
-    print(f"error: {explain(error, CONF)}", file=sys.stderr)
+    print("error:", " ".join(redact(explain(error, CONF)).split()), file=sys.stderr)
     return 2 if isinstance(error, ConfigError | HydraException | OmegaConfBaseException) else 1
 
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 
 from scope.errors import ScopeError
+from scope.secrets import redact
 
 T = TypeVar("T")
 Lines = list[dict[str, Any]]
@@ -64,7 +65,7 @@ def _judge(error: Exception) -> tuple[str, str]:
     """-> status and reason. Raises what no other batch would survive either."""
     if isinstance(error, ScopeError | OSError):
         raise error
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    reason = redact(" ".join(f"{type(error).__name__}: {error}".split()))[:500]
     if _is_out_of_memory(error):
         return OUT_OF_MEMORY, reason
     if isinstance(error, torch.AcceleratorError):

@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
@@ -27,6 +28,7 @@ from filelock import FileLock, Timeout
 from scope.errors import ScopeError, SettingError, check_choice, check_flag, check_number
 from scope.files import sync_folder, write_whole
 from scope.lines import DamagedLineError, parse, seal
+from scope.secrets import redact
 
 _logger = logging.getLogger(__name__)
 CONFIG, MANIFEST, RECORDS = "config.yaml", "manifest.json", "records.jsonl"
@@ -252,7 +254,7 @@ def mismatch(manifest: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def as_json(data: Mapping[str, Any]) -> str:
-    return json.dumps(dict(data), indent=2) + "\n"
+    return json.dumps(redact(data), indent=2) + "\n"
 
 
 def _unused(path: Path) -> Path:
@@ -293,3 +295,9 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+if __name__ == "__main__":
+    from scope.merge import main
+
+    sys.exit(main())

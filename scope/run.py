@@ -24,6 +24,7 @@ from scope.prefill import PrefillMethod
 from scope.progress import Progress
 from scope.prompts import Encoded, encode
 from scope.records import RecordKeeping, Records
+from scope.secrets import redact
 from scope.stopping import Stopping
 from scope.tasks import Sample, Task
 from scope.tracking import RunInfo, Tracker
@@ -139,7 +140,7 @@ def run(
         if todo:
             loaded = models.load(experiment.model)
             prompts = prompts or encode_all(experiment, loaded)
-            tracker.start(RunInfo(output.name, folder.name, identity, folder, dict(experiment.config)))
+            tracker.start(RunInfo(output.name, folder.name, identity, folder, redact(experiment.config)))
             attempts = Attempts()
             try:
                 with Progress(
@@ -334,6 +335,6 @@ def sample_row(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_yaml(config: Mapping[str, Any]) -> str:
-    """Plain data as YAML, in its own order."""
-    text: str = yaml.safe_dump(dict(config), sort_keys=False)
+    """Plain data as YAML, in its own order, without secrets."""
+    text: str = yaml.safe_dump(redact(config), sort_keys=False)
     return text

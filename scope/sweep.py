@@ -13,6 +13,7 @@ from scope.config import Job, build
 from scope.errors import ConfigError, ImpossibleError, ScopeError
 from scope.forecast import show_plan
 from scope.run import SamplesFailedError, finished
+from scope.secrets import redact
 
 Overrides = tuple[str, ...]
 
@@ -99,7 +100,7 @@ class Sweep:
         return [finished(job.experiment, job.output, console, job.keeping) for job in self.built]
 
     def report(self, outcomes: Sequence[Path | Exception], repeat: Sequence[str] = ()) -> None:
-        """repeat: the overrides of Hydra itself that every job was given. Print and write the table of what ran, and say what did not.
+        """Print and write the table of what ran, and say what did not. repeat: Hydra's own overrides of every job.
 
         Raises SweepError where a job failed.
         """
@@ -119,6 +120,8 @@ class Sweep:
         self._say_skipped(console)
         for overrides, error in failed:
             command = shlex.join(["python", "main.py", *repeat, *overrides])
-            console.print(f"FAILED: {reason_of(error)}\n  repeat it alone: {command}", soft_wrap=True, markup=False)
+            console.print(
+                f"FAILED: {redact(reason_of(error))}\n  repeat it alone: {command}", soft_wrap=True, markup=False
+            )
         if failed:
             raise SweepError(f"{len(failed)} of {len(outcomes)} runs failed; the same command tries them again")

@@ -188,7 +188,7 @@ class Oldest(Windowed):
     group = tmp_path / "conf" / "method"
     group.mkdir(parents=True)
     (group / "oldest.yaml").write_text("_target_: toy.Oldest\nbudget: ${budget.prefill}\nwindow: ${budget.window}\n")
-    environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "SCOPE_ALLOW": "toy", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "main.py"), f"hydra.searchpath=[file://{tmp_path / 'conf'}]", "method=oldest"]
     command += [f"output={tmp_path / 'outputs'}", *SMALL]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)

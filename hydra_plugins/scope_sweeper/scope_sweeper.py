@@ -72,7 +72,7 @@ class ScopeSweeper(BasicSweeper):
         sweep = Sweep.check([(tuple(job), self._compose(job)) for job in jobs])
         if sweep.show_plan():
             return []
-        outcomes: dict[int, Path | Exception] = {i: f for i, f in enumerate(sweep.finished()) if f is not None}
+        outcomes: dict[int, Path | Exception] = {i: f for i, f in enumerate(sweep.finished()) if f}
         todo = [i for i in range(len(sweep.jobs)) if i not in outcomes]  # a finished run costs no launch
         size = self.max_batch_size or len(todo) or 1
         for some in (todo[at : at + size] for at in range(0, len(todo), size)):
@@ -82,7 +82,7 @@ class ScopeSweeper(BasicSweeper):
         return []
 
     def _launch(self, jobs: Sequence[Sequence[str]], first: int) -> list[Path | Exception]:
-        """Run jobs; where a launcher gives all of them up with one (a worker was killed), each left gets another try."""
+        """Run jobs; where a launcher gives all up with one (a worker was killed), each gets another try."""
         try:
             returns = self.launcher.launch([list(job) for job in jobs], initial_job_idx=first)
         except Exception as error:
