@@ -1,19 +1,16 @@
-"""What Hydra refused, in one line. Imported by entry points only: it imports Hydra."""
+"""What Hydra refused, in one line."""
 
 import re
 from pathlib import Path
 from typing import Any
-
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
-from omegaconf import OmegaConf
 
 from scope.errors import nearest
 
 
 def explain(error: Exception, conf: Path) -> str:
     """What was refused: key, value, what is allowed, the nearest valid name. conf: the folder of the configuration."""
+    from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+
     message = " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = error.missing_cfg_file.rpartition("/")
@@ -36,6 +33,10 @@ def explain(error: Exception, conf: Path) -> str:
 
 def keys(conf: Path) -> list[str]:
     """Every key of the default configuration, dotted."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf), version_base="1.3"):
         composed = OmegaConf.to_container(compose("config"), resolve=False)

@@ -12,7 +12,7 @@ from rich.table import Table
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from scope import models
-from scope.errors import ScopeError
+from scope.errors import ConfigError, ScopeError
 from scope.plan import View
 from scope.prompts import encode
 from scope.records import describe
@@ -21,8 +21,8 @@ from scope.tasks import Sample
 
 HEADINGS = ("samples", "prompt tokens", "to write", "cache MiB", "of full", "GPU hours")
 ASSUMED = (
-    "At most: every sample is taken to write T tokens. Prompt tokens: least-median-most. Cache: of one sequence, the one "
-    "of the longest prompt. Hours: of decoding, at an assumed {:g} steps a second, whatever the batch (steps_per_second)."
+    "At most: every sample is taken to write T tokens. Prompt tokens: least-median-most. Cache: of one sequence, the "
+    "longest prompt's. Hours: of decoding, at an assumed {:g} steps a second whatever the batch (steps_per_second)."
 )
 
 
@@ -70,6 +70,8 @@ class Forecaster:
         if key not in self._had:
             try:
                 self._had[key] = get()
+            except ConfigError:
+                raise
             except ScopeError as error:
                 self._had[key] = None
                 self.reasons.append(str(error))
@@ -77,7 +79,10 @@ class Forecaster:
 
 
 def show_plan(runs: Sequence[Experiment], steps_per_second: float, console: Console) -> None:
-    """Print the runs as a table with what each would take, their sum, and what is assumed."""
+    """Print the runs as a table with what each would take, their sum, and what is assumed.
+
+    Raises ConfigError for a data set that is malformed.
+    """
     forecaster = Forecaster(steps_per_second)
     seen = [forecaster.forecast(run) for run in runs]
     names = [_names(run) for run in runs]

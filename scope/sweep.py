@@ -80,6 +80,17 @@ class Sweep:
         skipped = f"; {len(self.skipped)} skipped, with the reason at the end" if self.skipped else ""
         Console(highlight=False).print(f"{len(self.jobs)} runs{skipped}")
 
+    def require_data(self) -> None:
+        """Look at the data of each task once, before the first job runs. Raises ConfigError where it is malformed."""
+        tasks = {repr(job.experiment.task): job.experiment.task for job in self.built}
+        for task in tasks.values():
+            try:
+                task.samples()
+            except ConfigError:
+                raise
+            except ScopeError:
+                continue  # out of reach: its own jobs say so, and the others go on
+
     def show_plan(self) -> bool:
         """Where only a plan is asked for, say what the sweep would cost and what it skips. -> whether it was asked."""
         speed = self.built[0].assumed_speed
@@ -96,8 +107,14 @@ class Sweep:
 
     def finished(self) -> list[Path | None]:
         """For each job the folder of a run that has nothing left to do; None where there is work."""
-        console = Console(highlight=False)
-        return [finished(job.experiment, job.output, console, job.keeping) for job in self.built]
+        return [self._finished(job, Console(highlight=False)) for job in self.built]
+
+    @staticmethod
+    def _finished(job: Job, console: Console) -> Path | None:
+        try:
+            return finished(job.experiment, job.output, console, job.keeping)
+        except (ScopeError, OSError):
+            return None  # its own job says so, and the others go on
 
     def report(self, outcomes: Sequence[Path | Exception], repeat: Sequence[str] = ()) -> None:
         """Print and write the table of what ran, and say what did not. repeat: Hydra's own overrides of every job.

@@ -72,6 +72,7 @@ class ScopeSweeper(BasicSweeper):
         sweep = Sweep.check([(tuple(job), self._compose(job)) for job in jobs])
         if sweep.show_plan():
             return []
+        sweep.require_data()
         outcomes: dict[int, Path | Exception] = {i: f for i, f in enumerate(sweep.finished()) if f}
         todo = [i for i in range(len(sweep.jobs)) if i not in outcomes]  # a finished run costs no launch
         size = self.max_batch_size or len(todo) or 1

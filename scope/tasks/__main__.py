@@ -28,10 +28,10 @@ def build(overrides: Sequence[str]) -> None:
         choices = cfg.hydra.runtime.choices
         job = config.build(cfg, choices)
     experiment, source = job.experiment, job.experiment.model
-    samples = experiment.task.samples()[: experiment.limit]
+    samples = experiment.task.samples()
     path = Path(cfg.output) / "sets" / f"{choices['task']}.jsonl"
     write_set(path, samples)
-    print(f"{len(samples)} prompts, {sum(len(s.questions) for s in samples)} questions")
+    print(f"{len(samples)} prompts, {sum(len(sample.questions) for sample in samples)} questions")
     print(f"written: {path}")
     shape = models.load_shape(source)
     room = experiment.prompt_room(shape[0])
