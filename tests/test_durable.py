@@ -224,3 +224,22 @@ def test_no_override_ends_in_a_traceback_or_leaves_anything(
         assert said.err.startswith("error: ")
         assert said.err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
+def test_every_launcher_gives_the_same_records(tmp_path: Path, launcher: str) -> None:
+    pytest.importorskip(
+        f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher", reason=f"{launcher} is not installed"
+    )
+    settings = ["method=snapkv,h2o", "decoding=slide,adaptive", "task.questions=4", "task.prompts=4", "batch_size=2"]
+    settings += ["task.max_new_tokens=60", "budget.prefill=40", "budget.decode=32", "budget.recent=16", "name=x"]
+    found = []
+    for chosen in ("basic", launcher):
+        command = [sys.executable, str(ROOT / "main.py"), "-m", f"hydra/launcher={chosen}", *settings]
+        command.append(f"output={tmp_path / chosen}")
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr + done.stdout
+        found.append({path.parent.name: lines(path.parent) for path in tmp_path.glob(f"{chosen}/x/*/records.jsonl")})
+    assert found[0] == found[1]
+    assert len(found[0]) == 4
