@@ -1,6 +1,8 @@
 """The entry point: Hydra composes the configuration, scope runs it. `python main.py --help` says what can be chosen."""
 
 import os
+import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -13,21 +15,23 @@ from omegaconf.errors import OmegaConfBaseException
 
 from scope.errors import ConfigError, ScopeError
 from scope.explain import explain
+from scope.secrets import redact
 
 CONF = Path(__file__).resolve().with_name("conf")
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"  # Hydra's own switch, as the user left it
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def main(cfg: DictConfig) -> str:
+def main(cfg: DictConfig) -> str | list[float]:
     # torch and transformers take seconds to import: not for --help, nor for every TAB of shell completion
     from rich.console import Console
     from transformers.utils import logging
 
     from analysis import tables
+    from scope import records
     from scope.config import build
     from scope.forecast import show_plan
-    from scope.run import run
+    from scope.run import SamplesFailedError, run, summary
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
@@ -41,33 +45,48 @@ def main(cfg: DictConfig) -> str:
         if job.assumed_speed:
             show_plan([job.experiment], job.assumed_speed, console)
             return ""
-        folder = run(job.experiment, job.tracker, job.output, console)
+        folder = run(job.experiment, job.tracker, job.output, console, job.keeping)
     except ScopeError as error:
+        if alone and isinstance(error, SamplesFailedError) and job.keeping.shard is None:
+            tables.show(tables.build([error.folder]), console)
         if alone and not TRACEBACKS:
             raise SystemExit(refuse(error)) from error  # to any other exception Hydra adds a line of its own
         raise
     if alone:
-        tables.show(tables.build([folder]), console)
+        if job.keeping.shard is None:
+            tables.show(tables.build([folder]), console)
         console.print(f"written: {folder}", soft_wrap=True, highlight=False)
+    if hydra_cfg.sweeper.get("direction"):  # a sweeper that searches wants to know how good this was
+        found = summary(records.read(folder))
+        return [found["accuracy"], found["cache_share"]]
     return str(folder)
 
 
 def refuse(error: Exception) -> int:
     """Say in one line what is wrong; -> the exit code: 2 for a request that cannot be, 1 for a failure on the way."""
-    print(f"error: {explain(error, CONF)}", file=sys.stderr)
+    print("error:", " ".join(redact(explain(error, CONF)).split()), file=sys.stderr)
     return 2 if isinstance(error, ConfigError | HydraException | OmegaConfBaseException) else 1
 
 
 def cli() -> int:
     """-> the exit code: 0 done, 1 something failed on the way, 2 refused before anything ran."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us instead of being printed by Hydra
+    workers = [str(CONF.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(workers)  # so that a launcher's processes import this very checkout
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants them in front
     try:
         main()
         return 0
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on where it was", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print(f"\nstopped; this goes on where it was: python main.py {shlex.join(sys.argv[1:])}", file=sys.stderr)
+        return 128 + getattr(stop, "signal", signal.SIGINT)  # as the shell counts what a signal ended
+    except BrokenPipeError:  # whoever read our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if TRACEBACKS:
+            raise
+        return refuse(error)
     except (ScopeError, HydraException, OmegaConfBaseException) as error:
         if TRACEBACKS:
             raise

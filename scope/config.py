@@ -1,18 +1,22 @@
 """From a composed configuration to the objects of a run. The one place of the library that knows Hydra."""
 
+import importlib
+import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from scope.errors import CombinationError, ConfigError, ImpossibleError, SettingError
+from scope.records import RecordKeeping
 from scope.run import Experiment
 from scope.tracking import Tracker
 
 NAME = re.compile(r"\w[\w.-]{0,99}")
 GROUPS = ("model", "method", "decoding", "budget", "task", "fidelity", "tracking")
 KEYS = {*GROUPS, "sampling", "name", "output", "seed", "attention", "batch_size", "limit", "plan", "steps_per_second"}
+KEYS |= {"records", "rerun", "shard"}
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Job:
     experiment: Experiment
     tracker: Tracker
     output: Path
+    keeping: RecordKeeping
     assumed_speed: float | None = None  # only say what it would cost, at so many decode steps a second
 
 
@@ -47,8 +52,10 @@ def build(cfg: Any, choices: Mapping[str, str]) -> Job:
     if not NAME.fullmatch(str(cfg.name)):
         raise ConfigError(f"name={cfg.name}: must be a plain folder name of letters, digits and ._-")
     labels = {group: choices[group] for group in GROUPS if choices.get(group) and group != "tracking"}
-    parts = {name: _make(cfg, name) for name in ("model", "method", "decoding", "task", "sampling", "tracking")}
-    tracker = parts.pop("tracking")
+    parts = {
+        name: _make(cfg, name) for name in ("model", "method", "decoding", "task", "sampling", "tracking", "records")
+    }
+    tracker, keeping = parts.pop("tracking"), parts.pop("records")
     try:
         experiment = Experiment(
             **parts,
@@ -66,14 +73,43 @@ def build(cfg: Any, choices: Mapping[str, str]) -> Job:
     speed = cfg.steps_per_second
     if isinstance(speed, bool) or not isinstance(speed, int | float) or speed <= 0:
         raise ConfigError(f"steps_per_second={speed}: must be a number above 0")
-    return Job(experiment, tracker, Path(cfg.output) / str(cfg.name), float(speed) if cfg.plan else None)
+    return Job(experiment, tracker, Path(cfg.output) / str(cfg.name), keeping, float(speed) if cfg.plan else None)
+
+
+def _check_targets(node: Any, key: str) -> None:
+    """A configuration may come from anyone: it names settings classes of the project, and nothing else is called."""
+    if isinstance(node, list):
+        for i, item in enumerate(node):
+            _check_targets(item, f"{key}.{i}")
+    elif isinstance(node, dict):
+        for name, value in node.items():
+            if name != "_target_":
+                _check_targets(value, f"{key}.{name}")
+            elif not _is_ours(str(value)):
+                allowed = "a settings class of scope; set SCOPE_ALLOW=package for one of yours"
+                raise ConfigError(f"{key}._target_={value}: must be {allowed}")
+
+
+def _is_ours(target: str) -> bool:
+    """Whether it is a dataclass of scope or of a package that the user, not the configuration, allows."""
+    packages = {"scope", *os.environ.get("SCOPE_ALLOW", "").split(",")} - {""}
+    module, _, name = target.rpartition(".")
+    if target.partition(".")[0] not in packages:
+        return False
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        return False  # Hydra would walk on through attributes: scope.records.os.system
+    return isinstance(found, type) and is_dataclass(found) and found.__module__.partition(".")[0] in packages
 
 
 def _make(cfg: Any, name: str) -> Any:
     """Instantiate one node; a refused value is reported under the key that a user would set."""
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
+    from omegaconf import OmegaConf
 
+    _check_targets(OmegaConf.to_container(cfg[name], resolve=True), name)
     try:
         return instantiate(cfg[name], _convert_="all")
     except InstantiationException as error:

@@ -27,6 +27,9 @@ class SettingError(ScopeError, ValueError):
         self.field, self.value, self.allowed = field, value, allowed
         super().__init__(self.describe(f"{self.owner.__name__}.{field}"))
 
+    def __reduce__(self) -> tuple[object, ...]:  # so that it survives the way back from another process
+        return type(self), (self.owner, self.field, self.value, self.allowed)
+
     def describe(self, key: str) -> str:
         shown = "null" if self.value is None else self.value
         return f"{key}={shown}: must be {self.allowed}"
@@ -41,6 +44,13 @@ def check_count(owner: object, field: str, low: int = 0) -> None:
     value = getattr(owner, field)
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise SettingError(owner, field, value, f"a whole number of at least {low}")
+
+
+def check_number(owner: object, field: str, low: float) -> None:
+    """Refuse a field that is not a finite number of at least `low`."""
+    value = getattr(owner, field)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < float("inf"):
+        raise SettingError(owner, field, value, f"a number of at least {low:g}")
 
 
 def check_flag(owner: object, field: str) -> None:

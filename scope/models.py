@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from scope.attention import BACKENDS, implementation
-from scope.errors import ScopeError, SettingError, check_choice, check_count
+from scope.errors import ScopeError, SettingError, check_choice, check_count, check_flag
 from scope.prompts import LAYOUTS, OVERLONG
 
 EMBEDDED = Path(__file__).with_name("embedded")
@@ -40,7 +40,8 @@ class ModelSource:
     way of spreading the layers, such as `auto` or `balanced`; device then does not count. threads: of torch on the CPU,
     None as torch has it; one is best for a very small model, whose steps are too short to share. layout: how a prompt
     is framed (scope.prompts.render); overlong: a prompt that does not fit the model's context is refused, or cut in its
-    middle.
+    middle. trust_remote_code: whether to run code that comes with the model. safetensors_only: refuse weights in other
+    formats, which are pickles.
     Raises SettingError for values that cannot be.
     """
 
@@ -51,6 +52,8 @@ class ModelSource:
     device: str = field(default="auto", metadata={"limit": True})
     device_map: str | None = field(default=None, metadata={"limit": True})
     threads: int | None = field(default=None, metadata={"limit": True})
+    trust_remote_code: bool = field(default=False, metadata={"limit": True})
+    safetensors_only: bool = field(default=True, metadata={"limit": True})
     layout: str = "auto"
     overlong: str = "refuse"
 
@@ -59,6 +62,8 @@ class ModelSource:
         check_choice(self, "attention", BACKENDS)
         check_choice(self, "layout", LAYOUTS)
         check_choice(self, "overlong", OVERLONG)
+        check_flag(self, "trust_remote_code")
+        check_flag(self, "safetensors_only")
         if self.threads is not None:
             check_count(self, "threads", low=1)
         try:
@@ -117,6 +122,8 @@ def load(source: ModelSource) -> Loaded:
             device_map=source.device_map,
             revision=source.revision,
             local_files_only=local,
+            trust_remote_code=source.trust_remote_code,
+            use_safetensors=True if source.safetensors_only else None,
         )
     if source.device_map is None:
         model.to(source.torch_device())  # type: ignore[arg-type]  # transformers wraps torch's own signature
@@ -128,7 +135,12 @@ def load_shape(source: ModelSource) -> tuple[PretrainedConfig, PreTrainedTokeniz
     """The model's configuration and tokenizer, without its weights. Raises ScopeError as `load` does."""
     local = _only_local(source)
     with _named(source):
-        config = AutoConfig.from_pretrained(source.location, revision=source.revision, local_files_only=local)
+        config = AutoConfig.from_pretrained(
+            source.location,
+            revision=source.revision,
+            local_files_only=local,
+            trust_remote_code=source.trust_remote_code,
+        )
         return config, _tokenizer(source, local)
 
 
@@ -139,7 +151,11 @@ def context(config: PretrainedConfig) -> int | None:
 
 def _tokenizer(source: ModelSource, local: bool) -> PreTrainedTokenizerBase:
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        source.location, padding_side="left", revision=source.revision, local_files_only=local
+        source.location,
+        padding_side="left",
+        revision=source.revision,
+        local_files_only=local,
+        trust_remote_code=source.trust_remote_code,
     )
     return tokenizer
 

@@ -1,29 +1,38 @@
 """A run's folder: what was asked (config.yaml), what ran (manifest.json), and one line per sample (records.jsonl).
 
-Lines are appended whole and flushed, so that a killed run loses at most the batch it was in; the same run started again
-finds what is there and goes on. A run is recognised by its identity: a hash of everything that changes an answer.
+A batch's lines are appended in one write and synced, so that a killed run loses at most the batch it was in; the same
+run started again finds what is there and goes on. A run is recognised by its identity: a hash of everything that
+changes an answer.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import platform
+import re
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from contextlib import suppress
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from importlib import metadata
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
-from scope.errors import ScopeError
-from scope.files import write_whole
+from scope.errors import ScopeError, SettingError, check_choice, check_flag, check_number
+from scope.files import sync_folder, write_whole
+from scope.lines import DamagedLineError, parse, seal
+from scope.secrets import redact
 
-CONFIG, MANIFEST, RECORDS, TORN = "config.yaml", "manifest.json", "records.jsonl", "records.torn"
+_logger = logging.getLogger(__name__)
+CONFIG, MANIFEST, RECORDS = "config.yaml", "manifest.json", "records.jsonl"
+DAMAGED, LOCK, SHARDS = "records.damaged", ".lock", "shards"  # lines set aside; held by the one process that writes
 PACKAGES = (
     "torch",
     "transformers",
@@ -57,76 +66,204 @@ def identity(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-class Records:
-    """The records of one run, open for appending.
+@dataclass(frozen=True)
+class RecordKeeping:
+    """How a run meets the records that are there already.
 
-    Raises ScopeError where the folder cannot be written, or holds a run of another identity.
+    on_mismatch: what to do where a run was begun by another version of the project or its libraries: `warn` and go on,
+    `refuse`, or `rerun` it from the start. rerun: answer every sample anew; what was there is kept under another name.
+    wait_seconds: how long to wait for a process that is writing this run. shard: `i/n` answers the i-th of n shares of
+    the samples only, recorded apart until `python -m scope.records merge` joins them.
+    Raises SettingError for values that cannot be.
     """
 
-    def __init__(self, folder: Path, config: str, manifest: Mapping[str, Any]) -> None:
-        self.folder = folder
+    on_mismatch: str = "warn"
+    rerun: bool = False
+    wait_seconds: float = 0
+    shard: str | None = None
+
+    def __post_init__(self) -> None:
+        check_choice(self, "on_mismatch", ("warn", "refuse", "rerun"))
+        check_flag(self, "rerun")
+        check_number(self, "wait_seconds", low=0)
+        i, n = self.part
+        if not 1 <= i <= n:
+            raise SettingError(self, "shard", self.shard, "i/n, such as 1/4, with i from 1 to n")
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """(i, n); (0, 0) for what cannot be read."""
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", str(self.shard or "1/1"))
+        return (int(found[1]), int(found[2])) if found else (0, 0)
+
+    def place(self, folder: Path) -> Path:
+        """Where records go, for the folder of a run: a shard has one of its own in it."""
+        return folder if self.shard is None else folder / SHARDS / f"{self.part[0]}-of-{self.part[1]}"
+
+
+class Records:
+    """The records of one run, open for appending; `done` are those of samples that were answered, by name.
+
+    Raises ScopeError where the folder cannot be written, is being written, or holds a run of another identity.
+    """
+
+    def __init__(self, folder: Path, config: str, manifest: Mapping[str, Any], keeping: RecordKeeping) -> None:
+        """manifest: what is asked; `surroundings` are added to it."""
+        self.folder, self.identity = folder, str(manifest["identity"])
+        self._path = folder / RECORDS
+        is_new = not folder.exists()
+        lock = FileLock(
+            folder / LOCK, thread_local=False
+        )  # flock, which NFS carries to other hosts; else a marker file
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = (folder / RECORDS).open("a")
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until the file is closed
-            self._claim(config, manifest)
-            self._set_aside_torn_line()
-        except BlockingIOError as error:
-            raise ScopeError(f"{folder}: another process is writing this run") from error
+            lock.acquire(timeout=keeping.wait_seconds)
+        except Timeout as error:
+            raise ScopeError(f"{folder}: another process is writing this run (records.wait_seconds waits)") from error
         except OSError as error:
-            raise ScopeError(f"{folder}: cannot be written: {error.strerror or error}") from error
-        self.done = {record["sample"]: record for record in read(folder)}
+            raise _cannot_write(folder, error) from error
+        self._lock = lock
+        try:
+            self._claim(config, manifest, keeping)
+            self.done = {name: record for name, record in self._mend().items() if record.get("status", "ok") == "ok"}
+            self._file = self._path.open("ab", buffering=0)
+            sync_folder(folder)
+        except OSError as error:
+            self._give_up(is_new)
+            raise _cannot_write(folder, error) from error
+        except ScopeError:
+            lock.release()
+            raise
 
-    def _claim(self, config: str, manifest: Mapping[str, Any]) -> None:
+    def _claim(self, config: str, manifest: Mapping[str, Any], keeping: RecordKeeping) -> None:
+        """Write config and manifest where they are missing or plan fewer samples; decide what a mismatch means."""
         path = self.folder / MANIFEST
-        if path.exists():
-            there = json.loads(path.read_text())
-            if there["identity"] != manifest["identity"]:
+        there = read_manifest(self.folder) if path.exists() else None
+        if there and there["identity"] != self.identity:
+            if not keeping.rerun:
                 raise ScopeError(f"{self.folder} holds another run ({there['identity'][:8]}): choose another name")
-            if there["samples"] >= manifest["samples"] and (self.folder / CONFIG).exists():
-                return  # as many samples or more are planned already
+            there = None
+        now = surroundings()
+        if there and (differs := mismatch(there, now)):
+            if keeping.on_mismatch == "refuse":
+                raise ScopeError(
+                    f"{self.folder}: was begun with {differs}: records.on_mismatch=warn goes on, =rerun begins anew"
+                )
+            if keeping.on_mismatch == "rerun":
+                there = None
+            else:
+                _logger.warning("%s: was begun with %s; going on, and the manifest says so", self.folder, differs)
+                there["continued"] = [*there.get("continued", []), now]
+                write_whole(path, as_json(there))
+        if (keeping.rerun or there is None) and self._path.exists():
+            self._path.rename(_unused(self._path))
+            there = None
+        if there and there["samples"] >= manifest["samples"] and (self.folder / CONFIG).exists():
+            return  # as many samples or more are planned already
         write_whole(self.folder / CONFIG, config)
-        write_whole(path, json.dumps(dict(manifest), indent=2) + "\n")
+        kept = {key: there[key] for key in (*now, "continued") if key in there} if there else now
+        write_whole(path, as_json({**manifest, **kept}))
 
-    def _set_aside_torn_line(self) -> None:
-        path = self.folder / RECORDS
-        if not path.exists():
-            return
-        whole, newline, torn = path.read_bytes().rpartition(b"\n")
-        if torn:
-            with (self.folder / TORN).open("ab") as aside:
-                aside.write(torn + b"\n")
-            with path.open("r+b") as stream:
-                stream.truncate(len(whole + newline))
+    def _mend(self) -> dict[str, dict[str, Any]]:
+        """Read what is there; set aside lines that this run did not write whole. -> the last record of each sample."""
+        found, damaged = _read(self._path, self.identity)
+        if damaged:
+            with (self.folder / DAMAGED).open("ab") as aside:
+                aside.write(b"".join(line + b"\n" for line in damaged))
+                aside.flush()
+                os.fsync(aside.fileno())
+            write_whole(self._path, b"".join(seal(record, self.identity) for record in found))
+        return {record["sample"]: record for record in found}
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Add the records of one batch, in one write, and see them to the disk."""
-        batch = list(records)
+        """Add the records of one batch, in one write, and see them to the disk, or leave what was there as it was."""
+        batch = [dict(record) for record in records]
+        data = b"".join(seal(record, self.identity) for record in batch)
+        before = os.fstat(self._file.fileno())
+        if not before.st_nlink:
+            raise ScopeError(f"{self._path}: was removed while the run was writing it")
         try:
-            self._file.write("".join(json.dumps(dict(record)) + "\n" for record in batch))
-            self._file.flush()
+            while data:  # a disk that fills takes a part, and refuses the rest
+                data = data[self._file.write(data) :]
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise ScopeError(f"{self.folder / RECORDS}: cannot be written: {error.strerror or error}") from error
-        self.done |= {record["sample"]: dict(record) for record in batch}
+            with suppress(OSError):
+                self._file.truncate(before.st_size)
+            raise _cannot_write(self._path, error) from error
+        self.done |= {record["sample"]: record for record in batch if record.get("status", "ok") == "ok"}
 
     def close(self) -> None:
         self._file.close()
+        self._lock.release()
+
+    def _give_up(self, is_new: bool) -> None:
+        """Release the folder, and leave nothing of it where it was new and has no record."""
+        if is_new:
+            with suppress(OSError):
+                for name in (CONFIG, MANIFEST, RECORDS, LOCK):
+                    (self.folder / name).unlink(missing_ok=True)
+                self.folder.rmdir()
+        self._lock.release()
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """A run's records, but for a last line that was torn; a line that cannot be read is passed over with a warning."""
+    """The last record of each sample of a run; a line that this run did not write whole is named and passed over."""
     path = folder / RECORDS
     if not path.exists():
         return []
-    *whole, _torn = path.read_text(errors="replace").split("\n")
-    found = []
+    found, _ = _read(path, read_manifest(folder)["identity"])
+    return list({record["sample"]: record for record in found}.values())
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """A run's manifest. Raises ScopeError where it is not one."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+        if isinstance(manifest["identity"], str) and isinstance(manifest["samples"], int):
+            return dict(manifest)
+    except (KeyError, TypeError, ValueError):
+        pass
+    except OSError as error:
+        raise ScopeError(f"{path}: cannot be read: {error.strerror or error}") from error
+    raise ScopeError(f"{path}: is not the manifest of a run; move it away to answer its samples again")
+
+
+def _read(path: Path, identity: str) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """-> the records, and the lines that are not this run's as it wrote them; a warning names each of these."""
+    found: list[dict[str, Any]] = []
+    damaged: list[bytes] = []
+    *whole, torn = path.read_bytes().split(b"\n") if path.exists() else [b""]
     for number, line in enumerate(whole, start=1):
         try:
-            found.append(json.loads(line))
-        except ValueError:
-            logging.getLogger(__name__).warning("%s:%d cannot be read: its sample is answered again", path, number)
-    return found
+            found.append(parse(line, identity))
+        except DamagedLineError as error:
+            damaged.append(line)
+            _logger.warning("%s:%d cannot be used, its sample is answered again: %s", path, number, error)
+    return found, damaged + [torn] * bool(torn)  # a killed writer tears the last line: nothing to warn of
+
+
+def mismatch(manifest: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What of the project and its libraries is another than when a run was begun, in words; empty where nothing is."""
+    before, after = ({"commit": m.get("commit"), **m.get("versions", {})} for m in (manifest, now))
+    return ", ".join(
+        f"{name} {before.get(name)} (now {after.get(name)})"
+        for name in dict.fromkeys([*before, *after])
+        if before.get(name) != after.get(name)
+    )
+
+
+def as_json(data: Mapping[str, Any]) -> str:
+    return json.dumps(redact(data), indent=2) + "\n"
+
+
+def _unused(path: Path) -> Path:
+    """A name like `path` that nothing has: records.1.jsonl."""
+    return next(p for n in count(1) if not (p := path.with_suffix(f".{n}{path.suffix}")).exists())
+
+
+def _cannot_write(path: Path, error: OSError) -> ScopeError:
+    return ScopeError(f"{path}: cannot be written: {error.strerror or error}; what was recorded before is intact")
 
 
 def surroundings() -> dict[str, Any]:
@@ -158,3 +295,9 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+if __name__ == "__main__":
+    from scope.merge import main
+
+    sys.exit(main())

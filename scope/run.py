@@ -1,9 +1,11 @@
 """The story of one run: for each batch of samples generate, score, record, track."""
 
+import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,18 @@ from rich.console import Console
 from transformers import PretrainedConfig
 
 from scope import models, records
+from scope.batches import OK, Attempts, batches
 from scope.cache.compressed import GRANULARITIES
 from scope.decoding import DecodingStrategy
-from scope.errors import check_choice, check_count
+from scope.errors import ScopeError, check_choice, check_count
 from scope.generate import Generated, Prompt, Sampling, generate
 from scope.models import Loaded, ModelSource
 from scope.prefill import PrefillMethod
 from scope.progress import Progress
 from scope.prompts import Encoded, encode
-from scope.records import Records
+from scope.records import RecordKeeping, Records
+from scope.secrets import redact
+from scope.stopping import Stopping
 from scope.tasks import Sample, Task
 from scope.tracking import RunInfo, Tracker
 
@@ -77,10 +82,15 @@ class Experiment:
         most = models.context(config)
         return most and (most - self.task.max_new_tokens if most > self.task.max_new_tokens else most)
 
+    @property
+    def title(self) -> str:
+        return " + ".join(self.labels[key] for key in ("method", "decoding") if key in self.labels)
+
     def folder_name(self, identity: str) -> str:
         """For people: the labels of what is compared, and enough of the identity to tell runs apart."""
         names = [self.labels[key] for key in ("model", "task", "method", "decoding") if key in self.labels]
-        return "-".join([*names, identity[:8]])[:200]
+        readable = re.sub(r"[^A-Za-z0-9.-]+", "_", "-".join(names)).lstrip(".")  # an option may be named anything
+        return f"{readable[:190]}-{identity[:8]}"
 
 
 @dataclass(frozen=True)
@@ -96,46 +106,95 @@ class Request:
         return f"{self.sample.name}#{self.draw}" if self.draw else self.sample.name
 
 
-def run(experiment: Experiment, tracker: Tracker, output: Path, console: Console) -> Path:
+def run(
+    experiment: Experiment, tracker: Tracker, output: Path, console: Console, keeping: RecordKeeping | None = None
+) -> Path:
     """Run an experiment below `output` (its last part names the sweep), or go on where it stopped. -> the run's folder.
 
-    Raises ScopeError for what a user can mend.
+    Raises ScopeError for what a user can mend, SamplesFailedError once the other samples are recorded, and Stopped
+    between two batches where a signal has asked for it.
     """
-    requests = experiment.requests()
+    keeping = keeping or RecordKeeping()
+    if there := finished(experiment, output, console, keeping):
+        return there
+    asked = [list(batch) for batch in batches(experiment.requests(), experiment.batch_size, keeping.part)]
     identity = experiment.identity()
-    folder = output / experiment.folder_name(identity)
+    name = experiment.folder_name(identity)
+    folder = keeping.place(output / name)
     manifest = {
         "identity": identity,
         "experiment": output.name,
-        "run": folder.name,
+        "run": name,
         "seed": experiment.sampling.seed,
         "labels": dict(experiment.labels),
         "settings": experiment.settings(limits=False),
-        "samples": len(requests),
-        **records.surroundings(),
+        "samples": sum(map(len, asked)),
+        **({"shard": keeping.shard} if keeping.shard else {}),
     }
     prompts: list[Encoded] = []
     if not folder.exists():  # a model that is not there, or a prompt that does not fit, leaves no folder behind
         prompts = encode_all(experiment, models.load(experiment.model))
-    title = " + ".join(experiment.labels[key] for key in ("method", "decoding") if key in experiment.labels)
-    with closing(Records(folder, as_yaml(experiment.config), manifest)) as kept:
-        todo = [request for request in requests if request.name not in kept.done]
+    failed = 0
+    with closing(Records(folder, as_yaml(experiment.config), manifest, keeping)) as kept, Stopping() as stopping:
+        todo = [rest for batch in asked if (rest := [r for r in batch if r.name not in kept.done])]
         if todo:
             loaded = models.load(experiment.model)
             prompts = prompts or encode_all(experiment, loaded)
-            tracker.start(RunInfo(output.name, folder.name, identity, folder, dict(experiment.config)))
+            tracker.start(RunInfo(output.name, folder.name, identity, folder, redact(experiment.config)))
+            attempts = Attempts()
             try:
-                with Progress(title, len(todo), experiment.task.max_new_tokens, console) as progress:
-                    for batch in chunks(todo, experiment.batch_size):
-                        lines = run_batch(experiment, loaded, batch, prompts, progress)
-                        kept.append(lines)
-                        progress.finish(lines)
-                        tracker.log(running(list(kept.done.values()), lines))
+                with Progress(
+                    experiment.title, sum(map(len, todo)), experiment.task.max_new_tokens, console
+                ) as progress:
+                    answer = partial(run_batch, experiment, loaded, prompts, progress)
+                    for batch in todo:
+                        for lines in attempts.make(batch, answer, give_up):
+                            kept.append(lines)
+                            progress.finish(lines)
+                            failed += sum(line["status"] != OK for line in lines)
+                            tracker.log(running(list(kept.done.values()), lines))
+                            stopping.check()
             finally:
                 tracker.finish(summary(list(kept.done.values())), [sample_row(line) for line in kept.done.values()])
-    again = "" if todo else " (was finished already)"
-    console.print(f"{title}: {headline(list(kept.done.values()))}{again}", highlight=False, soft_wrap=True)
+    announce(experiment, list(kept.done.values()), console)
+    if failed:
+        reason = f"{failed} of {manifest['samples']} samples failed, {folder / records.RECORDS} says why"
+        raise SamplesFailedError(f"{reason}; the same command tries them again", folder)
     return folder
+
+
+class SamplesFailedError(ScopeError):
+    """Some samples of a run have no answer; the others are recorded in `folder`."""
+
+    def __init__(self, message: str, folder: Path) -> None:
+        super().__init__(message)
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.folder)
+
+
+def finished(experiment: Experiment, output: Path, console: Console, keeping: RecordKeeping) -> Path | None:
+    """The folder of a run that has nothing left to do, told from its files alone; says so."""
+    identity = experiment.identity()
+    folder = keeping.place(output / experiment.folder_name(identity))
+    if keeping.rerun or not (folder / records.MANIFEST).exists():
+        return None
+    manifest = records.read_manifest(folder)
+    if manifest["identity"] != identity:
+        return None
+    if keeping.on_mismatch == "rerun" and records.mismatch(manifest, records.surroundings()):
+        return None
+    lines = {line["sample"]: line for line in records.read(folder) if line["status"] == OK}
+    asked = batches(experiment.requests(), experiment.batch_size, keeping.part)
+    if any(request.name not in lines for batch in asked for request in batch):
+        return None
+    announce(experiment, list(lines.values()), console, " (was finished already)")
+    return folder
+
+
+def announce(experiment: Experiment, lines: Sequence[Mapping[str, Any]], console: Console, note: str = "") -> None:
+    console.print(f"{experiment.title}: {headline(lines)}{note}", highlight=False, soft_wrap=True)
 
 
 def encode_all(experiment: Experiment, loaded: Loaded) -> list[Encoded]:
@@ -153,9 +212,9 @@ def encode_all(experiment: Experiment, loaded: Loaded) -> list[Encoded]:
 def run_batch(
     experiment: Experiment,
     loaded: Loaded,
-    batch: Sequence[Request],
     encoded: Sequence[Encoded],
     progress: Progress,
+    batch: Sequence[Request],
 ) -> list[dict[str, Any]]:
     """One batch of requests -> its records. `encoded`: the prompts of all requests of the run."""
     prompts = [Prompt(r.name, encoded[r.index].tokens, r.sample.stop) for r in batch]
@@ -189,13 +248,19 @@ def run_batch(
     ]
 
 
+def give_up(request: Request, status: str, reason: str) -> list[dict[str, Any]]:
+    """The record of a generation that failed."""
+    named = {"sample": request.name, "prompt": request.sample.name, "draw": request.draw}
+    return [named | {"status": status, "reason": reason, "batch": request.index, "batch_rows": 1}]
+
+
 def record(task: Task, sample: Sample, prompt_tokens: int, made: Generated) -> dict[str, Any]:
     """What is kept of one generation, as plain data. Slots are per layer; evictions are summed over the layers."""
     fed = len(made.tokens) - 1
     layers = len(made.slots_kept)
     prefill_evicted = layers * prompt_tokens - sum(made.prefill_kept)
     return {
-        "status": "ok",
+        "status": OK,
         "prompt_tokens": prompt_tokens,
         "generated_tokens": len(made.tokens),
         "finish": made.finish,
@@ -257,7 +322,8 @@ def summary(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def running(done: Sequence[Mapping[str, Any]], batch: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Metrics after a batch: the run's so far, and the batch's own speed."""
-    return summary(done) | {"batch_tokens_per_second": summary(batch)["tokens_per_second"]}
+    answered = [line for line in batch if line["status"] == OK]
+    return summary(done) | {"batch_tokens_per_second": summary(answered)["tokens_per_second"]}
 
 
 def sample_row(line: Mapping[str, Any]) -> dict[str, Any]:
@@ -268,12 +334,7 @@ def sample_row(line: Mapping[str, Any]) -> dict[str, Any]:
     return row | {"right": right, "asked": len(line["questions"]), "generation": line["generation"]}
 
 
-def chunks(items: Sequence[Request], size: int) -> Iterator[Sequence[Request]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
 def as_yaml(config: Mapping[str, Any]) -> str:
-    """Plain data as YAML, in its own order."""
-    text: str = yaml.safe_dump(dict(config), sort_keys=False)
+    """Plain data as YAML, in its own order, without secrets."""
+    text: str = yaml.safe_dump(redact(config), sort_keys=False)
     return text

@@ -1,5 +1,7 @@
 """A sweep of runs: which jobs can run at all, and what came of them."""
 
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,8 @@ from rich.console import Console
 from scope.config import Job, build
 from scope.errors import ConfigError, ImpossibleError, ScopeError
 from scope.forecast import show_plan
+from scope.run import SamplesFailedError, finished
+from scope.secrets import redact
 
 Overrides = tuple[str, ...]
 
@@ -35,6 +39,14 @@ def paired(jobs: Sequence[Sequence[str]], pairs: Sequence[str]) -> list[list[str
             raise ConfigError(f"{' '.join(job)}: contradicts every pair of this sweep: {', '.join(pairs)}")
         made += agreeing
     return made
+
+
+def reason_of(error: Exception) -> str:
+    """One line: the message's own, or of a traceback that came as text from another process the line that says it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if len(lines) == 1:
+        return lines[0]
+    return next((line for line in reversed(lines) if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)), lines[0])
 
 
 @dataclass(frozen=True)
@@ -91,28 +103,42 @@ class Sweep:
 
     def _say_skipped(self, console: Console) -> None:
         for overrides, reason in self.skipped:
-            console.print(f"skipped {' '.join(overrides)}: {reason}", soft_wrap=True)
+            console.print(f"skipped {' '.join(overrides)}: {reason}", soft_wrap=True, markup=False)
 
-    def report(self, outcomes: Sequence[Path | Exception]) -> None:
-        """Print and write the table of what ran, and say what did not.
+    def finished(self) -> list[Path | None]:
+        """For each job the folder of a run that has nothing left to do; None where there is work."""
+        return [self._finished(job, Console(highlight=False)) for job in self.built]
+
+    @staticmethod
+    def _finished(job: Job, console: Console) -> Path | None:
+        try:
+            return finished(job.experiment, job.output, console, job.keeping)
+        except (ScopeError, OSError):
+            return None  # its own job says so, and the others go on
+
+    def report(self, outcomes: Sequence[Path | Exception], repeat: Sequence[str] = ()) -> None:
+        """Print and write the table of what ran, and say what did not. repeat: Hydra's own overrides of every job.
 
         Raises SweepError where a job failed.
         """
         from analysis import tables
 
         console = Console(highlight=False)
-        folders = [outcome for outcome in outcomes if isinstance(outcome, Path)]
-        if folders:
-            frame = tables.build(folders)
+        folders = [o.folder if isinstance(o, SamplesFailedError) else o for o in outcomes]
+        written = [folder for folder in folders if isinstance(folder, Path)]
+        if written and self.built[0].keeping.shard is None:
+            frame = tables.build(written)
             tables.show(frame, console)
-            for path in tables.write(frame, folders[0].parent):
+            for path in tables.write(frame, written[0].parent):
                 console.print(f"written: {path}", soft_wrap=True)
         failed = [
             (job, outcome) for job, outcome in zip(self.jobs, outcomes, strict=True) if isinstance(outcome, Exception)
         ]
         self._say_skipped(console)
         for overrides, error in failed:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            console.print(f"FAILED: {reason}\n  repeat it alone: python main.py {' '.join(overrides)}", soft_wrap=True)
+            command = shlex.join(["python", "main.py", *repeat, *overrides])
+            console.print(
+                f"FAILED: {redact(reason_of(error))}\n  repeat it alone: {command}", soft_wrap=True, markup=False
+            )
         if failed:
             raise SweepError(f"{len(failed)} of {len(outcomes)} runs failed; the same command tries them again")

@@ -90,7 +90,7 @@ def test_four_jobs_a_table_and_a_second_time_nothing_to_do(scope: Scope, tmp_pat
 def test_a_run_alone_writes_config_manifest_and_records(scope: Scope, tmp_path: Path) -> None:
     scope(*SMALL)
     (run,) = runs(tmp_path)
-    assert sorted(path.name for path in run.iterdir()) == ["config.yaml", "manifest.json", "records.jsonl"]
+    assert sorted(path.name for path in run.iterdir()) == [".lock", "config.yaml", "manifest.json", "records.jsonl"]
     assert "budget: 40" in (run / "config.yaml").read_text()  # resolved
     assert sorted(path.name for path in tmp_path.iterdir()) == ["outputs"]  # nothing elsewhere
 
@@ -188,7 +188,7 @@ class Oldest(Windowed):
     group = tmp_path / "conf" / "method"
     group.mkdir(parents=True)
     (group / "oldest.yaml").write_text("_target_: toy.Oldest\nbudget: ${budget.prefill}\nwindow: ${budget.window}\n")
-    environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "SCOPE_ALLOW": "toy", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "main.py"), f"hydra.searchpath=[file://{tmp_path / 'conf'}]", "method=oldest"]
     command += [f"output={tmp_path / 'outputs'}", *SMALL]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)

@@ -1,16 +1,23 @@
 """A run's folder: nothing lost, nothing doubled, nothing half written."""
 
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scope import records
 from scope.errors import ScopeError
-from scope.records import Records
+from scope.lines import DamagedLineError, parse, seal
+from scope.records import RecordKeeping, Records
 
 MANIFEST = {"identity": "a" * 64, "samples": 2}
+KEEP = RecordKeeping()
 
 
 def line(name: str) -> dict[str, object]:
@@ -18,44 +25,46 @@ def line(name: str) -> dict[str, object]:
 
 
 def test_records_come_back_as_they_were(tmp_path: Path) -> None:
-    kept = Records(tmp_path / "run", "name: x\n", MANIFEST)
+    kept = Records(tmp_path / "run", "name: x\n", MANIFEST, KEEP)
     kept.append([line("one"), line("two")])
     kept.close()
     assert records.read(tmp_path / "run") == [line("one"), line("two")]
     assert (tmp_path / "run" / "config.yaml").read_text() == "name: x\n"
-    assert json.loads((tmp_path / "run" / "manifest.json").read_text()) == MANIFEST
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert MANIFEST.items() <= manifest.items()
+    assert {"created", "commit", "versions", "hardware"} < set(manifest)
 
 
 def test_a_run_goes_on_behind_what_is_there(tmp_path: Path) -> None:
-    Records(tmp_path, "", MANIFEST).append([line("one")])
-    again = Records(tmp_path, "", MANIFEST)
+    Records(tmp_path, "", MANIFEST, KEEP).append([line("one")])
+    again = Records(tmp_path, "", MANIFEST, KEEP)
     assert set(again.done) == {"one"}
     again.append([line("two")])
     assert [r["sample"] for r in records.read(tmp_path)] == ["one", "two"]
 
 
 def test_a_torn_line_is_kept_aside_and_its_sample_is_to_do_again(tmp_path: Path) -> None:
-    Records(tmp_path, "", MANIFEST).append([line("one"), line("two")])
+    Records(tmp_path, "", MANIFEST, KEEP).append([line("one"), line("two")])
     path = tmp_path / "records.jsonl"
     path.write_bytes(path.read_bytes()[:-9])
-    again = Records(tmp_path, "", MANIFEST)
+    again = Records(tmp_path, "", MANIFEST, KEEP)
     assert set(again.done) == {"one"}
-    assert (tmp_path / "records.torn").read_text().startswith('{"sample": "two"')
+    assert (tmp_path / "records.damaged").read_text().startswith('{"sample": "two"')
     again.append([line("two")])
     assert records.read(tmp_path) == [line("one"), line("two")]
 
 
 def test_another_runs_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
-    Records(tmp_path, "mine", MANIFEST).append([line("one")])
+    Records(tmp_path, "mine", MANIFEST, KEEP).append([line("one")])
     with pytest.raises(ScopeError, match="another run"):
-        Records(tmp_path, "yours", {"identity": "b" * 64, "samples": 2})
+        Records(tmp_path, "yours", {"identity": "b" * 64, "samples": 2}, KEEP)
     assert (tmp_path / "config.yaml").read_text() == "mine"
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ScopeError, match=r"file/run: cannot be written"):
-        Records(tmp_path / "file" / "run", "", MANIFEST)
+        Records(tmp_path / "file" / "run", "", MANIFEST, KEEP)
 
 
 @dataclass(frozen=True)
@@ -79,29 +88,158 @@ def test_surroundings_name_versions_and_hardware() -> None:
     assert found["hardware"]["cores"] >= 1
 
 
-def test_a_spoilt_line_in_the_middle_is_passed_over_with_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def spoil_first(path: Path, spoil: Callable[[bytes], bytes]) -> None:
+    first, rest = path.read_bytes().split(b"\n", 1)
+    path.write_bytes(spoil(first) + b"\n" + rest)
+
+
+SPOILT = {
+    "cut": lambda line: line[:20],
+    "a flipped bit in a text": lambda line: line.replace(b"done", b"dnne"),
+    "a flipped bit in the key of the checksum": lambda line: line.replace(b'"check"', b'"chack"'),
+    "not UTF-8": lambda line: line.replace(b"done", b"\xff\xfe"),
+    "empty": lambda line: b"",
+    "another run's": lambda line: seal({"sample": "one"}, "b" * 64)[:-1],
+    "no record": lambda line: seal({"simple": "one"}, "a" * 64)[:-1],
+    "no JSON object": lambda line: b'[1, "check": "00000000"}',
+}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_a_spoilt_line_is_named_set_aside_and_to_do_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
-    Records(tmp_path, "", MANIFEST).append([line("one"), line("two")])
+    Records(tmp_path, "", MANIFEST, KEEP).append([line("one"), line("two")])
     path = tmp_path / "records.jsonl"
-    first, second, _ = path.read_text().split("\n")
-    path.write_text(f"{first[:20]}\n{second}\n")
-    assert set(Records(tmp_path, "", MANIFEST).done) == {"two"}
-    assert "records.jsonl:1 cannot be read" in caplog.text
+    spoil_first(path, SPOILT[kind])
+    spoilt = path.read_bytes().split(b"\n")[0]
+    assert [r["sample"] for r in records.read(tmp_path)] == ["two"]
+    again = Records(tmp_path, "", MANIFEST, KEEP)
+    assert set(again.done) == {"two"}
+    assert "records.jsonl:1 cannot be used, its sample is answered again" in caplog.text
+    assert (tmp_path / "records.damaged").read_bytes() == spoilt + b"\n"
+    again.append([line("one")])
+    caplog.clear()
+    assert [r["sample"] for r in records.read(tmp_path)] == ["two", "one"]
+    assert caplog.text == ""
+
+
+@given(at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_no_flipped_bit_goes_unseen(at: float, bit: int) -> None:
+    whole = seal(line("one"), "a" * 64)[:-1]
+    flipped = bytearray(whole)
+    flipped[int(at * len(whole))] ^= 1 << bit
+    with pytest.raises(DamagedLineError):
+        parse(bytes(flipped), "a" * 64)
+
+
+@given(st.binary())
+def test_any_bytes_are_a_record_or_refused(data: bytes) -> None:
+    with pytest.raises(DamagedLineError):
+        parse(data, "a" * 64)
+
+
+@given(st.dictionaries(st.text(), st.none() | st.integers() | st.text() | st.floats(allow_nan=False)))
+def test_any_record_comes_back(record: dict[str, object]) -> None:
+    sealed = seal(record | {"sample": "one"}, "a" * 64)
+    assert sealed.count(b"\n") == 1
+    assert parse(sealed[:-1], "a" * 64) == record | {"sample": "one"}
+
+
+def test_a_disk_that_fills_leaves_what_was_there(tmp_path: Path) -> None:
+    script = """
+import resource, sys
+from pathlib import Path
+from scope.errors import ScopeError
+from scope.records import RecordKeeping, Records
+kept = Records(Path(sys.argv[1]), "", {"identity": "a" * 64, "samples": 2}, RecordKeeping())
+kept.append([{"sample": "one"}])
+resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))  # the kernel takes a part of the next write, and refuses the rest
+try:
+    kept.append([{"sample": "two", "generation": "x" * 1000}])
+except ScopeError as error:
+    print(error, sorted(kept.done))
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert "records.jsonl: cannot be written: File too large; what was recorded before is intact" in done.stdout
+    assert done.stdout.endswith("['one']\n")
+    assert (tmp_path / "records.jsonl").read_bytes() == seal({"sample": "one"}, "a" * 64)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full to stand for a full disk")
+def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
+    tmp_path.joinpath("records.jsonl").symlink_to("/dev/full")
+    kept = Records.__new__(Records)
+    kept.folder, kept.identity, kept.done = tmp_path, "a" * 64, {}
+    kept._path = tmp_path / "records.jsonl"
+    kept._file = kept._path.open("ab", buffering=0)
+    with pytest.raises(ScopeError, match="No space left on device; what was recorded before is intact"):
+        kept.append([line("one")])
+
+
+def test_a_file_that_was_removed_is_noticed(tmp_path: Path) -> None:
+    kept = Records(tmp_path, "", MANIFEST, KEEP)
+    (tmp_path / "records.jsonl").unlink()
+    with pytest.raises(ScopeError, match="was removed while the run was writing it"):
+        kept.append([line("one")])
+
+
+def test_a_manifest_that_is_none_is_one_clear_line(tmp_path: Path) -> None:
+    Records(tmp_path, "", MANIFEST, KEEP).append([line("one")])
+    for text in ("", "[]", "{", '{"identity": 1}'):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(ScopeError, match=r"manifest.json: is not the manifest of a run"):
+            Records(tmp_path, "", MANIFEST, KEEP)
+
+
+def test_a_rerun_keeps_what_was_there_under_another_name(tmp_path: Path) -> None:
+    for n in (1, 2):
+        kept = Records(tmp_path, "", MANIFEST, RecordKeeping(rerun=True))
+        assert kept.done == {}
+        kept.append([line(f"of session {n}")])
+        kept.close()
+    assert b"of session 1" in (tmp_path / "records.1.jsonl").read_bytes()
+    assert [r["sample"] for r in records.read(tmp_path)] == ["of session 2"]
+
+
+@pytest.mark.parametrize("on_mismatch", ["warn", "refuse", "rerun"])
+def test_a_run_begun_with_other_versions(tmp_path: Path, caplog: pytest.LogCaptureFixture, on_mismatch: str) -> None:
+    Records(tmp_path, "", MANIFEST, KEEP).append([line("one")])
+    path = tmp_path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["versions"]["torch"] = "1.0"
+    path.write_text(json.dumps(manifest))
+    keeping = RecordKeeping(on_mismatch=on_mismatch)
+    if on_mismatch == "refuse":
+        with pytest.raises(ScopeError, match=r"was begun with torch 1.0 \(now 2"):
+            Records(tmp_path, "", MANIFEST, keeping)
+        assert json.loads(path.read_text()) == manifest
+        return
+    kept = Records(tmp_path, "", MANIFEST, keeping)
+    after = json.loads(path.read_text())
+    if on_mismatch == "rerun":
+        assert kept.done == {}
+        assert after["versions"]["torch"] != "1.0"
+        assert (tmp_path / "records.1.jsonl").exists()
+    else:
+        assert set(kept.done) == {"one"}
+        assert "was begun with torch 1.0 (now 2" in caplog.text
+        assert after["versions"]["torch"] == "1.0"
+        assert after["continued"][0]["versions"]["torch"] != "1.0"
 
 
 def test_a_second_writer_is_refused_until_the_first_is_done(tmp_path: Path) -> None:
-    first = Records(tmp_path, "", MANIFEST)
+    first = Records(tmp_path, "", MANIFEST, KEEP)
     with pytest.raises(ScopeError, match="another process is writing this run"):
-        Records(tmp_path, "", MANIFEST)
+        Records(tmp_path, "", MANIFEST, KEEP)
     first.close()
-    Records(tmp_path, "", MANIFEST).append([line("one")])
+    Records(tmp_path, "", MANIFEST, KEEP).append([line("one")])
 
 
 def test_asking_for_fewer_samples_takes_nothing_away(tmp_path: Path) -> None:
-    Records(tmp_path, "prompts: 9", MANIFEST | {"samples": 9}).close()
-    Records(tmp_path, "prompts: 2", MANIFEST | {"samples": 2}).close()
+    Records(tmp_path, "prompts: 9", MANIFEST | {"samples": 9}, KEEP).close()
+    Records(tmp_path, "prompts: 2", MANIFEST | {"samples": 2}, KEEP).close()
     assert json.loads((tmp_path / "manifest.json").read_text())["samples"] == 9
     assert (tmp_path / "config.yaml").read_text() == "prompts: 9"
-    Records(tmp_path, "prompts: 12", MANIFEST | {"samples": 12}).close()
+    Records(tmp_path, "prompts: 12", MANIFEST | {"samples": 12}, KEEP).close()
     assert json.loads((tmp_path / "manifest.json").read_text())["samples"] == 12

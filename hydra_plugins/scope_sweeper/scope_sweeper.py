@@ -1,15 +1,18 @@
 """The sweep: check every job before the first one runs, skip the impossible, go on after failures, then the table."""
 
+import copy
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.config_source import ConfigResult
 
 
 @dataclass
@@ -20,7 +23,27 @@ class ScopeSweeperConf:
     pairs: list[str] | None = None
 
 
+LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.mode")
+
+
 ConfigStore.instance().store(group="hydra/sweeper", name="scope", node=ScopeSweeperConf, provider="scope")
+
+
+class RememberingRepository(ConfigRepository):
+    """The files of a configuration, each read once: a sweep composes the same ones for every job."""
+
+    def __init__(self, repository: ConfigRepository) -> None:
+        self.sources = repository.get_sources()
+        self._read: dict[str, ConfigResult | None] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "RememberingRepository":
+        return self  # Hydra copies it for every job, in case that a job has a search path of its own
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        if config_path not in self._read:
+            self._read[config_path] = super().load_config(config_path)
+        found = self._read[config_path]  # what is composed is merged from it; only the list of defaults is written to
+        return found and replace(found, defaults_list=copy.deepcopy(found.defaults_list))
 
 
 class ScopeSweeper(BasicSweeper):
@@ -44,15 +67,31 @@ class ScopeSweeper(BasicSweeper):
         (jobs,) = self.split_arguments(overrides, max_batch_size=None)
         if self.pairs:
             jobs = paired(jobs, self.pairs)
+        loader = self.hydra_context.config_loader
+        loader.repository = RememberingRepository(loader.repository)
         sweep = Sweep.check([(tuple(job), self._compose(job)) for job in jobs])
         if sweep.show_plan():
             return []
         sweep.require_data()
-        returns: list[JobReturn] = []
-        for batch in self.split_overrides_to_chunks([list(job) for job in sweep.jobs], self.max_batch_size):
-            returns += self.launcher.launch(batch, initial_job_idx=len(returns))
-        sweep.report([_outcome(job, ran) for job, ran in zip(sweep.jobs, returns, strict=True)])
-        return [returns]
+        outcomes: dict[int, Path | Exception] = {i: f for i, f in enumerate(sweep.finished()) if f}
+        todo = [i for i in range(len(sweep.jobs)) if i not in outcomes]  # a finished run costs no launch
+        size = self.max_batch_size or len(todo) or 1
+        for some in (todo[at : at + size] for at in range(0, len(todo), size)):
+            outcomes |= zip(some, self._launch([sweep.jobs[i] for i in some], some[0]), strict=True)
+        hydra = [o for o in self.config.hydra.overrides.hydra if not o.startswith(LAUNCHING)]
+        sweep.report([outcomes[i] for i in range(len(sweep.jobs))], hydra)
+        return []
+
+    def _launch(self, jobs: Sequence[Sequence[str]], first: int) -> list[Path | Exception]:
+        """Run jobs; where a launcher gives all up with one (a worker was killed), each gets another try."""
+        try:
+            returns = self.launcher.launch([list(job) for job in jobs], initial_job_idx=first)
+        except Exception as error:
+            if len(jobs) == 1:
+                return [error]
+            logging.getLogger(__name__).warning("%s; going on with its jobs one by one", " ".join(str(error).split()))
+            return [self._launch([job], first + i)[0] for i, job in enumerate(jobs)]
+        return [_outcome(job, ran) for job, ran in zip(jobs, returns, strict=True)]
 
     def _compose(self, overrides: Sequence[str]) -> Any:
         return self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))

@@ -1,0 +1,245 @@
+"""Sweeps that survive: out of memory, failing samples, signals, shards, secrets, and configurations from strangers."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from scope import records
+from scope.batches import Attempts, batches
+from scope.config import _is_ours
+from scope.errors import ScopeError, SettingError
+from scope.generate import Sampling
+from scope.merge import main as merge_main
+from scope.merge import merge
+from scope.records import RecordKeeping
+from scope.run import Experiment, SamplesFailedError, run
+from scope.secrets import redact
+from scope.stopping import Stopped, Stopping
+from scope.tasks import Arithmetic
+from scope.tracking import NoTracking
+from tests.test_run import experiment
+
+ROOT = Path(__file__).parents[1]
+TIMINGS = {"batch_seconds", "prefill_seconds", "decode_seconds", "tokens_per_second"}
+
+
+def go(what: Experiment, output: Path, **keeping: Any) -> Path:
+    return run(what, NoTracking(), output, Console(file=io.StringIO()), RecordKeeping(**keeping))
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in records.read(folder)]
+
+
+def test_shares_of_the_batches_are_the_batches() -> None:
+    for n in (1, 2, 3, 7):
+        shares = [list(batches(range(10), 3, (i + 1, n))) for i in range(n)]
+        assert sorted(list(batch) for share in shares for batch in share) == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_a_batch_that_does_not_fit_is_halved_and_stays_small(error: Exception) -> None:
+    tried: list[int] = []
+
+    def answer(some: Any) -> list[dict[str, Any]]:
+        tried.append(len(some))
+        if len(some) > 2:
+            raise error
+        return [{"sample": s} for s in some]
+
+    attempts = Attempts()
+    made = [
+        line["sample"] for batch in ("abcdefgh", "ijkl") for part in attempts.make(batch, answer, no) for line in part
+    ]
+    assert "".join(made) == "abcdefghijkl"
+    assert tried == [8, 4, 2, 2, 2, 2, 2, 2]
+
+
+def no(sample: str, status: str, reason: str) -> list[dict[str, Any]]:
+    return [{"sample": sample, "status": status, "reason": reason}]
+
+
+def test_a_sample_that_fails_takes_no_other_with_it() -> None:
+    def answer(some: Any) -> list[dict[str, Any]]:
+        if "c" in some:
+            raise ValueError("spoilt")
+        if "e" in some:
+            raise MemoryError
+        return [{"sample": s, "status": "ok"} for s in some]
+
+    made = {line["sample"]: line for part in Attempts().make("abcdef", answer, no) for line in part}
+    assert {s: line["status"] for s, line in made.items()} == {
+        **dict.fromkeys("abdf", "ok"),
+        "c": "failed",
+        "e": "out of memory",
+    }
+    assert made["c"]["reason"] == "ValueError: spoilt"
+
+
+def test_what_is_no_samples_fault_is_raised() -> None:
+    def answer(some: Any) -> list[dict[str, Any]]:
+        raise ScopeError("disk full")
+
+    with pytest.raises(ScopeError, match="disk full"):
+        list(Attempts().make("ab", answer, no))
+
+
+def test_a_failed_sample_is_recorded_counted_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    what, true = experiment(), Arithmetic.answers
+
+    def answers(self: Arithmetic, sample: Any, generation: str) -> Any:
+        if sample.name.endswith("-1"):
+            raise ValueError("no such answer")
+        return true(self, sample, generation)
+
+    monkeypatch.setattr(Arithmetic, "answers", answers)
+    with pytest.raises(SamplesFailedError, match="1 of 3 samples failed") as raised:
+        go(what, tmp_path)
+    (failed,) = [line for line in records.read(raised.value.folder) if line["status"] != "ok"]
+    assert failed["sample"].endswith("-1")
+    assert failed["reason"] == "ValueError: no such answer"
+    monkeypatch.setattr(Arithmetic, "answers", true)
+    folder = go(what, tmp_path)
+    assert [line["status"] for line in records.read(folder)] == ["ok"] * 3
+
+
+def test_merged_shards_are_the_run_undivided(tmp_path: Path) -> None:
+    what = experiment(task=Arithmetic(questions=4, max_new_tokens=60, prompts=5), sampling=Sampling(temperature=0.8))
+    whole = go(what, tmp_path / "whole" / "x")
+    go(what, tmp_path / "a" / "x", shard="1/2")
+    assert merge_main(["merge", str(tmp_path / "a")]) == 1  # a shard is missing
+    go(what, tmp_path / "b" / "x", shard="2/2")
+    ((folder, samples, missing),) = merge([tmp_path / "a", tmp_path / "b"])
+    assert (samples, missing) == (5, 0)
+    assert folder == tmp_path / "a" / "x" / whole.name
+    by_name = {line["sample"]: line for line in lines(folder)}
+    assert by_name == {line["sample"]: line for line in lines(whole)}
+    assert go(what, tmp_path / "a" / "x") == folder  # nothing is left to do
+    assert json.loads((folder / "manifest.json").read_text())["samples"] == 5
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "1/0"])
+def test_a_shard_that_cannot_be(shard: str) -> None:
+    with pytest.raises(SettingError, match="i/n"):
+        RecordKeeping(shard=shard)
+
+
+def test_a_signal_waits_for_the_batch_and_a_second_does_not() -> None:
+    with Stopping() as stopping:
+        stopping.check()
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Stopped) as stopped:
+            stopping.check()
+    assert stopped.value.signal == signal.SIGTERM
+    with Stopping():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_ctrl_c_finishes_the_batch_and_says_how_to_go_on(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "main.py"), f"output={tmp_path / 'out'}", "batch_size=1", "task.prompts=200"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 60
+    while not [1 for p in tmp_path.glob("out/*/*/records.jsonl") if p.stat().st_size] and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "finishing this batch" in said
+    assert "this goes on where it was: python main.py" in said
+    assert "Traceback" not in said
+    (path,) = tmp_path.glob("out/*/*/records.jsonl")
+    assert path.read_bytes().endswith(b"\n")
+    assert not list(path.parent.glob("records.damaged"))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "scope.records.os.system",
+        "scope.records.subprocess.run",
+        "scope.files.write_whole",
+        "scope",
+        "",
+        "toy.X",
+    ],
+)
+def test_a_configuration_names_settings_classes_of_scope_only(target: str) -> None:
+    assert not _is_ours(target)
+    assert _is_ours("scope.prefill.SnapKV")
+
+
+def test_secrets_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijkl")
+    assert redact("error at https://me:pass@host/x with hf_abcdefghijkl") == "error at https://***@host/x with ***"
+    folder = go(experiment(config={"name": "hf_abcdefghijkl"}), tmp_path)
+    assert not [p for p in folder.rglob("*") if p.is_file() and b"hf_abcdefghijkl" in p.read_bytes()]
+
+
+def test_a_crafted_name_stays_in_the_output_folder(tmp_path: Path) -> None:
+    what = experiment(labels={"model": "../../up", "task": "/etc", "method": "..", "decoding": "é" * 300})
+    folder = go(what, tmp_path / "out")
+    assert folder.resolve().parent == (tmp_path / "out").resolve()
+
+
+ODD = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
+KEYS = st.sampled_from(
+    ["batch_size", "shard", "name", "budget.prefill", "method", "rerun", "records.on_mismatch", "seed"]
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(key=KEYS | ODD, value=ODD)
+def test_no_override_ends_in_a_traceback_or_leaves_anything(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, key: str, value: str
+) -> None:
+    import main
+
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", ["main.py", f"output={tmp_path / 'out'}", "plan=true", f"{key}={value}"])
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main.cli()
+    except SystemExit as stop:
+        code = stop.code
+    said = capfd.readouterr()
+    assert code in (0, 2), said
+    assert "Traceback" not in said.err
+    if code:
+        assert said.err.startswith("error: ")
+        assert said.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
+def test_every_launcher_gives_the_same_records(tmp_path: Path, launcher: str) -> None:
+    pytest.importorskip(
+        f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher", reason=f"{launcher} is not installed"
+    )
+    settings = ["method=snapkv,h2o", "decoding=slide,adaptive", "task.questions=4", "task.prompts=4", "batch_size=2"]
+    settings += ["task.max_new_tokens=60", "budget.prefill=40", "budget.decode=32", "budget.recent=16", "name=x"]
+    found = []
+    for chosen in ("basic", launcher):
+        command = [sys.executable, str(ROOT / "main.py"), "-m", f"hydra/launcher={chosen}", *settings]
+        command.append(f"output={tmp_path / chosen}")
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr + done.stdout
+        found.append({path.parent.name: lines(path.parent) for path in tmp_path.glob(f"{chosen}/x/*/records.jsonl")})
+    assert found[0] == found[1]
+    assert len(found[0]) == 4
