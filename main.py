@@ -4,6 +4,7 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 from pathlib import Path
 
 import hydra
@@ -71,6 +72,8 @@ def refuse(error: Exception) -> int:
 def cli() -> int:
     """-> the exit code: 0 done, 1 something failed on the way, 2 refused before anything ran."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us instead of being printed by Hydra
+    # our launcher presets bear the names of the plugins' own, so that these are the names to type
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
     workers = [str(CONF.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(workers)  # so that a launcher's processes import this very checkout
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants them in front
