@@ -201,8 +201,9 @@ def _notes(run: Run, baseline: Run | None, paired: int, same: Sequence[Run]) -> 
     for other in same:
         budgets = [f"{b:g}" for b in other.budgets if b is not None]
         yield f"same evictions as with budget {' and '.join(budgets)}"
-    if baseline is not None and paired < answered:
-        yield f"points lost over {paired} of {answered} prompts"
+    asked = sum(bool(sample.correct) for sample in run.samples)
+    if baseline is not None and paired < asked:
+        yield f"points lost over {paired} of {asked} prompts"
 
 
 def _idle(part: str, evicted: Sequence[int]) -> Iterator[str]:

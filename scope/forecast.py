@@ -93,7 +93,8 @@ def show_plan(runs: Sequence[Experiment], steps_per_second: float, console: Cons
     for row, forecast in zip(names, seen, strict=True):
         table.add_row(*(row[name] for name in telling), *_cells(forecast))
     console = console if console.is_terminal else Console(file=console.file, width=160)  # a pipe has no edge
-    console.print(", ".join(f"{name} {value}" for name, value in names[0].items() if name not in telling))
+    if common := ", ".join(f"{name} {value}" for name, value in names[0].items() if name not in telling):
+        console.print(common, highlight=False)
     console.print(table, highlight=False)
     for line in (_total(seen), ASSUMED.format(steps_per_second), *(f"?: {reason}" for reason in forecaster.reasons)):
         console.print(line, soft_wrap=True, highlight=False)
