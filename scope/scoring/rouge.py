@@ -1,25 +1,25 @@
-"""ROUGE of a summary against references: how much of their words, word pairs and longest common sequences it has.
-
-The `rouge-score` package with its Porter stemmer. Of several references the one with the best F-measure counts, for
-each measure apart. `rougeLsum` takes lines as sentences.
-
-Source: C.-Y. Lin, ROUGE: a package for automatic evaluation of summaries, ACL workshop 2004, 74-81.
-"""
+"""ROUGE (Lin 2004) of a summary, by the rouge-score package."""
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 from scope.errors import ScopeError
 
-MEASURES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+KINDS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
-def rouge(references: Sequence[str], summary: str) -> dict[str, float]:
-    """F-measures in 0..1 under the names of `MEASURES`. ScopeError: rouge-score is not installed, or no reference."""
+@cache
+def scorer() -> Any:
+    """Raises ScopeError where the package is not installed."""
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError as error:
-        raise ScopeError("ROUGE needs the package rouge-score: pip install 'scope-kv[data]'") from error
-    if not references:
-        raise ScopeError("a summary without a reference cannot be scored")
-    scores = RougeScorer(MEASURES, use_stemmer=True).score_multi(references, summary)
-    return {measure: float(scores[measure].fmeasure) for measure in MEASURES}
+        raise ScopeError("ROUGE needs: pip install 'scope-kv[data]'") from error
+    return RougeScorer(list(KINDS), use_stemmer=True)
+
+
+def score(references: Sequence[str], summary: str) -> dict[str, float]:
+    """F of ROUGE-1, 2, L and Lsum (lines are its sentences), in 0..1: for each the best over the references."""
+    found = scorer().score_multi(list(references), summary)
+    return {kind: float(found[kind].fmeasure) for kind in KINDS}
