@@ -30,7 +30,7 @@ class Interval(NamedTuple):
 UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
 
-def clustered_proportion(successes: Sequence[int], sizes: Sequence[int], confidence: float = 0.95) -> Interval:
+def clustered_proportion(successes: Sequence[float], sizes: Sequence[float], confidence: float = 0.95) -> Interval:
     """The proportion of successes over clusters, with the interval of Korn & Graubard (1998), in 0..1.
 
     `successes[i]` of `sizes[i]` trials succeeded in cluster i; empty clusters say nothing and are left out. The exact
@@ -56,7 +56,7 @@ def clustered_proportion(successes: Sequence[int], sizes: Sequence[int], confide
     return Interval(estimate, *clopper_pearson(estimate, float(effective), confidence))
 
 
-def design_effect(successes: Sequence[int], sizes: Sequence[int]) -> float:
+def design_effect(successes: Sequence[float], sizes: Sequence[float]) -> float:
     """How many times the clusters multiply the variance that independent trials would have; at least 1.
 
     The variance of the ratio estimator, robust to clusters, over the binomial one. Both are the unbiased estimates
