@@ -12,10 +12,10 @@ from scope.errors import SettingError
 from scope.tasks import Arithmetic, language
 
 QUESTION = re.compile(
-    r"Question_(\d+)(?: \(now (dry|wet)\))?: \w+ has (?:(\d+)|as many as Answer_(\d+))((?: and \w+ \d)+)\."
+    r"Question_(\d+)(?:: now (dry|wet))?: \w+ has (?:(\d+)|as many as Answer_(\d+))((?: and \w+ \d)+)\."
 )
 STEP = re.compile(r" and (\w+) (\d)")
-WORKED = re.compile(r"Answer_(\d+)(?: \(now \w+\))?: .*The answer is (\d+)\.")
+WORKED = re.compile(r"Answer_(\d+):.*The answer is (\d+)\.")
 GAINS = {word.split()[-1] for word in language.GAINS}
 
 

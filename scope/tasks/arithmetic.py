@@ -76,7 +76,7 @@ class Arithmetic:
         made = self.document(index)
         questions = tuple(Question(q.number, str(q.answer)) for q in made.questions)
         beyond = f"{language.ANSWER}{language.number(questions[-1].number + 1)}"
-        return Sample(self._name(index), language.text(made.prompt), questions, stop=(f"{beyond}:", f"{beyond} ("))
+        return Sample(self._name(index), language.text(made.prompt), questions, stop=(f"{beyond}:",))
 
     def answers(self, sample: Sample, generation: str) -> list[Answer]:
         return score(sample.questions, generation)

@@ -6,7 +6,7 @@
 
 Three things have to be looked up: a question's facts, by its number, in the prompt; an earlier answer, by its number,
 in what was written; and the weather, for when it is wet every gain is a loss and every loss a gain. Some questions
-change it ("Question_31 (now wet): Leo has ..."): from then on it holds until the next change, and nothing but the
+change it ("Question_31: now wet: Leo has ..."): from then on it holds until the next change, and nothing but the
 answer that said so tells.
 
 A document is a list of tokens whose plain concatenation is its text. The vocabulary is made so that no constant
@@ -33,7 +33,7 @@ PLUS, MINUS = " +", " -"
 NAMES = ("Ann", "Bob", "Dan", "Eve", "Ian", "Kim", "Leo", "Max", "Mia", "Sam", "Tom", "Zoe")
 GAINS = (" and finds", " and buys", " and gets", " and picks")
 LOSSES = (" and loses", " and sells", " and gives", " and drops")  # the opposites, in the same order
-WEATHERS = DRY, WET = (" (now dry)", " (now wet)")
+WEATHERS = DRY, WET = (": now dry", ": now wet")
 SCENES = (" The sky", " The road", " A clock", " A river", " The hall", " A kite", " The shop", " A lamp")
 LOOKS = (" looks", " stays", " seems", " was")
 MOODS = (" grey", " quiet", " wide", " old", " bright", " cold", " small", " calm")
