@@ -8,11 +8,12 @@ from typing import Any
 import pandas as pd
 
 from analysis.records import Run, Sample, read_runs
-from analysis.statistics import UNKNOWN, Interval, Scores, clustered_proportion, lost_to, tied_with_best
+from analysis.statistics import UNKNOWN, Interval, Scores, clustered_proportion, lost_to, mean_by_prompt, tied_with_best
 
 ACCURACY = ("accuracy_percent", "accuracy_low_percent", "accuracy_high_percent")
 RELEASED = ("released_percent", "released_low_percent", "released_high_percent")
 LOST = ("points_lost", "points_lost_low", "points_lost_high")
+MEASURED = "measured."  # the columns of what a task measures on whole texts, measured.rougeL_percent for one
 IDENTITY = ("experiment", "run", "model", "task", "method", "decoding", "budget", "fidelity")
 MEASURES = (
     "compressed",
@@ -62,7 +63,24 @@ def build(folders: str | Path | Sequence[str | Path]) -> pd.DataFrame:
         frame.insert(position, key, pd.Series(values, dtype=object))  # object: a whole number stays one beside a gap
     for column, scores in (("best", _scores), ("released_best", _released_scores)):
         frame[column] = _best(frame, [scores(run.samples) for run in runs])
+    for name in dict.fromkeys(name for run in runs for sample in run.samples for name in sample.measures):
+        totals = [_measured(run.samples, name) for run in runs]
+        found = [mean_by_prompt([total / count for total, count in prompts.values()]) for prompts in totals]
+        bounds = zip(*found, strict=True)
+        for column, percent in zip(measure_columns(name), bounds, strict=True):
+            frame[column] = [100 * value for value in percent]
+        frame[f"{MEASURED}{name}_best"] = _best(frame, totals)
     return frame
+
+
+def measure_columns(name: str) -> tuple[str, str, str]:
+    """The columns of a measure: mean over prompts and its bounds."""
+    return f"{MEASURED}{name}_percent", f"{MEASURED}{name}_low_percent", f"{MEASURED}{name}_high_percent"
+
+
+def measured(frame: pd.DataFrame) -> list[str]:
+    """The names of the measures that the frame has."""
+    return [c[len(MEASURED) : -len("_best")] for c in frame if c.startswith(MEASURED) and c.endswith("_best")]
 
 
 def blocks(frame: pd.DataFrame) -> list[pd.DataFrame]:
@@ -74,7 +92,7 @@ def blocks(frame: pd.DataFrame) -> list[pd.DataFrame]:
 
 def settings(frame: pd.DataFrame) -> list[str]:
     """The columns that were added to tell rows apart."""
-    return [column for column in frame if column not in IDENTITY + MEASURES]
+    return [column for column in frame if column not in IDENTITY + MEASURES and not column.startswith(MEASURED)]
 
 
 def complete(frame: pd.DataFrame) -> "pd.Series[bool]":
@@ -100,6 +118,15 @@ def _released_scores(samples: Sequence[Sample]) -> Scores:
     """The same by the paper's scorer; none where a sample was not scored by it."""
     correct = [(sample, sample.released_correct) for sample in samples]
     return _by_prompt([(s, c) for s, c in correct if c is not None]) if all(c is not None for _, c in correct) else {}
+
+
+def _measured(samples: Sequence[Sample], name: str) -> Scores:
+    found: dict[str, tuple[float, float]] = {}
+    for sample in samples:
+        if name in sample.measures:
+            total, count = found.get(sample.prompt, (0.0, 0.0))
+            found[sample.prompt] = total + sample.measures[name], count + 1
+    return found
 
 
 def _by_prompt(samples: Sequence[tuple[Sample, Sequence[bool]]]) -> Scores:

@@ -27,6 +27,7 @@ class Sample:
     `prompt` is the prompt's name, which all samples drawn from it share. `expected` and `correct` have one entry per
     question, and so has `released_correct`, by the paper's scorer; `missing` counts the questions without an answer,
     `duplicates` the answers beyond the first to a question. None: recorded by code that knew only one scorer.
+    `measures` are scores of the whole text, each in 0..1 (ROUGE).
     `trace` is a fingerprint of the slots held over time, empty where none was recorded.
     `prefill_seconds` belongs to the whole batch, `decode_seconds` runs from the end of prefill to the end of this row.
     """
@@ -41,6 +42,7 @@ class Sample:
     released_correct: tuple[bool, ...] | None
     missing: int
     duplicates: int | None
+    measures: Mapping[str, float]
     batch: int
     prefill_seconds: float
     decode_seconds: float
@@ -178,6 +180,7 @@ def _sample(folder: Path, record: Mapping[str, Any]) -> Sample:
             released_correct=tuple(question["released_correct"] for question in questions) if both else None,
             missing=sum(question["found"] is None for question in questions),
             duplicates=sum(max(0, question["given"] - 1) for question in questions) if both else None,
+            measures=record.get("measures", {}),
             batch=record["batch"],
             prefill_seconds=record["prefill_seconds"],
             decode_seconds=record["decode_seconds"],

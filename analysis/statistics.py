@@ -111,8 +111,8 @@ def bootstrap(totals: Sequence[float], sizes: Sequence[float], confidence: float
     return Interval(estimate, float(found.low), float(found.high))
 
 
-def paired_difference(differences: Sequence[float]) -> Interval:
-    """The mean over prompts of differences, each in -1..1, with the interval of `bootstrap`, or Student's for `FEW`.
+def mean_by_prompt(differences: Sequence[float]) -> Interval:
+    """The mean of values, one per prompt and each in -1..1, with the interval of `bootstrap`; below `FEW`, Student's.
 
     Where all prompts differ by the same (as with one prompt, or a method that changes no answer) resampling would claim
     a width of zero. The bounds are then those of the share of prompts that could still differ otherwise, 1 - 0.05^(1/n)
@@ -136,7 +136,7 @@ def lost_to(better: Scores, run: Scores) -> tuple[Interval, int]:
     """What `better` has more than `run` over the prompts that both have, and how many these are."""
     common = [prompt for prompt in run if prompt in better]
     shares = [better[p][0] / better[p][1] - run[p][0] / run[p][1] for p in common if better[p][1] and run[p][1]]
-    return paired_difference(shares), len(shares)
+    return mean_by_prompt(shares), len(shares)
 
 
 def tied_with_best(runs: Sequence[Scores]) -> list[bool]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.frame import ACCURACY, LOST, RELEASED, blocks, complete, settings
+from analysis.frame import ACCURACY, LOST, MEASURED, RELEASED, blocks, complete, measure_columns, measured, settings
 
 NOTHING = "\N{EN DASH}"  # what a cell without a value shows
 BOLD = {"best": "accuracy %\n[95% interval]", "released_best": "released %\n[95% interval]"}  # frame's column: heading
@@ -45,9 +45,18 @@ def make_view(frame: pd.DataFrame) -> View:
         "missing\n%": _numbers(frame["missing_percent"]),
         "dupli-\ncates": [_value(count) if pd.isna(count) else f"{count:.0f}" for count in frame["duplicates"]],
     }
+    bold = {heading: list(frame[column]) for column, heading in BOLD.items()}
+    for name in measured(frame):
+        heading = f"{name} %\n[95% interval]"
+        quality[heading] = _intervals(frame, *measure_columns(name))
+        bold[heading] = list(frame[f"{MEASURED}{name}_best"])
+    if measured(frame) and not frame["questions"].any():  # a task that asks no questions
+        quality = {
+            heading: cells for heading, cells in quality.items() if heading in bold and heading not in BOLD.values()
+        }
     compared = bool(frame["points_lost"].notna().any())
     if not compared:
-        del quality["points lost\n[95% interval]"]
+        quality.pop("points lost\n[95% interval]", None)
     cost = {
         "slots\nkept %": _numbers(frame["kept_percent"]),
         f"cache\n{unit}": _numbers(frame["cache_mib"] * scale),
@@ -63,7 +72,7 @@ def make_view(frame: pd.DataFrame) -> View:
         keys=pd.DataFrame({key: [_value(value) for value in frame[key]] for key in keys}),
         quality=pd.DataFrame(quality),
         cost=pd.DataFrame(cost),
-        best={heading: list(frame[column]) for column, heading in BOLD.items()},
+        best=bold,
     )
 
 

@@ -14,7 +14,7 @@ from analysis.statistics import (
     clustered_proportion,
     design_effect,
     lost_to,
-    paired_difference,
+    mean_by_prompt,
     tied_with_best,
 )
 
@@ -89,22 +89,22 @@ def test_no_trial_is_unknown() -> None:
 def test_the_paired_interval_of_few_prompts_is_students() -> None:
     differences = [0.25, 0.0, -0.125, 0.5, 0.0, 0.125]
     expected = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
-    assert paired_difference(differences) == pytest.approx((np.mean(differences), expected.low, expected.high))
+    assert mean_by_prompt(differences) == pytest.approx((np.mean(differences), expected.low, expected.high))
 
 
 def test_pairs_without_spread_still_leave_doubt() -> None:
     """If a share of 1 - 0.05^(1/20) of all prompts differed, 20 prompts would show none of them once in 20 times."""
-    mean, low, high = paired_difference([0.0] * 20)
+    mean, low, high = mean_by_prompt([0.0] * 20)
     assert mean == 0
     assert (1 - high) ** 20 == pytest.approx(0.05)
     assert low == -high
-    mean, low, high = paired_difference([2 / 3 - 1 / 3, 1 - 2 / 3])  # equal but for rounding
+    mean, low, high = mean_by_prompt([2 / 3 - 1 / 3, 1 - 2 / 3])  # equal but for rounding
     assert -1 < low < mean < high < 1
 
 
 def test_the_paired_interval_stays_in_range() -> None:
-    assert paired_difference([1.0, 0.0])[1:] == (-1, 1)
-    assert all(math.isnan(value) for value in paired_difference([]))
+    assert mean_by_prompt([1.0, 0.0])[1:] == (-1, 1)
+    assert all(math.isnan(value) for value in mean_by_prompt([]))
 
 
 # --- the bootstrap ---------------------------------------------------------------------------------------------------

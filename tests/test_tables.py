@@ -18,7 +18,7 @@ from scipy import stats
 
 from analysis.frame import ACCURACY, LOST
 from analysis.records import RecordsError
-from analysis.statistics import clustered_proportion, paired_difference
+from analysis.statistics import clustered_proportion, mean_by_prompt
 from analysis.tables import build, main, show, write
 
 LAYERS = 4
@@ -195,7 +195,7 @@ def test_bold_is_what_cannot_be_told_from_the_best(tmp_path: Path) -> None:
         write_run(tmp_path, name, records, method=name, created=position)
     frame = build(tmp_path)
     assert list(frame["best"]) == list(frame["released_best"]) == [True, True, False]
-    assert paired_difference([0.25] * 3 + [0.0] * 13).low <= 0 < paired_difference([0.25] * 14 + [0.0] * 2).low
+    assert mean_by_prompt([0.25] * 3 + [0.0] * 13).low <= 0 < mean_by_prompt([0.25] * 14 + [0.0] * 2).low
 
 
 def test_the_two_scorers_stand_side_by_side(tmp_path: Path) -> None:
@@ -235,6 +235,24 @@ def test_records_of_older_code_are_read_and_say_what_they_lack(tmp_path: Path) -
     assert not row["released_best"]
     assert "older records: python -m scope.scoring gives" in row["notes"]
     assert "nan" not in printed(build(tmp_path), 200)
+
+
+def test_measures_of_whole_texts_have_columns_of_their_own(tmp_path: Path) -> None:
+    """Two draws of a prompt are one value, their mean; what is measured is no setting that tells rows apart."""
+    for position, (name, shift) in enumerate((("a", 0.0), ("b", -0.2))):
+        values = [0.3 + shift + 0.01 * (k % (5 + position)) for k in range(26)]
+        records = [sample(k, (), prompt=f"p{k // 2}", measures={"rougeL": v}) for k, v in enumerate(values)]
+        write_run(tmp_path, name, records, method=name, created=position)
+    frame = build(tmp_path)
+    values = [0.3 + 0.01 * (k % 5) for k in range(26)]
+    expected = mean_by_prompt([(values[k] + values[k + 1]) / 2 for k in range(0, 26, 2)])
+    got = frame[[f"measured.rougeL{bound}_percent" for bound in ("", "_low", "_high")]].iloc[0]
+    assert tuple(got) == pytest.approx([100 * value for value in expected])
+    assert list(frame["measured.rougeL_best"]) == [True, False]
+    text = printed(frame, 200)
+    assert "rougeL %" in text
+    assert "accuracy %" not in text
+    assert "nan" not in text
 
 
 # --- what the records leave out ----------------------------------------------------------------------------------
