@@ -21,7 +21,7 @@ from rich.progress import track
 from analysis.statistics import Interval
 from experiments.measure import Measured, measure, points
 from experiments.tiny import calibration_figure
-from scope import models
+from experiments.tiny.recipe import Recipe
 from scope.files import write_whole
 from scope.tasks import Arithmetic
 
@@ -210,7 +210,7 @@ def main() -> None:
         "about": f"{args.prompts} prompts of seed {args.seed}, {prompt} + {generation} tokens on average, "
         f"recent = 2/3 D; accuracy in % with its 95% interval clustered by prompt; "
         f"the full cache: {100 * full.accuracy.estimate:.1f}%, {full.cache_bytes / 1024:.0f} KiB a sequence.",
-        "weights": models.ModelSource().fingerprint(),
+        "recipe": Recipe.read([]).digest(),
         "full": row(FULL, full, full),
         "sections": {name: [row(c, results[c], full) for c in section] for name, section in sections.items()},
         "differences": [
