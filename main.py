@@ -54,7 +54,7 @@ def main(cfg: DictConfig) -> str:
 
 def refuse(error: Exception) -> int:
     """Say in one line what is wrong; -> the exit code: 2 for a request that cannot be, 1 for a failure on the way."""
-    print(f"error: {explain(error, CONF)}", file=sys.stderr)
+    print(f"error: {explain(error, CONF, sys.argv[1:])}", file=sys.stderr)
     return 2 if isinstance(error, ConfigError | HydraException | OmegaConfBaseException) else 1
 
 
