@@ -65,7 +65,7 @@ def main(cfg: DictConfig) -> str | list[float]:
 
 def refuse(error: Exception) -> int:
     """Say in one line what is wrong; -> the exit code: 2 for a request that cannot be, 1 for a failure on the way."""
-    print("error:", " ".join(redact(explain(error, CONF)).split()), file=sys.stderr)
+    print("error:", " ".join(redact(explain(error, CONF, sys.argv[1:])).split()), file=sys.stderr)
     return 2 if isinstance(error, ConfigError | HydraException | OmegaConfBaseException) else 1
 
 

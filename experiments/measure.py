@@ -8,7 +8,7 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
-from analysis.statistics import Interval, clustered_proportion, paired_difference
+from analysis.statistics import Interval, clustered_proportion, mean_by_prompt
 from scope import records
 from scope.config import build
 from scope.run import run
@@ -33,7 +33,7 @@ class Measured:
     def minus(self, other: "Measured") -> Interval:
         """The difference of the two accuracies, in -1..1, paired over the same prompts."""
         assert self.marks.keys() == other.marks.keys()
-        return paired_difference([float(np.mean(row) - np.mean(other.marks[name])) for name, row in self.marks.items()])
+        return mean_by_prompt([float(np.mean(row) - np.mean(other.marks[name])) for name, row in self.marks.items()])
 
 
 def measure(overrides: list[str], output: Path) -> Measured:

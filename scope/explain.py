@@ -1,14 +1,18 @@
 """What Hydra refused, in one line."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from scope.errors import nearest
 
 
-def explain(error: Exception, conf: Path) -> str:
-    """What was refused: key, value, what is allowed, the nearest valid name. conf: the folder of the configuration."""
+def explain(error: Exception, conf: Path, words: Sequence[str]) -> str:
+    """What was refused: key, value, what is allowed, the nearest valid name.
+
+    conf: the folder of the configuration; words: of the command line.
+    """
     from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 
     message = " ".join(str(error).split())
@@ -21,25 +25,45 @@ def explain(error: Exception, conf: Path) -> str:
     if isinstance(error, ConfigCompositionException):
         if refused := re.match(r"Could not override '([^']+)'", message):
             key = refused[1].lstrip("+~")
-            known = keys(conf)
-            if key in known:
-                return f"{key}: the option taken here has no such key"
-            return f"{key}: no such key{nearest(key, known)}"
+            return f"{key}: {_no_such(key, keys(conf, options_taken(conf, words)))}"
         if several := re.match(r"Ambiguous value for argument '([^']+)'", message):
             return f"{several[1]}: several values are a sweep: add -m"
         return " ".join(f"{message} {error.__cause__ or ''}".split())
     return message
 
 
-def keys(conf: Path) -> list[str]:
-    """Every key of the default configuration, dotted."""
+def _no_such(key: str, known: Sequence[str]) -> str:
+    """known: the keys of the options taken."""
+    if key in known:
+        return "another option taken here has no such key"
+    node, _, name = key.rpartition(".")
+    beside = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == node]
+    if not beside:
+        return f"no such key{nearest(key, known)}"
+    meant = nearest(name, beside, f"{node}." if node else "")
+    there = f"; the keys{f' of {node}' if node else ''} are {', '.join(beside)}"
+    return f"no such key{meant or there}"
+
+
+def options_taken(conf: Path, words: Sequence[str]) -> list[str]:
+    """What the command line takes in each group, as overrides; of several options the first."""
+    taken = [word for word in words if word.startswith("hydra.searchpath=")]
+    for word in words:
+        group, _, options = word.partition("=")
+        if group and options and (conf / group).is_dir():
+            taken.append(f"{group}={options.split(',')[0]}")
+    return taken
+
+
+def keys(conf: Path, options: Sequence[str] = ()) -> list[str]:
+    """Every key of the configuration that these options compose, dotted."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf), version_base="1.3"):
-        composed = OmegaConf.to_container(compose("config"), resolve=False)
+        composed = OmegaConf.to_container(compose("config", list(options)), resolve=False)
 
     def walk(node: Any, path: str) -> list[str]:
         if not isinstance(node, dict):

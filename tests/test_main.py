@@ -68,6 +68,8 @@ def test_help_names_every_group_in_a_line(scope: Scope) -> None:
     said = scope("--help").out
     for group in ("model", "method", "decoding", "budget", "task", "tracking", "experiment"):
         assert re.search(rf"^  {group} +\w+", said, re.M), group
+    for words in ("plan=true", "limit=2", "sampling.samples=4"):
+        assert words in said
     assert "method: full, h2o, pyramidinfer, pyramidkv, random, recent, snapkv, streamingllm" in said
 
 
@@ -113,7 +115,12 @@ REFUSED = {
     "method=h2o,snapkv": "method=h2o,snapkv: several values are a sweep: add -m",
     "method": "method: cannot be read; write key=value, .*",
     "experiment=demo": "experiment=demo: is a sweep: add -m",
-    "method=h2o method.kernel=5": "method.kernel: the option taken here has no such key",
+    "method=h2o method.kernel=5": "method.kernel: no such key; the keys of method are budget, window, votes, block",
+    "-m method=snapkv,h2o method.kernel=5": "method.kernel: another option taken here has no such key",
+    "task=gsm8k_4k task.ordr=length": "task.ordr: no such key; did you mean task.order\\?",
+    "task=csqa_4k task.prompt=3": "task.prompt: no such key; the keys of task are name, hub, columns, form, .*",
+    "-m task=en_sum,gsm8k_4k task.promt_tokens=9": "task.promt_tokens: no such key; did you mean task.prompt_tokens\\?",
+    "-m experiment=en_sum task.templat=x": "task.templat: no such key; did you mean task.template\\?",
     "decoding=null": "a group takes the name of an option, not null; .*",
     "+spare=1": "spare: no such key; the keys are attention, .*",
     "attention=flash": "attention=flash: must be one of sdpa, eager, flash_attention_2",

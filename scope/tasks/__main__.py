@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         build(arguments[1:])
     except (ScopeError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {explain(error, CONF)}", file=sys.stderr)
+        print(f"error: {explain(error, CONF, arguments)}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError | HydraException | OmegaConfBaseException) else 1
     return 0
 

@@ -32,10 +32,10 @@ def with_choices(question: Any, choices: Any, answer: Any, where: str) -> tuple[
 
 
 def expected_number(answer: Any, where: str) -> str:
-    """The number after GSM8K's ####, or a bare number, in plain digits."""
+    """The number after GSM8K's ####, or a bare number, as it stands there: the paper's scorer reads 1,200 as 1."""
     ending = SOLUTION.search(str(answer))
-    number = (ending[1] if ending else str(answer)).strip().replace(",", "").lstrip("$")
-    if not NUMBER.fullmatch(number):
+    number = (ending[1] if ending else str(answer)).strip()
+    if not NUMBER.fullmatch(number.replace(",", "").lstrip("$")):
         shown = str(answer).replace("\n", " ")[-40:]
         raise ConfigError(f"{where}: answer={shown}: must be a number, or end in '#### ' and a number")
     return number
