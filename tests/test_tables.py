@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -419,11 +420,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     paths = write(frame, tmp_path / "out")
     before = [path.read_bytes() for path in paths]
 
-    def full_disk(path: Path, text: str, **_: Any) -> int:
-        path.write_bytes(text.encode()[:10])
+    def full_disk(descriptor: int) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(Path, "write_text", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="no space"):
         write(frame, tmp_path / "out")
     assert [path.read_bytes() for path in paths] == before
