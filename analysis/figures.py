@@ -7,6 +7,7 @@ import argparse
 import io
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +16,22 @@ import pandas as pd
 
 from analysis.colours import colour, marker
 from analysis.frame import build
+from analysis.panels import NothingToShowError, dress, panels
 from analysis.records import Run, Sample, read_runs
 from analysis.statistics import clustered_proportion
+from analysis.traces import figures as trace_figures
 from scope.errors import ScopeError
 
 BINS = 8  # of question positions: fewer questions a point, wider bands
-SIZE = (3.4, 2.7)  # inches of one panel
-
-
-class NothingToShowError(ScopeError):
-    """The records lack what a figure is about; the message says what."""
 
 
 def frontier(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
-    """Accuracy against bytes of one sequence's cache, with 95% intervals; the line joins what no other run dominates."""
+    """Accuracy against bytes of one sequence's cache, with 95% intervals; the line joins what no run dominates."""
     known = frame.dropna(subset=["accuracy_percent", "cache_mib"])
     if known.empty:
         raise NothingToShowError("no run has answers and an account of bytes")
     blocks = list(known.groupby(["model", "task"], sort=False))
-    figure, axes = _panels(len(blocks), (5.2, 3.8))
+    figure, axes = panels(len(blocks), (5.2, 3.8))
     for axis, ((model, task), block) in zip(axes, blocks, strict=True):
         unit, scale = ("KiB", 1024) if block["cache_mib"].max() < 1 else ("MiB", 1)
         for row in block.to_dict("records"):
@@ -51,7 +49,7 @@ def frontier(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
             )
         best = pareto(list(zip(block["cache_mib"] * scale, block["accuracy_percent"], strict=True)))
         axis.plot(*zip(*best, strict=True), color="#666666", lw=0.9, ls="--", zorder=0)
-        _dress(axis, f"{model}, {task}", f"cache of one sequence, {unit}", "answers right, %")
+        dress(axis, f"{model}, {task}", f"cache of one sequence, {unit}", "answers right, %")
         axis.set_xlim(left=0)
         open_marks = (block["prompts"] < block["planned_prompts"]).any()
         _legend(axis, block["method"], block["decoding"], ["open mark: partial run"] * bool(open_marks))
@@ -73,14 +71,14 @@ def position(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
     if not asked:
         raise NothingToShowError("no run asks several questions in one prompt")
     groups = _grouped(asked, lambda run: (run.labels["model"], run.labels["task"], run.labels["method"]))
-    figure, axes = _panels(len(groups))
+    figure, axes = panels(len(groups))
     for axis, (names, members) in zip(axes, groups.items(), strict=True):
         for run, style in _told_apart(members):
             places, shares, low, high = by_position(run.samples)
             shade = colour(run.labels["decoding"])
             axis.plot(places, shares, style, color=shade, label=_name(run, members), marker="o", ms=2.5, lw=1.3)
             axis.fill_between(places, low, high, color=shade, alpha=0.13, lw=0)
-        _dress(axis, _title(names, groups), "place of the question in its prompt", "answers right, %")
+        dress(axis, _title(names, groups), "place of the question in its prompt", "answers right, %")
         axis.legend(fontsize=6, framealpha=0.8, loc="best")
     return figure
 
@@ -103,18 +101,18 @@ def prefill_share(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
     if not any(run.compresses_prefill for run in answered):
         raise NothingToShowError("no run compresses the prompt")
     groups = _grouped(answered, lambda run: (run.labels["model"], run.labels["task"], run.labels["decoding"]))
-    figure, axes = _panels(len(groups))
+    figure, axes = panels(len(groups))
     for axis, (names, members) in zip(axes, groups.items(), strict=True):
         methods = _grouped(members, lambda run: run.labels["method"])
-        for place, (method, same) in enumerate(methods.items()):
+        crowd = [method for method, same in methods.items() if any(run.compresses_prefill for run in same)]
+        for method, same in methods.items():
             points = sorted((prompt_share(run.samples), *_accuracy(run.samples)) for run in same)
             x, y, low, high = (np.array(column) for column in zip(*points, strict=True))
-            x = x + 1.5 * (
-                place - (len(methods) - 1) / 2
-            )  # side by side: intervals at one budget would hide each other
+            if method in crowd:  # set apart: intervals at one budget would hide each other
+                x = x + 1.5 * (crowd.index(method) - (len(crowd) - 1) / 2)
             style = {"color": colour(method), "marker": marker(method), "label": method, "ms": 5, "lw": 1.1}
             axis.errorbar(x, y, yerr=[y - low, high - y], elinewidth=0.9, **style)
-        _dress(axis, _title(names, groups), "prompt slots kept, %", "answers right, %")
+        dress(axis, _title(names, groups), "prompt slots kept, % (budgets alike set apart)", "answers right, %")
         axis.set_xlim(0, 107)
         axis.legend(fontsize=6, framealpha=0.8, loc="lower left")
     return figure
@@ -132,7 +130,7 @@ def cost(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
     if not points:
         raise NothingToShowError("no run has an answered prompt")
     axes_of = {"tokens of a sequence": 1} | ({"prompts in a batch": 2} if len({p[2] for p in points}) > 1 else {})
-    figure, axes = _panels(2 * len(axes_of), (4.4, 3.4), columns=2)
+    figure, axes = panels(2 * len(axes_of), (4.4, 3.4), columns=2)
     unit, scale = ("KiB", 2**10) if max(point[4] for point in points) < 2**20 else ("MiB", 2**20)
     for index, (label, at) in enumerate(axes_of.items()):
         for axis, value, title in ((axes[2 * index], 3, "tokens/s"), (axes[2 * index + 1], 4, f"cache, {unit}")):
@@ -141,7 +139,7 @@ def cost(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
                 height = point[value] / (scale if value == 4 else 1)
                 style = {"color": colour(run.labels["decoding"]), "marker": marker(run.labels["method"])}
                 axis.plot(point[at], height, ls="", ms=4, alpha=0.75, **style)
-            _dress(axis, "of a batch" if value == 3 else "of one sequence, mean of a batch", label, title)
+            dress(axis, "of a batch" if value == 3 else "of one sequence, mean of a batch", label, title)
             axis.set_ylim(bottom=0)
     _legend(axes[1], [run.labels["method"] for run in runs], [run.labels["decoding"] for run in runs])
     return figure
@@ -176,28 +174,6 @@ def save(figure: Any, folder: Path, name: str) -> list[Path]:
         figure.savefig(drawn, format=path.suffix[1:], dpi=150, metadata=metadata)
         path.write_bytes(drawn.getvalue())
     return paths
-
-
-def _panels(count: int, size: tuple[float, float] = SIZE, columns: int = 4) -> tuple[Any, list[Any]]:
-    from matplotlib.figure import Figure
-
-    columns = min(columns, count)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis in axes[count:]:
-        axis.set_axis_off()
-    return figure, axes[:count]
-
-
-def _dress(axis: Any, title: str, x: str, y: str) -> None:
-    axis.set_title(title, fontsize=8)
-    axis.set_xlabel(x, fontsize=8)
-    axis.set_ylabel(y, fontsize=8)
-    axis.tick_params(labelsize=7)
-    axis.grid(alpha=0.25, lw=0.5)
-    if y.endswith("%"):
-        axis.set_ylim(0, 104)
 
 
 def _legend(axis: Any, methods: Iterable[str], decodings: Iterable[str], notes: Sequence[str] = ()) -> None:
@@ -243,6 +219,10 @@ def _accuracy(samples: Sequence[Sample]) -> tuple[float, float, float]:
     return 100 * estimate, 100 * low, 100 * high
 
 
+def _named(name: str, draw: Callable[..., Any], runs: Sequence[Run], frame: pd.DataFrame) -> dict[str, Any]:
+    return {name: draw(runs, frame)}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw every figure the records allow and say why the others are not there; 0, or 2 with one line on stderr."""
     parser = argparse.ArgumentParser(prog="python -m analysis.figures", description=__doc__.split("\n")[0])
@@ -253,10 +233,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("several folders: say with --out where their figures go")
     try:
         runs, frame = read_runs(options.folders), build(options.folders)
-        for name, draw in FIGURES.items():
+        drawers = {name: partial(_named, name, draw, runs, frame) for name, draw in FIGURES.items()}
+        for name, draw in {**drawers, **dict(trace_figures(runs))}.items():
             try:
-                paths = save(draw(runs, frame), options.out or options.folders[0] / "figures", name)
-                print(*paths, sep="\n")
+                for file, figure in draw().items():
+                    print(*save(figure, options.out or options.folders[0] / "figures", file), sep="\n")
             except NothingToShowError as reason:
                 print(f"{name}: not drawn, {reason}")
     except ModuleNotFoundError as error:

@@ -20,6 +20,7 @@ from scope.prefill import PrefillMethod
 from scope.progress import Progress
 from scope.records import Records
 from scope.tasks import Sample, Task
+from scope.traces import Trace, record_trace
 from scope.tracking import RunInfo, Tracker
 
 
@@ -35,6 +36,7 @@ class Experiment:
     labels: Mapping[str, str]
     granularity: str = "kv_head"
     batch_size: int = 8
+    trace: Trace | None = None  # what is looked at besides; changes no answer
     config: Mapping[str, Any] = field(default_factory=dict)  # as composed; recorded, not read
 
     def __post_init__(self) -> None:
@@ -101,6 +103,9 @@ def run(experiment: Experiment, tracker: Tracker, output: Path, console: Console
                         tracker.log(running(list(kept.done.values()), lines))
             finally:
                 tracker.finish(summary(list(kept.done.values())), [sample_row(line) for line in kept.done.values()])
+    if experiment.trace:
+        for sample in samples[: experiment.trace.prompts]:
+            trace_sample(experiment, experiment.trace, sample, folder)
     found = summary(list(kept.done.values()))
     again = "" if todo else " (was finished already)"
     console.print(
@@ -134,6 +139,22 @@ def run_batch(
         record(experiment.task, sample, len(prompt.tokens), made, batch[0][0], len(batch), seconds)
         for (_, sample), prompt, made in zip(batch, prompts, generated, strict=True)
     ]
+
+
+def trace_sample(experiment: Experiment, trace: Trace, sample: Sample, folder: Path) -> None:
+    """Answer one sample again, alone and looked at: recorded timings stay clean, and a finished run can be traced."""
+    loaded = models.load(experiment.model)
+    record_trace(
+        trace,
+        loaded,
+        Prompt(sample.name, tuple(loaded.tokenizer(sample.prompt).input_ids), sample.stop),
+        experiment.method,
+        experiment.decoding,
+        experiment.task.max_new_tokens,
+        experiment.sampling,
+        experiment.granularity,
+        folder,
+    )
 
 
 def record(
