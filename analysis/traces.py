@@ -77,8 +77,9 @@ def drift(traced: Sequence[Traced]) -> Any:
 
 
 def heavy_hitters(attention: Any, seen: int) -> list[int]:
-    """The positions among the first `seen` that get the most attention: TOP of them, at least one."""
-    return sorted(np.argsort(-attention[:seen], kind="stable")[: max(1, int(TOP * seen))].tolist())
+    """The positions among the first `seen` that get the most attention: TOP of them, or fewer if it is all theirs."""
+    most = np.argsort(-attention[:seen], kind="stable")[: max(1, int(TOP * seen))]
+    return sorted(most[attention[most] > 0].tolist())  # an evicted position gets none: it is no heavy hitter by a tie
 
 
 def prompt_attention(traced: Sequence[Traced]) -> Any:
@@ -105,12 +106,17 @@ def budgets(traced: Sequence[Traced]) -> Any:
     layers = sorted({int(layer) for t in traced for layer in t.arrays["layers"]})
     figure, axes = panels(len(layers))
     for axis, layer in zip(axes, layers, strict=True):
-        for t in traced:
+        for place, t in enumerate(traced):
             found = np.flatnonzero(t.arrays["layers"] == layer)
             if len(found):
                 slots = t.arrays["slots"][:, found[0]]
+                # Those below are wider: strategies with one budget would hide each other.
                 axis.plot(
-                    range(-1, len(slots) - 1), slots, color=colour(t.run.labels["decoding"]), lw=1.2, label=t.title
+                    range(-1, len(slots) - 1),
+                    slots,
+                    color=colour(t.run.labels["decoding"]),
+                    lw=1 + 1.2 * (len(traced) - 1 - place),
+                    label=t.title,
                 )
         dress(axis, f"layer {layer}", "decode step", "slots stored")
         axis.set_ylim(bottom=0)
