@@ -115,7 +115,7 @@ def budgets(traced: Sequence[Traced]) -> Any:
                     range(-1, len(slots) - 1),
                     slots,
                     color=colour(t.run.labels["decoding"]),
-                    lw=1 + 1.2 * (len(traced) - 1 - place),
+                    lw=1 + 4 * (1 - (place + 1) / len(traced)),
                     label=t.title,
                 )
         dress(axis, f"layer {layer}", "decode step", "slots stored")
