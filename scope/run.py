@@ -88,6 +88,9 @@ def run(experiment: Experiment, tracker: Tracker, output: Path, console: Console
     }
     if not folder.exists():
         models.load(experiment.model)  # a model that is not there leaves no folder behind
+    if experiment.trace:  # refused before anything is written
+        config = models.load(experiment.model).model.config.get_text_config(decoder=True)
+        experiment.trace.require(config.num_hidden_layers)
     title = " + ".join(experiment.labels[key] for key in ("method", "decoding") if key in experiment.labels)
     with closing(Records(folder, as_yaml(experiment.config), manifest)) as kept:
         todo = [(i, sample) for i, sample in enumerate(samples) if sample.name not in kept.done]

@@ -20,7 +20,7 @@ import torch
 
 from scope.cache import CompressedCache
 from scope.decoding import DecodingStrategy
-from scope.errors import ScopeError, SettingError, check_count
+from scope.errors import ConfigError, SettingError, check_count
 from scope.generate import Prompt, Sampling, generate
 from scope.models import Loaded
 from scope.prefill import PrefillMethod
@@ -48,14 +48,18 @@ class Trace:
         if not whole or not self.layers:
             raise SettingError(self, "layers", self.layers, "a list of whole numbers, as [0,-1]")
 
+    def require(self, layers: int) -> None:
+        """Raises ConfigError for a layer that a model of so many does not have."""
+        wrong = [layer for layer in self.layers if not -layers <= layer < layers]
+        if wrong:
+            raise ConfigError(f"trace.layers: the model has no layer {wrong[0]}; it has layers 0 to {layers - 1}")
+
 
 class Observer:
     """Looks at one batch of a single row."""
 
     def __init__(self, trace: Trace, layers: int) -> None:
-        wrong = [layer for layer in trace.layers if not -layers <= layer < layers]
-        if wrong:
-            raise ScopeError(f"trace.layers: the model has no layer {wrong[0]}; it has layers 0 to {layers - 1}")
+        trace.require(layers)
         self.trace = trace
         self.layers = sorted({layer % layers for layer in trace.layers})
         self.steps: list[int] = []
@@ -139,7 +143,7 @@ def record_trace(
     granularity: str,
     folder: Path,
 ) -> Path:
-    """Answer one prompt and write what was looked at. -> the file. ScopeError: a layer that the model does not have."""
+    """Answer one prompt and write what was looked at. -> the file. ConfigError: a layer that the model does not have."""
     text = loaded.model.config.get_text_config(decoder=True)
     observer = Observer(trace, text.num_hidden_layers)
     sizes: list[list[int]] = []

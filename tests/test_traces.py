@@ -83,5 +83,6 @@ def test_heavy_hitters_are_the_highest_among_what_was_seen() -> None:
 def test_a_layer_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ScopeError, match="no layer 3; it has layers 0 to 2"):
         traced(tmp_path, Trace([3]))
+    assert not list(tmp_path.iterdir())
     with pytest.raises(SettingError, match="layers"):
         Trace([])
