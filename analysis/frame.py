@@ -5,14 +5,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analysis.records import Run, Sample, read_runs
-from analysis.statistics import UNKNOWN, Interval, clustered_proportion, paired_difference
+from analysis.statistics import UNKNOWN, Interval, Scores, clustered_proportion, lost_to, mean_by_prompt, tied_with_best
 
 ACCURACY = ("accuracy_percent", "accuracy_low_percent", "accuracy_high_percent")
+RELEASED = ("released_percent", "released_low_percent", "released_high_percent")
 LOST = ("points_lost", "points_lost_low", "points_lost_high")
+MEASURED = "measured."  # the columns of what a task measures on whole texts, measured.rougeL_percent for one
 IDENTITY = ("experiment", "run", "model", "task", "method", "decoding", "budget", "fidelity")
 MEASURES = (
     "compressed",
@@ -21,9 +22,13 @@ MEASURES = (
     "failed_prompts",
     "questions",
     *ACCURACY,
+    *RELEASED,
+    "best",
+    "released_best",
     *LOST,
     "paired_prompts",
     "missing_percent",
+    "duplicates",
     "kept_percent",
     "cache_mib",
     "cache_percent",
@@ -32,11 +37,14 @@ MEASURES = (
 )
 """Columns of the frame. Those of `IDENTITY` come first, then the settings that tell rows apart, then these.
 
-`prompts` counts the answered ones and `questions` theirs. `points_lost` is the accuracy of the uncompressed run minus
-that of this one in percentage points, so positive is worse; it is the mean over `paired_prompts`, the prompts that both
-answered, each with the same weight. `missing_percent`: questions without an answer. `kept_percent`: cache slots at the
-end, of its own tokens. `cache_mib`: mean bytes of one sequence's cache in 2^20; `cache_percent`: of
-the bytes of the full one. `tokens_per_second`: all tokens generated over the decoding time of all batches.
+`prompts` counts the answered ones and `questions` theirs. `accuracy_` is the aligned scorer's, `released_` the paper's,
+unknown where it did not score all records; `best` and `released_best`: whether, by that scorer, this compressed run
+cannot be told from the best of those that it may be held against, all their prompts answered. `points_lost` is the
+accuracy of the uncompressed run minus that of this one in percentage points, so positive is worse; it is the mean over
+`paired_prompts`, the prompts that both answered, each with the same weight. `missing_percent`: questions without an
+answer; `duplicates`: answers beyond the first to a question. `kept_percent`: cache slots at the end, of its own tokens.
+`cache_mib`: mean bytes of one sequence's cache in 2^20; `cache_percent`: of the bytes of the full one.
+`tokens_per_second`: all tokens generated over the decoding time of all batches.
 """
 
 
@@ -53,7 +61,80 @@ def build(folders: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     for position, key in enumerate(_telling(settings, frame), start=len(IDENTITY)):
         values = [setting.get(key) for setting in settings]
         frame.insert(position, key, pd.Series(values, dtype=object))  # object: a whole number stays one beside a gap
+    for column, scores in (("best", _scores), ("released_best", _released_scores)):
+        frame[column] = _best(frame, [scores(run.samples) for run in runs])
+    for name in dict.fromkeys(name for run in runs for sample in run.samples for name in sample.measures):
+        totals = [_measured(run.samples, name) for run in runs]
+        found = [mean_by_prompt([total / count for total, count in prompts.values()]) for prompts in totals]
+        bounds = zip(*found, strict=True)
+        for column, percent in zip(measure_columns(name), bounds, strict=True):
+            frame[column] = [100 * value for value in percent]
+        frame[f"{MEASURED}{name}_best"] = _best(frame, totals)
     return frame
+
+
+def measure_columns(name: str) -> tuple[str, str, str]:
+    """The columns of a measure: mean over prompts and its bounds."""
+    return f"{MEASURED}{name}_percent", f"{MEASURED}{name}_low_percent", f"{MEASURED}{name}_high_percent"
+
+
+def measured(frame: pd.DataFrame) -> list[str]:
+    """The names of the measures that the frame has."""
+    return [c[len(MEASURED) : -len("_best")] for c in frame if c.startswith(MEASURED) and c.endswith("_best")]
+
+
+def blocks(frame: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows that may be held against each other: those of one model, task and seed."""
+    compared = ("method.", "decoding.")
+    conditions = ["model", "task"] + [column for column in settings(frame) if not column.startswith(compared)]
+    return [block for _, block in frame.groupby(conditions, sort=False, dropna=False)]
+
+
+def settings(frame: pd.DataFrame) -> list[str]:
+    """The columns that were added to tell rows apart."""
+    return [column for column in frame if column not in IDENTITY + MEASURES and not column.startswith(MEASURED)]
+
+
+def complete(frame: pd.DataFrame) -> "pd.Series[bool]":
+    return frame["prompts"] >= frame["planned_prompts"]
+
+
+def _best(frame: pd.DataFrame, scores: Sequence[Scores]) -> list[bool]:
+    """Which compressed runs tie with the best of their block; a partial run had other prompts, and leads nothing."""
+    best = [False] * len(frame)
+    for block in blocks(frame):
+        rows = list(block.index[block["compressed"] & complete(block)])
+        for row, tied in zip(rows, tied_with_best([scores[row] for row in rows]), strict=True):
+            best[row] = tied
+    return best
+
+
+def _scores(samples: Sequence[Sample]) -> Scores:
+    """Right answers and questions by prompt; a prompt is the same only if it asks for the same answers."""
+    return _by_prompt([(sample, sample.correct) for sample in samples])
+
+
+def _released_scores(samples: Sequence[Sample]) -> Scores:
+    """The same by the paper's scorer; none where a sample was not scored by it."""
+    correct = [(sample, sample.released_correct) for sample in samples]
+    return _by_prompt([(s, c) for s, c in correct if c is not None]) if all(c is not None for _, c in correct) else {}
+
+
+def _measured(samples: Sequence[Sample], name: str) -> Scores:
+    found: dict[str, tuple[float, float]] = {}
+    for sample in samples:
+        if name in sample.measures:
+            total, count = found.get(sample.prompt, (0.0, 0.0))
+            found[sample.prompt] = total + sample.measures[name], count + 1
+    return found
+
+
+def _by_prompt(samples: Sequence[tuple[Sample, Sequence[bool]]]) -> Scores:
+    found: dict[tuple[str, tuple[str, ...]], tuple[float, float]] = {}
+    for sample, correct in samples:
+        right, asked = found.get((sample.prompt, sample.expected), (0, 0))
+        found[sample.prompt, sample.expected] = right + sum(correct), asked + len(correct)
+    return found
 
 
 def _ordered(runs: Sequence[Run]) -> list[Run]:
@@ -119,7 +200,8 @@ def _telling(settings: Sequence[Mapping[str, Any]], frame: pd.DataFrame) -> list
 
 def _row(run: Run, baseline: Run | None, same: Sequence[Run]) -> dict[str, Any]:
     samples = run.samples
-    answered, correct = [len(s.correct) for s in samples], [sum(s.correct) for s in samples]
+    scores, answered = _scores(samples), sum(len(s.correct) for s in samples)
+    duplicates = [s.duplicates for s in samples]
     lost, paired = _lost(run, baseline)
     cache_bytes = sum(s.cache_bytes for s in samples)
     return {
@@ -130,17 +212,26 @@ def _row(run: Run, baseline: Run | None, same: Sequence[Run]) -> dict[str, Any]:
         "prompts": len(samples),
         "planned_prompts": run.planned,
         "failed_prompts": len(run.failed),
-        "questions": sum(answered),
-        **_percent(ACCURACY, clustered_proportion(correct, answered)),
+        "questions": answered,
+        **_percent(ACCURACY, _proportion(scores)),
+        **_percent(RELEASED, _proportion(_released_scores(samples))),
+        "best": False,  # these two need the other rows
+        "released_best": False,
         **_percent(LOST, lost),
         "paired_prompts": paired,
-        "missing_percent": 100 * _ratio(sum(s.missing for s in samples), sum(answered)),
+        "missing_percent": 100 * _ratio(sum(s.missing for s in samples), answered),
+        "duplicates": float("nan") if None in duplicates else sum(count or 0 for count in duplicates),
         "kept_percent": 100 * _ratio(sum(sum(s.slots_kept) for s in samples), sum(s.slots_full for s in samples)),
         "cache_mib": _ratio(cache_bytes, len(samples)) / 2**20,
         "cache_percent": 100 * _cache_share(run, baseline),
         "tokens_per_second": _ratio(sum(s.generated_tokens for s in samples), _decoding_seconds(samples)),
         "notes": "; ".join(_notes(run, baseline, paired, same)),
     }
+
+
+def _proportion(scores: Scores) -> Interval:
+    hits, sizes = [score for score, _ in scores.values()], [size for _, size in scores.values()]
+    return clustered_proportion(hits, sizes)
 
 
 def _percent(names: Sequence[str], interval: Interval) -> dict[str, float]:
@@ -155,10 +246,7 @@ def _lost(run: Run, baseline: Run | None) -> tuple[Interval, int]:
     """What the baseline answers better, in 0..1 over the prompts both answered, and how many these are."""
     if baseline is None:
         return UNKNOWN, 0
-    # A prompt is the same only if it asks for the same answers: a name may have been given to another one since.
-    full = {(s.name, s.expected): np.mean(s.correct) for s in baseline.samples if s.correct}
-    both = [(full[s.name, s.expected], np.mean(s.correct)) for s in run.samples if (s.name, s.expected) in full]
-    return paired_difference([float(before - after) for before, after in both]), len(both)
+    return lost_to(_scores(baseline.samples), _scores(run.samples))
 
 
 def _cache_share(run: Run, baseline: Run | None) -> float:
@@ -198,6 +286,8 @@ def _notes(run: Run, baseline: Run | None, paired: int, same: Sequence[Run]) -> 
         yield from _idle("prefill", [s.prefill_evicted for s in run.samples])
     if run.compresses_decoding:
         yield from _idle("decoding", [s.decode_evicted for s in run.samples])
+    if any(s.released_correct is None for s in run.samples):
+        yield "older records: python -m scope.scoring gives the released score"
     for other in same:
         budgets = [f"{b:g}" for b in other.budgets if b is not None]
         yield f"same evictions as with budget {' and '.join(budgets)}"

@@ -24,7 +24,10 @@ class RecordsError(ScopeError):
 class Sample:
     """One prompt that was answered. Times in seconds, cache sizes in bytes, `slots_kept` one count per layer.
 
-    `expected` and `correct` have one entry per question; `missing` counts the questions no answer was found for.
+    `prompt` is the prompt's name, which all samples drawn from it share. `expected` and `correct` have one entry per
+    question, and so has `released_correct`, by the paper's scorer; `missing` counts the questions without an answer,
+    `duplicates` the answers beyond the first to a question. None: recorded by code that knew only one scorer.
+    `measures` are scores of the whole text, each in 0..1 (ROUGE).
     `trace` is a fingerprint of the slots held over time, empty where none was recorded.
     `prefill_seconds` belongs to the whole batch, `decode_seconds` runs from the end of prefill to the end of this row.
     """
@@ -33,9 +36,13 @@ class Sample:
     prompt_tokens: int
     generated_tokens: int
     finish: str
+    prompt: str
     expected: tuple[str, ...]
     correct: tuple[bool, ...]
+    released_correct: tuple[bool, ...] | None
     missing: int
+    duplicates: int | None
+    measures: Mapping[str, float]
     batch: int
     prefill_seconds: float
     decode_seconds: float
@@ -179,14 +186,19 @@ def _parse(line: bytes) -> Any:
 def _sample(folder: Path, record: Mapping[str, Any]) -> Sample:
     try:
         questions = record["questions"]
+        both = all("released_correct" in question for question in questions)
         return Sample(
             name=record["sample"],
             prompt_tokens=record["prompt_tokens"],
             generated_tokens=record["generated_tokens"],
             finish=record["finish"],
+            prompt=record.get("prompt", record["sample"]),
             expected=tuple(question["expected"] for question in questions),
             correct=tuple(question["correct"] for question in questions),
+            released_correct=tuple(question["released_correct"] for question in questions) if both else None,
             missing=sum(question["found"] is None for question in questions),
+            duplicates=sum(max(0, question["given"] - 1) for question in questions) if both else None,
+            measures=record.get("measures", {}),
             batch=record["batch"],
             prefill_seconds=record["prefill_seconds"],
             decode_seconds=record["decode_seconds"],

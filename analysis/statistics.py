@@ -2,13 +2,21 @@
 
 The questions of one prompt are answered from one compressed cache and stand or fall together, so the prompt, not the
 question, is what was drawn at random. scipy supplies every distribution; here is only the glue.
+
+Which interval where was measured (experiments/coverage.py). An accuracy has Korn and Graubard's: near 1, where the best
+runs are, few prompts show a wrong answer, and resampling cannot show what none did. All else, differences of two runs
+on the same prompts first, is bootstrapped by prompt, widened for few prompts; below `FEW` of them Student's t takes its
+place, since no resample of a handful goes beyond what that handful showed.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
+
+RESAMPLES = 1999
+FEW = 12  # prompts
 
 
 class Interval(NamedTuple):
@@ -22,7 +30,7 @@ class Interval(NamedTuple):
 UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
 
-def clustered_proportion(successes: Sequence[int], sizes: Sequence[int], confidence: float = 0.95) -> Interval:
+def clustered_proportion(successes: Sequence[float], sizes: Sequence[float], confidence: float = 0.95) -> Interval:
     """The proportion of successes over clusters, with the interval of Korn & Graubard (1998), in 0..1.
 
     `successes[i]` of `sizes[i]` trials succeeded in cluster i; empty clusters say nothing and are left out. The exact
@@ -48,7 +56,7 @@ def clustered_proportion(successes: Sequence[int], sizes: Sequence[int], confide
     return Interval(estimate, *clopper_pearson(estimate, float(effective), confidence))
 
 
-def design_effect(successes: Sequence[int], sizes: Sequence[int]) -> float:
+def design_effect(successes: Sequence[float], sizes: Sequence[float]) -> float:
     """How many times the clusters multiply the variance that independent trials would have; at least 1.
 
     The variance of the ratio estimator, robust to clusters, over the binomial one. Both are the unbiased estimates
@@ -73,25 +81,93 @@ def clopper_pearson(proportion: float, trials: float, confidence: float = 0.95) 
     return low, high
 
 
-def paired_difference(differences: Sequence[float], confidence: float = 0.95) -> Interval:
-    """The mean of differences, each in -1..1 and one per pair, with Student's t interval cut to that range.
+def bootstrap(totals: Sequence[float], sizes: Sequence[float], confidence: float = 0.95) -> Interval:
+    """The ratio of sums over prompts, sum(totals) / sum(sizes), with its interval by resampling prompts.
 
-    Where all pairs differ by the same (as with one pair, or a method that changes no answer) t would claim a width of
-    zero. The bounds are then those of the share of pairs that could still differ otherwise, 1 - (1 - confidence)^(1/n)
-    by Clopper & Pearson's one-sided bound, each by as much as it can. No pair: NaN.
+    The percentile interval at Hesterberg's expanded level, which undoes its being too narrow for few prompts: the level
+    at which a normal distribution reaches as far as sqrt(n / (n - 1)) times Student's t with n - 1 degrees of freedom.
+    The same resamples are drawn every time. Prompts of size 0 say nothing. One prompt: bounds of NaN; none: NaN.
+
+    Source: T. C. Hesterberg, What teachers should know about the bootstrap, American Statistician 69 (2015), 371-386.
     """
-    values = np.asarray(differences, dtype=float)
-    if not len(values):
+    amounts, weights = _filled(totals, sizes)
+    count = len(weights)
+    if not count:
         return UNKNOWN
-    mean = float(values.mean())
-    if np.ptp(values) < 1e-9:  # 2/3 - 1/3 and 1 - 2/3 are the same difference
-        unseen = 1 - (1 - confidence) ** (1 / len(values))
+    estimate = float(amounts.sum() / weights.sum())
+    if count == 1:
+        return Interval(estimate, float("nan"), float("nan"))
+    reach = np.sqrt(count / (count - 1)) * stats.t.ppf((1 + confidence) / 2, count - 1)
+    found = stats.bootstrap(
+        (amounts, weights),
+        lambda a, w, axis: a.sum(axis=axis) / w.sum(axis=axis),
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        confidence_level=1 - 2 * stats.norm.sf(reach),
+        n_resamples=RESAMPLES,
+        rng=0,
+    ).confidence_interval
+    return Interval(estimate, float(found.low), float(found.high))
+
+
+def mean_by_prompt(differences: Sequence[float]) -> Interval:
+    """The mean of values, one per prompt and each in -1..1, with the interval of `bootstrap`; below `FEW`, Student's.
+
+    Where all prompts differ by the same (as with one prompt, or a method that changes no answer) resampling would claim
+    a width of zero. The bounds are then those of the share of prompts that could still differ otherwise, 1 - 0.05^(1/n)
+    by Clopper & Pearson's one-sided bound, each by as much as it can. No prompt: NaN.
+    """
+    if not len(differences):
+        return UNKNOWN
+    if np.ptp(differences) < 1e-9:  # 2/3 - 1/3 and 1 - 2/3 are the same difference
+        mean, unseen = float(np.mean(differences)), float(1 - 0.05 ** (1 / len(differences)))
         return Interval(mean, mean - unseen * (mean + 1), mean + unseen * (1 - mean))
-    reach = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values))
-    return Interval(mean, max(-1.0, mean - reach), min(1.0, mean + reach))
+    if len(differences) >= FEW:
+        return bootstrap(differences, [1.0] * len(differences))
+    found = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    return Interval(float(np.mean(differences)), max(-1.0, float(found.low)), min(1.0, float(found.high)))
 
 
-def _filled(successes: Sequence[int], sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+Scores = Mapping[Any, tuple[float, float]]  # prompt -> what it scored, of how much
+
+
+def lost_to(better: Scores, run: Scores) -> tuple[Interval, int]:
+    """What `better` has more than `run` over the prompts that both have, and how many these are."""
+    common = [prompt for prompt in run if prompt in better]
+    shares = [better[p][0] / better[p][1] - run[p][0] / run[p][1] for p in common if better[p][1] and run[p][1]]
+    return mean_by_prompt(shares), len(shares)
+
+
+def tied_with_best(runs: Sequence[Scores]) -> list[bool]:
+    """Which runs cannot be told from the best one: the 95% interval of what they lose to it holds 0.
+
+    Only prompts that both have count. The best is tied with itself; a run that shares no prompt with it, or has no
+    scores at all, is tied with nothing.
+    """
+    scored = [row for row, run in enumerate(runs) if any(size for _, size in run.values())]
+    if not scored:
+        return [False] * len(runs)
+    best = max(scored, key=lambda row: _ratio(runs[row]))
+    tied = []
+    for row, run in enumerate(runs):
+        _, low, high = lost_to(runs[best], run)[0]
+        tied.append(row == best or low <= 0 <= high)
+    return tied
+
+
+def by_position(correct: Sequence[Sequence[bool]]) -> list[Interval]:
+    """Accuracy of the first questions of all prompts, of the second ones, and so on; prompts may differ in length."""
+    longest = max((len(prompt) for prompt in correct), default=0)
+    columns = [[int(prompt[k]) for prompt in correct if len(prompt) > k] for k in range(longest)]
+    return [clustered_proportion(column, [1] * len(column)) for column in columns]
+
+
+def _ratio(run: Scores) -> float:
+    return sum(score for score, _ in run.values()) / sum(size for _, size in run.values())
+
+
+def _filled(successes: Sequence[float], sizes: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Both as float arrays, without the empty clusters."""
     hits, trials = np.asarray(successes, dtype=float), np.asarray(sizes, dtype=float)
     return hits[trials > 0], trials[trials > 0]

@@ -6,7 +6,7 @@ python -m analysis.tables outputs/demo
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,15 +38,15 @@ def _markdown(frame: pd.DataFrame) -> str:
     parts = [f"# {_escaped_markdown(view.experiment)}", _escaped_markdown(view.constant)]
     parts += [_pipes(view.keys.join(view.quality).join(view.cost), view.keys.shape[1], view.best)]
     for conditions, grid in grids(frame):
-        parts += [_escaped_markdown(about_grid(conditions, grid)) + ".", _pipes(grid, 1, [False] * len(grid))]
-    return "\n\n".join(part for part in (*parts, f"{view.about} Bold: the best compressed run.") if part) + "\n"
+        parts += [_escaped_markdown(about_grid(conditions, grid)) + ".", _pipes(grid, 1, {})]
+    return "\n\n".join(part for part in (*parts, view.about) if part) + "\n"
 
 
-def _pipes(text: pd.DataFrame, keys: int, best: Sequence[bool]) -> str:
+def _pipes(text: pd.DataFrame, keys: int, best: Mapping[str, Sequence[bool]]) -> str:
     """A pipe table whose columns line up in the source too."""
     columns = []
     for position, name in enumerate(text):
-        bold = [leads and name.startswith("accuracy") for leads in best]
+        bold = best.get(name, [False] * len(text))
         cells = [
             f"**{_escaped_markdown(c)}**" if b else _escaped_markdown(c) for c, b in zip(text[name], bold, strict=True)
         ]
@@ -73,22 +73,27 @@ def _latex(frame: pd.DataFrame) -> str:
         _booktabs(
             view.keys,
             view.quality,
-            f"Accuracy{of}. {view.about} Bold: the best compressed run.",
+            f"Accuracy{of}. {view.about}",
             f"{label}-accuracy",
             view.best,
         ),
-        _booktabs(view.keys, view.cost, f"Cache and speed{of}.", f"{label}-cost", [False] * len(frame)),
+        _booktabs(view.keys, view.cost, f"Cache and speed{of}.", f"{label}-cost", {}),
     ]
     for position, (conditions, grid) in enumerate(grids(frame), start=1):
         caption = f"{view.experiment}: {about_grid(conditions or view.constant, grid)}."
         cells = grid.drop(columns="method")
-        tables.append(_booktabs(grid[["method"]], cells, caption, f"{label}-grid-{position}", [False] * len(grid)))
+        tables.append(_booktabs(grid[["method"]], cells, caption, f"{label}-grid-{position}", {}))
     return "% needs \\usepackage{booktabs}\n" + "\n".join(tables)
 
 
-def _booktabs(keys: pd.DataFrame, columns: pd.DataFrame, caption: str, label: str, best: Sequence[bool]) -> str:
+def _booktabs(
+    keys: pd.DataFrame, columns: pd.DataFrame, caption: str, label: str, best: Mapping[str, Sequence[bool]]
+) -> str:
     text = keys.join(columns).rename(columns=one_line)
-    bold = [["textbf:--rwrap;" if b and name.startswith("accuracy") else "" for name in text] for b in best]
+    marks = {one_line(name): rows for name, rows in best.items()}
+    bold = [
+        ["textbf:--rwrap;" if name in marks and marks[name][row] else "" for name in text] for row in range(len(text))
+    ]
     styler = text.style.hide(axis="index").format(_escaped_latex).format_index(_escaped_latex, axis=1)
     styler = styler.apply(lambda _: np.array(bold, dtype=object).reshape(text.shape), axis=None)
     styler = styler.set_table_styles(

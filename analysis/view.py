@@ -1,6 +1,6 @@
 """The frame as rounded text, and that text on a terminal."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,15 +10,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.frame import ACCURACY, IDENTITY, LOST, MEASURES
+from analysis.frame import ACCURACY, LOST, MEASURED, RELEASED, blocks, complete, measure_columns, measured, settings
 
 NOTHING = "\N{EN DASH}"  # what a cell without a value shows
+BOLD = {"best": "accuracy %\n[95% interval]", "released_best": "released %\n[95% interval]"}  # frame's column: heading
 NOTES_WIDTH = 28  # characters of terminal that notes are wrapped to where space is short
 
 
 @dataclass(frozen=True)
 class View:
-    """The frame as rounded text. `keys` say what a row is; `best` marks the rows whose accuracy leads their block."""
+    """The frame as rounded text. `keys` say what a row is; `best`: heading -> which rows tie with the best there."""
 
     experiment: str
     constant: str
@@ -26,7 +27,7 @@ class View:
     keys: pd.DataFrame
     quality: pd.DataFrame
     cost: pd.DataFrame
-    best: list[bool]
+    best: dict[str, list[bool]]
 
 
 def make_view(frame: pd.DataFrame) -> View:
@@ -38,13 +39,24 @@ def make_view(frame: pd.DataFrame) -> View:
     quality = {
         "prompts": [_count(*counts) for counts in zip(frame["prompts"], frame["planned_prompts"], strict=True)],
         "questions": [str(count) for count in frame["questions"]],
-        "accuracy %\n[95% interval]": _intervals(frame, *ACCURACY),
+        BOLD["best"]: _intervals(frame, *ACCURACY),
+        BOLD["released_best"]: _intervals(frame, *RELEASED),
         "points lost\n[95% interval]": _intervals(frame, *LOST),
         "missing\n%": _numbers(frame["missing_percent"]),
+        "dupli-\ncates": [_value(count) if pd.isna(count) else f"{count:.0f}" for count in frame["duplicates"]],
     }
+    bold = {heading: list(frame[column]) for column, heading in BOLD.items()}
+    for name in measured(frame):
+        heading = f"{name} %\n[95% interval]"
+        quality[heading] = _intervals(frame, *measure_columns(name))
+        bold[heading] = list(frame[f"{MEASURED}{name}_best"])
+    if measured(frame) and not frame["questions"].any():  # a task that asks no questions
+        quality = {
+            heading: cells for heading, cells in quality.items() if heading in bold and heading not in BOLD.values()
+        }
     compared = bool(frame["points_lost"].notna().any())
     if not compared:
-        del quality["points lost\n[95% interval]"]
+        quality.pop("points lost\n[95% interval]", None)
     cost = {
         "slots\nkept %": _numbers(frame["kept_percent"]),
         f"cache\n{unit}": _numbers(frame["cache_mib"] * scale),
@@ -60,59 +72,33 @@ def make_view(frame: pd.DataFrame) -> View:
         keys=pd.DataFrame({key: [_value(value) for value in frame[key]] for key in keys}),
         quality=pd.DataFrame(quality),
         cost=pd.DataFrame(cost),
-        best=_best(frame),
+        best=bold,
     )
 
 
 def _keys(frame: pd.DataFrame) -> list[str]:
     """The columns that tell the rows apart: as few as do, and at the least method and decoding."""
-    keys = [part for part in ("model", "task") if frame[part].nunique() > 1] + ["method", "decoding", *_settings(frame)]
+    keys = [part for part in ("model", "task") if frame[part].nunique() > 1] + ["method", "decoding", *settings(frame)]
     for last_resort in ("budget", "experiment", "run"):
         if frame.duplicated(keys).any() and frame[last_resort].nunique() > 1:
             keys.append(last_resort)
     return keys
 
 
-def _settings(frame: pd.DataFrame) -> list[str]:
-    return [column for column in frame if column not in IDENTITY + MEASURES]
-
-
 def _settings_of(frame: pd.DataFrame, part: str) -> list[str]:
-    return [column for column in _settings(frame) if column.startswith(f"{part}.")]
-
-
-def _blocks(frame: pd.DataFrame) -> list[pd.DataFrame]:
-    """The rows that may be held against each other: those of one model, task and seed."""
-    compared = _settings_of(frame, "method") + _settings_of(frame, "decoding")
-    conditions = ["model", "task"] + [column for column in _settings(frame) if column not in compared]
-    return [block for _, block in frame.groupby(conditions, sort=False, dropna=False)]
-
-
-def _complete(frame: pd.DataFrame) -> "pd.Series[bool]":
-    return frame["prompts"] >= frame["planned_prompts"]
-
-
-def _best(frame: pd.DataFrame) -> list[bool]:
-    """Which compressed runs lead their block as printed, ties included; a partial run had easier or harder prompts."""
-    best = pd.Series(False, index=frame.index)
-    for block in _blocks(frame):
-        accuracy = block.loc[block["compressed"] & _complete(block), "accuracy_percent"].dropna()
-        best[accuracy.index] = accuracy.map(_number) == _number(accuracy.max())
-    return list(best)
+    return [column for column in settings(frame) if column.startswith(f"{part}.")]
 
 
 def grids(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """For every block with at least two methods and two strategies, its conditions and accuracy by both."""
     grids = []
-    for block in _blocks(frame):
+    for block in blocks(frame):
         rows, columns = _labels(block, "method"), _labels(block, "decoding")
         if len(set(rows)) < 2 or len(set(columns)) < 2:
             continue
         cells: dict[tuple[str, str], list[str]] = {}
-        for row, column, accuracy, complete in zip(
-            rows, columns, block["accuracy_percent"], _complete(block), strict=True
-        ):
-            cells.setdefault((row, column), []).append(_number(accuracy) + "*" * (not complete))
+        for row, column, accuracy, whole in zip(rows, columns, block["accuracy_percent"], complete(block), strict=True):
+            cells.setdefault((row, column), []).append(_number(accuracy) + "*" * (not whole))
         grid = {"method": list(dict.fromkeys(rows))} | {
             column: [" / ".join(cells.get((row, column), [NOTHING])) for row in dict.fromkeys(rows)]
             for column in dict.fromkeys(columns)
@@ -164,7 +150,10 @@ def one_line(heading: str) -> str:
     return heading.replace("\n", " ")
 
 
-ABOUT = "Intervals are 95% and clustered by prompt."
+ABOUT = (
+    "Intervals are 95% and clustered by prompt. Accuracy: answers by their printed number; released: by position, as "
+    "in the paper. Bold: a compressed run that cannot be told from the best one (paired by prompt)."
+)
 ABOUT_LOST = (
     "Points lost: accuracy of the uncompressed run minus this one's, over the prompts both answered; positive is worse."
 )
@@ -184,11 +173,11 @@ def show(frame: pd.DataFrame, console: Console) -> None:
     _print(view.keys, view.quality.join(view.cost), view.best, console)
     for conditions, grid in grids(frame):
         console.print(Text(about_grid(conditions, grid)), "")
-        _print(grid[["method"]], grid.drop(columns="method"), [False] * len(grid), console)
+        _print(grid[["method"]], grid.drop(columns="method"), {}, console)
     console.print(Text(view.about, "dim"))
 
 
-def _print(keys: pd.DataFrame, columns: pd.DataFrame, best: Sequence[bool], console: Console) -> None:
+def _print(keys: pd.DataFrame, columns: pd.DataFrame, best: Mapping[str, Sequence[bool]], console: Console) -> None:
     for part in _fitting(columns, console.width - _width(keys)):
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
         # Cropped or wrapped, half a number is a wrong number: beyond the console's width, the terminal breaks the line.
@@ -197,8 +186,8 @@ def _print(keys: pd.DataFrame, columns: pd.DataFrame, best: Sequence[bool], cons
         for column in (*keys, *part):
             words = column in keys or column == "notes"
             table.add_column(Text(_heading(column)), justify="left" if words else "right", no_wrap=column != "notes")
-        for leads, cells in zip(best, keys.join(part).to_dict("records"), strict=True):
-            table.add_row(*(Text(cells[c], "bold" if leads and c.startswith("accuracy") else "") for c in cells))
+        for row, cells in enumerate(keys.join(part).to_dict("records")):
+            table.add_row(*(Text(cells[c], "bold" if c in best and best[c][row] else "") for c in cells))
         console.print(table, "", crop=False)
 
 

@@ -143,7 +143,7 @@ def record_trace(
     granularity: str,
     folder: Path,
 ) -> Path:
-    """Answer one prompt and write what was looked at. -> the file. ConfigError: a layer that the model does not have."""
+    """Answer one prompt and write what was looked at. -> the file. ConfigError: a layer the model does not have."""
     text = loaded.model.config.get_text_config(decoder=True)
     observer = Observer(trace, text.num_hidden_layers)
     sizes: list[list[int]] = []

@@ -18,7 +18,7 @@ from scipy import stats
 
 from analysis.frame import ACCURACY, LOST
 from analysis.records import RecordsError
-from analysis.statistics import clustered_proportion
+from analysis.statistics import clustered_proportion, mean_by_prompt
 from analysis.tables import build, main, show, write
 
 LAYERS = 4
@@ -26,7 +26,8 @@ LAYERS = 4
 
 def question(number: int, correct: bool, missing: bool = False) -> dict[str, Any]:
     found = None if missing else str(number) if correct else "wrong"
-    return {"number": number, "expected": str(number), "found": found, "correct": correct}
+    answer = {"number": number, "expected": str(number), "found": found, "correct": correct, "given": found is not None}
+    return answer | {"released_found": found, "released_correct": correct}
 
 
 def sample(index: int, correct: Sequence[bool] = (True, False), **changed: Any) -> dict[str, Any]:
@@ -187,6 +188,73 @@ def test_points_lost_only_to_the_same_task_and_seed(tmp_path: Path) -> None:
     assert "points lost" not in printed(frame, 200)
 
 
+def test_bold_is_what_cannot_be_told_from_the_best(tmp_path: Path) -> None:
+    """b loses one answer of four on 3 of 16 prompts: 4.7 points, within the noise. c loses one on all but 2: no tie."""
+    for position, (name, lose) in enumerate((("a", 0), ("b", 3), ("c", 14))):
+        records = [sample(k, (True, True, True, k >= lose)) for k in range(16)]
+        write_run(tmp_path, name, records, method=name, created=position)
+    frame = build(tmp_path)
+    assert list(frame["best"]) == list(frame["released_best"]) == [True, True, False]
+    assert mean_by_prompt([0.25] * 3 + [0.0] * 13).low <= 0 < mean_by_prompt([0.25] * 14 + [0.0] * 2).low
+
+
+def test_the_two_scorers_stand_side_by_side(tmp_path: Path) -> None:
+    """Aligned: 2 of 4 and 1 duplicate; by position: 1 of 4. Each has its own column, and its own bold."""
+    first, second = sample(0, (True, False)), sample(1, (True, False))
+    first["questions"][0] |= {"released_correct": False, "given": 2}
+    write_run(tmp_path, "run", [first, second])
+    row = only_row(tmp_path)
+    assert (row["accuracy_percent"], row["released_percent"], row["duplicates"]) == (50, 25, 1)
+    assert row["released_high_percent"] == pytest.approx(100 * clustered_proportion([0, 1], [2, 2]).high)
+    text = printed(build(tmp_path), 200)
+    assert "accuracy %" in text
+    assert "released %" in text
+    assert " 25.0 [" in text
+
+
+def test_draws_of_one_prompt_are_one_cluster(tmp_path: Path) -> None:
+    draws = [sample(k, (True, False), prompt=f"p{k // 2}") for k in range(6)]
+    write_run(tmp_path, "run", draws)
+    interval = clustered_proportion([2, 2, 2], [4, 4, 4])
+    row = only_row(tmp_path)
+    assert (row["accuracy_low_percent"], row["accuracy_high_percent"]) == pytest.approx(
+        (100 * interval.low, 100 * interval.high)
+    )
+
+
+def test_records_of_older_code_are_read_and_say_what_they_lack(tmp_path: Path) -> None:
+    old = [sample(0), sample(1)]
+    for asked in old[0]["questions"]:
+        for key in ("given", "released_found", "released_correct"):
+            del asked[key]
+    write_run(tmp_path, "run", old)
+    row = only_row(tmp_path)
+    assert row["accuracy_percent"] == 50
+    assert pd.isna(row["released_percent"])
+    assert pd.isna(row["duplicates"])
+    assert not row["released_best"]
+    assert "older records: python -m scope.scoring gives" in row["notes"]
+    assert "nan" not in printed(build(tmp_path), 200)
+
+
+def test_measures_of_whole_texts_have_columns_of_their_own(tmp_path: Path) -> None:
+    """Two draws of a prompt are one value, their mean; what is measured is no setting that tells rows apart."""
+    for position, (name, shift) in enumerate((("a", 0.0), ("b", -0.2))):
+        values = [0.3 + shift + 0.01 * (k % (5 + position)) for k in range(26)]
+        records = [sample(k, (), prompt=f"p{k // 2}", measures={"rougeL": v}) for k, v in enumerate(values)]
+        write_run(tmp_path, name, records, method=name, created=position)
+    frame = build(tmp_path)
+    values = [0.3 + 0.01 * (k % 5) for k in range(26)]
+    expected = mean_by_prompt([(values[k] + values[k + 1]) / 2 for k in range(0, 26, 2)])
+    got = frame[[f"measured.rougeL{bound}_percent" for bound in ("", "_low", "_high")]].iloc[0]
+    assert tuple(got) == pytest.approx([100 * value for value in expected])
+    assert list(frame["measured.rougeL_best"]) == [True, False]
+    text = printed(frame, 200)
+    assert "rougeL %" in text
+    assert "accuracy %" not in text
+    assert "nan" not in text
+
+
 # --- what the records leave out ----------------------------------------------------------------------------------
 
 
@@ -240,8 +308,8 @@ def test_a_partial_run_is_marked_and_leads_nothing(tmp_path: Path) -> None:
     assert frame["notes"][1] == "partial: 2 of 4"
     write(frame, tmp_path / "out")
     bold = re.findall(r"\*\*(.+?)\*\*", (tmp_path / "out" / "table.md").read_text())
-    assert len(bold) == 1
-    assert bold[0].startswith("50.0 ")
+    assert len(bold) == 2  # by either scorer
+    assert all(cell.startswith("50.0 ") for cell in bold)
 
 
 def test_a_run_that_has_only_begun_is_a_row(tmp_path: Path) -> None:
@@ -386,14 +454,14 @@ def test_the_markdown_lines_up(tmp_path: Path) -> None:
 def test_equal_best_rows_are_all_bold(tmp_path: Path) -> None:
     for position, (method, correct) in enumerate({"a": (True, False), "b": (False, True), "c": (False, False)}.items()):
         write_run(tmp_path, method, [sample(0, correct), sample(1, correct)], method=method, created=position)
-    assert write(build(tmp_path), tmp_path / "out")[2].read_text().count(r"\textbf{50.0 [") == 2
+    assert write(build(tmp_path), tmp_path / "out")[2].read_text().count(r"\textbf{50.0 [") == 4
 
 
 def test_the_uncompressed_run_is_never_bold(tmp_path: Path) -> None:
     full = [sample(index, (True, True)) for index in range(2)]
     write_run(tmp_path, "full", full, method="full", decoding="none", budgets=(None, None))
     write_run(tmp_path, "less", [sample(0), sample(1)], created=1)
-    assert re.findall(r"\*\*(\S+) ", write(build(tmp_path), tmp_path / "out")[1].read_text()) == ["50.0"]
+    assert re.findall(r"\*\*(\S+) ", write(build(tmp_path), tmp_path / "out")[1].read_text()) == ["50.0"] * 2
 
 
 def latex_of_odd_labels(tmp_path: Path) -> Path:

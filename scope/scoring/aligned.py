@@ -1,28 +1,62 @@
 """The aligned scorer: an answer belongs to the question whose number is printed beside it.
 
 A skipped question costs one answer here; pairing the n-th answer with the n-th question would shift all that follow.
+
+A header is `Answer_12:` at the start of a line or after the end of a sentence: decorated by markdown or not, with a
+remark in brackets or not, in any digits. Under it, the first "answer is" with a value counts; without one, what
+is boxed; without that, an answer that is nothing but its value. The first answer to a question counts.
+
+A model that restarts at 1 although its questions start later, and whose numbers rise to at most the number of
+questions, has answered them from the first one on: its numbers are moved. Where they rise further it has answered the
+examples too, and its numbers stand.
 """
 
 import re
 from collections.abc import Sequence
 
-from scope.scoring.answer import Answer, Question
+from scope.scoring.answer import Question
+from scope.scoring.values import alone, read
 
-HEADER = re.compile(r"^Answer_(\d+):", re.MULTILINE)
-CONCLUSION = re.compile(r"The answer is (-?\d+)")
+HEADER = re.compile(
+    r"(?:^|(?<=[.!?)\]]))[ \t>*#`_-]*Answer(?: |\\?_|#)?(\d{1,9})"
+    r"(?: ?\([^()\n]{0,80}\))?(?:[*_` ]{0,8}[:：]|(?:\*\*|__) *$)",
+    re.MULTILINE | re.IGNORECASE,
+)
+CONCLUSION = re.compile(r"\banswer(?:[*_]{0,2}\s{1,4}is\b|[*_]{0,2} ?[:：])", re.IGNORECASE)
+BOXED = re.compile(r"\\boxed(?=\{)")
+ECHO = re.compile(r"^[ \t>*#]*Question[ _]?\d[^\n]*", re.MULTILINE | re.IGNORECASE)
 
 
-def find(generation: str) -> dict[int, str]:
-    """Number of the question -> what "The answer is ..." says under its header; the first one counts."""
+def find(questions: Sequence[Question], generation: str, form: str = "number") -> dict[int, list[str]]:
+    """Number of the question -> all values given as its answer, in their order; of asked questions only."""
     _, *blocks = HEADER.split(generation)  # number, text, number, text, ...
-    found: dict[int, str] = {}
-    for number, text in zip(blocks[::2], blocks[1::2], strict=True):
-        if conclusion := CONCLUSION.search(text):
-            found.setdefault(int(number), conclusion[1])
+    printed = [int(number) for number in blocks[::2]]
+    first = min((q.number for q in questions), default=1)
+    moved = first - 1 if _restarted(printed, first, len(questions)) else 0
+    found: dict[int, list[str]] = {q.number: [] for q in questions}
+    for number, text in zip(printed, blocks[1::2], strict=True):
+        if number + moved in found and (value := _value(form, text)):
+            found[number + moved].append(value)
     return found
 
 
-def score(questions: Sequence[Question], generation: str) -> list[Answer]:
-    """Each question with what was found for it."""
-    found = find(generation)
-    return [Answer(q.number, q.expected, found.get(q.number), found.get(q.number) == q.expected) for q in questions]
+def _restarted(printed: Sequence[int], first: int, asked: int) -> bool:
+    if first == 1 or printed[:1] != [1]:
+        return False
+    highest = 0
+    for number in printed:
+        if number <= highest:
+            break
+        highest = number
+    return highest <= asked
+
+
+def _value(form: str, text: str) -> str | None:
+    text = ECHO.sub("", text)
+    for said in CONCLUSION.finditer(text):
+        if value := read(form, text[said.end() : said.end() + 400]):
+            return value
+    for boxed in BOXED.finditer(text):
+        if value := read(form, text[boxed.start() : boxed.start() + 400]):
+            return value
+    return alone(form, text)

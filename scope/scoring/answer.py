@@ -13,9 +13,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found for a question; None where the generation has no answer to it."""
+    """What both scorers found for a question; None where they found nothing.
+
+    `found` and `correct` are the aligned scorer's, and `given` says how many answers it saw to this question: those
+    after the first are duplicates and do not count. `released_found` and `released_correct` are the paper's scorer's.
+    """
 
     number: int
     expected: str
     found: str | None
     correct: bool
+    given: int
+    released_found: str | None
+    released_correct: bool
