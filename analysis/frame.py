@@ -57,7 +57,7 @@ def build(folders: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     several = [folders] if isinstance(folders, str | Path) else folders
     runs = _ordered(read_runs([Path(folder) for folder in several]))
     frame = pd.DataFrame([_row(run, _baseline(run, runs), _same_evictions(run, runs)) for run in runs])
-    settings = [_flat(run.settings) | {"seed": run.seed} for run in runs]
+    settings = [flat(run.settings) | {"seed": run.seed} for run in runs]
     for position, key in enumerate(_telling(settings, frame), start=len(IDENTITY)):
         values = [setting.get(key) for setting in settings]
         frame.insert(position, key, pd.Series(values, dtype=object))  # object: a whole number stays one beside a gap
@@ -180,15 +180,15 @@ def _conditions(run: Run) -> tuple[Any, ...]:
     return run.settings.get("model"), run.settings.get("task"), run.seed
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings under dotted keys; lists become their JSON text, so that every value can be compared."""
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = json.dumps(value) if isinstance(value, list) else value
-    return flat
+            found[prefix + key] = json.dumps(value) if isinstance(value, list) else value
+    return found
 
 
 def _telling(settings: Sequence[Mapping[str, Any]], frame: pd.DataFrame) -> list[str]:

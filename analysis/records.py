@@ -146,23 +146,41 @@ def _read_run(path: Path) -> Run:
 
 
 def _read_records(path: Path) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
-    """The last record of every sample, and a note for every kind of line that could not be read."""
+    """The last record of every sample, and a note for every kind of line that is not simply one."""
     lines = path.read_bytes().splitlines() if path.exists() else []
-    parsed = [_parse(line) for line in lines if line.strip()]
-    records = {record["sample"]: record for record in parsed if record}
+    parsed = [(number, _parse(line)) for number, line in enumerate(lines, start=1) if line.strip()]
+    records: dict[str, dict[str, Any]] = {}
+    broken, foreign, again = [], [], []
+    for number, line in parsed:
+        if line is None:
+            broken.append(number)
+        elif not isinstance(line, dict) or "sample" not in line:
+            foreign.append(number)
+        else:
+            if line["sample"] in records:
+                again.append(number)
+            records[line["sample"]] = line
     # A killed writer tears the last line; where the run then went on, the torn line is no longer the last one.
-    torn_last = bool(parsed) and parsed[-1] is None
-    unreadable = parsed.count(None) - torn_last
-    notes = ["torn last line"] * torn_last + [f"unreadable lines: {unreadable}"] * bool(unreadable)
+    torn_last = bool(broken) and broken[-1] == parsed[-1][0]
+    notes = ["torn last line"] * torn_last
+    notes += _counted("unreadable lines", broken[:-1] if torn_last else broken)
+    notes += _counted("lines that are no record", foreign)
+    notes += _counted("samples written again, the last counts", again)
     return records, tuple(notes)
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def _counted(what: str, lines: Sequence[int]) -> list[str]:
+    """A note with how many and, of the first few, where."""
+    some = ", ".join(map(str, lines[:3])) + ", ..." * (len(lines) > 3)
+    return [f"{what}: {len(lines)} (line {some})"] * bool(lines)
+
+
+def _parse(line: bytes) -> Any:
+    """None: torn JSON, or a torn UTF-8 character."""
     try:
-        record = json.loads(line)
-    except ValueError:  # torn JSON, or a torn UTF-8 character
+        return json.loads(line)
+    except ValueError:
         return None
-    return record if isinstance(record, dict) and "sample" in record else None
 
 
 def _sample(folder: Path, record: Mapping[str, Any]) -> Sample:

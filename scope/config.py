@@ -14,7 +14,7 @@ from scope.run import Experiment
 from scope.tracking import Tracker
 
 NAME = re.compile(r"\w[\w.-]{0,99}")
-GROUPS = ("model", "method", "decoding", "budget", "task", "fidelity", "tracking")
+GROUPS = ("model", "method", "decoding", "budget", "task", "fidelity", "tracking", "trace")
 KEYS = {*GROUPS, "sampling", "name", "output", "seed", "attention", "batch_size", "limit", "plan", "steps_per_second"}
 KEYS |= {"records", "rerun", "shard"}
 
@@ -51,7 +51,8 @@ def build(cfg: Any, choices: Mapping[str, str]) -> Job:
         raise ConfigError(f"{min(unknown)}: no such key; the keys are {', '.join(sorted(KEYS))}")
     if not NAME.fullmatch(str(cfg.name)):
         raise ConfigError(f"name={cfg.name}: must be a plain folder name of letters, digits and ._-")
-    labels = {group: choices[group] for group in GROUPS if choices.get(group) and group != "tracking"}
+    labels = {group: choices[group] for group in GROUPS if choices.get(group) and group not in ("tracking", "trace")}
+    trace = _make(cfg, "trace") if cfg.get("trace") else None
     parts = {
         name: _make(cfg, name) for name in ("model", "method", "decoding", "task", "sampling", "tracking", "records")
     }
@@ -60,6 +61,7 @@ def build(cfg: Any, choices: Mapping[str, str]) -> Job:
         experiment = Experiment(
             **parts,
             labels=labels,
+            trace=trace,
             batch_size=cfg.batch_size,
             limit=cfg.limit,
             granularity=cfg.fidelity.granularity,

@@ -20,6 +20,7 @@ from scope.cache.slots import Slots, StorageFactory
 from scope.decoding import DecodingStrategy
 from scope.errors import CombinationError, ScopeError, SettingError, check_count
 from scope.prefill import PrefillMethod
+from scope.scores import Attention
 
 
 @dataclass(frozen=True)
@@ -154,18 +155,19 @@ def generate(
     storage: StorageFactory = Slots,
     granularity: str = "kv_head",
     observe: Callable[[CompressedCache], None] | None = None,
+    watch: Callable[[Attention], None] | None = None,
 ) -> list[Generated]:
     """Answer a batch of prompts; each row's tokens are those it would get alone.
 
     A row ends at an end-of-sequence token, at one of its stop strings or after `max_new_tokens`. `progress` is called
     after each step with the number of rows that are still writing, `observe` with the cache after the prefill and after
-    each step. Raises ScopeError for a model whose attention scope cannot stand in for.
+    each step; `watch` is the cache's. Raises ScopeError for a model whose attention scope cannot stand in for.
     """
     sampling = sampling or Sampling()
     if max_new_tokens < 1:
         raise ScopeError(f"max_new_tokens={max_new_tokens}: must be at least 1")
     device = model.device
-    cache = CompressedCache(model.config, prefill, decode, max_new_tokens, storage, granularity)
+    cache = CompressedCache(model.config, prefill, decode, max_new_tokens, storage, granularity, watch)
     eos = _eos(model)
     rows = [_Row(prompt, tokenizer, eos, max_new_tokens) for prompt in prompts]
     lots = [sampling.generator(prompt.name) for prompt in prompts]

@@ -27,6 +27,7 @@ from scope.records import RecordKeeping, Records
 from scope.secrets import redact
 from scope.stopping import Stopping
 from scope.tasks import Sample, Task
+from scope.traces import Trace, record_trace
 from scope.tracking import RunInfo, Tracker
 
 
@@ -43,6 +44,7 @@ class Experiment:
     granularity: str = "kv_head"
     batch_size: int = 8
     limit: int | None = None  # the first so many prompts only
+    trace: Trace | None = None  # what is looked at besides; changes no answer
     config: Mapping[str, Any] = field(default_factory=dict)  # as composed; recorded, not read
 
     def __post_init__(self) -> None:
@@ -134,6 +136,9 @@ def run(
     prompts: list[Encoded] = []
     if not folder.exists():  # a model that is not there, or a prompt that does not fit, leaves no folder behind
         prompts = encode_all(experiment, models.load(experiment.model))
+    if experiment.trace:  # refused before anything is written
+        config = models.load(experiment.model).model.config.get_text_config(decoder=True)
+        experiment.trace.require(config.num_hidden_layers)
     failed = 0
     with closing(Records(folder, as_yaml(experiment.config), manifest, keeping)) as kept, Stopping() as stopping:
         todo = [rest for batch in asked if (rest := [r for r in batch if r.name not in kept.done])]
@@ -156,6 +161,8 @@ def run(
                             stopping.check()
             finally:
                 tracker.finish(summary(list(kept.done.values())), [sample_row(line) for line in kept.done.values()])
+    if experiment.trace:
+        trace_prompts(experiment, experiment.trace, folder)
     announce(experiment, list(kept.done.values()), console)
     if failed:
         reason = f"{failed} of {manifest['samples']} samples failed, {folder / records.RECORDS} says why"
@@ -178,7 +185,7 @@ def finished(experiment: Experiment, output: Path, console: Console, keeping: Re
     """The folder of a run that has nothing left to do, told from its files alone; says so."""
     identity = experiment.identity()
     folder = keeping.place(output / experiment.folder_name(identity))
-    if keeping.rerun or not (folder / records.MANIFEST).exists():
+    if experiment.trace or keeping.rerun or not (folder / records.MANIFEST).exists():
         return None
     manifest = records.read_manifest(folder)
     if manifest["identity"] != identity:
@@ -252,6 +259,24 @@ def give_up(request: Request, status: str, reason: str) -> list[dict[str, Any]]:
     """The record of a generation that failed."""
     named = {"sample": request.name, "prompt": request.sample.name, "draw": request.draw}
     return [named | {"status": status, "reason": reason, "batch": request.index, "batch_rows": 1}]
+
+
+def trace_prompts(experiment: Experiment, trace: Trace, folder: Path) -> None:
+    """Answer some samples again, alone and looked at: recorded timings stay clean, and a finished run can be traced."""
+    loaded = models.load(experiment.model)
+    prompts = encode_all(experiment, loaded)
+    for request in experiment.requests()[: trace.prompts]:
+        record_trace(
+            trace,
+            loaded,
+            Prompt(request.name, prompts[request.index].tokens, request.sample.stop),
+            experiment.method,
+            experiment.decoding,
+            experiment.task.max_new_tokens,
+            experiment.sampling,
+            experiment.granularity,
+            folder,
+        )
 
 
 def record(task: Task, sample: Sample, prompt_tokens: int, made: Generated) -> dict[str, Any]:

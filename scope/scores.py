@@ -68,6 +68,14 @@ def _visible(attention: Attention, start: int, stop: int, causal_within: int | N
     return seen & (looked_at >= 0)
 
 
+def probabilities(attention: Attention, first: int, last: int) -> Tensor:
+    """-> [B, Hq, last - first, S] float32: what the prompt's queries first..last look at; a padding query: NaN."""
+    group = attention.queries.shape[1] // attention.keys.shape[1]
+    logits = attention.queries[:, :, first:last] @ attention.keys.repeat_interleave(group, 1).transpose(-1, -2)
+    seen = _visible(attention, first, last, None).repeat_interleave(group, 1)
+    return (logits.float() * attention.scaling).masked_fill(~seen, -torch.inf).softmax(-1)
+
+
 def pooled(scores: Tensor, kernel: int, tail: int) -> Tensor:
     """Max-pool [B, H, S] along the slots before the last `tail` (same length); the tail itself gets 0."""
     middle = scores[..., : scores.shape[-1] - tail]

@@ -272,13 +272,25 @@ def test_a_torn_line_that_the_run_went_on_from_is_noted(tmp_path: Path) -> None:
     write_run(tmp_path, "run", [sample(0), sample(1)], torn=torn, samples=4)
     row = only_row(tmp_path)
     assert row["prompts"] == 3
-    assert row["notes"] == "partial: 3 of 4; unreadable lines: 1"
+    assert row["notes"] == "partial: 3 of 4; unreadable lines: 1 (line 3)"
 
 
 def test_of_a_sample_written_twice_the_last_counts(tmp_path: Path) -> None:
     write_run(tmp_path, "run", [sample(0, (False,)), sample(1, (True,)), sample(0, (True,))], samples=2)
     row = only_row(tmp_path)
-    assert (row["prompts"], row["accuracy_percent"], row["notes"]) == (2, 100, "")
+    assert (row["prompts"], row["accuracy_percent"], row["notes"]) == (
+        2,
+        100,
+        "samples written again, the last counts: 1 (line 3)",
+    )
+
+
+def test_a_line_that_is_no_record_is_counted_and_named(tmp_path: Path) -> None:
+    foreign = '{"loss": 1.5}\n[1]\n' + "nonsense\n" * 5 + json.dumps(sample(1)) + "\n"
+    write_run(tmp_path, "run", [sample(0)], torn=foreign, samples=2)
+    row = only_row(tmp_path)
+    assert row["prompts"] == 2
+    assert row["notes"] == "unreadable lines: 5 (line 4, 5, 6, ...); lines that are no record: 2 (line 2, 3)"
 
 
 def test_failed_samples_are_counted_and_shown(tmp_path: Path) -> None:

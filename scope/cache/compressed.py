@@ -1,6 +1,7 @@
 """The cache that transformers sees. One cache for one batch of samples: made for it, dropped after it."""
 
 import hashlib
+from collections.abc import Callable
 
 from torch import Tensor
 from transformers import Cache, PretrainedConfig
@@ -11,6 +12,7 @@ from scope.cache.slots import Slots, Storage, StorageFactory
 from scope.decoding import DecodingStrategy, KeepAll
 from scope.errors import ScopeError, check_choice
 from scope.prefill import Full, PrefillMethod
+from scope.scores import Attention
 
 GRANULARITIES = ("kv_head", "query_head")
 
@@ -24,6 +26,7 @@ class CompressedCache(Cache):
     where it is known: a strategy without a bound then gets its room at once instead of piece by piece. `granularity`:
     slots per key/value head (`kv_head`: the query heads that share one average their votes), or per query head
     (`query_head`, the released code's layout: each key/value head is stored as often as it is shared).
+    `watch` is shown the attention of each layer and step before anything is evicted; it must not keep its tensors.
     Raises ScopeError for what eviction cannot support: a second prompt, beam search, cropping.
     """
 
@@ -35,6 +38,7 @@ class CompressedCache(Cache):
         tokens: int | None = None,
         storage: StorageFactory = Slots,
         granularity: str = "kv_head",
+        watch: Callable[[Attention], None] | None = None,
     ) -> None:
         self.granularity = granularity
         check_choice(self, "granularity", GRANULARITIES)
@@ -45,7 +49,7 @@ class CompressedCache(Cache):
         self.prompts = Prompts()
         prefill, decode = prefill or Full(), decode or KeepAll()
         self._layers = [
-            CompressedLayer(i, layers, prefill, decode, self.prompts, storage, tokens, by_query_head)
+            CompressedLayer(i, layers, prefill, decode, self.prompts, storage, tokens, by_query_head, watch)
             for i in range(layers)
         ]
         super().__init__(layers=[*self._layers])

@@ -3,7 +3,7 @@
 Within a step the order is the paper's: append the new pair, attend over everything stored, then evict.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -55,6 +55,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         storage: StorageFactory,
         tokens: int | None,
         by_query_head: bool,
+        watch: Callable[[Attention], None] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.index, self.layers = index, layers
@@ -62,6 +63,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.prompts = prompts
         self.make_storage, self.tokens = storage, tokens
         self.by_query_head = by_query_head
+        self.watch = watch
         self.copies = 1  # of each key/value head that are stored
         self.storage: Storage | None = None
         self.seen = 0  # tokens of the longest row, padding included: transformers makes positions from it
@@ -151,6 +153,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         rows = self.prompts.positions.to(keys.device)  # layers may lie on several
         by_head = rows[:, None].expand(-1, keys.shape[1], -1)
         attention = Attention(query, keys, values, by_head, rows, scaling, self.index, sliding_window)
+        if self.watch:
+            self.watch(attention)
         lengths = self.prompts.lengths
         asked = [View(self.index, self.layers, prompt=n, stored=n) for n in lengths]
         plans = [self.prefill.plan(view) for view in asked]
@@ -188,14 +192,18 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         assert storage is not None
         before = storage.stored
         plans = self._plans(before)
+        needed = any(plan and plan.best for plan in plans)
+        scores = None
+        if needed or self.watch:
+            now = self.positions_of_step(self.step)[:, None]
+            keys, values, positions = storage.keys, storage.values, storage.positions
+            attention = Attention(
+                query, keys, values, positions, now, scaling, self.index, sliding_window, probabilities
+            )
+            if self.watch:
+                self.watch(attention)
+            scores = self.decode.score(attention) if needed else None
         if any(plans):
-            scores = None
-            if any(plan and plan.best for plan in plans):
-                now = self.positions_of_step(self.step)[:, None]
-                keys, values, positions = storage.keys, storage.values, storage.positions
-                scores = self.decode.score(
-                    Attention(query, keys, values, positions, now, scaling, self.index, sliding_window, probabilities)
-                )
             storage.evict(plans, scores)
         self._note(storage.stored, before)
 

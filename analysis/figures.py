@@ -1,0 +1,253 @@
+"""Figures of one or several sweeps as PNG and PDF, from records alone.
+
+python -m analysis.figures outputs/demo
+"""
+
+import argparse
+import io
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.colours import colour, marker
+from analysis.frame import build
+from analysis.panels import NothingToShowError, dress, panels
+from analysis.records import Run, Sample, read_runs
+from analysis.statistics import clustered_proportion
+from analysis.traces import figures as trace_figures
+from scope.errors import ScopeError
+
+BINS = 8  # of question positions: fewer questions a point, wider bands
+
+
+def frontier(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
+    """Accuracy against bytes of one sequence's cache, with 95% intervals; the line joins what no run dominates."""
+    known = frame.dropna(subset=["accuracy_percent", "cache_mib"])
+    if known.empty:
+        raise NothingToShowError("no run has answers and an account of bytes")
+    blocks = list(known.groupby(["model", "task"], sort=False))
+    figure, axes = panels(len(blocks), (5.2, 3.8))
+    for axis, ((model, task), block) in zip(axes, blocks, strict=True):
+        unit, scale = ("KiB", 1024) if block["cache_mib"].max() < 1 else ("MiB", 1)
+        for row in block.to_dict("records"):
+            estimate, low, high = (row[f"accuracy{part}_percent"] for part in ("", "_low", "_high"))
+            partial = row["prompts"] < row["planned_prompts"]
+            axis.errorbar(
+                row["cache_mib"] * scale,
+                estimate,
+                yerr=[[estimate - low], [high - estimate]],
+                fmt=marker(row["method"]),
+                color=colour(row["decoding"]),
+                mfc="white" if partial else None,
+                ms=6,
+                elinewidth=0.9,
+            )
+        best = pareto(list(zip(block["cache_mib"] * scale, block["accuracy_percent"], strict=True)))
+        axis.plot(*zip(*best, strict=True), color="#666666", lw=0.9, ls="--", zorder=0)
+        dress(axis, f"{model}, {task}", f"cache of one sequence, {unit}", "answers right, %")
+        axis.set_xlim(left=0)
+        open_marks = (block["prompts"] < block["planned_prompts"]).any()
+        _legend(axis, block["method"], block["decoding"], ["open mark: partial run"] * bool(open_marks))
+    return figure
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of (cost, worth), those that no other beats in worth at the same or less cost, cheapest first."""
+    best: list[tuple[float, float]] = []
+    for cost, worth in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not best or worth > best[-1][1]:
+            best.append((cost, worth))
+    return best
+
+
+def position(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
+    """Accuracy by a question's place among those of its prompt (the paper's figure 4a), a panel for each method."""
+    asked = [run for run in runs if any(len(s.correct) > 1 for s in run.samples)]
+    if not asked:
+        raise NothingToShowError("no run asks several questions in one prompt")
+    groups = _grouped(asked, lambda run: (run.labels["model"], run.labels["task"], run.labels["method"]))
+    figure, axes = panels(len(groups))
+    for axis, (names, members) in zip(axes, groups.items(), strict=True):
+        for run, style in _told_apart(members):
+            places, shares, low, high = by_position(run.samples)
+            shade = colour(run.labels["decoding"])
+            axis.plot(places, shares, style, color=shade, label=_name(run, members), marker="o", ms=2.5, lw=1.3)
+            axis.fill_between(places, low, high, color=shade, alpha=0.13, lw=0)
+        dress(axis, _title(names, groups), "place of the question in its prompt", "answers right, %")
+        axis.legend(fontsize=6, framealpha=0.8, loc="best")
+    return figure
+
+
+def by_position(samples: Sequence[Sample]) -> tuple[list[float], list[float], list[float], list[float]]:
+    """-> mean place (from 1) of each of at most BINS groups of places, accuracy and its 95% bounds in percent."""
+    most = max(len(s.correct) for s in samples)
+    rows: list[list[float]] = []
+    for places in np.array_split(np.arange(most), min(BINS, most)):
+        parts = [s.correct[places[0] : places[-1] + 1] for s in samples]
+        interval = clustered_proportion([sum(part) for part in parts], [len(part) for part in parts])
+        rows.append([float(places.mean()) + 1, *(100 * value for value in interval)])
+    x, estimate, low, high = (list(column) for column in zip(*rows, strict=True))
+    return x, estimate, low, high
+
+
+def prefill_share(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
+    """Accuracy against the share of the prompt's slots that the prefill left (figure 2a), a panel for each strategy."""
+    answered = [run for run in runs if run.samples]
+    if not any(run.compresses_prefill for run in answered):
+        raise NothingToShowError("no run compresses the prompt")
+    groups = _grouped(answered, lambda run: (run.labels["model"], run.labels["task"], run.labels["decoding"]))
+    figure, axes = panels(len(groups))
+    for axis, (names, members) in zip(axes, groups.items(), strict=True):
+        methods = _grouped(members, lambda run: run.labels["method"])
+        crowd = [method for method, same in methods.items() if any(run.compresses_prefill for run in same)]
+        for method, same in methods.items():
+            points = sorted((prompt_share(run.samples), *_accuracy(run.samples)) for run in same)
+            x, y, low, high = (np.array(column) for column in zip(*points, strict=True))
+            if method in crowd:  # set apart: intervals at one budget would hide each other
+                x = x + 1.5 * (crowd.index(method) - (len(crowd) - 1) / 2)
+            style = {"color": colour(method), "marker": marker(method), "label": method, "ms": 5, "lw": 1.1}
+            axis.errorbar(x, y, yerr=[y - low, high - y], elinewidth=0.9, **style)
+        dress(axis, _title(names, groups), "prompt slots kept, % (budgets alike set apart)", "answers right, %")
+        axis.set_xlim(0, 107)
+        axis.legend(fontsize=6, framealpha=0.8, loc="lower left")
+    return figure
+
+
+def prompt_share(samples: Sequence[Sample]) -> float:
+    """Slots that the prefill left, in percent of the prompts' own."""
+    own = sum(s.prompt_tokens * len(s.slots_kept) for s in samples)
+    return 100 * (1 - sum(s.prefill_evicted for s in samples) / own)
+
+
+def cost(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
+    """Throughput of a batch and bytes of a sequence's cache, against length and, where these differ, batch size."""
+    points = [(run, *point) for run in runs for point in batches(run.samples)]
+    if not points:
+        raise NothingToShowError("no run has an answered prompt")
+    axes_of = {"tokens of a sequence": 1} | ({"prompts in a batch": 2} if len({p[2] for p in points}) > 1 else {})
+    figure, axes = panels(2 * len(axes_of), (4.4, 3.4), columns=2)
+    unit, scale = ("KiB", 2**10) if max(point[4] for point in points) < 2**20 else ("MiB", 2**20)
+    for index, (label, at) in enumerate(axes_of.items()):
+        for axis, value, title in ((axes[2 * index], 3, "tokens/s"), (axes[2 * index + 1], 4, f"cache, {unit}")):
+            for point in points:
+                run = point[0]
+                height = point[value] / (scale if value == 4 else 1)
+                style = {"color": colour(run.labels["decoding"]), "marker": marker(run.labels["method"])}
+                axis.plot(point[at], height, ls="", ms=4, alpha=0.75, **style)
+            dress(axis, "of a batch" if value == 3 else "of one sequence, mean of a batch", label, title)
+            axis.set_ylim(bottom=0)
+    _legend(axes[1], [run.labels["method"] for run in runs], [run.labels["decoding"] for run in runs])
+    return figure
+
+
+def batches(samples: Sequence[Sample]) -> list[tuple[float, int, float, float]]:
+    """Of each batch: mean tokens of a sequence, rows, tokens/s while decoding, mean bytes of a sequence's cache."""
+    found = []
+    for rows in _grouped(samples, lambda s: (s.batch, s.prefill_seconds)).values():
+        seconds = max(s.decode_seconds for s in rows)
+        if seconds > 0:
+            length = float(np.mean([s.prompt_tokens + s.generated_tokens for s in rows]))
+            speed = sum(s.generated_tokens for s in rows) / seconds
+            found.append((length, len(rows), speed, float(np.mean([s.cache_bytes for s in rows]))))
+    return found
+
+
+FIGURES: dict[str, Callable[[Sequence[Run], pd.DataFrame], Any]] = {
+    "frontier": frontier,
+    "position": position,
+    "prefill_share": prefill_share,
+    "cost": cost,
+}
+
+
+def save(figure: Any, folder: Path, name: str) -> list[Path]:
+    """Write name.png and name.pdf into `folder`; the same figure gives the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.png", folder / f"{name}.pdf"]
+    for path, metadata in zip(paths, ({"Software": None}, {"CreationDate": None}), strict=True):
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=path.suffix[1:], dpi=150, metadata=metadata)
+        path.write_bytes(drawn.getvalue())
+    return paths
+
+
+def _legend(axis: Any, methods: Iterable[str], decodings: Iterable[str], notes: Sequence[str] = ()) -> None:
+    """Colour is the strategy and shape the method, so that m + n entries tell m x n runs apart."""
+    from matplotlib.lines import Line2D
+
+    entries = [Line2D([], [], color=colour(d), lw=4, label=f"decoding {d}") for d in dict.fromkeys(decodings)]
+    for method in dict.fromkeys(methods):
+        entries.append(Line2D([], [], color="#555555", marker=marker(method), ls="", label=f"method {method}"))
+    entries += [Line2D([], [], ls="", label=note) for note in notes]
+    axis.legend(handles=entries, fontsize=6.5, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+
+
+def _grouped(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:
+    groups: dict[Any, list[Any]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def _told_apart(runs: Sequence[Run]) -> list[tuple[Run, str]]:
+    """Runs of one strategy have one colour; another budget or seed gets another kind of line."""
+    kinds = ("-", "--", ":", "-.")
+    same = _grouped(runs, lambda run: run.labels["decoding"])
+    return [(run, kinds[same[run.labels["decoding"]].index(run) % len(kinds)]) for run in runs]
+
+
+def _name(run: Run, beside: Sequence[Run]) -> str:
+    name = run.labels["decoding"]
+    if sum(other.labels["decoding"] == name for other in beside) > 1:
+        name += f", {' and '.join(f'{b:g}' for b in run.budgets if b is not None)}, seed {run.seed}"
+    return name
+
+
+def _title(names: tuple[str, ...], groups: Iterable[tuple[str, ...]]) -> str:
+    """Of the names of a panel, those that tell it from the others; its last in any case."""
+    columns = list(zip(*groups, strict=True))
+    return ", ".join(n for n, column in zip(names, columns, strict=True) if len(set(column)) > 1) or names[-1]
+
+
+def _accuracy(samples: Sequence[Sample]) -> tuple[float, float, float]:
+    estimate, low, high = clustered_proportion([sum(s.correct) for s in samples], [len(s.correct) for s in samples])
+    return 100 * estimate, 100 * low, 100 * high
+
+
+def _named(name: str, draw: Callable[..., Any], runs: Sequence[Run], frame: pd.DataFrame) -> dict[str, Any]:
+    return {name: draw(runs, frame)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw every figure the records allow and say why the others are not there; 0, or 2 with one line on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.figures", description=__doc__.split("\n")[0])
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a sweep: outputs/<experiment>")
+    parser.add_argument("--out", type=Path, help="where the files go (default: `figures` in the one FOLDER)")
+    options = parser.parse_args(arguments)
+    if options.out is None and len(options.folders) > 1:
+        parser.error("several folders: say with --out where their figures go")
+    try:
+        runs, frame = read_runs(options.folders), build(options.folders)
+        drawers = {name: partial(_named, name, draw, runs, frame) for name, draw in FIGURES.items()}
+        for name, draw in {**drawers, **dict(trace_figures(runs))}.items():
+            try:
+                for file, figure in draw().items():
+                    print(*save(figure, options.out or options.folders[0] / "figures", file), sep="\n")
+            except NothingToShowError as reason:
+                print(f"{name}: not drawn, {reason}")
+    except ModuleNotFoundError as error:
+        print(f"error: figures need {error.name}: pip install 'scope-kv[figures]'", file=sys.stderr)
+        return 2
+    except (ScopeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

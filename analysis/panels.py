@@ -1,0 +1,33 @@
+"""What every figure shares: panels, their dress, and the word for a figure that the records do not allow."""
+
+from typing import Any
+
+from scope.errors import ScopeError
+
+SIZE = (3.4, 2.7)  # inches of one panel
+
+
+class NothingToShowError(ScopeError):
+    """The records lack what a figure is about; the message says what."""
+
+
+def panels(count: int, size: tuple[float, float] = SIZE, columns: int = 4) -> tuple[Any, list[Any]]:
+    from matplotlib.figure import Figure
+
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes[count:]:
+        axis.set_axis_off()
+    return figure, axes[:count]
+
+
+def dress(axis: Any, title: str, x: str, y: str) -> None:
+    axis.set_title(title, fontsize=8)
+    axis.set_xlabel(x, fontsize=8)
+    axis.set_ylabel(y, fontsize=8)
+    axis.tick_params(labelsize=7)
+    axis.grid(alpha=0.25, lw=0.5)
+    if y.endswith("%"):
+        axis.set_ylim(0, 104)

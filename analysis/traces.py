@@ -1,0 +1,167 @@
+"""Figures from traces (`python main.py trace=attention`): which positions live, who looks where, what layers hold."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.colours import colour
+from analysis.panels import NothingToShowError, dress, panels
+from analysis.records import RecordsError, Run
+
+TOP = 0.15  # heavy hitters: the share of positions with the most attention (the paper's figure 2b)
+DRIFT_STEPS = 6
+
+
+@dataclass(frozen=True)
+class Traced:
+    """One traced sample of a run; the arrays are described in scope/traces.py."""
+
+    run: Run
+    arrays: dict[str, Any]
+
+    @property
+    def title(self) -> str:
+        return f"{self.run.labels['method']} + {self.run.labels['decoding']}"
+
+
+def read_traces(runs: Sequence[Run]) -> list[Traced]:
+    """The first traced sample of every run that has one. RecordsError: a file that is no trace."""
+    return [Traced(run, _read(path)) for run in runs for path in sorted(run.folder.glob("traces/*.npz"))[:1]]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+    except (ValueError, OSError, EOFError) as error:
+        raise RecordsError(f"{path}: not a trace ({error})") from error
+    missing = {"step", "layers", "prompt", "tokens", "alive", "slots"} - set(arrays)
+    if missing:
+        raise RecordsError(f"{path}: not a trace, lacks {', '.join(sorted(missing))}")
+    return arrays
+
+
+def kept(traced: Sequence[Traced]) -> Any:
+    """Which positions live over time: a panel for each run and layer, darker where more heads keep the position."""
+    _require(traced)
+    cells = [(t, at) for t in traced for at in range(len(t.arrays["layers"]))]
+    figure, axes = panels(len(cells), columns=max(len(t.arrays["layers"]) for t in traced))
+    for axis, (t, at) in zip(axes, cells, strict=True):
+        share = t.arrays["alive"][:, at].mean(1)
+        _picture(axis, share, t.arrays["step"], share.shape[1], "Greys", 1.0)
+        axis.axvline(int(t.arrays["prompt"]) - 0.5, color=colour(t.run.labels["decoding"]), lw=1)
+        dress(axis, f"{t.title}, layer {t.arrays['layers'][at]}", "position (line: end of the prompt)", "decode step")
+    return figure
+
+
+def drift(traced: Sequence[Traced]) -> Any:
+    """Where the top 15% of attention lies at several decode steps (figure 2b): a panel for each run and layer."""
+    watched = _attended(traced)
+    cells = [(t, at) for t in watched for at in range(len(t.arrays["layers"]))]
+    figure, axes = panels(len(cells), columns=max(len(t.arrays["layers"]) for t in watched))
+    for axis, (t, at) in zip(axes, cells, strict=True):
+        attention = t.arrays["decode_attention"][:, at].astype(float).mean(1)
+        steps = t.arrays["step"][1:]
+        looks = np.unique(np.linspace(0, len(steps) - 1, min(DRIFT_STEPS, len(steps))).round().astype(int))
+        for height, look in enumerate(looks):
+            hitters = heavy_hitters(attention[look], int(t.arrays["prompt"]) + int(steps[look]) + 1)
+            axis.plot(hitters, [height] * len(hitters), "|", ms=9, mew=0.8, color=colour(t.run.labels["decoding"]))
+        axis.axvline(int(t.arrays["prompt"]) - 0.5, color="#666666", lw=0.8, ls="--")
+        axis.set_yticks(range(len(looks)), [str(steps[look]) for look in looks])
+        axis.set_xlim(0, int(t.arrays["tokens"]))
+        dress(axis, f"{t.title}, layer {t.arrays['layers'][at]}", "position (line: end of the prompt)", "decode step")
+    return figure
+
+
+def heavy_hitters(attention: Any, seen: int) -> list[int]:
+    """The positions among the first `seen` that get the most attention: TOP of them, or fewer if it is all theirs."""
+    most = np.argsort(-attention[:seen], kind="stable")[: max(1, int(TOP * seen))]
+    return sorted(most[attention[most] > 0].tolist())  # an evicted position gets none: it is no heavy hitter by a tie
+
+
+def prompt_attention(traced: Sequence[Traced]) -> Any:
+    """The prompt's attention, before any eviction and so the same for every run: a panel for each layer and head."""
+    arrays = _attended(traced)[0].arrays
+    maps, asked = arrays["prompt_attention"], arrays["prompt_queries"]
+    return _heads(arrays, maps, asked, int(arrays["prompt"]), "", "position of the query")
+
+
+def decode_attention(traced: Sequence[Traced]) -> dict[str, Any]:
+    """Attention of the decode steps, a figure for each run and in it a panel for each layer and head."""
+    figures = {}
+    for t in _attended(traced):
+        maps = np.moveaxis(t.arrays["decode_attention"], 0, 2)
+        figures[t.run.name] = _heads(
+            t.arrays, maps, t.arrays["step"][1:], int(t.arrays["tokens"]), f"{t.title}, ", "decode step"
+        )
+    return figures
+
+
+def budgets(traced: Sequence[Traced]) -> Any:
+    """Slots of each traced layer over the decode steps (figures 5-7): what beta1 and beta2 allow, as it came out."""
+    _require(traced)
+    layers = sorted({int(layer) for t in traced for layer in t.arrays["layers"]})
+    figure, axes = panels(len(layers))
+    for axis, layer in zip(axes, layers, strict=True):
+        for place, t in enumerate(traced):
+            found = np.flatnonzero(t.arrays["layers"] == layer)
+            if len(found):
+                slots = t.arrays["slots"][:, found[0]]
+                # Those below are wider: strategies with one budget would hide each other.
+                axis.plot(
+                    range(-1, len(slots) - 1),
+                    slots,
+                    color=colour(t.run.labels["decoding"]),
+                    lw=1 + 4 * (1 - (place + 1) / len(traced)),
+                    label=t.title,
+                )
+        dress(axis, f"layer {layer}", "decode step", "slots stored")
+        axis.set_ylim(bottom=0)
+        axis.legend(fontsize=6, framealpha=0.8, loc="lower right")
+    return figure
+
+
+def figures(runs: Sequence[Run]) -> Iterable[tuple[str, Callable[[], dict[str, Any]]]]:
+    """(name, a function that draws its figures by file name); the function raises NothingToShowError."""
+    traced = read_traces(runs)
+    for draw in (kept, drift, prompt_attention, budgets):
+        yield draw.__name__, lambda draw=draw: {draw.__name__: draw(traced)}  # type: ignore[misc]
+    yield (
+        "decode_attention",
+        lambda: {f"decode_attention-{name}": figure for name, figure in decode_attention(traced).items()},
+    )
+
+
+def _require(traced: Sequence[Traced]) -> None:
+    if not traced:
+        raise NothingToShowError("no run was traced (python main.py trace=kept, or trace=attention)")
+
+
+def _attended(traced: Sequence[Traced]) -> list[Traced]:
+    _require(traced)
+    watched = [t for t in traced if "decode_attention" in t.arrays and len(t.arrays["step"]) > 1]
+    if not watched:
+        raise NothingToShowError("no attention was traced (python main.py trace=attention)")
+    return watched
+
+
+def _heads(arrays: dict[str, Any], maps: Any, rows: Any, width: int, title: str, y: str) -> Any:
+    """maps [L, Hq, rows, X]. Shades are of the root of the probability: most are far below the highest."""
+    layers, heads = maps.shape[:2]
+    figure, axes = panels(layers * heads, (2.4, 2.0), columns=heads)
+    for place, axis in enumerate(axes):
+        layer, head = divmod(place, heads)
+        _picture(axis, np.sqrt(maps[layer, head].astype(float)), rows, width, "cividis", None)
+        dress(axis, f"{title}layer {arrays['layers'][layer]}, head {head}", "position", y)
+    return figure
+
+
+def _picture(axis: Any, values: Any, rows: Any, width: int, shades: str, most: float | None) -> None:
+    """values [rows, X] with `rows` as the ticks of the vertical axis, from the top."""
+    axis.imshow(values, aspect="auto", cmap=shades, vmin=0, vmax=most, interpolation="nearest", rasterized=True)
+    axis.set_xlim(-0.5, width - 0.5)
+    ticks = np.unique(np.linspace(0, len(rows) - 1, min(5, len(rows))).round().astype(int))
+    axis.set_yticks(ticks, [str(rows[tick]) for tick in ticks])

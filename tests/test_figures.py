@@ -1,0 +1,66 @@
+"""Figures: what they draw, by naive loops over the records, and the files they leave."""
+
+import json
+from pathlib import Path
+
+import pytest
+from test_tables import sample, write_run, write_sweep
+
+from analysis.colours import COLOURS, colour
+from analysis.figures import FIGURES, by_position, main, pareto, prompt_share, save
+from analysis.frame import build
+from analysis.records import read_runs
+
+pytest.importorskip("matplotlib")
+
+
+def test_the_front_is_what_no_other_point_beats() -> None:
+    points = [(5.0, 80.0), (1.0, 20.0), (3.0, 80.0), (2.0, 10.0), (4.0, 50.0), (1.0, 30.0)]
+    beaten = [p for p in points if any(q != p and q[0] <= p[0] and q[1] >= p[1] for q in points)]
+    assert pareto(points) == sorted(set(points) - set(beaten))
+
+
+def test_accuracy_by_position_counts_each_place_alone(tmp_path: Path) -> None:
+    answers = [(True, False, True), (True, True), (False, False, True)]
+    write_run(tmp_path, "run", [sample(i, correct) for i, correct in enumerate(answers)])
+    places, shares, low, high = by_position(read_runs([tmp_path])[0].samples)
+    assert places == [1, 2, 3]
+    assert shares == pytest.approx([200 / 3, 100 / 3, 100])
+    assert all(a <= share <= b for a, share, b in zip(low, shares, high, strict=True))
+
+
+def test_the_prompt_share_is_that_of_the_records(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "run", [sample(0, prefill_evicted=40), sample(1, prefill_evicted=88)])
+    lines = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    own = evicted = 0
+    for line in lines:
+        for _ in line["slots_kept"]:
+            own += line["prompt_tokens"]
+        evicted += line["prefill_evicted"]
+    assert prompt_share(read_runs([tmp_path])[0].samples) == pytest.approx(100 * (own - evicted) / own)
+
+
+def test_a_name_has_one_colour_and_no_two_listed_strategies_share_it() -> None:
+    assert colour("a new one") == colour("a new one")
+    strategies = set(COLOURS) - {"full"}  # full keeps all the prompt, none all the generation: the same reference
+    assert len({COLOURS[name] for name in strategies}) == len(strategies)
+
+
+def test_every_figure_is_written_twice_and_again_the_same(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "sweep")
+    assert main([str(sweep)]) == 0
+    files = {path.name: path.read_bytes() for path in (sweep / "figures").iterdir()}
+    assert set(files) == {
+        f"{name}.{kind}" for name in ("frontier", "position", "prefill_share", "cost") for kind in ("png", "pdf")
+    }
+    again = save(FIGURES["position"](read_runs([sweep]), build(sweep)), tmp_path, "position")
+    assert [path.read_bytes() for path in again] == [files[path.name] for path in again]
+
+
+def test_what_cannot_be_drawn_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, "run", [sample(0, (True,))], budgets=(None, None), method="full", decoding="none")
+    assert main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "position: not drawn, no run asks several questions" in out
+    assert "prefill_share: not drawn, no run compresses the prompt" in out
+    assert main([str(tmp_path / "nowhere")]) == 2
