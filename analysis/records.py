@@ -121,7 +121,7 @@ def _read_sweep(folder: Path) -> list[Run]:
 
 def _read_run(path: Path) -> Run:
     folder = path.parent.resolve()
-    records, notes = _read_records(folder / "records.jsonl")
+    records, notes = read_records(folder / "records.jsonl")
     samples = tuple(_sample(folder, record) for record in records.values() if record.get("status") == "ok")
     answered = {sample.name for sample in samples}
     try:
@@ -145,7 +145,7 @@ def _read_run(path: Path) -> Run:
         raise RecordsError(f"{path}: not the manifest of a run ({error})") from error
 
 
-def _read_records(path: Path) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
+def read_records(path: Path) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
     """The last record of every sample, and a note for every kind of line that is not simply one."""
     lines = path.read_bytes().splitlines() if path.exists() else []
     parsed = [(number, _parse(line)) for number, line in enumerate(lines, start=1) if line.strip()]

@@ -17,8 +17,7 @@ import pandas as pd
 
 from analysis.colours import colour
 from analysis.frame import IDENTITY, build, flat
-from analysis.records import Run, read_runs
-from scope import records
+from analysis.records import Run, read_records, read_runs
 from scope.errors import ScopeError
 from scope.files import write_whole
 
@@ -58,16 +57,16 @@ def _settings(frame: pd.DataFrame) -> list[str]:
 
 
 def _run(run: Run) -> dict[str, Any]:
-    lines = {line["sample"]: line for line in records.read(run.folder) if line.get("status") == "ok"}
+    lines, _ = read_records(run.folder / "records.jsonl")
     samples = {
         name: {
             "generation": line["generation"],
-            "prompt": line.get("prompt"),
             "finish": line["finish"],
             "tokens": [line["prompt_tokens"], line["generated_tokens"]],
             "questions": [[q["number"], q["expected"], q["found"], q["correct"]] for q in line["questions"]],
         }
         for name, line in lines.items()
+        if line.get("status") == "ok"
     }
     title = f"{run.labels['method']} + {run.labels['decoding']} ({run.name[-8:]})"
     return {"title": title, "colour": colour(run.labels["decoding"]), "samples": samples}

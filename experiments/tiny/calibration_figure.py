@@ -4,19 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart; one for each method, everywhere
-    "slide": "#0072B2",
-    "adaptive": "#56B4E9",
-    "discontinuous": "#009E73",
-    "h2o": "#D55E00",
-    "pyramidinfer": "#E69F00",
-    "snapkv": "#CC79A7",
-    "pyramidkv": "#F0E442",
-    "streamingllm": "#000000",
-    "recent": "#7F7F7F",
-    "random": "#BFBFBF",
-}
-MARKERS = {"full": "o", "h2o": "s", "snapkv": "^", "streamingllm": "D", "pyramidkv": "v", "pyramidinfer": "P"}
+from analysis.colours import colour, marker
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
@@ -37,19 +25,19 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
             line.sort(key=lambda row: row["budget"])
             budgets = [row["budget"] for row in line]
             name = method if alone else decoding if method == "full" else f"{method} + {decoding}"
-            colour = COLOURS[method if decoding == "none" else decoding]
+            tint = colour(method if decoding == "none" else decoding)
             style = {"full": "-"}.get(method, "--") if not alone else "-"
             axis.plot(
                 budgets,
                 [row["accuracy"] for row in line],
                 style,
-                color=colour,
-                marker=MARKERS.get(method, "x"),
+                color=tint,
+                marker=marker(method),
                 label=name,
                 ms=4,
             )
             axis.fill_between(
-                budgets, [row["low"] for row in line], [row["high"] for row in line], color=colour, alpha=0.12, lw=0
+                budgets, [row["low"] for row in line], [row["high"] for row in line], color=tint, alpha=0.12, lw=0
             )
         axis.axhline(report["full"]["accuracy"], color="#000000", lw=0.8, ls=":")
         axis.annotate(
