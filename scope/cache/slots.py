@@ -150,9 +150,9 @@ class Slots:
             marks[at] = -1
             marks[at, :, :width] = new
         self._clock[at] = other._clock
-        for new, row in enumerate(rows):
-            self.stored[row], self._seen[row] = other.stored[new], other._seen[new]
-            self._head[row], self._tail[row] = other._head[new], other._tail[new]
+        for source, row in enumerate(rows):
+            self.stored[row], self._seen[row] = other.stored[source], other._seen[source]
+            self._head[row], self._tail[row] = other._head[source], other._tail[source]
         self._freed = None
         self._counts.clear()
 
