@@ -5,10 +5,13 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt "torch>=2.11,<2.14"
 
 OLDEST := .venv-oldest
-.PHONY: demo test test-oldest lint clean
+.PHONY: demo bench test test-oldest lint clean
 
 demo: $(VENV)/.installed  ## the sweep of the README on the embedded model, and its table
 	$(BIN)/python main.py -m experiment=demo
+
+bench: $(VENV)/.installed  ## a decode step against the full cache, on this CPU; exit code 1 where a target is missed
+	$(BIN)/python -m experiments.benchmarks
 
 test: $(VENV)/.installed-dev  ## all tests
 	$(BIN)/python -m pytest

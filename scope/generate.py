@@ -108,8 +108,11 @@ def pad_left(prompts: Sequence[Prompt], pad: int, device: torch.device) -> tuple
 class _Row:
     """What has been written so far of one generation, and whether it has ended."""
 
-    def __init__(self, prompt: Prompt, tokenizer: PreTrainedTokenizerBase, eos: frozenset[int], limit: int) -> None:
-        self.prompt, self.tokenizer, self.eos, self.limit = prompt, tokenizer, eos, limit
+    def __init__(
+        self, prompt: Prompt, tokenizer: PreTrainedTokenizerBase, eos: frozenset[int], limit: int, lot: torch.Generator
+    ) -> None:
+        self.prompt, self.tokenizer, self.eos, self.limit, self.lot = prompt, tokenizer, eos, limit, lot
+        self.began = self.prefill_seconds = 0.0  # when its prefill had ended, and how long that took
         self.tokens: list[int] = []
         self.text = ""
         self.finish = ""
@@ -156,58 +159,112 @@ def generate(
     granularity: str = "kv_head",
     observe: Callable[[CompressedCache], None] | None = None,
     watch: Callable[[Attention], None] | None = None,
+    batch_size: int | None = None,
+    prefill_chunk: int | None = None,
 ) -> list[Generated]:
-    """Answer a batch of prompts; each row's tokens are those it would get alone.
+    """Answer prompts; each row's tokens are those it would get alone.
 
-    A row ends at an end-of-sequence token, at one of its stop strings or after `max_new_tokens`. `progress` is called
-    after each step with the number of rows that are still writing, `observe` with the cache after the prefill and after
-    each step; `watch` is the cache's. Raises ScopeError for a model whose attention scope cannot stand in for.
+    A row ends at an end-of-sequence token, at one of its stop strings or after `max_new_tokens`. `batch_size` rows are
+    written at a time (None: all): one that ends makes room for the next prompt. Prompts longer than `prefill_chunk`
+    tokens are fed in pieces of that many. `progress` is called after each step with the number of rows that are still
+    writing, `observe` with the cache after the first prefill and after each step; `watch` is the caches'. Raises ScopeError for a model whose
+    attention scope cannot stand in for.
     """
     sampling = sampling or Sampling()
-    if max_new_tokens < 1:
-        raise ScopeError(f"max_new_tokens={max_new_tokens}: must be at least 1")
-    device = model.device
-    cache = CompressedCache(model.config, prefill, decode, max_new_tokens, storage, granularity, watch)
+    for name, value in (
+        ("max_new_tokens", max_new_tokens),
+        ("batch_size", batch_size),
+        ("prefill_chunk", prefill_chunk),
+    ):
+        if value is not None and value < 1:
+            raise ScopeError(f"{name}={value}: must be at least 1")
     eos = _eos(model)
-    rows = [_Row(prompt, tokenizer, eos, max_new_tokens) for prompt in prompts]
-    lots = [sampling.generator(prompt.name) for prompt in prompts]
-    ids, mask, positions = pad_left(prompts, tokenizer.pad_token_id or 0, device)
 
-    began = _now(device)
-    ragged = not bool(mask.all())
-    logits = model(
-        input_ids=ids,
-        attention_mask=mask.long() if ragged else None,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits[:, -1]
-    prefilled = _now(device)
-    cache.require_prompt()
+    def start(some: Sequence[Prompt]) -> tuple[CompressedCache, Tensor, Tensor, list[_Row]]:
+        """A cache with these prompts, their next tokens and the positions of their last [B, 1], and their rows."""
+        began = _now(model.device)
+        cache = CompressedCache(model.config, prefill, decode, max_new_tokens, storage, granularity, watch)
+        logits, position = _prefill(model, cache, some, tokenizer.pad_token_id or 0, prefill_chunk)
+        cache.require_prompt()
+        prefilled = _now(model.device)
+        rows = [_Row(prompt, tokenizer, eos, max_new_tokens, sampling.generator(prompt.name)) for prompt in some]
+        for row in rows:
+            row.began, row.prefill_seconds = prefilled, prefilled - began
+        return cache, logits, position, rows
+
+    size = len(prompts) if batch_size is None else min(batch_size, len(prompts))
+    cache, logits, position, rows = start(prompts[:size])
     if observe:
         observe(cache)
-    position = positions[:, -1:]
+    chosen = _write(rows, logits, sampling)
+    places = list(range(size))  # which of the prompts each row is
+    done: dict[int, Generated] = {}
+    following = size  # the next prompt that waits
     while True:
-        if eos and len(rows[0].tokens) < sampling.min_new_tokens:
-            logits[:, sorted(eos)] = -torch.inf
-        chosen = _choose(logits, sampling, lots)
-        seconds = time.perf_counter() - prefilled
-        for row, token in zip(rows, chosen.tolist(), strict=True):
-            if not row.finish:
-                row.add(token, seconds)
-        writing = sum(not row.finish for row in rows)
         if progress:
-            progress(writing)
-        if not writing:
+            progress(sum(not row.finish for row in rows))
+        while ended := [b for b, row in enumerate(rows) if row.finish and places[b] not in done]:
+            for b in ended:
+                done[places[b]] = _result(rows[b], b, cache)
+            fresh = prompts[following : following + len(ended)]
+            if not fresh:
+                break
+            other, logits, first, started = start(fresh)
+            refilled = ended[: len(fresh)]
+            cache.replace(refilled, other)
+            at = torch.tensor(refilled, device=position.device)
+            position[at], chosen[at] = first, _write(started, logits, sampling)
+            for b, row in zip(refilled, started, strict=True):
+                rows[b], places[b], following = row, following, following + 1
+            if progress:
+                progress(len(started))
+        if len(done) == len(prompts):
             break
         position = position + 1
         logits = model(
             input_ids=chosen[:, None], position_ids=position, past_key_values=cache, use_cache=True, logits_to_keep=1
         ).logits[:, -1]
+        chosen = _write(rows, logits, sampling)
         if observe:
             observe(cache)
-    return [_result(row, i, cache, prefilled - began) for i, row in enumerate(rows)]
+    return [done[i] for i in range(len(prompts))]
+
+
+def _prefill(
+    model: PreTrainedModel, cache: CompressedCache, prompts: Sequence[Prompt], pad: int, chunk: int | None
+) -> tuple[Tensor, Tensor]:
+    """-> logits [B, V] after the prompts, and the positions of their last tokens [B, 1]."""
+    ids, mask, positions = pad_left(prompts, pad, model.device)
+    columns = ids.shape[1]
+    ragged = not bool(mask.all())
+    if chunk is None or chunk >= columns:
+        chunk = columns
+    else:
+        cache.expect(mask)
+    for start in range(0, columns, chunk):
+        stop = min(start + chunk, columns)
+        logits = model(
+            input_ids=ids[:, start:stop],
+            attention_mask=mask[:, :stop].long() if ragged else None,
+            position_ids=positions[:, start:stop],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+    return logits, positions[:, -1:]
+
+
+def _write(rows: Sequence[_Row], logits: Tensor, sampling: Sampling) -> Tensor:
+    """Choose each row's next token from logits [B, V], and add it to those that have not ended -> tokens [B]."""
+    for b, row in enumerate(rows):
+        if row.eos and len(row.tokens) < sampling.min_new_tokens:
+            logits[b, sorted(row.eos)] = -torch.inf
+    chosen = _choose(logits, sampling, [row.lot for row in rows])
+    now = time.perf_counter()
+    for row, token in zip(rows, chosen.tolist(), strict=True):
+        if not row.finish:
+            row.add(token, now - row.began)
+    return chosen
 
 
 def _choose(logits: Tensor, sampling: Sampling, lots: Sequence[torch.Generator]) -> Tensor:
@@ -220,7 +277,7 @@ def _choose(logits: Tensor, sampling: Sampling, lots: Sequence[torch.Generator])
     return torch.cat(drawn).to(logits.device)
 
 
-def _result(row: _Row, index: int, cache: CompressedCache, prefill_seconds: float) -> Generated:
+def _result(row: _Row, index: int, cache: CompressedCache) -> Generated:
     steps = len(row.tokens) - 1  # the last token is never fed back
     peak = cache.peak_slots(index, steps)
     full = len(row.prompt.tokens) + steps
@@ -229,7 +286,7 @@ def _result(row: _Row, index: int, cache: CompressedCache, prefill_seconds: floa
         tokens=tuple(row.tokens),
         text=row.text,
         finish=row.finish,
-        prefill_seconds=prefill_seconds,
+        prefill_seconds=row.prefill_seconds,
         decode_seconds=row.seconds,
         prefill_kept=tuple(cache.slots(index, 0)),
         slots_kept=tuple(cache.slots(index, steps)),

@@ -1,13 +1,13 @@
 """The cache that transformers sees. One cache for one batch of samples: made for it, dropped after it."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 from transformers import Cache, PretrainedConfig
 
 from scope.attention import adopt
-from scope.cache.layer import CompressedLayer, Prompts
+from scope.cache.layer import CompressedLayer, Rows
 from scope.cache.slots import Slots, Storage, StorageFactory
 from scope.decoding import DecodingStrategy, KeepAll
 from scope.errors import ScopeError, check_choice
@@ -46,16 +46,27 @@ class CompressedCache(Cache):
         text = config.get_text_config(decoder=True)
         adopt(text)
         layers = text.num_hidden_layers
-        self.prompts = Prompts()
+        self.rows = Rows()
         prefill, decode = prefill or Full(), decode or KeepAll()
         self._layers = [
-            CompressedLayer(i, layers, prefill, decode, self.prompts, storage, tokens, by_query_head, watch)
+            CompressedLayer(i, layers, prefill, decode, self.rows, storage, tokens, by_query_head, watch)
             for i in range(layers)
         ]
         super().__init__(layers=[*self._layers])
 
     def crop(self, max_length: int) -> None:
         raise ScopeError("a compressed cache cannot be rolled back (assisted decoding needs that)")
+
+    def expect(self, real: Tensor) -> None:
+        """The prompts will come in chunks. real [B, P] bool: True where a token is, False where padding on the left."""
+        self.rows.columns = real.shape[1]
+        self.rows.settle(real, real.shape[0], real.shape[1], real.device)
+
+    def replace(self, rows: Sequence[int], other: "CompressedCache") -> None:
+        """Rows of this batch become those of `other`, made with the same policies, whose prompts have been through."""
+        for own, new in zip(self._layers, other._layers, strict=True):
+            own.replace(rows, new)
+        self.rows.replace(rows, other.rows)
 
     def require_prompt(self) -> None:
         """Raises ScopeError where a prompt went by without being compressed: the model runs another attention."""
@@ -73,15 +84,15 @@ class CompressedCache(Cache):
 
     def slots(self, row: int, steps: int) -> list[int]:
         """Slots stored in each layer for that row, `steps` decode steps after the prefill."""
-        return [layer.history[steps][row] for layer in self._layers]
+        return [layer.accounts[row].slots(steps) for layer in self._layers]
 
     def peak_slots(self, row: int, steps: int) -> list[int]:
         """The most slots that row needed at once in each layer, up to `steps` decode steps after the prefill."""
-        return [layer.peak[steps][row] for layer in self._layers]
+        return [layer.accounts[row].peak(steps) for layer in self._layers]
 
     def trace(self, row: int, steps: int) -> str:
         """A fingerprint of how many slots each layer held for that row after the prefill and after each step."""
-        sizes = [[stored[row] for stored in layer.history[: steps + 1]] for layer in self._layers]
+        sizes = [layer.accounts[row].history(steps) for layer in self._layers]
         return hashlib.sha256(repr(sizes).encode()).hexdigest()[:16]
 
     def slot_bytes(self, layer: int) -> int:

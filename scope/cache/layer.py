@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
+from scope.cache.account import Account
 from scope.cache.slots import GROWTH, Storage, StorageFactory
 from scope.decoding import DecodingStrategy
 from scope.errors import ScopeError
@@ -19,23 +20,55 @@ from scope.scores import Attention
 
 
 @dataclass
-class Prompts:
-    """What the layers of one cache share: how long each row's prompt is, known once the first layer has seen it."""
+class Rows:
+    """What the layers of one cache share: each row's prompt, known once the first layer has seen it, and its clock."""
 
     lengths: list[int] = field(default_factory=list)
-    positions: Tensor | None = None  # [B, P] int32, -1 = padding
+    positions: Tensor | None = None  # [B, P] int32 of the prompts, -1 = padding
     kept: list[list[int]] = field(default_factory=list)  # slots that the prefill left, per layer and row
+    columns: int | None = None  # P where the prompts come in chunks; None: they come in one piece
+    steps: list[int] = field(default_factory=list)  # t of the step under way, per row
+    now: Tensor | None = None  # [B] int32: the position of the token that this step feeds
 
-    def settle(self, padding: Tensor | None, keys: Tensor) -> None:
+    def settle(self, padding: Tensor | None, batch: int, columns: int, device: torch.device) -> None:
         """padding [B, P] bool: True where a real token is; None = everywhere. Prompts are padded on the left."""
-        batch, _, longest, _ = keys.shape
         if padding is None:
-            self.lengths = [longest] * batch
+            self.lengths = [columns] * batch
         else:
             self.lengths = padding.sum(-1).tolist()
-        first = longest - torch.tensor(self.lengths, dtype=torch.int32, device=keys.device)
-        column = torch.arange(longest, dtype=torch.int32, device=keys.device)
+        first = columns - torch.tensor(self.lengths, dtype=torch.int32, device=device)
+        column = torch.arange(columns, dtype=torch.int32, device=device)
         self.positions = (column - first[:, None]).clamp(min=-1)
+        self.now = self.positions[:, -1].clone()
+        self.steps = [-1] * batch
+
+    def advance(self) -> None:
+        assert self.now is not None
+        self.now += 1
+        self.steps = [t + 1 for t in self.steps]
+
+    def replace(self, rows: Sequence[int], other: "Rows") -> None:
+        assert self.now is not None
+        assert other.now is not None
+        self.now[torch.tensor(rows, device=self.now.device)] = other.now
+        for row, length, step in zip(rows, other.lengths, other.steps, strict=True):
+            self.lengths[row], self.steps[row] = length, step
+
+
+class _Chunks:
+    """A prompt that comes in pieces: what its attention needs of it until the last has come."""
+
+    def __init__(self, columns: int) -> None:
+        self.columns, self.seen = columns, 0
+        self._whole: dict[str, Tensor] = {}
+
+    def add(self, name: str, states: Tensor, at: int) -> Tensor:
+        """Put [B, H, n, D] at columns `at`.. -> [B, H, at + n, D], all of them so far."""
+        batch, heads, n, dim = states.shape
+        if name not in self._whole:
+            self._whole[name] = states.new_empty(batch, heads, self.columns, dim)
+        self._whole[name][:, :, at : at + n] = states
+        return self._whole[name][:, :, : at + n]
 
 
 class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers' __init_subclass__
@@ -51,7 +84,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         layers: int,
         prefill: PrefillMethod,
         decode: DecodingStrategy,
-        prompts: Prompts,
+        rows: Rows,
         storage: StorageFactory,
         tokens: int | None,
         by_query_head: bool,
@@ -60,18 +93,17 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         super().__init__()  # type: ignore[no-untyped-call]
         self.index, self.layers = index, layers
         self.prefill, self.decode = prefill, decode
-        self.prompts = prompts
+        self.rows = rows
         self.make_storage, self.tokens = storage, tokens
         self.by_query_head = by_query_head
         self.watch = watch
         self.copies = 1  # of each key/value head that are stored
         self.storage: Storage | None = None
         self.seen = 0  # tokens of the longest row, padding included: transformers makes positions from it
-        self.step = -1  # t of the step under way
-        self._alike: list[int] = []  # per row: the first row that is planned alike
+        self._chunks: _Chunks | None = None
         self.views: list[View] = []  # per row, as the prefill left it; complete once all layers have been through it
-        self.history: list[list[int]] = []  # slots stored per row after the prefill and after each step
-        self.peak: list[list[int]] = []  # the most slots stored so far, per row, at the same times
+        self._complete = False
+        self.accounts: list[Account] = []  # per row
 
     # transformers' interface
 
@@ -82,21 +114,26 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Store [B, H, n, D]: the whole prompt at once, then token by token. What comes back is to be attended to."""
+        """Store [B, H, n, D]: the prompt, at once or in chunks, then token by token. -> what is to be attended to."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         if self.storage is None:
-            if self.seen:
+            if self.rows.columns is not None:
+                self._chunks = self._chunks or _Chunks(self.rows.columns)
+                keys = self._chunks.add("keys", key_states, self.seen)
+                values = self._chunks.add("values", value_states, self.seen)
+            elif self.seen:
                 raise ScopeError(
                     "the prompt must come in one piece, through scope's attention: load the model with scope.models"
                 )
-            keys, values = key_states.view_as(key_states), value_states
+            else:
+                keys, values = key_states.view_as(key_states), value_states
         elif key_states.shape[2] > 1:
             raise ScopeError("a compressed cache takes one prompt; a second turn or chunk needs a new cache")
         else:
-            self.step += 1
-            positions = self.positions_of_step(self.step)
-            self.storage.append(self._copied(key_states), self._copied(value_states), positions)
+            if self.index == 0:
+                self.rows.advance()
+            self.storage.append(self._copied(key_states), self._copied(value_states), self._now())
             keys, values = self.storage.keys, self.storage.values
         self.seen += key_states.shape[2]
         keys.scope_layer = self  # type: ignore[attr-defined]  # how the attention function finds us
@@ -106,7 +143,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         return self.seen
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return (0 if self.seen else query_length), 0  # 0: a step's mask is made here, in `visible`
+        """The prompt's; of a decode step none, since its mask is made here, in `visible`."""
+        return (self.seen + query_length if self.storage is None else 0), 0
 
     def get_max_length(self) -> int:
         return -1
@@ -119,10 +157,10 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
 
     # what the attention function calls
 
-    def positions_of_step(self, step: int) -> Tensor:
-        """-> [B]: the position of the token that this step feeds."""
-        assert self.prompts.positions is not None
-        return self.prompts.positions[:, -1].to(self.device) + 1 + step
+    def _now(self) -> Tensor:
+        """-> [B] int32: the position of the token that this step feeds."""
+        assert self.rows.now is not None
+        return self.rows.now.to(self.device)  # layers may lie on several
 
     def visible(self, sliding_window: int | None) -> Tensor | None:
         """-> [B, H, S] bool: the slots that hold something this step may look at; None = all of them."""
@@ -130,7 +168,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         positions = self.storage.positions
         visible = positions >= 0 if min(self.storage.stored) < positions.shape[-1] else None
         if sliding_window is not None:
-            near = positions > self.positions_of_step(self.step)[:, None, None] - sliding_window
+            near = positions > self._now()[:, None, None] - sliding_window
             visible = near if visible is None else visible & near
         return visible
 
@@ -143,19 +181,28 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         scaling: float,
         sliding_window: int | None,
     ) -> None:
-        """After the prompt's attention: keep what the prefill method says. Shapes as in `Attention`; padding [B, P]."""
-        if self.prompts.positions is None:
-            self.prompts.settle(padding, keys)
-        assert self.prompts.positions is not None
+        """After the prompt's attention: keep what the prefill method says. Shapes as in `Attention`; padding [B, P].
+
+        Of a prompt in chunks, only after the last one; the method is shown the queries of all of them.
+        """
+        if self._chunks is not None:
+            query = self._chunks.add("queries", query, self.seen - query.shape[2])
+            if self.seen < self._chunks.columns:
+                return
+            self._chunks = None
+        rows = self.rows
+        if rows.positions is None:
+            rows.settle(padding, keys.shape[0], keys.shape[2], keys.device)
+        assert rows.positions is not None
         if self.by_query_head:
             self.copies = query.shape[1] // keys.shape[1]
             keys, values = self._copied(keys), self._copied(values)
-        rows = self.prompts.positions.to(keys.device)  # layers may lie on several
-        by_head = rows[:, None].expand(-1, keys.shape[1], -1)
-        attention = Attention(query, keys, values, by_head, rows, scaling, self.index, sliding_window)
+        places = rows.positions.to(keys.device)  # layers may lie on several
+        by_head = places[:, None].expand(-1, keys.shape[1], -1)
+        attention = Attention(query, keys, values, by_head, places, scaling, self.index, sliding_window)
         if self.watch:
             self.watch(attention)
-        lengths = self.prompts.lengths
+        lengths = rows.lengths
         asked = [View(self.index, self.layers, prompt=n, stored=n) for n in lengths]
         plans = [self.prefill.plan(view) for view in asked]
         scores = self.prefill.score(attention) if any(plan and plan.best for plan in plans) else None
@@ -171,7 +218,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             slots = slots.to(self.device)
             index[b, :, : stored[b]] = slots
             positions[b, :, : stored[b]] = slots - (longest - lengths[b])
-        self.prompts.kept.append(stored)
+        rows.kept.append(stored)
         self.views = [
             replace(view, budget=self.prefill.slots(view.prompt), capacity=self.prefill.capacity(view))
             for view in self._with_prefilled(asked)
@@ -184,7 +231,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             stored,
             max(map(self._room, self.views)),
         )
-        self._note(stored, stored)
+        self.accounts = [Account(n) for n in stored]
 
     def evict(self, query: Tensor, probabilities: Tensor, scaling: float, sliding_window: int | None) -> None:
         """After a step's attention, query [B, Hq, 1, D] and its probabilities: keep what the decoding strategy says."""
@@ -195,7 +242,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         needed = any(plan and plan.best for plan in plans)
         scores = None
         if needed or self.watch:
-            now = self.positions_of_step(self.step)[:, None]
+            now = self._now()[:, None]
             keys, values, positions = storage.keys, storage.values, storage.positions
             attention = Attention(
                 query, keys, values, positions, now, scaling, self.index, sliding_window, probabilities
@@ -205,25 +252,40 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             scores = self.decode.score(attention) if needed else None
         if any(plans):
             storage.evict(plans, scores)
-        self._note(storage.stored, before)
+        for account, held, left in zip(self.accounts, before, storage.stored, strict=True):
+            account.step(held - left)
+
+    def replace(self, rows: Sequence[int], other: "CompressedLayer") -> None:
+        """These rows become those of another cache's layer, whose prompts have just been through."""
+        assert self.storage is not None
+        assert other.storage is not None
+        self.storage.replace(rows, other.storage)
+        self._complete_views()
+        other._complete_views()
+        for row, view, account in zip(rows, other.views, other.accounts, strict=True):
+            self.views[row], self.accounts[row] = view, account
 
     def _plans(self, stored: Sequence[int]) -> list[Plan | None]:
         """Each row's plan; rows that are alike share one call."""
-        if self.step == 0:
+        self._complete_views()
+        made: dict[tuple[View, int, int], Plan | None] = {}
+        plans = []
+        for key in zip(self.views, stored, self.rows.steps, strict=True):
+            if key not in made:
+                view, n, step = key
+                made[key] = self.decode.plan(replace(view, stored=n, step=step))
+            plans.append(made[key])
+        return plans
+
+    def _complete_views(self) -> None:
+        if not self._complete:
             self.views = self._with_prefilled(self.views)
-            distinct = list(dict.fromkeys(self.views))
-            self._alike = [distinct.index(view) for view in self.views]
-        made: dict[int, Plan | None] = {}
-        for kind, view, n in zip(self._alike, self.views, stored, strict=True):
-            if kind not in made:
-                made[kind] = self.decode.plan(replace(view, stored=n, step=self.step))
-        return [made[kind] for kind in self._alike]
+            self._complete = True
 
     def _with_prefilled(self, views: Sequence[View]) -> list[View]:
         """The rows' views with what the prefill left in each layer that has been through it."""
         return [
-            replace(view, prefilled=left)
-            for view, left in zip(views, zip(*self.prompts.kept, strict=True), strict=True)
+            replace(view, prefilled=left) for view, left in zip(views, zip(*self.rows.kept, strict=True), strict=True)
         ]
 
     def _copied(self, states: Tensor) -> Tensor:
@@ -236,11 +298,6 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         grown = None if self.tokens is None else view.kept + self.tokens
         bounds = [n for n in (most, grown) if n is not None]
         return min(bounds) if bounds else view.kept + GROWTH
-
-    def _note(self, stored: Sequence[int], before: Sequence[int]) -> None:
-        last = self.peak[-1] if self.peak else [0] * len(stored)
-        self.history.append(list(stored))
-        self.peak.append([max(pair) for pair in zip(last, before, strict=True)])
 
 
 def _kept(plan: Plan | None, prompt: int, first: int, heads: int, scores: Tensor | None) -> Tensor:

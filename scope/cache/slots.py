@@ -7,7 +7,7 @@ Rows and heads fill and free slots on their own.
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from scope.plan import Plan
 
 GROWTH = 256  # slots added at a time where no bound is known
+REMEMBERED = 16  # per-row counts that are kept on the device
 
 
 class Storage(Protocol):
@@ -42,6 +43,10 @@ class Storage(Protocol):
         """Keep what each row's plan says. `scores` [B, H, S]: where one has a `best`; of equals the newer stays."""
         ...
 
+    def replace(self, rows: Sequence[int], other: Self) -> None:
+        """These rows become those of `other`; what was in them is dropped."""
+        ...
+
 
 class StorageFactory(Protocol):
     """Makes a layer's storage from what the prefill kept."""
@@ -67,11 +72,12 @@ class Slots:
         self._width = width  # slots from here on have never been used
         self.stored = list(stored)
         self._seen = list(stored)  # tokens ever stored, per row: the next one's ordinal
-        self._prefilled = tuple(stored)
-        self._prefilled_rows = torch.tensor(stored, dtype=torch.int32, device=keys.device)[:, None, None]
+        self._clock = torch.tensor(stored, dtype=torch.int32, device=keys.device)[:, None, None]  # the same, there
         # A row's first `_head` tokens and its last `_tail` were never evicted: ordinals say which they are.
         self._head = [math.inf] * batch
         self._tail = [0] * batch
+        self._freed: Tensor | None = None  # [B, H, 1]: an empty slot of each, where it is known
+        self._counts: dict[tuple[int, ...], Tensor] = {}  # of this batch, on its device
 
     @property
     def keys(self) -> Tensor:
@@ -97,22 +103,20 @@ class Slots:
         full = min(self.stored) == self._width
         if max(self.stored) == self._width:
             self._widen()
-        ordinals = self._per_row(self._seen)
         if full:  # no row has an empty slot but the new one
-            new = self._width - 1
-            self._keys[:, :, new], self._values[:, :, new] = keys[:, :, 0], values[:, :, 0]
-            self._positions[:, :, new : new + 1] = positions[:, None, None]
-            self._ordinals[:, :, new : new + 1] = ordinals
+            new = slice(self._width - 1, self._width)
+            self._keys[:, :, new], self._values[:, :, new] = keys, values
+            self._positions[:, :, new] = positions[:, None, None]
+            self._ordinals[:, :, new] = self._clock
         else:
-            empty = self.ordinals.argmin(-1, keepdim=True)  # [B, H, 1]
+            empty = self.ordinals.argmin(-1, keepdim=True) if self._freed is None else self._freed
             at = empty[..., None].expand_as(keys)
             self._keys.scatter_(2, at, keys)
             self._values.scatter_(2, at, values)
             self._positions.scatter_(2, empty, positions.int()[:, None, None].expand_as(empty))
-            if isinstance(ordinals, int):
-                self._ordinals.scatter_(2, empty, ordinals)
-            else:
-                self._ordinals.scatter_(2, empty, ordinals.expand_as(empty))
+            self._ordinals.scatter_(2, empty, self._clock.expand_as(empty))
+        self._freed = None
+        self._clock += 1
         self.stored = [n + 1 for n in self.stored]
         self._seen = [n + 1 for n in self._seen]
         self._tail = [n + 1 for n in self._tail]
@@ -124,7 +128,7 @@ class Slots:
         made = [plan or Plan(head=0, best=n, tail=0) for plan, n in zip(plans, self.stored, strict=True)]
         eligible = self._eligible(made)
         worth = self.ordinals.float() if scores is None else scores
-        worth = worth.masked_fill(~eligible, torch.inf)
+        worth = torch.where(eligible, worth, torch.inf)
         if max(surplus) == 1:
             self._free_one(worth, surplus)
         else:
@@ -135,16 +139,33 @@ class Slots:
                 self._head[row] = min(self._head[row], plan.head)
                 self._tail[row] = min(self._tail[row], plan.tail)
 
+    def replace(self, rows: Sequence[int], other: Self) -> None:
+        """Rows of this batch become those of `other`, which has as many heads; what was in them is dropped."""
+        while self._width < other._width:
+            self._widen()
+        at = torch.tensor(rows, device=self._keys.device)
+        width = other._width
+        self._keys[at, :, :width], self._values[at, :, :width] = other.keys, other.values
+        for marks, new in ((self._positions, other.positions), (self._ordinals, other.ordinals)):
+            marks[at] = -1
+            marks[at, :, :width] = new
+        self._clock[at] = other._clock
+        for source, row in enumerate(rows):
+            self.stored[row], self._seen[row] = other.stored[source], other._seen[source]
+            self._head[row], self._tail[row] = other._head[source], other._tail[source]
+        self._freed = None
+        self._counts.clear()
+
     def _eligible(self, plans: Sequence[Plan]) -> Tensor:
         """-> [B, H, S] bool: neither empty nor in a row's head or tail."""
+        first = self._per_row([plan.head for plan in plans])
+        tail = self._per_row([plan.tail for plan in plans])
         intact = zip(plans, self._head, self._tail, strict=True)
         if all(plan.head <= head and plan.tail <= tail for plan, head, tail in intact):
-            order, seen = self.ordinals, self._seen
+            order, seen = self.ordinals, self._clock
         else:  # a plan looks behind earlier evictions: count the tokens that are left
-            order, seen = self._ranks(), self.stored
-        first = self._per_row([plan.head for plan in plans])
-        end = self._per_row([n - plan.tail for n, plan in zip(seen, plans, strict=True)])
-        return (order >= first) & (order < end)
+            order, seen = self._ranks(), (self.ordinals >= 0).sum(-1, keepdim=True)
+        return (order >= first) & (order < seen - tail)
 
     def _ranks(self) -> Tensor:
         """-> [B, H, S]: each stored token's place in its row's and head's order of age, -1 = empty."""
@@ -159,11 +180,14 @@ class Slots:
         lowest = worth == worth.amin(-1, keepdim=True)
         oldest = torch.where(lowest, self.ordinals, torch.iinfo(torch.int32).max).argmin(-1, keepdim=True)
         self._free(oldest, 1, surplus)
+        self._freed = oldest if min(surplus) == 1 else None
 
     def _free_many(self, worth: Tensor, surplus: list[int]) -> None:
         by_age = self.ordinals.argsort(-1)
         by_worth = worth.gather(-1, by_age).argsort(dim=-1, stable=True)
-        self._free(by_age.gather(-1, by_worth[..., : max(surplus)]), max(surplus), surplus)
+        freed = by_age.gather(-1, by_worth[..., : max(surplus)])
+        self._free(freed, max(surplus), surplus)
+        self._freed = None
 
     def _free(self, slots: Tensor, most: int, surplus: list[int]) -> None:
         """Empty the first surplus[b] of each row's `slots` [B, H, most]."""
@@ -176,13 +200,15 @@ class Slots:
             marks.scatter_(2, slots, torch.where(goes, -1, marks.gather(2, slots)))
 
     def _per_row(self, counts: Sequence[int]) -> Tensor | int:
-        """Host counts, to broadcast over [B, H, S]; without a transfer where rows differ only by their prompt."""
+        """Host counts, to broadcast over [B, H, S]; without a transfer where they have been asked for before."""
         if len(set(counts)) == 1:
             return counts[0]
-        beyond = {n - kept for n, kept in zip(counts, self._prefilled, strict=True)}
-        if len(beyond) == 1:
-            return self._prefilled_rows + beyond.pop()
-        return torch.tensor(counts, dtype=torch.int32, device=self._keys.device)[:, None, None]
+        key = tuple(counts)
+        if key not in self._counts:
+            if len(self._counts) == REMEMBERED:
+                self._counts.clear()
+            self._counts[key] = torch.tensor(counts, dtype=torch.int32, device=self._keys.device)[:, None, None]
+        return self._counts[key]
 
     def _widen(self) -> None:
         """One more slot for every row and head; where the room is used up, more is made."""

@@ -1,8 +1,10 @@
 """The plain twin of `Slots`: concatenate, then gather. Slow and obvious: the tests' oracle, benchmarks' baseline."""
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from scope.plan import Plan
@@ -41,6 +43,21 @@ class Concatenated:
         index = kept[..., None].expand(-1, -1, -1, self.keys.shape[-1])
         self.keys, self.values = self.keys.gather(2, index), self.values.gather(2, index)
         self.positions = self.positions.gather(2, kept).masked_fill(empty, -1)
+
+    def replace(self, rows: Sequence[int], other: Self) -> None:
+        width = max(self.positions.shape[-1], other.positions.shape[-1])
+        mine, theirs = self._padded(width), other._padded(width)
+        for own, new in zip(mine, theirs, strict=True):
+            own[list(rows)] = new
+        self.keys, self.values, self.positions = mine
+        for row, n in zip(rows, other.stored, strict=True):
+            self.stored[row] = n
+
+    def _padded(self, width: int) -> list[Tensor]:
+        """Copies of keys, values and positions with that many slots, the added ones empty."""
+        more = width - self.positions.shape[-1]
+        wider = [F.pad(x, (0, 0, 0, more)) for x in (self.keys, self.values)]
+        return [*wider, F.pad(self.positions, (0, more), value=-1)]
 
 
 def choose(order: list[int], plan: Plan, scores: Tensor | None) -> list[int]:
