@@ -167,8 +167,8 @@ def generate(
     A row ends at an end-of-sequence token, at one of its stop strings or after `max_new_tokens`. `batch_size` rows are
     written at a time (None: all): one that ends makes room for the next prompt. Prompts longer than `prefill_chunk`
     tokens are fed in pieces of that many. `progress` is called after each step with the number of rows that are still
-    writing, `observe` with the cache after the first prefill and after each step; `watch` is the caches'. Raises ScopeError for a model whose
-    attention scope cannot stand in for.
+    writing, `observe` with the cache after the first prefill and after each step; `watch` is the caches'. Raises
+    ScopeError for a model whose attention scope cannot stand in for.
     """
     sampling = sampling or Sampling()
     for name, value in (
