@@ -21,6 +21,7 @@ import torch
 from scope.cache import CompressedCache
 from scope.decoding import DecodingStrategy
 from scope.errors import ConfigError, SettingError, check_count
+from scope.files import write_whole
 from scope.generate import Prompt, Sampling, generate
 from scope.models import Loaded
 from scope.prefill import PrefillMethod
@@ -168,7 +169,5 @@ def record_trace(
     path.parent.mkdir(exist_ok=True)
     packed = io.BytesIO()
     np.savez_compressed(packed, **observer.arrays(len(prompt.tokens), sizes))
-    draft = path.with_suffix(".tmp")
-    draft.write_bytes(packed.getvalue())
-    draft.replace(path)
+    write_whole(path, packed.getvalue())
     return path
