@@ -3,7 +3,8 @@
 Shapes: B batch, Hq query heads, H key/value heads, G = Hq / H that share one, Q queries, S slots, D head dim.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -12,17 +13,21 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Attention:
-    """What a score may look at: one layer's attention, over the whole prompt or in one decode step."""
+    """What a score may look at: one layer's attention, over the whole prompt or in one decode step.
+
+    A decode step has one query, Q = 1, or the last Q of them, in no order, for a strategy that asks for more.
+    """
 
     queries: Tensor  # [B, Hq, Q, D], rotated
     keys: Tensor  # [B, H, S, D], rotated
     values: Tensor  # [B, H, S, D]
     positions: Tensor  # [B, H, S] int: the slot's token, -1 = empty or padding
-    query_positions: Tensor  # [B, Q] int, -1 = padding
+    query_positions: Tensor  # [B, Q] int, -1 = padding or none yet
     scaling: float
     layer: int
     sliding_window: int | None = None  # where the model itself looks back only so far
     probabilities: Tensor | None = None  # [B, H, G, S]: a decode step's own, already there
+    channels: Mapping[str, Tensor] = field(default_factory=dict)  # [B, H, S] float32: what the strategy noted of a slot
 
 
 def received(attention: Attention) -> Tensor:

@@ -1,7 +1,7 @@
 """The cache that transformers sees. One cache for one batch of samples: made for it, dropped after it."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from torch import Tensor
 from transformers import Cache, PretrainedConfig
@@ -27,6 +27,7 @@ class CompressedCache(Cache):
     slots per key/value head (`kv_head`: the query heads that share one average their votes), or per query head
     (`query_head`, the released code's layout: each key/value head is stored as often as it is shared).
     `watch` is shown the attention of each layer and step before anything is evicted; it must not keep its tensors.
+    `whole`: a step attends over all slots that there is room for, the empty ones masked, so that its shapes never change.
     Raises ScopeError for what eviction cannot support: a second prompt, beam search, cropping.
     """
 
@@ -39,6 +40,7 @@ class CompressedCache(Cache):
         storage: StorageFactory = Slots,
         granularity: str = "kv_head",
         watch: Callable[[Attention], None] | None = None,
+        whole: bool = False,
     ) -> None:
         self.granularity = granularity
         check_choice(self, "granularity", GRANULARITIES)
@@ -49,7 +51,7 @@ class CompressedCache(Cache):
         self.rows = Rows()
         prefill, decode = prefill or Full(), decode or KeepAll()
         self._layers = [
-            CompressedLayer(i, layers, prefill, decode, self.rows, storage, tokens, by_query_head, watch)
+            CompressedLayer(i, layers, prefill, decode, self.rows, storage, tokens, by_query_head, watch, whole)
             for i in range(layers)
         ]
         super().__init__(layers=[*self._layers])
@@ -61,6 +63,14 @@ class CompressedCache(Cache):
         """The prompts will come in chunks. real [B, P] bool: True where a token is, False where padding on the left."""
         self.rows.columns = real.shape[1]
         self.rows.settle(real, real.shape[0], real.shape[1], real.device)
+
+    def begin(self) -> Hashable:
+        """Settle on the host what the coming step does, so that the step itself need not ask the host for anything.
+
+        -> equal for two steps that run the same operations: one of them may be recorded and replayed as the other. A
+        step that was not begun begins by itself.
+        """
+        return tuple(layer.begin() for layer in self._layers)
 
     def replace(self, rows: Sequence[int], other: "CompressedCache") -> None:
         """Rows of this batch become those of `other`, made with the same policies, whose prompts have been through."""

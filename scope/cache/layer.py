@@ -3,7 +3,7 @@
 Within a step the order is the paper's: append the new pair, attend over everything stored, then evict.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from scope.cache.account import Account
-from scope.cache.slots import GROWTH, Storage, StorageFactory
+from scope.cache.ring import Ring
+from scope.cache.slots import GROWTH, Kept, Storage, StorageFactory
 from scope.decoding import DecodingStrategy
 from scope.errors import ScopeError
 from scope.plan import Plan, View
@@ -28,7 +29,6 @@ class Rows:
     kept: list[list[int]] = field(default_factory=list)  # slots that the prefill left, per layer and row
     columns: int | None = None  # P where the prompts come in chunks; None: they come in one piece
     steps: list[int] = field(default_factory=list)  # t of the step under way, per row
-    now: Tensor | None = None  # [B] int32: the position of the token that this step feeds
 
     def settle(self, padding: Tensor | None, batch: int, columns: int, device: torch.device) -> None:
         """padding [B, P] bool: True where a real token is; None = everywhere. Prompts are padded on the left."""
@@ -39,18 +39,9 @@ class Rows:
         first = columns - torch.tensor(self.lengths, dtype=torch.int32, device=device)
         column = torch.arange(columns, dtype=torch.int32, device=device)
         self.positions = (column - first[:, None]).clamp(min=-1)
-        self.now = self.positions[:, -1].clone()
         self.steps = [-1] * batch
 
-    def advance(self) -> None:
-        assert self.now is not None
-        self.now += 1
-        self.steps = [t + 1 for t in self.steps]
-
     def replace(self, rows: Sequence[int], other: "Rows") -> None:
-        assert self.now is not None
-        assert other.now is not None
-        self.now[torch.tensor(rows, device=self.now.device)] = other.now
         for row, length, step in zip(rows, other.lengths, other.steps, strict=True):
             self.lengths[row], self.steps[row] = length, step
 
@@ -89,6 +80,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         tokens: int | None,
         by_query_head: bool,
         watch: Callable[[Attention], None] | None = None,
+        whole: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.index, self.layers = index, layers
@@ -97,13 +89,17 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.make_storage, self.tokens = storage, tokens
         self.by_query_head = by_query_head
         self.watch = watch
+        self.whole = whole
         self.copies = 1  # of each key/value head that are stored
         self.storage: Storage | None = None
+        self.asked: Ring | None = None  # the last queries, where the strategy wants more than this step's
         self.seen = 0  # tokens of the longest row, padding included: transformers makes positions from it
         self._chunks: _Chunks | None = None
         self.views: list[View] = []  # per row, as the prefill left it; complete once all layers have been through it
         self._complete = False
         self.accounts: list[Account] = []  # per row
+        self._begun = False  # the coming step has been settled already
+        self._scored = False  # the step under way evicts by score
 
     # transformers' interface
 
@@ -131,9 +127,10 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         elif key_states.shape[2] > 1:
             raise ScopeError("a compressed cache takes one prompt; a second turn or chunk needs a new cache")
         else:
-            if self.index == 0:
-                self.rows.advance()
-            self.storage.append(self._copied(key_states), self._copied(value_states), self._now())
+            if not self._begun:
+                self.begin()
+            self._begun = False
+            self.storage.append(self._copied(key_states), self._copied(value_states))
             keys, values = self.storage.keys, self.storage.values
         self.seen += key_states.shape[2]
         keys.scope_layer = self  # type: ignore[attr-defined]  # how the attention function finds us
@@ -155,20 +152,31 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
     def reorder_cache(self, beam_idx: Tensor) -> None:
         raise ScopeError("beam search cannot run on a compressed cache: rows would have to share what each has evicted")
 
-    # what the attention function calls
+    # what an engine calls, and a step that no engine has begun
 
-    def _now(self) -> Tensor:
-        """-> [B] int32: the position of the token that this step feeds."""
-        assert self.rows.now is not None
-        return self.rows.now.to(self.device)  # layers may lie on several
+    def begin(self) -> Hashable:
+        """Settle on the host what the coming step does. -> equal for two steps that run the same operations."""
+        storage = self.storage
+        assert storage is not None
+        if self.index == 0:
+            self.rows.steps = [t + 1 for t in self.rows.steps]
+        held = [n + 1 for n in storage.stored]
+        plans = self._plans(held)
+        self._scored = any(plan and plan.best and n > plan.slots for plan, n in zip(plans, held, strict=True))
+        move = storage.begin(plans)
+        for account, had, left in zip(self.accounts, held, storage.stored, strict=True):
+            account.step(had - left)
+        self._begun = True
+        return self._scored, move
+
+    # what the attention function calls
 
     def visible(self, sliding_window: int | None) -> Tensor | None:
         """-> [B, H, S] bool: the slots that hold something this step may look at; None = all of them."""
         assert self.storage is not None
-        positions = self.storage.positions
-        visible = positions >= 0 if min(self.storage.stored) < positions.shape[-1] else None
+        visible = self.storage.visible
         if sliding_window is not None:
-            near = positions > self._now()[:, None, None] - sliding_window
+            near = self.storage.positions > self.storage.newest[:, None, None] - sliding_window
             visible = near if visible is None else visible & near
         return visible
 
@@ -224,42 +232,64 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             for view in self._with_prefilled(asked)
         ]
         at = index[..., None]
-        self.storage = self.make_storage(
+        left = Kept(
             keys.gather(2, at.expand(-1, -1, -1, keys.shape[-1])),
             values.gather(2, at.expand(-1, -1, -1, values.shape[-1])),
             positions,
-            stored,
-            max(map(self._room, self.views)),
+            tuple(stored),
+            places[:, -1],
+            {name: marks.gather(2, index) for name, marks in self._observed(attention).items()},
         )
+        self.storage = self.make_storage(left, max(map(self._room, self.views)), self.whole)
+        if self.decode.queries > 1:
+            self.asked = Ring(query, places, self.decode.queries)
         self.accounts = [Account(n) for n in stored]
+
+    def _observed(self, attention: Attention) -> Mapping[str, Tensor]:
+        """The prompt's channels [B, H, P], as the strategy has them start."""
+        if not self.decode.channels:
+            return {}
+        none = attention.keys.new_zeros(attention.keys.shape[:3], dtype=torch.float32)
+        return self.decode.observe(replace(attention, channels=dict.fromkeys(self.decode.channels, none)))
 
     def evict(self, query: Tensor, probabilities: Tensor, scaling: float, sliding_window: int | None) -> None:
         """After a step's attention, query [B, Hq, 1, D] and its probabilities: keep what the decoding strategy says."""
         storage = self.storage
         assert storage is not None
-        before = storage.stored
-        plans = self._plans(before)
-        needed = any(plan and plan.best for plan in plans)
+        queries, asked_at = query, storage.newest[:, None]
+        if self.asked is not None:
+            self.asked.add(query, storage.newest)
+            queries, asked_at = self.asked.queries, self.asked.positions
         scores = None
-        if needed or self.watch:
-            now = self._now()[:, None]
-            keys, values, positions = storage.keys, storage.values, storage.positions
+        if self._scored or self.decode.channels or self.watch:
             attention = Attention(
-                query, keys, values, positions, now, scaling, self.index, sliding_window, probabilities
+                queries,
+                storage.keys,
+                storage.values,
+                storage.positions,
+                asked_at,
+                scaling,
+                self.index,
+                sliding_window,
+                probabilities,
+                storage.channels,
             )
             if self.watch:
                 self.watch(attention)
-            scores = self.decode.score(attention) if needed else None
-        if any(plans):
-            storage.evict(plans, scores)
-        for account, held, left in zip(self.accounts, before, storage.stored, strict=True):
-            account.step(held - left)
+            if self.decode.channels:
+                storage.write(self.decode.observe(attention))
+                attention = replace(attention, channels=storage.channels)
+            if self._scored:
+                scores = self.decode.score(attention)
+        storage.evict(scores)
 
     def replace(self, rows: Sequence[int], other: "CompressedLayer") -> None:
         """These rows become those of another cache's layer, whose prompts have just been through."""
         assert self.storage is not None
         assert other.storage is not None
         self.storage.replace(rows, other.storage)
+        if self.asked is not None and other.asked is not None:
+            self.asked.replace(rows, other.asked)
         self._complete_views()
         other._complete_views()
         for row, view, account in zip(rows, other.views, other.accounts, strict=True):

@@ -3,10 +3,15 @@
 Keys are rotated already, so the order of slots does not matter to attention. A slot remembers its token's position in
 the text and its ordinal: the how-manieth token of its row it was to be stored (-1 = empty). Age is read from there.
 Rows and heads fill and free slots on their own.
+
+A decode step has a half for the host and one for the device. `begin` is told what the step is to keep and settles on the
+host all that can be told from counts; `append` and `evict` then do it without looking at the host again. What they run
+depends on nothing but the `Move` that `begin` returns, so that steps of one move can be recorded once and replayed.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, Self
 
 import torch
@@ -15,7 +20,6 @@ from torch import Tensor
 from scope.plan import Plan
 
 GROWTH = 256  # slots added at a time where no bound is known
-REMEMBERED = 16  # per-row counts that are kept on the device
 
 
 class Storage(Protocol):
@@ -33,14 +37,34 @@ class Storage(Protocol):
     def positions(self) -> Tensor: ...  # [B, H, S] int32, -1 = empty
 
     @property
-    def nbytes(self) -> int: ...  # of keys and values, as allocated
+    def newest(self) -> Tensor: ...  # [B] int32: the position of each row's last token
 
-    def append(self, keys: Tensor, values: Tensor, positions: Tensor) -> None:
-        """Store one token per row: keys and values [B, H, 1, D], positions [B]."""
+    @property
+    def visible(self) -> Tensor | None: ...  # [B, H, S] bool: the slots that are not empty; None = all
+
+    @property
+    def nbytes(self) -> int: ...  # of keys, values and channels, as allocated
+
+    @property
+    def channels(self) -> Mapping[str, Tensor]: ...  # [B, H, S] float32 each
+
+    def begin(self, plans: Sequence[Plan | None]) -> Hashable:
+        """A step begins: each row gets a token and then keeps what its plan says. `stored` is what that leaves.
+
+        -> equal for two steps that run the same operations.
+        """
         ...
 
-    def evict(self, plans: Sequence[Plan | None], scores: Tensor | None) -> None:
-        """Keep what each row's plan says. `scores` [B, H, S]: where one has a `best`; of equals the newer stays."""
+    def append(self, keys: Tensor, values: Tensor) -> None:
+        """Store the step's token of each row, keys and values [B, H, 1, D]; its channels are 0."""
+        ...
+
+    def write(self, channels: Mapping[str, Tensor]) -> None:
+        """New numbers for the slots, [B, H, S] float32 each."""
+        ...
+
+    def evict(self, scores: Tensor | None) -> None:
+        """Keep what the step's plans say. `scores` [B, H, S]: where one has a `best`; of equals the newer stays."""
         ...
 
     def replace(self, rows: Sequence[int], other: Self) -> None:
@@ -48,36 +72,73 @@ class Storage(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What a prefill left of the prompts in one layer: B rows, n slots of the longest, the oldest first."""
+
+    keys: Tensor  # [B, H, n, D]
+    values: Tensor  # [B, H, n, D]
+    positions: Tensor  # [B, H, n] int: of the token in the prompt, -1 past what a row has stored
+    stored: tuple[int, ...]  # per row
+    newest: Tensor  # [B] int32: the position of the prompt's last token
+    channels: Mapping[str, Tensor]  # [B, H, n] float32 each
+
+
 class StorageFactory(Protocol):
     """Makes a layer's storage from what the prefill kept."""
 
-    def __call__(self, keys: Tensor, values: Tensor, positions: Tensor, stored: list[int], room: int) -> Storage:
-        """keys, values [B, H, n, D], positions [B, H, n] (-1 past a row's `stored`); `room`: slots to make room for."""
+    def __call__(self, kept: Kept, room: int, whole: bool) -> Storage:
+        """`room`: slots to make room for; `whole`: have them all attended to from the start, the empty ones masked."""
         ...
 
 
-class Slots:
-    """Storage in place. Starts with what stays of the prompt at the front of each row, the oldest first."""
+@dataclass(frozen=True)
+class Move:
+    """All that the operations of a step depend on in one layer, but for numbers that lie on the device."""
 
-    def __init__(self, keys: Tensor, values: Tensor, positions: Tensor, stored: list[int], room: int) -> None:
+    room: int  # slots allocated
+    width: int  # slots attended to
+    full: bool  # the token goes into a slot that was never used, the same for all rows
+    remembered: bool  # each row's empty slot is known from the step before
+    masked: bool  # some slots are empty when the token is there
+    most: int  # slots freed, of the row that frees most
+    even: bool  # every row frees as many
+    gaps: bool  # a plan looks behind earlier evictions: ordinals do not say how-manieth a token is of what is left
+
+
+class Slots:
+    """Storage in place."""
+
+    def __init__(self, kept: Kept, room: int, whole: bool = False) -> None:
+        keys, values, stored = kept.keys, kept.values, kept.stored
         batch, heads, width, _ = keys.shape
         room = max(room, width)
         self._keys = keys.new_zeros(batch, heads, room, keys.shape[-1])
         self._values = values.new_zeros(batch, heads, room, values.shape[-1])
-        self._positions = torch.full((batch, heads, room), -1, dtype=torch.int32, device=keys.device)
         self._keys[:, :, :width], self._values[:, :, :width] = keys, values
-        self._positions[:, :, :width] = positions
-        index = torch.arange(room, dtype=torch.int32, device=keys.device)
-        self._ordinals = torch.where(self._positions >= 0, index, -1)
-        self._width = width  # slots from here on have never been used
+        self._marks = torch.full((2, batch, heads, room), -1, dtype=torch.int32, device=keys.device)
+        index = torch.arange(width, dtype=torch.int32, device=keys.device)
+        self._marks[0, :, :, :width] = torch.where(kept.positions >= 0, index, -1)
+        self._marks[1, :, :, :width] = kept.positions
+        last = torch.tensor(stored, dtype=torch.int32, device=keys.device) - 1
+        self._last = torch.stack([last, kept.newest.to(last)])[..., None, None]  # [2, B, 1, 1]: of the newest token
+        self._channels = keys.new_zeros(len(kept.channels), batch, heads, room, dtype=torch.float32)
+        self._names = tuple(kept.channels)
+        for own, given in zip(self._channels, kept.channels.values(), strict=True):
+            own[:, :, :width] = given
+        self._width = room if whole else width  # slots from here on have never been used
+        self._whole = whole
         self.stored = list(stored)
-        self._seen = list(stored)  # tokens ever stored, per row: the next one's ordinal
-        self._clock = torch.tensor(stored, dtype=torch.int32, device=keys.device)[:, None, None]  # the same, there
         # A row's first `_head` tokens and its last `_tail` were never evicted: ordinals say which they are.
         self._head = [math.inf] * batch
         self._tail = [0] * batch
-        self._freed: Tensor | None = None  # [B, H, 1]: an empty slot of each, where it is known
-        self._counts: dict[tuple[int, ...], Tensor] = {}  # of this batch, on its device
+        self._empty = torch.zeros(
+            batch, heads, 1, dtype=torch.long, device=keys.device
+        )  # a slot of each, if remembered
+        self._remembered = False
+        self._control = torch.zeros(3, batch, 1, 1, dtype=torch.int32, device=keys.device)  # head, tail, surplus
+        self._controlled: list[list[int]] = []  # the same, as the host last sent them
+        self._move = Move(room, self._width, False, False, False, 0, True, False)
 
     @property
     def keys(self) -> Tensor:
@@ -89,55 +150,101 @@ class Slots:
 
     @property
     def positions(self) -> Tensor:
-        return self._positions[:, :, : self._width]
+        return self._marks[1, :, :, : self._width]
 
     @property
     def ordinals(self) -> Tensor:
-        return self._ordinals[:, :, : self._width]
+        return self._marks[0, :, :, : self._width]
+
+    @property
+    def newest(self) -> Tensor:
+        return self._last[1, :, 0, 0]
+
+    @property
+    def channels(self) -> Mapping[str, Tensor]:
+        return dict(zip(self._names, self._channels[..., : self._width], strict=True))
 
     @property
     def nbytes(self) -> int:
-        return self._keys.nbytes + self._values.nbytes
+        return self._keys.nbytes + self._values.nbytes + self._channels.nbytes
 
-    def append(self, keys: Tensor, values: Tensor, positions: Tensor) -> None:
-        full = min(self.stored) == self._width
+    @property
+    def visible(self) -> Tensor | None:
+        return self.ordinals >= 0 if self._move.masked else None
+
+    def begin(self, plans: Sequence[Plan | None]) -> Move:
+        full = not self._whole and min(self.stored) == self._width
         if max(self.stored) == self._width:
             self._widen()
-        if full:  # no row has an empty slot but the new one
+        held = [n + 1 for n in self.stored]
+        surplus = [0 if plan is None else max(0, n - plan.slots) for plan, n in zip(plans, held, strict=True)]
+        heads = [plan.head if plan else 0 for plan in plans]
+        tails = [plan.tail if plan else 0 for plan in plans]
+        self._tail = [n + 1 for n in self._tail]
+        most, even, gaps = max(surplus), min(surplus) == max(surplus), False
+        if most:
+            gaps = any(
+                gone and (head > intact or tail > new)
+                for gone, head, intact, tail, new in zip(surplus, heads, self._head, tails, self._tail, strict=True)
+            )
+            self._send([heads, tails, surplus])
+            for row, gone in enumerate(surplus):
+                if gone:
+                    self._head[row] = min(self._head[row], heads[row])
+                    self._tail[row] = min(self._tail[row], tails[row])
+        self._move = Move(
+            room=self._keys.shape[2],
+            width=self._width,
+            full=full,
+            remembered=self._remembered,
+            masked=min(held) < self._width,
+            most=most,
+            even=even,
+            gaps=gaps,
+        )
+        self._remembered = most == 1 and even
+        self.stored = [n - gone for n, gone in zip(held, surplus, strict=True)]
+        return self._move
+
+    def append(self, keys: Tensor, values: Tensor) -> None:
+        self._last += 1
+        if self._move.full:
             new = slice(self._width - 1, self._width)
             self._keys[:, :, new], self._values[:, :, new] = keys, values
-            self._positions[:, :, new] = positions[:, None, None]
-            self._ordinals[:, :, new] = self._clock
-        else:
-            empty = self.ordinals.argmin(-1, keepdim=True) if self._freed is None else self._freed
-            at = empty[..., None].expand_as(keys)
-            self._keys.scatter_(2, at, keys)
-            self._values.scatter_(2, at, values)
-            self._positions.scatter_(2, empty, positions.int()[:, None, None].expand_as(empty))
-            self._ordinals.scatter_(2, empty, self._clock.expand_as(empty))
-        self._freed = None
-        self._clock += 1
-        self.stored = [n + 1 for n in self.stored]
-        self._seen = [n + 1 for n in self._seen]
-        self._tail = [n + 1 for n in self._tail]
+            self._marks[..., new] = self._last
+            return  # a slot that was never used has no channels to clear
+        empty = self._empty if self._move.remembered else self.ordinals.argmin(-1, keepdim=True)
+        at = empty[..., None].expand_as(keys)
+        self._keys.scatter_(2, at, keys)
+        self._values.scatter_(2, at, values)
+        self._marks.scatter_(3, empty.expand(2, -1, -1, -1), self._last.expand(-1, -1, empty.shape[1], -1))
+        if self._names:
+            self._channels.scatter_(3, empty.expand(len(self._names), -1, -1, -1), 0.0)
 
-    def evict(self, plans: Sequence[Plan | None], scores: Tensor | None) -> None:
-        surplus = [0 if plan is None else max(0, n - plan.slots) for plan, n in zip(plans, self.stored, strict=True)]
-        if not any(surplus):
+    def write(self, channels: Mapping[str, Tensor]) -> None:
+        for name, own in zip(self._names, self._channels, strict=True):
+            own[..., : self._width] = channels[name]
+
+    def evict(self, scores: Tensor | None) -> None:
+        move = self._move
+        if not move.most:
             return
-        made = [plan or Plan(head=0, best=n, tail=0) for plan, n in zip(plans, self.stored, strict=True)]
-        eligible = self._eligible(made)
         worth = self.ordinals.float() if scores is None else scores
-        worth = torch.where(eligible, worth, torch.inf)
-        if max(surplus) == 1:
-            self._free_one(worth, surplus)
+        worth = torch.where(self._eligible(), worth, torch.inf)
+        if move.most == 1:
+            lowest = worth == worth.amin(-1, keepdim=True)
+            gone = torch.where(lowest, self.ordinals, torch.iinfo(torch.int32).max).argmin(-1, keepdim=True)
+            self._empty.copy_(gone)
         else:
-            self._free_many(worth, surplus)
-        self.stored = [n - gone for n, gone in zip(self.stored, surplus, strict=True)]
-        for row, (plan, gone) in enumerate(zip(made, surplus, strict=True)):
-            if gone:
-                self._head[row] = min(self._head[row], plan.head)
-                self._tail[row] = min(self._tail[row], plan.tail)
+            by_age = self.ordinals.argsort(-1)
+            by_worth = worth.gather(-1, by_age).argsort(dim=-1, stable=True)
+            gone = by_age.gather(-1, by_worth[..., : move.most])
+        gone = gone.expand(2, -1, -1, -1)
+        if move.even:
+            self._marks.scatter_(3, gone, -1)
+        else:
+            goes = torch.arange(move.most, device=gone.device) < self._control[2]
+            self._marks.scatter_(3, gone, torch.where(goes, -1, self._marks.gather(3, gone)))
 
     def replace(self, rows: Sequence[int], other: Self) -> None:
         """Rows of this batch become those of `other`, which has as many heads; what was in them is dropped."""
@@ -146,26 +253,22 @@ class Slots:
         at = torch.tensor(rows, device=self._keys.device)
         width = other._width
         self._keys[at, :, :width], self._values[at, :, :width] = other.keys, other.values
-        for marks, new in ((self._positions, other.positions), (self._ordinals, other.ordinals)):
-            marks[at] = -1
-            marks[at, :, :width] = new
-        self._clock[at] = other._clock
+        self._marks[:, at] = -1
+        self._marks[:, at, :, :width] = other._marks[..., :width]
+        self._last[:, at] = other._last
+        self._channels[:, at, :, :width] = other._channels[..., :width]
         for source, row in enumerate(rows):
-            self.stored[row], self._seen[row] = other.stored[source], other._seen[source]
+            self.stored[row] = other.stored[source]
             self._head[row], self._tail[row] = other._head[source], other._tail[source]
-        self._freed = None
-        self._counts.clear()
+        self._remembered = False
 
-    def _eligible(self, plans: Sequence[Plan]) -> Tensor:
+    def _eligible(self) -> Tensor:
         """-> [B, H, S] bool: neither empty nor in a row's head or tail."""
-        first = self._per_row([plan.head for plan in plans])
-        tail = self._per_row([plan.tail for plan in plans])
-        intact = zip(plans, self._head, self._tail, strict=True)
-        if all(plan.head <= head and plan.tail <= tail for plan, head, tail in intact):
-            order, seen = self.ordinals, self._clock
-        else:  # a plan looks behind earlier evictions: count the tokens that are left
-            order, seen = self._ranks(), (self.ordinals >= 0).sum(-1, keepdim=True)
-        return (order >= first) & (order < seen - tail)
+        head, tail = self._control[0], self._control[1]
+        if self._move.gaps:  # count the tokens that are left
+            order = self._ranks()
+            return (order >= head) & (order < (self.ordinals >= 0).sum(-1, keepdim=True) - tail)
+        return (self.ordinals >= head) & (self.ordinals <= self._last[0] - tail)
 
     def _ranks(self) -> Tensor:
         """-> [B, H, S]: each stored token's place in its row's and head's order of age, -1 = empty."""
@@ -176,48 +279,24 @@ class Slots:
         empty = (self.ordinals < 0).sum(-1, keepdim=True)
         return torch.where(self.ordinals >= 0, ranks - empty, -1)
 
-    def _free_one(self, worth: Tensor, surplus: list[int]) -> None:
-        lowest = worth == worth.amin(-1, keepdim=True)
-        oldest = torch.where(lowest, self.ordinals, torch.iinfo(torch.int32).max).argmin(-1, keepdim=True)
-        self._free(oldest, 1, surplus)
-        self._freed = oldest if min(surplus) == 1 else None
-
-    def _free_many(self, worth: Tensor, surplus: list[int]) -> None:
-        by_age = self.ordinals.argsort(-1)
-        by_worth = worth.gather(-1, by_age).argsort(dim=-1, stable=True)
-        freed = by_age.gather(-1, by_worth[..., : max(surplus)])
-        self._free(freed, max(surplus), surplus)
-        self._freed = None
-
-    def _free(self, slots: Tensor, most: int, surplus: list[int]) -> None:
-        """Empty the first surplus[b] of each row's `slots` [B, H, most]."""
-        if min(surplus) == most:
-            self._ordinals.scatter_(2, slots, -1)
-            self._positions.scatter_(2, slots, -1)
-            return
-        goes = torch.arange(most, device=slots.device) < self._per_row(surplus)
-        for marks in (self._ordinals, self._positions):
-            marks.scatter_(2, slots, torch.where(goes, -1, marks.gather(2, slots)))
-
-    def _per_row(self, counts: Sequence[int]) -> Tensor | int:
-        """Host counts, to broadcast over [B, H, S]; without a transfer where they have been asked for before."""
-        if len(set(counts)) == 1:
-            return counts[0]
-        key = tuple(counts)
-        if key not in self._counts:
-            if len(self._counts) == REMEMBERED:
-                self._counts.clear()
-            self._counts[key] = torch.tensor(counts, dtype=torch.int32, device=self._keys.device)[:, None, None]
-        return self._counts[key]
+    def _send(self, control: list[list[int]]) -> None:
+        """Have the device know this step's counts per row, where they are not those of the step before."""
+        if control != self._controlled:
+            self._control.copy_(torch.tensor(control, dtype=torch.int32)[..., None, None], non_blocking=True)
+            self._controlled = control
 
     def _widen(self) -> None:
         """One more slot for every row and head; where the room is used up, more is made."""
         self._width += 1
-        if self._width <= self._keys.shape[2]:
-            return
-        batch, heads, _, _ = self._keys.shape
-        more = (batch, heads, GROWTH)
-        self._keys = torch.cat([self._keys, self._keys.new_zeros(*more, self._keys.shape[-1])], 2)
-        self._values = torch.cat([self._values, self._values.new_zeros(*more, self._values.shape[-1])], 2)
-        self._positions = torch.cat([self._positions, self._positions.new_full(more, -1)], 2)
-        self._ordinals = torch.cat([self._ordinals, self._ordinals.new_full(more, -1)], 2)
+        room = self._keys.shape[2]
+        if self._width > room:
+            self._keys, self._values = (_longer(x, 2, 0.0) for x in (self._keys, self._values))
+            self._marks, self._channels = _longer(self._marks, 3, -1), _longer(self._channels, 3, 0.0)
+            if self._whole:
+                self._width = room + GROWTH
+
+
+def _longer(states: Tensor, dim: int, fill: float) -> Tensor:
+    shape = list(states.shape)
+    shape[dim] = GROWTH
+    return torch.cat([states, states.new_full(shape, fill)], dim)

@@ -1,63 +1,90 @@
 """The plain twin of `Slots`: concatenate, then gather. Slow and obvious: the tests' oracle, benchmarks' baseline."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scope.cache.slots import Kept
 from scope.plan import Plan
 
 
 class Concatenated:
     """Storage in order of age; each eviction copies everything that stays. Rows are filled up at the front."""
 
-    def __init__(self, keys: Tensor, values: Tensor, positions: Tensor, stored: list[int], room: int) -> None:
-        self.keys, self.values, self.positions, self.stored = keys, values, positions.int(), list(stored)
+    def __init__(self, kept: Kept, room: int, whole: bool = False) -> None:
+        self.keys, self.values, self.positions = kept.keys, kept.values, kept.positions.int()
+        self.newest, self.channels, self.stored = kept.newest.int(), dict(kept.channels), list(kept.stored)
+        self._plans: Sequence[Plan | None] = []
 
     @property
     def nbytes(self) -> int:
-        return self.keys.nbytes + self.values.nbytes
+        return self.keys.nbytes + self.values.nbytes + sum(x.nbytes for x in self.channels.values())
 
-    def append(self, keys: Tensor, values: Tensor, positions: Tensor) -> None:
+    @property
+    def visible(self) -> Tensor:
+        return self.positions >= 0
+
+    def begin(self, plans: Sequence[Plan | None]) -> None:
+        self._plans = plans
+        held = [n + 1 for n in self.stored]
+        self.stored = [min(n, plan.slots) if plan else n for plan, n in zip(plans, held, strict=True)]
+
+    def append(self, keys: Tensor, values: Tensor) -> None:
+        self.newest = self.newest + 1
         self.keys = torch.cat([self.keys, keys], 2)
         self.values = torch.cat([self.values, values], 2)
-        new = positions.int()[:, None, None].expand(*keys.shape[:3])
+        new = self.newest[:, None, None].expand(*keys.shape[:3])
         self.positions = torch.cat([self.positions, new], 2)
-        self.stored = [n + 1 for n in self.stored]
+        self.channels = {name: F.pad(x, (0, 1)) for name, x in self.channels.items()}
 
-    def evict(self, plans: Sequence[Plan | None], scores: Tensor | None) -> None:
-        self.stored = [min(n, plan.slots) if plan else n for plan, n in zip(plans, self.stored, strict=True)]
+    def write(self, channels: Mapping[str, Tensor]) -> None:
+        self.channels = {name: channels[name] for name in self.channels}
+
+    def evict(self, scores: Tensor | None) -> None:
+        if not any(self._plans):
+            return
         batch, heads, _ = self.positions.shape
         kept = torch.zeros(batch, heads, max(self.stored), dtype=torch.long)
         empty = torch.ones_like(kept, dtype=torch.bool)
         for b in range(batch):
             for h in range(heads):
                 order = [slot for slot, position in enumerate(self.positions[b, h].tolist()) if position >= 0]
-                plan = plans[b]
+                plan = self._plans[b]
                 stay = order if plan is None else choose(order, plan, None if scores is None else scores[b, h])
                 kept[b, h, : len(stay)] = torch.tensor(stay)
                 empty[b, h, : len(stay)] = False
-        kept, empty = kept.to(self.keys.device), empty.to(self.keys.device)
-        index = kept[..., None].expand(-1, -1, -1, self.keys.shape[-1])
+        self.keep(kept.to(self.keys.device), empty.to(self.keys.device))
+
+    def keep(self, slots: Tensor, empty: Tensor | None = None) -> None:
+        """Copy out these slots [B, H, n]; what is `empty` there holds no token."""
+        index = slots[..., None].expand(-1, -1, -1, self.keys.shape[-1])
         self.keys, self.values = self.keys.gather(2, index), self.values.gather(2, index)
-        self.positions = self.positions.gather(2, kept).masked_fill(empty, -1)
+        self.positions = self.positions.gather(2, slots)
+        if empty is not None:
+            self.positions = self.positions.masked_fill(empty, -1)
+        self.channels = {name: x.gather(2, slots) for name, x in self.channels.items()}
 
     def replace(self, rows: Sequence[int], other: Self) -> None:
         width = max(self.positions.shape[-1], other.positions.shape[-1])
         mine, theirs = self._padded(width), other._padded(width)
         for own, new in zip(mine, theirs, strict=True):
             own[list(rows)] = new
-        self.keys, self.values, self.positions = mine
+        self.keys, self.values, self.positions, *channels = mine
+        self.channels = dict(zip(self.channels, channels, strict=True))
+        self.newest = self.newest.clone()
+        self.newest[list(rows)] = other.newest
         for row, n in zip(rows, other.stored, strict=True):
             self.stored[row] = n
 
     def _padded(self, width: int) -> list[Tensor]:
-        """Copies of keys, values and positions with that many slots, the added ones empty."""
+        """Copies of keys, values, positions and channels with that many slots, the added ones empty."""
         more = width - self.positions.shape[-1]
         wider = [F.pad(x, (0, 0, 0, more)) for x in (self.keys, self.values)]
-        return [*wider, F.pad(self.positions, (0, more), value=-1)]
+        marks = [F.pad(x, (0, more)) for x in self.channels.values()]
+        return [*wider, F.pad(self.positions, (0, more), value=-1), *marks]
 
 
 def choose(order: list[int], plan: Plan, scores: Tensor | None) -> list[int]:

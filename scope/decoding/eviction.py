@@ -1,7 +1,8 @@
 """The one eviction rule of decoding: what is protected, how many slots the rest may hold, when, and by which score."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -12,7 +13,17 @@ from scope.scores import Attention
 
 
 class DecodingStrategy(Protocol):
-    """Decides at every decode step, after the step's attention, what stays (one row of one layer at a time)."""
+    """Decides at every decode step, after the step's attention, what stays (one row of one layer at a time).
+
+    A strategy that remembers says what: `channels` are numbers by name that the cache keeps for each slot, 0 for a new
+    one; `queries` is how many of the last queries it wants to see.
+    """
+
+    @property
+    def channels(self) -> tuple[str, ...]: ...
+
+    @property
+    def queries(self) -> int: ...
 
     def most(self, view: View) -> int | None:
         """The most slots ever stored at once in a row with this prefill; None where they grow without bound."""
@@ -22,8 +33,12 @@ class DecodingStrategy(Protocol):
         """What to keep; None keeps everything."""
         ...
 
+    def observe(self, attention: Attention) -> Mapping[str, Tensor]:
+        """-> the channels [B, H, S] after this step; called with the prompt's attention, then in every step."""
+        ...
+
     def score(self, attention: Attention) -> Tensor:
-        """-> [B, H, S]; called only in steps where something has to go."""
+        """-> [B, H, S]; called only in steps where something has to go, after `observe`."""
         ...
 
 
@@ -45,6 +60,8 @@ class Eviction:
     protect: str = "prompt"
     boundary: str = "kept"
 
+    channels: ClassVar[tuple[str, ...]] = ()
+
     def __post_init__(self) -> None:
         check_count(self, "budget", low=1)
         check_count(self, "recent", low=1)
@@ -52,6 +69,11 @@ class Eviction:
         check_choice(self, "boundary", ("kept", "budget"))
         if self.recent > self.budget:
             raise CombinationError(self, "recent", self.recent, f"at most the decoding budget, {self.budget}")
+
+    @property
+    def queries(self) -> int:
+        """How many of the last queries `score` is shown."""
+        return 1
 
     @property
     def period(self) -> int:
@@ -93,6 +115,9 @@ class Eviction:
 
     def most(self, view: View) -> int | None:
         return max(view.kept, self.protected(view) + self.shared(view) + self.limit(view)) + self.period
+
+    def observe(self, attention: Attention) -> Mapping[str, Tensor]:
+        return {}
 
     def score(self, attention: Attention) -> Tensor:
         return scores.age(attention)

@@ -1,6 +1,8 @@
 """none: everything that is generated stays."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -13,11 +15,17 @@ from scope.scores import Attention
 class KeepAll:
     """No eviction while decoding."""
 
+    channels: ClassVar[tuple[str, ...]] = ()
+    queries: ClassVar[int] = 1
+
     def most(self, view: View) -> int | None:
         return None
 
     def plan(self, view: View) -> Plan | None:
         return None
+
+    def observe(self, attention: Attention) -> Mapping[str, Tensor]:
+        return {}
 
     def score(self, attention: Attention) -> Tensor:
         return scores.age(attention)

@@ -1,0 +1,33 @@
+"""The last queries of each row, for a decoding strategy that scores by more than the step's own."""
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Ring:
+    """The last W queries [B, Hq, W, D] and their positions [B, W], -1 where there are none yet; in no order."""
+
+    def __init__(self, queries: Tensor, positions: Tensor, size: int) -> None:
+        """Starts with the last of a prompt's: queries [B, Hq, P, D], positions [B, P], -1 = padding."""
+        missing = max(0, size - queries.shape[2])
+        self.queries = F.pad(queries[:, :, -size:], (0, 0, missing, 0)).clone()
+        self.positions = F.pad(positions[:, -size:], (missing, 0), value=-1).clone()
+        self._oldest = torch.zeros(1, dtype=torch.long, device=queries.device)
+
+    def add(self, query: Tensor, position: Tensor) -> None:
+        """query [B, Hq, 1, D] at position [B], instead of the oldest."""
+        self.queries.index_copy_(2, self._oldest, query)
+        self.positions.index_copy_(1, self._oldest, position[:, None].to(self.positions))
+        self._oldest.add_(1).remainder_(self.positions.shape[1])
+
+    def replace(self, rows: Sequence[int], other: Self) -> None:
+        size = self.positions.shape[1]
+        age = torch.arange(size, device=self.positions.device)
+        to, source = (self._oldest + age) % size, (other._oldest + age) % size
+        at = torch.tensor(rows, device=self.positions.device)
+        self.queries[at] = self.queries[at].index_copy(2, to, other.queries[:, :, source])
+        self.positions[at] = self.positions[at].index_copy(1, to, other.positions[:, source])
