@@ -2,8 +2,9 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from transformers.generation.logits_process import (
 from scope.cache import CompressedCache
 from scope.cache.slots import Slots, StorageFactory
 from scope.decoding import DecodingStrategy
+from scope.engine import Stepper
 from scope.errors import CombinationError, ScopeError, SettingError, check_count
 from scope.prefill import PrefillMethod
 from scope.scores import Attention
@@ -85,8 +87,9 @@ class Generated:
     tokens: tuple[int, ...]
     text: str
     finish: str  # eos | stop | length
-    prefill_seconds: float  # the whole batch's
-    decode_seconds: float  # from the end of the prefill to the end of this row
+    prefill_seconds: float  # of all prompts that went through it together
+    decode_seconds: float  # in the steps from its prefill to its end
+    batch_seconds: float  # in all steps so far of the batch that it was a row of
     prefill_kept: tuple[int, ...]  # slots left by the prefill
     slots_kept: tuple[int, ...]  # slots at the end
     cache_bytes: int  # of the most slots this row needed at once
@@ -109,20 +112,27 @@ class _Row:
     """What has been written so far of one generation, and whether it has ended."""
 
     def __init__(
-        self, prompt: Prompt, tokenizer: PreTrainedTokenizerBase, eos: frozenset[int], limit: int, lot: torch.Generator
+        self,
+        place: int,
+        prompt: Prompt,
+        tokenizer: PreTrainedTokenizerBase,
+        eos: frozenset[int],
+        limit: int,
+        lot: torch.Generator,
     ) -> None:
-        self.prompt, self.tokenizer, self.eos, self.limit, self.lot = prompt, tokenizer, eos, limit, lot
-        self.began = self.prefill_seconds = 0.0  # when its prefill had ended, and how long that took
+        self.place, self.prompt, self.tokenizer = place, prompt, tokenizer
+        self.eos, self.limit, self.lot = eos, limit, lot
+        self.began = self.ended = self.prefill_seconds = 0.0  # on the clock of decoding, but for the last
         self.tokens: list[int] = []
         self.text = ""
         self.finish = ""
-        self.seconds = 0.0
+        self.taken = False  # handed out
         self._look_back = 4 + max((len(s) for s in prompt.stop), default=0)
 
     def add(self, token: int, seconds: float) -> None:
         """Take one more token and decide whether it is the last."""
         self.tokens.append(token)
-        self.seconds = seconds
+        self.ended = seconds
         if token in self.eos:
             self.finish = "eos"
         elif self.prompt.stop and self._stopped():
@@ -145,7 +155,6 @@ class _Row:
         return text
 
 
-@torch.inference_mode()
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -161,14 +170,43 @@ def generate(
     watch: Callable[[Attention], None] | None = None,
     batch_size: int | None = None,
     prefill_chunk: int | None = None,
+    engine: str = "eager",
 ) -> list[Generated]:
-    """Answer prompts; each row's tokens are those it would get alone.
+    """Answer prompts, in their order; `batch_size` None: all at once. What else there is, `stream` says."""
+    size = len(prompts) if batch_size is None else batch_size
+    options = (sampling, progress, storage, granularity, observe, watch, prefill_chunk, engine)
+    made = dict(stream(model, tokenizer, prompts, prefill, decode, max_new_tokens, size, *options))
+    return [made[i] for i in range(len(prompts))]
+
+
+@torch.inference_mode()
+def stream(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Iterable[Prompt],
+    prefill: PrefillMethod,
+    decode: DecodingStrategy,
+    max_new_tokens: int,
+    batch_size: int,
+    sampling: Sampling | None = None,
+    progress: Callable[[int], None] | None = None,
+    storage: StorageFactory = Slots,
+    granularity: str = "kv_head",
+    observe: Callable[[CompressedCache], None] | None = None,
+    watch: Callable[[Attention], None] | None = None,
+    prefill_chunk: int | None = None,
+    engine: str = "eager",
+    ahead: bool | None = None,
+) -> Iterator[tuple[int, Generated]]:
+    """Answer prompts -> which of them it was and its generation, as they end; each gets the tokens it would get alone.
 
     A row ends at an end-of-sequence token, at one of its stop strings or after `max_new_tokens`. `batch_size` rows are
-    written at a time (None: all): one that ends makes room for the next prompt. Prompts longer than `prefill_chunk`
-    tokens are fed in pieces of that many. `progress` is called after each step with the number of rows that are still
-    writing, `observe` with the cache after the first prefill and after each step; `watch` is the caches'. Raises
-    ScopeError for a model whose attention scope cannot stand in for.
+    written at a time: one that ends makes room for the next prompt, which is not asked for before. Prompts longer than
+    `prefill_chunk` tokens are fed in pieces of that many. `progress` is called after each step with the number of rows
+    that are still writing, `observe` with the cache after the first prefill and after each step; `watch` is the caches'
+    and has steps run eagerly. `engine`: eager, graph or compile. `ahead`: a step is sent off before the tokens of the
+    one before it are looked at, so that a GPU need not wait (None: on a GPU, where tokens are chosen greedily); a row
+    then runs one step too far, which is dropped. Raises ScopeError for a model whose attention scope cannot stand in for.
     """
     sampling = sampling or Sampling()
     for name, value in (
@@ -178,56 +216,106 @@ def generate(
     ):
         if value is not None and value < 1:
             raise ScopeError(f"{name}={value}: must be at least 1")
-    eos = _eos(model)
+    kind = "eager" if watch else engine
+    eos, clock, waiting = _eos(model), _Clock(model.device), enumerate(prompts)
+    if ahead is None:
+        ahead = model.device.type == "cuda" and sampling.temperature == 0 and not sampling.min_new_tokens
 
-    def start(some: Sequence[Prompt]) -> tuple[CompressedCache, Tensor, Tensor, list[_Row]]:
-        """A cache with these prompts, their next tokens and the positions of their last [B, 1], and their rows."""
-        began = _now(model.device)
-        cache = CompressedCache(model.config, prefill, decode, max_new_tokens, storage, granularity, watch)
-        logits, position = _prefill(model, cache, some, tokenizer.pad_token_id or 0, prefill_chunk)
+    def start(some: Sequence[tuple[int, Prompt]]) -> tuple[CompressedCache, list[_Row], _Tokens, Tensor]:
+        """A cache with these prompts, their rows, their next tokens, and the positions of their last [B, 1]."""
+        clock.stop()
+        cache = CompressedCache(
+            model.config, prefill, decode, max_new_tokens, storage, granularity, watch, kind != "eager"
+        )
+        logits, positions = _prefill(model, cache, [p for _, p in some], tokenizer.pad_token_id or 0, prefill_chunk)
         cache.require_prompt()
-        prefilled = _now(model.device)
-        rows = [_Row(prompt, tokenizer, eos, max_new_tokens, sampling.generator(prompt.name)) for prompt in some]
+        rows = [_Row(at, p, tokenizer, eos, max_new_tokens, sampling.generator(p.name)) for at, p in some]
+        seconds = clock.go()
         for row in rows:
-            row.began, row.prefill_seconds = prefilled, prefilled - began
-        return cache, logits, position, rows
+            row.began, row.prefill_seconds = clock.now(), seconds
+        return cache, rows, _Tokens(_choose(logits, sampling, rows)), positions
 
-    size = len(prompts) if batch_size is None else min(batch_size, len(prompts))
-    cache, logits, position, rows = start(prompts[:size])
+    if not (first := list(islice(waiting, batch_size))):
+        return
+    cache, rows, chosen, positions = start(first)
+    stepper = Stepper(model, cache, positions, kind)
     if observe:
         observe(cache)
-    chosen = _write(rows, logits, sampling)
-    places = list(range(size))  # which of the prompts each row is
-    done: dict[int, Generated] = {}
-    following = size  # the next prompt that waits
+    if not ahead:
+        chosen.note(rows, clock.now())
     while True:
         if progress:
             progress(sum(not row.finish for row in rows))
-        while ended := [b for b, row in enumerate(rows) if row.finish and places[b] not in done]:
+        while ended := [b for b, row in enumerate(rows) if row.finish and not row.taken]:
             for b in ended:
-                done[places[b]] = _result(rows[b], b, cache)
-            fresh = prompts[following : following + len(ended)]
-            if not fresh:
+                rows[b].taken = True
+                yield rows[b].place, _result(rows[b], b, cache)
+            if not (fresh := list(islice(waiting, len(ended)))):
                 break
-            other, logits, first, started = start(fresh)
+            other, started, tokens, positions = start(fresh)
             refilled = ended[: len(fresh)]
             cache.replace(refilled, other)
-            at = torch.tensor(refilled, device=position.device)
-            position[at], chosen[at] = first, _write(started, logits, sampling)
+            at = torch.tensor(refilled, device=positions.device)
+            stepper.place(at, positions)
+            chosen = chosen.replaced(at, tokens)
+            if not ahead:
+                tokens.note(started, clock.now())
             for b, row in zip(refilled, started, strict=True):
-                rows[b], places[b], following = row, following, following + 1
+                rows[b] = row
             if progress:
                 progress(len(started))
-        if len(done) == len(prompts):
-            break
-        position = position + 1
-        logits = model(
-            input_ids=chosen[:, None], position_ids=position, past_key_values=cache, use_cache=True, logits_to_keep=1
-        ).logits[:, -1]
-        chosen = _write(rows, logits, sampling)
+        if all(row.finish for row in rows):
+            return
+        logits = stepper(chosen.tokens)
+        if ahead:
+            chosen.note(rows, clock.now())  # of the step before, while the device is busy with this one
+        chosen = _Tokens(_choose(logits, sampling, rows))
+        if not ahead:
+            chosen.note(rows, clock.now())
         if observe:
             observe(cache)
-    return [done[i] for i in range(len(prompts))]
+
+
+class _Clock:
+    """Seconds spent in decode steps: it stands still during prefills."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._before, self._since = device, 0.0, time.perf_counter()
+
+    def now(self) -> float:
+        return self._before + time.perf_counter() - self._since
+
+    def stop(self) -> None:
+        self._before, self._since = self.now(), _now(self._device)
+
+    def go(self) -> float:
+        """-> seconds for which it stood still."""
+        began, self._since = self._since, _now(self._device)
+        return self._since - began
+
+
+class _Tokens:
+    """The next token of each row [B], and its copy on the way to the host."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        self.tokens = tokens
+        self._copy, self._there = tokens, None
+        if tokens.is_cuda:
+            self._copy = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True).copy_(tokens, non_blocking=True)
+            self._there = torch.cuda.Event()
+            self._there.record()
+
+    def note(self, rows: Sequence[_Row], seconds: float) -> None:
+        """Add them to the rows that have not ended."""
+        if self._there is not None:
+            self._there.synchronize()
+        for row, token in zip(rows, self._copy.tolist(), strict=True):
+            if not row.finish:
+                row.add(token, seconds)
+
+    def replaced(self, rows: Tensor, other: "_Tokens") -> "_Tokens":
+        """With these rows become others."""
+        return _Tokens(self.tokens.index_copy(0, rows, other.tokens))
 
 
 def _prefill(
@@ -254,26 +342,16 @@ def _prefill(
     return logits, positions[:, -1:]
 
 
-def _write(rows: Sequence[_Row], logits: Tensor, sampling: Sampling) -> Tensor:
-    """Choose each row's next token from logits [B, V], and add it to those that have not ended -> tokens [B]."""
+def _choose(logits: Tensor, sampling: Sampling, rows: Sequence[_Row]) -> Tensor:
+    """Each row's next token, from logits [B, V] -> tokens [B]."""
     for b, row in enumerate(rows):
         if row.eos and len(row.tokens) < sampling.min_new_tokens:
             logits[b, sorted(row.eos)] = -torch.inf
-    chosen = _choose(logits, sampling, [row.lot for row in rows])
-    now = time.perf_counter()
-    for row, token in zip(rows, chosen.tolist(), strict=True):
-        if not row.finish:
-            row.add(token, now - row.began)
-    return chosen
-
-
-def _choose(logits: Tensor, sampling: Sampling, lots: Sequence[torch.Generator]) -> Tensor:
-    """logits [B, V] -> tokens [B]."""
     if sampling.temperature == 0:
         return logits.argmax(-1)
     none = torch.LongTensor(logits.shape[0], 0)  # the warpers look at the logits only
     chances = sampling.warpers()(none, logits.float().cpu()).softmax(-1)
-    drawn = [torch.multinomial(row, 1, generator=lot) for row, lot in zip(chances, lots, strict=True)]
+    drawn = [torch.multinomial(chance, 1, generator=row.lot) for chance, row in zip(chances, rows, strict=True)]
     return torch.cat(drawn).to(logits.device)
 
 
@@ -287,7 +365,8 @@ def _result(row: _Row, index: int, cache: CompressedCache) -> Generated:
         text=row.text,
         finish=row.finish,
         prefill_seconds=row.prefill_seconds,
-        decode_seconds=row.seconds,
+        decode_seconds=row.ended - row.began,
+        batch_seconds=row.ended,
         prefill_kept=tuple(cache.slots(index, 0)),
         slots_kept=tuple(cache.slots(index, steps)),
         cache_bytes=sum(n * size for n, size in zip(peak, slot_bytes, strict=True)),
@@ -304,6 +383,7 @@ def _eos(model: PreTrainedModel) -> frozenset[int]:
 
 
 def _now(device: torch.device) -> float:
+    """The time once the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

@@ -26,7 +26,7 @@ every_pair = pytest.mark.parametrize("pair", PAIRS)
 
 
 def timeless(rows: list[Generated]) -> list[Generated]:
-    return [replace(row, prefill_seconds=0.0, decode_seconds=0.0) for row in rows]
+    return [replace(row, prefill_seconds=0.0, decode_seconds=0.0, batch_seconds=0.0) for row in rows]
 
 
 @pytest.mark.parametrize("storage", [Slots, Concatenated])

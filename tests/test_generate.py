@@ -49,7 +49,7 @@ def answers(
 
 def timeless(rows: Sequence[Generated]) -> list[Generated]:
     """All but the seconds."""
-    return [replace(row, prefill_seconds=0.0, decode_seconds=0.0) for row in rows]
+    return [replace(row, prefill_seconds=0.0, decode_seconds=0.0, batch_seconds=0.0) for row in rows]
 
 
 def stock_writes(family: str, prompts: Sequence[Prompt], dtype: torch.dtype, **settings: Any) -> list[tuple[int, ...]]:

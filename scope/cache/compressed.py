@@ -67,10 +67,11 @@ class CompressedCache(Cache):
     def begin(self) -> Hashable:
         """Settle on the host what the coming step does, so that the step itself need not ask the host for anything.
 
-        -> equal for two steps that run the same operations: one of them may be recorded and replayed as the other. A
-        step that was not begun begins by itself.
+        -> equal for two steps that run the same operations, so that one may be recorded and replayed as the other; None
+        for a step that cannot be. A step that was not begun begins by itself.
         """
-        return tuple(layer.begin() for layer in self._layers)
+        moves = tuple([layer.begin() for layer in self._layers])
+        return None if None in moves else moves
 
     def replace(self, rows: Sequence[int], other: "CompressedCache") -> None:
         """Rows of this batch become those of `other`, made with the same policies, whose prompts have been through."""

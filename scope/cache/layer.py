@@ -155,7 +155,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
     # what an engine calls, and a step that no engine has begun
 
     def begin(self) -> Hashable:
-        """Settle on the host what the coming step does. -> equal for two steps that run the same operations."""
+        """Settle on the host what the coming step does. -> see CompressedCache.begin."""
         storage = self.storage
         assert storage is not None
         if self.index == 0:
@@ -167,7 +167,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         for account, had, left in zip(self.accounts, held, storage.stored, strict=True):
             account.step(had - left)
         self._begun = True
-        return self._scored, move
+        return None if move is None else (self._scored, move)
 
     # what the attention function calls
 

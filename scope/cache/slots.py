@@ -51,7 +51,7 @@ class Storage(Protocol):
     def begin(self, plans: Sequence[Plan | None]) -> Hashable:
         """A step begins: each row gets a token and then keeps what its plan says. `stored` is what that leaves.
 
-        -> equal for two steps that run the same operations.
+        -> equal for two steps that run the same operations; None: no two do.
         """
         ...
 

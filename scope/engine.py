@@ -1,0 +1,163 @@
+"""How decode steps are run: as the model's Python goes, or recorded once for each kind of step and then replayed.
+
+A step of a compressed cache never looks at the host once it has begun (scope.cache.slots), so what is recorded of one
+holds for every other that `CompressedCache.begin` calls equal: new tokens, positions and counts are read from where they
+lie on the device. A kind of step is recorded when it has come often enough to be worth it.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+from transformers import PreTrainedModel
+
+from scope.cache import CompressedCache
+from scope.errors import ScopeError, SettingError, check_choice, check_count
+
+KINDS = ("auto", "eager", "graph", "compile")
+AUTO = "auto"
+OFTEN = 3  # steps of a kind that run as they come before it is recorded; also what warms a device up for it
+
+Step = Callable[[], Tensor]  # -> logits [B, V]
+Recorder = Callable[[Step], tuple[Tensor, Step]]  # runs a step -> its logits, and what repeats it
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How generations are computed: changes the speed and the memory, not the answers.
+
+    kind: `eager`; `graph`, recorded operators (on a GPU a CUDA graph, which costs the host one call a step); `compile`,
+    the same compiled by torch (minutes at first); `auto` is graph on a GPU and eager elsewhere. batch_size: rows written
+    at a time, of which one that ends makes room for the next prompt; `auto` is as many as fit in memory.
+    prefill_chunk: tokens of a prompt that are fed at a time; None is all. Raises SettingError for values that cannot be.
+    """
+
+    kind: str = AUTO
+    batch_size: int | str = 8
+    prefill_chunk: int | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        check_choice(self, "kind", KINDS)
+        if self.batch_size != AUTO:
+            if isinstance(self.batch_size, str):
+                raise SettingError(self, "batch_size", self.batch_size, "a whole number of at least 1, or auto")
+            check_count(self, "batch_size", low=1)
+        if self.prefill_chunk is not None:
+            check_count(self, "prefill_chunk", low=1)
+
+    def on(self, device: torch.device) -> str:
+        """The kind that is meant there: eager, graph or compile."""
+        if self.kind != AUTO:
+            return self.kind
+        return "graph" if device.type == "cuda" else "eager"
+
+
+class Stepper:
+    """Feeds one token after the other to a model and its cache."""
+
+    def __init__(self, model: PreTrainedModel, cache: CompressedCache, positions: Tensor, kind: str) -> None:
+        """positions [B, 1]: of each row's last token so far."""
+        self._model, self._cache = model, cache
+        self._record = _recorder(kind, model.device)
+        self._tokens = torch.zeros_like(positions)
+        self._positions = positions.clone()
+        self._come: Counter[Hashable] = Counter()
+        self._recorded: dict[Hashable, Step] = {}
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """tokens [B] -> logits [B, V], which the next call may overwrite."""
+        self._tokens.copy_(tokens[:, None])
+        kind = self._cache.begin()
+        if self._record is None or kind is None:
+            return self._forward()
+        if kind in self._recorded:
+            return self._recorded[kind]()
+        self._come[kind] += 1
+        if self._come[kind] <= OFTEN:
+            return self._forward()
+        logits, self._recorded[kind] = self._record(self._forward)
+        return logits
+
+    def place(self, rows: Tensor, positions: Tensor) -> None:
+        """These rows of the batch have become others, whose last tokens are at positions [n, 1]."""
+        self._positions[rows] = positions
+
+    def _forward(self) -> Tensor:
+        self._positions.add_(1)
+        logits: Tensor = self._model(
+            input_ids=self._tokens,
+            position_ids=self._positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits
+        return logits[:, -1]
+
+
+def _recorder(kind: str, device: torch.device) -> Recorder | None:
+    if kind == "eager":
+        return None
+    if kind == "compile":
+        return _compiled
+    return _CudaGraphs() if device.type == "cuda" else _traced
+
+
+def _traced(step: Step) -> tuple[Tensor, Step]:
+    """The operators that a step ran, without the Python that chose them."""
+    made: list[Tensor] = []
+
+    def run() -> Tensor:
+        made.append(step())
+        return made[0]
+
+    recorded: Step = make_fx(run)()
+    return made[0].clone(), recorded
+
+
+def _compiled(step: Step) -> tuple[Tensor, Step]:
+    logits, recorded = _traced(step)
+    return logits, torch.compile(recorded, fullgraph=True, dynamic=False)
+
+
+class _CudaGraphs:
+    """CUDA graphs that share their memory, since only one runs at a time."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, step: Step) -> tuple[Tensor, Step]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):  # nothing runs yet
+            logits = step()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return logits
+
+        return replay(), replay
+
+
+def rows_that_fit(row_bytes: int, prefill_bytes: int, device: torch.device, share: float = 0.8) -> int:
+    """How many rows of a batch fit in `share` of the memory that is free, each of so many bytes in cache and prefill.
+
+    Raises ScopeError where not even one does.
+    """
+    free = free_memory(device)
+    rows = int(share * free) // (row_bytes + prefill_bytes)
+    if rows < 1:
+        need = (row_bytes + prefill_bytes) / 2**30
+        raise ScopeError(f"engine.batch_size=auto: one row takes {need:.2f} GiB, {free / 2**30:.2f} GiB are free")
+    return rows
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be had on a GPU, or of the machine's memory."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    import psutil
+
+    return int(psutil.virtual_memory().available)

@@ -1,0 +1,127 @@
+"""Ways to run a decode step. Oracle: the step as the model's Python goes, one prompt at a time."""
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import WORDS, random_prompts, strategies, tiny
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from scope import prefill
+from scope.cache import CompressedCache
+from scope.decoding import DecodingStrategy
+from scope.engine import OFTEN, Engine, Stepper, rows_that_fit
+from scope.errors import ScopeError, SettingError
+from scope.generate import Generated, generate, pad_left, stream
+
+TOKENS, LENGTHS = 40, (30, 9, 21)
+DECODING = strategies(10, 4, TOKENS)
+
+
+def texts(rows: list[Generated]) -> list[Any]:
+    """All that a row has but its timings."""
+    return [(row.tokens, row.text, row.finish, row.prefill_kept, row.slots_kept, row.trace) for row in rows]
+
+
+def write(strategy: DecodingStrategy, **options: Any) -> list[Any]:
+    return texts(generate(tiny(), WORDS, random_prompts(*LENGTHS), prefill.H2O(16, 4), strategy, TOKENS, **options))
+
+
+@pytest.mark.parametrize("strategy", DECODING)
+def test_a_replayed_step_is_the_step(strategy: str) -> None:
+    alone = [
+        texts(generate(tiny(), WORDS, [prompt], prefill.H2O(16, 4), DECODING[strategy], TOKENS))[0]
+        for prompt in random_prompts(*LENGTHS)
+    ]
+    assert write(DECODING[strategy], engine="graph") == alone
+    assert write(DECODING[strategy], engine="graph", batch_size=2) == alone  # a row is refilled
+
+
+@pytest.mark.slow
+def test_a_compiled_step_is_the_step() -> None:
+    assert write(DECODING["slide"], engine="compile") == write(DECODING["slide"])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_sending_steps_off_ahead_changes_nothing(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = random_prompts(30, 9, 21, 40, 12)
+    policies = (prefill.H2O(16, 4), DECODING["slide"], TOKENS)
+    free = generate(tiny(), WORDS, prompts, *policies)
+    monkeypatch.setattr(tiny().generation_config, "eos_token_id", sorted({row.tokens[7] for row in free[::2]}))
+    alone = [texts(generate(tiny(), WORDS, [prompt], *policies))[0] for prompt in prompts]
+    assert len({len(tokens) for tokens, *_ in alone}) > 1
+    for ahead in (False, True):
+        made = dict(stream(tiny(), WORDS, prompts, *policies, size, ahead=ahead))
+        assert texts([made[i] for i in range(len(prompts))]) == alone
+
+
+class Watch(TorchDispatchMode):
+    """Counts what asks the device for a value, and remembers the operations."""
+
+    ASKS = ("aten._local_scalar_dense", "aten.nonzero", "aten.item", "aten.is_nonzero", "aten.equal")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+    @property
+    def asked(self) -> list[str]:
+        return [name for name in self.names if name.startswith(self.ASKS)]
+
+
+@pytest.mark.parametrize("strategy", DECODING)
+def test_a_step_never_asks_the_device_and_writes_where_it_wrote_before(strategy: str) -> None:
+    model = tiny()
+    cache = CompressedCache(model.config, prefill.H2O(16, 4), DECODING[strategy], TOKENS, whole=True)
+    ids, mask, positions = pad_left(random_prompts(*LENGTHS), 0, model.device)
+    operations: dict[Any, list[str]] = {}
+    with torch.inference_mode():
+        model(ids, attention_mask=mask.long(), position_ids=positions, past_key_values=cache, logits_to_keep=1)
+        where = [x.data_ptr() for i in range(2) for x in (cache._storage(i).keys, cache._storage(i).positions)]
+        positions = positions[:, -1:].clone()
+        token = torch.full_like(positions, 3)
+        for _ in range(TOKENS - 1):
+            kind = cache.begin()
+            positions += 1
+            with Watch() as watch:
+                model(token, position_ids=positions, past_key_values=cache, use_cache=True)
+            assert not watch.asked
+            assert operations.setdefault(kind, watch.names) == watch.names
+    assert len(operations) < TOKENS / 2
+    assert where == [x.data_ptr() for i in range(2) for x in (cache._storage(i).keys, cache._storage(i).positions)]
+
+
+def test_the_watch_sees_a_question() -> None:
+    with Watch() as watch:
+        bool(torch.ones(1).sum() > 0)
+    assert watch.asked
+
+
+def test_steps_are_recorded_once_they_have_come_often() -> None:
+    model = tiny()
+    cache = CompressedCache(model.config, prefill.H2O(16, 4), DECODING["slide"], TOKENS, whole=True)
+    (prompt,) = random_prompts(30)
+    calls: list[int] = []
+    with torch.inference_mode():
+        model(torch.tensor([prompt.tokens]), past_key_values=cache, logits_to_keep=1)
+        hook = model.register_forward_hook(lambda *_: calls.append(1))
+        step = Stepper(model, cache, torch.tensor([[29]]), "graph")
+        for t in range(30):
+            step(torch.tensor([t % 7]))
+        hook.remove()
+    kinds = 3  # while the region fills, the first eviction, and those that know the freed slot
+    assert len(calls) == 2 * (OFTEN + 1) + 1
+    assert len(step._recorded) == kinds - 1
+
+
+def test_what_cannot_be_is_refused() -> None:
+    for wrong in ({"kind": "fast"}, {"batch_size": 0}, {"batch_size": "many"}, {"prefill_chunk": 0}):
+        with pytest.raises(SettingError):
+            Engine(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(ScopeError, match="one row takes"):
+        rows_that_fit(2**60, 0, torch.device("cpu"))
+    assert rows_that_fit(2**20, 2**20, torch.device("cpu")) >= 1
