@@ -148,12 +148,12 @@ def cost(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
 def batches(samples: Sequence[Sample]) -> list[tuple[float, int, float, float]]:
     """Of each batch: mean tokens of a sequence, rows, tokens/s while decoding, mean bytes of a sequence's cache."""
     found = []
-    for rows in _grouped(samples, lambda s: (s.batch, s.prefill_seconds)).values():
-        seconds = max(s.decode_seconds for s in rows)
+    for rows in _grouped(samples, lambda s: s.batch).values():
+        seconds = max(s.batch_seconds for s in rows)
         if seconds > 0:
             length = float(np.mean([s.prompt_tokens + s.generated_tokens for s in rows]))
             speed = sum(s.generated_tokens for s in rows) / seconds
-            found.append((length, len(rows), speed, float(np.mean([s.cache_bytes for s in rows]))))
+            found.append((length, rows[0].batch_rows, speed, float(np.mean([s.cache_bytes for s in rows]))))
     return found
 
 

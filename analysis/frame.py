@@ -262,11 +262,10 @@ def _cache_share(run: Run, baseline: Run | None) -> float:
 
 
 def _decoding_seconds(samples: Sequence[Sample]) -> float:
-    """The time of all batches one after the other; a batch lasts as long as its longest row."""
-    longest: dict[tuple[int, float], float] = {}
+    """The time of all batches one after the other; a batch lasts until its last row has ended."""
+    longest: dict[str, float] = {}
     for s in samples:
-        batch = s.batch, s.prefill_seconds  # a run that was continued counts its batches from 0 again
-        longest[batch] = max(longest.get(batch, 0.0), s.decode_seconds)
+        longest[s.batch] = max(longest.get(s.batch, 0.0), s.batch_seconds)
     return sum(longest.values())
 
 

@@ -29,7 +29,8 @@ class Sample:
     `duplicates` the answers beyond the first to a question. None: recorded by code that knew only one scorer.
     `measures` are scores of the whole text, each in 0..1 (ROUGE).
     `trace` is a fingerprint of the slots held over time, empty where none was recorded.
-    `prefill_seconds` belongs to the whole batch, `decode_seconds` runs from the end of prefill to the end of this row.
+    `prefill_seconds` is of all prompts that went through it together, `decode_seconds` of this answer's own steps,
+    `batch_seconds` of all steps of its batch until it ended; `batch`: when that began, `batch_rows`: how wide it was.
     """
 
     name: str
@@ -43,7 +44,9 @@ class Sample:
     missing: int
     duplicates: int | None
     measures: Mapping[str, float]
-    batch: int
+    batch: str
+    batch_rows: int
+    batch_seconds: float
     prefill_seconds: float
     decode_seconds: float
     cache_bytes: int
@@ -200,6 +203,8 @@ def _sample(folder: Path, record: Mapping[str, Any]) -> Sample:
             duplicates=sum(max(0, question["given"] - 1) for question in questions) if both else None,
             measures=record.get("measures", {}),
             batch=record["batch"],
+            batch_rows=record["batch_rows"],
+            batch_seconds=record["batch_seconds"],
             prefill_seconds=record["prefill_seconds"],
             decode_seconds=record["decode_seconds"],
             cache_bytes=record["cache_bytes"],

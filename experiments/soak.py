@@ -27,7 +27,7 @@ from scope.files import write_whole
 TIMINGS = {"batch_seconds", "prefill_seconds", "decode_seconds", "tokens_per_second"}
 MAY_DIFFER = TIMINGS | {"batch", "batch_rows"}  # where a line was lost, its sample is answered again alone
 SWEEP = ["-m", "method=snapkv,random", "decoding=slide,none", "task.questions=4", "task.max_new_tokens=100"]
-SWEEP += ["task.prompts=8", "batch_size=2", "budget.prefill=40", "budget.decode=32", "budget.recent=16"]
+SWEEP += ["task.prompts=8", "engine.batch_size=2", "budget.prefill=40", "budget.decode=32", "budget.recent=16"]
 SWEEP += ["sampling.temperature=0.7", "name=soak"]
 RUNS, PROMPTS = 4, 8
 

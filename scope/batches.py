@@ -1,7 +1,7 @@
-"""Which samples are answered together, and what becomes of a batch that does not fit or holds a sample that fails."""
+"""Which samples are answered together, and what becomes of those that do not fit in memory, or that fail."""
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -14,55 +14,49 @@ Lines = list[dict[str, Any]]
 OK, FAILED, OUT_OF_MEMORY = "ok", "failed", "out of memory"  # a record's status
 
 
-def batches(items: Sequence[T], size: int, part: tuple[int, int] = (1, 1)) -> Iterator[Sequence[T]]:
-    """`items` in batches of `size`, or the i-th of n equal shares of these batches for part (i, n).
-
-    A batch holds the same samples whatever was answered before and however a run is shared out.
-    """
+def share(items: Sequence[T], part: tuple[int, int]) -> list[T]:
+    """The i-th of n equal shares, for part (i, n)."""
     i, n = part
-    for start in range((i - 1) * size, len(items), n * size):
-        yield items[start : start + size]
+    return list(items[i - 1 :: n])
 
 
-class Attempts:
-    """Answers batches, smaller ones from the first that did not fit in memory, and alone those of one that failed."""
+def attempts(
+    items: Sequence[T],
+    rows: int,
+    answer: Callable[[Sequence[T], int], Iterable[tuple[T, Lines]]],
+    give_up: Callable[[T, str, str], Lines],
+) -> Iterator[tuple[T, Lines]]:
+    """Each item and its records. `answer` is given items, in whose order it begins them, and how many rows to use.
 
-    def __init__(self) -> None:
-        self._rows: int | None = None  # the most that fit, once that is known
-
-    def make(
-        self, batch: Sequence[T], answer: Callable[[Sequence[T]], Lines], give_up: Callable[[T, str, str], Lines]
-    ) -> Iterator[Lines]:
-        """-> the records of parts of `batch`. `give_up` makes those of one that failed, from its status and a reason.
-
-        Raises ScopeError as `answer` does, for what is not the fault of a sample, and where the device is lost.
-        """
-        waiting = [batch]
-        while waiting:
-            some = waiting.pop(0)
-            if self._rows and len(some) > self._rows:
-                waiting[:0] = [some[at : at + self._rows] for at in range(0, len(some), self._rows)]
-                continue
-            try:
-                lines = answer(some)
-            except Exception as error:
-                status, reason = _judge(error)
-            else:
-                yield lines
-                continue
-            if status == OUT_OF_MEMORY:
-                _free()  # only here, where the error and the tensors that its traceback holds are gone
-            if len(some) == 1:
-                yield give_up(some[0], status, reason)
-            elif status == OUT_OF_MEMORY:
-                self._rows = len(some) // 2
-                waiting.insert(0, some)
-            else:
-                waiting[:0] = [[one] for one in some]
+    Where that is out of memory, what is left is tried with half the rows; where it fails otherwise, those that may have
+    been under way are tried alone. `give_up` makes the records of an item that failed alone, from its status and a
+    reason. Ends early where `answer` does. Raises ScopeError as `answer` does, for what is not the fault of a sample,
+    and where the device is lost.
+    """
+    left = list(items)
+    while left:
+        try:
+            for item, lines in answer(left, rows):
+                left = [other for other in left if other is not item]
+                yield item, lines
+        except Exception as error:
+            status, reason = _judge(error)
+        else:
+            return
+        if status == OUT_OF_MEMORY:
+            _free()  # only here, where the error and the tensors that its traceback holds are gone
+        if rows == 1:
+            yield left[0], give_up(left[0], status, reason)
+            left = left[1:]
+        elif status == OUT_OF_MEMORY:
+            rows //= 2
+        else:
+            suspects, left = left[:rows], left[rows:]
+            yield from attempts(suspects, 1, answer, give_up)
 
 
 def _judge(error: Exception) -> tuple[str, str]:
-    """-> status and reason. Raises what no other batch would survive either."""
+    """-> status and reason. Raises what no other sample would survive either."""
     if isinstance(error, ScopeError | OSError):
         raise error
     reason = redact(" ".join(f"{type(error).__name__}: {error}".split()))[:500]

@@ -14,8 +14,9 @@ from scope.run import Experiment
 from scope.tracking import Tracker
 
 NAME = re.compile(r"\w[\w.-]{0,99}")
-GROUPS = ("model", "method", "decoding", "budget", "task", "fidelity", "tracking", "trace")
-KEYS = {*GROUPS, "sampling", "name", "output", "seed", "attention", "batch_size", "limit", "plan", "steps_per_second"}
+GROUPS = ("model", "method", "decoding", "budget", "task", "fidelity", "engine", "tracking", "trace")
+UNLABELLED = ("engine", "tracking", "trace")  # what changes no answer is no name of a run
+KEYS = {*GROUPS, "sampling", "name", "output", "seed", "attention", "limit", "plan", "steps_per_second"}
 KEYS |= {"records", "rerun", "shard"}
 
 
@@ -51,18 +52,16 @@ def build(cfg: Any, choices: Mapping[str, str]) -> Job:
         raise ConfigError(f"{min(unknown)}: no such key; the keys are {', '.join(sorted(KEYS))}")
     if not NAME.fullmatch(str(cfg.name)):
         raise ConfigError(f"name={cfg.name}: must be a plain folder name of letters, digits and ._-")
-    labels = {group: choices[group] for group in GROUPS if choices.get(group) and group not in ("tracking", "trace")}
+    labels = {group: choices[group] for group in GROUPS if choices.get(group) and group not in UNLABELLED}
     trace = _make(cfg, "trace") if cfg.get("trace") else None
-    parts = {
-        name: _make(cfg, name) for name in ("model", "method", "decoding", "task", "sampling", "tracking", "records")
-    }
+    made = ("model", "method", "decoding", "task", "sampling", "engine", "tracking", "records")
+    parts = {name: _make(cfg, name) for name in made}
     tracker, keeping = parts.pop("tracking"), parts.pop("records")
     try:
         experiment = Experiment(
             **parts,
             labels=labels,
             trace=trace,
-            batch_size=cfg.batch_size,
             limit=cfg.limit,
             granularity=cfg.fidelity.granularity,
             config={str(k): v for k, v in config.items()},

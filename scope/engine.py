@@ -1,13 +1,13 @@
 """How decode steps are run: as the model's Python goes, or recorded once for each kind of step and then replayed.
 
 A step of a compressed cache never looks at the host once it has begun (scope.cache.slots), so what is recorded of one
-holds for every other that `CompressedCache.begin` calls equal: new tokens, positions and counts are read from where they
-lie on the device. A kind of step is recorded when it has come often enough to be worth it.
+holds for every other that `CompressedCache.begin` calls equal: new tokens, positions and counts are read from where
+they lie on the device. A kind of step is recorded when it has come often enough to be worth it.
 """
 
 from collections import Counter
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -30,14 +30,14 @@ class Engine:
     """How generations are computed: changes the speed and the memory, not the answers.
 
     kind: `eager`; `graph`, recorded operators (on a GPU a CUDA graph, which costs the host one call a step); `compile`,
-    the same compiled by torch (minutes at first); `auto` is graph on a GPU and eager elsewhere. batch_size: rows written
-    at a time, of which one that ends makes room for the next prompt; `auto` is as many as fit in memory.
-    prefill_chunk: tokens of a prompt that are fed at a time; None is all. Raises SettingError for values that cannot be.
+    the same compiled by torch (minutes at first); `auto` is graph on a GPU and eager elsewhere. batch_size: rows
+    written at a time, of which one that ends makes room for the next prompt; `auto` is as many as fit in memory.
+    prefill_chunk: tokens of a prompt that are fed at a time; None is all. Raises SettingError for what cannot be.
     """
 
     kind: str = AUTO
     batch_size: int | str = 8
-    prefill_chunk: int | None = field(default=None)
+    prefill_chunk: int | None = None
 
     def __post_init__(self) -> None:
         check_choice(self, "kind", KINDS)

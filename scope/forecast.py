@@ -6,14 +6,14 @@ from math import ceil
 from statistics import median
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from scope import models
+from scope import models, sizes
+from scope.decoding import KeepAll
 from scope.errors import ConfigError, ScopeError
-from scope.plan import View
+from scope.prefill import Full
 from scope.prompts import encode
 from scope.records import describe
 from scope.run import Experiment
@@ -31,7 +31,7 @@ class Forecast:
     """One run; None where it is not to be known from here.
 
     prompt_tokens: of each prompt; the other figures are the most there can be. cache_bytes and full_cache_bytes are of
-    the sequence with the longest prompt. gpu_hours: of decoding, batch by batch, each to its T-th token.
+    the sequence with the longest prompt. gpu_hours: of decoding, each row to its T-th token, for a known batch size.
     """
 
     samples: int | None = None
@@ -56,7 +56,8 @@ class Forecaster:
         made = Forecast()
         if samples:
             most, count = run.task.max_new_tokens, len(samples) * run.sampling.samples
-            hours = ceil(count / run.batch_size) * most / self.steps_per_second / 3600
+            rows = run.engine.batch_size
+            hours = None if isinstance(rows, str) else ceil(count / rows) * most / self.steps_per_second / 3600
             made = Forecast(count, generated_tokens=count * most, gpu_hours=hours)
         if samples and shape:
             lengths = self._once(f"{run.task} {run.limit} {run.model}", lambda: _lengths(run, samples, *shape))
@@ -115,36 +116,11 @@ def _names(run: Experiment) -> dict[str, str]:
 
 
 def cache_bytes(run: Experiment, config: PretrainedConfig, prompt: int, evicting: bool = True) -> int:
-    """The most that a sequence's keys and values take at once, for a prompt of that many tokens, written to T tokens.
-
-    Counted from the end of the prefill on, as records count it.
-    """
-    steps = run.task.max_new_tokens - 1  # the last token is never fed back
-    layers = _layers(config)
-    asked = [View(layer, layers, prompt, stored=prompt) for layer in range(layers)]
-    plans = [run.method.plan(view) if evicting else None for view in asked]
-    kept = tuple(plan.slots if plan else prompt for plan in plans)
-    slots = 0
-    for view in asked:
-        left = replace(view, budget=run.method.slots(prompt), capacity=run.method.capacity(view), prefilled=kept)
-        most = run.decoding.most(left) if evicting else None
-        slots += left.kept + steps if most is None else min(most, left.kept + steps)
-    return slots * slot_bytes(run, config)
-
-
-def slot_bytes(experiment: Experiment, config: PretrainedConfig) -> int:
-    """Bytes of one token's keys and values in one layer, all heads that are stored."""
-    text = config.get_text_config(decoder=True)
-    queries = text.num_attention_heads
-    heads = (
-        queries if experiment.granularity == "query_head" else (getattr(text, "num_key_value_heads", None) or queries)
+    """The most that a sequence's cache takes, for a prompt of that many tokens; or without the run's eviction."""
+    method, decoding = (run.method, run.decoding) if evicting else (Full(), KeepAll())
+    return sizes.cache_bytes(
+        config, method, decoding, run.granularity, run.model.dtype, prompt, run.task.max_new_tokens
     )
-    dim = getattr(text, "head_dim", None) or text.hidden_size // queries
-    return int(2 * heads * dim * getattr(torch, experiment.model.dtype).itemsize)
-
-
-def _layers(config: PretrainedConfig) -> int:
-    return int(config.get_text_config(decoder=True).num_hidden_layers)
 
 
 def _cells(forecast: Forecast) -> list[str]:

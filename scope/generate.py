@@ -206,7 +206,7 @@ def stream(
     that are still writing, `observe` with the cache after the first prefill and after each step; `watch` is the caches'
     and has steps run eagerly. `engine`: eager, graph or compile. `ahead`: a step is sent off before the tokens of the
     one before it are looked at, so that a GPU need not wait (None: on a GPU, where tokens are chosen greedily); a row
-    then runs one step too far, which is dropped. Raises ScopeError for a model whose attention scope cannot stand in for.
+    then runs one step too far, which is dropped. Raises ScopeError for a model that does not run scope's attention.
     """
     sampling = sampling or Sampling()
     for name, value in (
@@ -302,7 +302,7 @@ class _Tokens:
         self._copy, self._there = tokens, None
         if tokens.is_cuda:
             self._copy = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True).copy_(tokens, non_blocking=True)
-            self._there = torch.cuda.Event()
+            self._there = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._there.record()
 
     def note(self, rows: Sequence[_Row], seconds: float) -> None:

@@ -46,8 +46,7 @@ def _merge_run(shards: Sequence[Path], out: Path | None) -> tuple[Path, int, int
             folder, (shards[0] / CONFIG).read_text(), manifest | {"samples": sum(of_part.values())}, RecordKeeping()
         )
     ) as kept:
-        new = [line for name, line in lines.items() if name not in kept.done]
-        kept.append(sorted(new, key=lambda line: line["batch"]))
+        kept.append([line for name, line in lines.items() if name not in kept.done])
         return folder, len(kept.done), int(numbers.pop()) - len(parts)
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 
 class Progress:
-    """A context in which `step` counts a decode step and `finish` a batch's records."""
+    """A context in which `step` counts a decode step and `finish` an answer's records."""
 
     def __init__(self, title: str, samples: int, most_tokens: int, console: Console) -> None:
         self._samples, self._most_tokens = samples, most_tokens
@@ -45,7 +45,7 @@ class Progress:
         self._bar.update(self._task, advance=rows, speed=f"{speed:6.0f} tokens/s")
 
     def finish(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """A batch has ended: samples left are expected to be as long as those seen."""
+        """Answers have ended: samples left are expected to be as long as those seen."""
         self._done += len(records)
         mean = self._tokens / self._done
         left = (self._samples - self._done) * mean

@@ -1,10 +1,10 @@
-"""The story of one run: for each batch of samples generate, score, record, track."""
+"""The story of one run: generate, and as answers end score, record and track them."""
 
 import re
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ import yaml
 from rich.console import Console
 from transformers import PretrainedConfig
 
-from scope import models, records
-from scope.batches import OK, Attempts, batches
+from scope import models, records, sizes
+from scope.batches import OK, Lines, attempts, share
 from scope.cache.compressed import GRANULARITIES
 from scope.decoding import DecodingStrategy
+from scope.engine import Engine, rows_that_fit
 from scope.errors import ScopeError, check_choice, check_count
-from scope.generate import Generated, Prompt, Sampling, generate
+from scope.generate import Generated, Prompt, Sampling, stream
 from scope.models import Loaded, ModelSource
 from scope.prefill import PrefillMethod
 from scope.progress import Progress
@@ -42,13 +43,12 @@ class Experiment:
     sampling: Sampling
     labels: Mapping[str, str]
     granularity: str = "kv_head"
-    batch_size: int = 8
+    engine: Engine = field(default_factory=Engine)
     limit: int | None = None  # the first so many prompts only
     trace: Trace | None = None  # what is looked at besides; changes no answer
     config: Mapping[str, Any] = field(default_factory=dict)  # as composed; recorded, not read
 
     def __post_init__(self) -> None:
-        check_count(self, "batch_size", low=1)
         if self.limit is not None:
             check_count(self, "limit", low=1)
         check_choice(self, "granularity", GRANULARITIES)
@@ -114,12 +114,12 @@ def run(
     """Run an experiment below `output` (its last part names the sweep), or go on where it stopped. -> the run's folder.
 
     Raises ScopeError for what a user can mend, SamplesFailedError once the other samples are recorded, and Stopped
-    between two batches where a signal has asked for it.
+    once the answers under way are recorded where a signal has asked for it.
     """
     keeping = keeping or RecordKeeping()
     if there := finished(experiment, output, console, keeping):
         return there
-    asked = [list(batch) for batch in batches(experiment.requests(), experiment.batch_size, keeping.part)]
+    asked = share(experiment.requests(), keeping.part)
     identity = experiment.identity()
     name = experiment.folder_name(identity)
     folder = keeping.place(output / name)
@@ -130,7 +130,7 @@ def run(
         "seed": experiment.sampling.seed,
         "labels": dict(experiment.labels),
         "settings": experiment.settings(limits=False),
-        "samples": sum(map(len, asked)),
+        "samples": len(asked),
         **({"shard": keeping.shard} if keeping.shard else {}),
     }
     prompts: list[Encoded] = []
@@ -141,24 +141,22 @@ def run(
         experiment.trace.require(config.num_hidden_layers)
     failed = 0
     with closing(Records(folder, as_yaml(experiment.config), manifest, keeping)) as kept, Stopping() as stopping:
-        todo = [rest for batch in asked if (rest := [r for r in batch if r.name not in kept.done])]
+        todo = [request for request in asked if request.name not in kept.done]
         if todo:
             loaded = models.load(experiment.model)
             prompts = prompts or encode_all(experiment, loaded)
+            todo.sort(key=lambda request: -len(prompts[request.index].tokens))  # rows of like length share a prefill
+            rows = batch_rows(experiment, loaded, max(len(prompts[request.index].tokens) for request in todo))
             tracker.start(RunInfo(output.name, folder.name, identity, folder, redact(experiment.config)))
-            attempts = Attempts()
             try:
-                with Progress(
-                    experiment.title, sum(map(len, todo)), experiment.task.max_new_tokens, console
-                ) as progress:
-                    answer = partial(run_batch, experiment, loaded, prompts, progress)
-                    for batch in todo:
-                        for lines in attempts.make(batch, answer, give_up):
-                            kept.append(lines)
-                            progress.finish(lines)
-                            failed += sum(line["status"] != OK for line in lines)
-                            tracker.log(running(list(kept.done.values()), lines))
-                            stopping.check()
+                with Progress(experiment.title, len(todo), experiment.task.max_new_tokens, console) as progress:
+                    answer = partial(answers, experiment, loaded, prompts, progress, stopping)
+                    for _, lines in attempts(todo, min(rows, len(todo)), answer, give_up):
+                        kept.append(lines)
+                        progress.finish(lines)
+                        failed += sum(line["status"] != OK for line in lines)
+                        tracker.log(running(list(kept.done.values()), lines))
+                    stopping.check()
             finally:
                 tracker.finish(summary(list(kept.done.values())), [sample_row(line) for line in kept.done.values()])
     if experiment.trace:
@@ -193,8 +191,7 @@ def finished(experiment: Experiment, output: Path, console: Console, keeping: Re
     if keeping.on_mismatch == "rerun" and records.mismatch(manifest, records.surroundings()):
         return None
     lines = {line["sample"]: line for line in records.read(folder) if line["status"] == OK}
-    asked = batches(experiment.requests(), experiment.batch_size, keeping.part)
-    if any(request.name not in lines for batch in asked for request in batch):
+    if any(request.name not in lines for request in share(experiment.requests(), keeping.part)):
         return None
     announce(experiment, list(lines.values()), console, " (was finished already)")
     return folder
@@ -216,49 +213,70 @@ def encode_all(experiment: Experiment, loaded: Loaded) -> list[Encoded]:
     return made
 
 
-def run_batch(
+def batch_rows(experiment: Experiment, loaded: Loaded, longest: int) -> int:
+    """Rows to write at a time, for prompts of at most `longest` tokens. Raises ScopeError where none fits."""
+    engine = experiment.engine
+    if isinstance(engine.batch_size, int):
+        return engine.batch_size
+    config, dtype, most = loaded.model.config, experiment.model.dtype, experiment.task.max_new_tokens
+    policies = (experiment.method, experiment.decoding, experiment.granularity)
+    row = sizes.cache_bytes(config, *policies, dtype, longest, most)
+    prefill = sizes.prefill_bytes(config, dtype, min(longest, engine.prefill_chunk or longest), longest)
+    return rows_that_fit(row, prefill, loaded.model.device)
+
+
+def answers(
     experiment: Experiment,
     loaded: Loaded,
     encoded: Sequence[Encoded],
     progress: Progress,
-    batch: Sequence[Request],
-) -> list[dict[str, Any]]:
-    """One batch of requests -> its records. `encoded`: the prompts of all requests of the run."""
-    prompts = [Prompt(r.name, encoded[r.index].tokens, r.sample.stop) for r in batch]
-    began = time.perf_counter()
-    generated = generate(
+    stopping: Stopping,
+    requests: Sequence[Request],
+    rows: int,
+) -> Iterator[tuple[Request, Lines]]:
+    """Requests as they are answered, each with its record; `encoded`: the prompts of all requests of the run.
+
+    None is begun once the run has been asked to stop.
+    """
+    prompts = (
+        Prompt(request.name, encoded[request.index].tokens, request.sample.stop)
+        for request in requests
+        if not stopping.asked
+    )
+    drawn = experiment.sampling.temperature > 0
+    began = datetime.now(UTC).isoformat(timespec="milliseconds")
+    for place, made in stream(
         loaded.model,
         loaded.tokenizer,
         prompts,
         experiment.method,
         experiment.decoding,
         experiment.task.max_new_tokens,
+        rows,
         experiment.sampling,
         progress=progress.step,
         granularity=experiment.granularity,
-    )
-    seconds = time.perf_counter() - began
-    drawn = experiment.sampling.temperature > 0
-    return [
-        {
+        prefill_chunk=experiment.engine.prefill_chunk,
+        engine=experiment.engine.on(loaded.model.device),
+    ):
+        request = requests[place]
+        line = {
             "sample": request.name,
             "prompt": request.sample.name,
             "draw": request.draw,
             "seed": experiment.sampling.seed_of(request.name) if drawn else None,
             "prompt_cut_tokens": encoded[request.index].cut,
-            "batch": batch[0].index,
-            "batch_rows": len(batch),
-            "batch_seconds": round(seconds, 4),
+            "batch": began,
+            "batch_rows": min(rows, len(requests)),
+            "batch_seconds": round(made.batch_seconds, 4),
         }
-        | record(experiment.task, request.sample, len(prompt.tokens), made)
-        for request, prompt, made in zip(batch, prompts, generated, strict=True)
-    ]
+        yield request, [line | record(experiment.task, request.sample, len(encoded[request.index].tokens), made)]
 
 
-def give_up(request: Request, status: str, reason: str) -> list[dict[str, Any]]:
+def give_up(request: Request, status: str, reason: str) -> Lines:
     """The record of a generation that failed."""
     named = {"sample": request.name, "prompt": request.sample.name, "draw": request.draw}
-    return [named | {"status": status, "reason": reason, "batch": request.index, "batch_rows": 1}]
+    return [named | {"status": status, "reason": reason}]
 
 
 def trace_prompts(experiment: Experiment, trace: Trace, folder: Path) -> None:
@@ -329,9 +347,9 @@ def _measures(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def summary(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The few figures of a run that are worth a line; intervals are the tables' business."""
     answers = [answer for line in lines for answer in line["questions"]]
-    decode: dict[int, float] = {}
+    decode: dict[str, float] = {}  # of each batch, up to the end of its last row
     for line in lines:
-        decode[line["batch"]] = max(decode.get(line["batch"], 0.0), line["decode_seconds"])
+        decode[line["batch"]] = max(decode.get(line["batch"], 0.0), line["batch_seconds"])
     tokens = sum(line["generated_tokens"] for line in lines)
     return {
         "samples": len(lines),
@@ -345,10 +363,10 @@ def summary(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-def running(done: Sequence[Mapping[str, Any]], batch: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Metrics after a batch: the run's so far, and the batch's own speed."""
-    answered = [line for line in batch if line["status"] == OK]
-    return summary(done) | {"batch_tokens_per_second": summary(answered)["tokens_per_second"]}
+def running(done: Sequence[Mapping[str, Any]], last: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Metrics after an answer: the run's so far, and the answer's own speed."""
+    speeds = [line["tokens_per_second"] or 0.0 for line in last if line["status"] == OK]
+    return summary(done) | {"sample_tokens_per_second": sum(speeds) / max(1, len(speeds))}
 
 
 def sample_row(line: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Being asked to stop: the batch in progress is finished and recorded first."""
+"""Being asked to stop: the answers under way are finished and recorded first."""
 
 import signal
 import sys
@@ -10,7 +10,7 @@ HANDLED = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG
 
 
 class Stopped(KeyboardInterrupt):  # no error, and nothing that catches errors may swallow it
-    """A run ended between two batches because it was asked to; `signal` by what."""
+    """A run ended before all was answered because it was asked to; `signal` by what."""
 
     def __init__(self, asked: signal.Signals) -> None:
         super().__init__(asked)
@@ -37,6 +37,10 @@ class Stopping:
         for sign, handler in self._before.items():
             signal.signal(sign, handler)
 
+    @property
+    def asked(self) -> bool:
+        return self._asked is not None
+
     def check(self) -> None:
         """Raises Stopped where a signal has asked for it."""
         if self._asked is not None:
@@ -46,4 +50,4 @@ class Stopping:
         if self._asked is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._asked = signal.Signals(number)
-        print("\nfinishing this batch; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+        print("\nfinishing the answers under way; Ctrl-C again stops at once", file=sys.stderr, flush=True)

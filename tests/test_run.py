@@ -12,6 +12,7 @@ from rich.console import Console
 
 from scope import decoding, prefill, records
 from scope.decoding import KeepAll, Slide
+from scope.engine import Engine
 from scope.errors import ScopeError
 from scope.generate import Sampling
 from scope.models import ModelSource
@@ -47,7 +48,7 @@ def experiment(**changes: Any) -> Experiment:
         "task": Arithmetic(questions=4, max_new_tokens=100, prompts=3),
         "sampling": Sampling(),
         "labels": {"model": "embedded", "method": "snapkv", "decoding": "slide", "task": "arithmetic"},
-        "batch_size": 2,
+        "engine": Engine(batch_size=2),
     }
     return Experiment(**(settings | changes))
 
@@ -58,14 +59,17 @@ def go(what: Experiment, output: Path, tracker: Silent | None = None) -> tuple[P
 
 
 def but_for_timings(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines]
+    """In order of their samples: answers are recorded as they end."""
+    return sorted(
+        ({k: v for k, v in line.items() if k not in TIMINGS} for line in lines), key=lambda line: line["sample"]
+    )
 
 
 def test_a_record_says_what_happened(tmp_path: Path) -> None:
     tracker = Silent()
     what = experiment()
     folder, lines = go(what, tmp_path / "sweep", tracker)
-    assert tracker.told == ["start", "log 2", "log 3", "finish 3 3"]
+    assert tracker.told == ["start", "log 1", "log 2", "log 3", "finish 3 3"]
     assert [line["sample"] for line in lines] == [s.name for s in what.task.samples()]
     for line, sample in zip(lines, what.task.samples(), strict=True):
         assert line["prefill_kept"] == [40, 40, 40]
@@ -111,14 +115,14 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Pat
 
 
 def test_batch_size_changes_no_record(tmp_path: Path) -> None:
-    _, alone = go(experiment(batch_size=1), tmp_path / "one")
-    _, together = go(experiment(batch_size=3), tmp_path / "three")
+    _, alone = go(experiment(engine=Engine(batch_size=1)), tmp_path / "one")
+    _, together = go(experiment(engine=Engine(batch_size=3)), tmp_path / "three")
     assert but_for_timings(alone) == but_for_timings(together)
 
 
 def test_identity_is_what_changes_an_answer() -> None:
     base = experiment().identity()
-    assert experiment(batch_size=7).identity() == base
+    assert experiment(engine=Engine(batch_size=7)).identity() == base
     assert experiment(labels={}).identity() == base
     assert experiment(task=Arithmetic(questions=4, max_new_tokens=100, prompts=9)).identity() == base
     assert experiment(model=ModelSource(device="cpu")).identity() == base
@@ -141,8 +145,11 @@ def test_a_model_that_is_not_there_leaves_nothing_behind(tmp_path: Path) -> None
 
 def test_the_full_cache_solves_the_task_and_compression_costs(tmp_path: Path) -> None:
     task = Arithmetic(questions=24, prompts=3)
-    _, full = go(experiment(task=task, method=Full(), decoding=KeepAll(), batch_size=3), tmp_path)
-    _, small = go(experiment(task=task, method=SnapKV(0.5, 8), decoding=Slide(64, 32), batch_size=3), tmp_path)
+    _, full = go(experiment(task=task, method=Full(), decoding=KeepAll(), engine=Engine(batch_size=3)), tmp_path)
+    _, small = go(
+        experiment(task=task, method=SnapKV(0.5, 8), decoding=Slide(64, 32), engine=Engine(batch_size=3)),
+        tmp_path,
+    )
     assert summary(full)["accuracy"] >= 0.95
     assert summary(small)["accuracy"] < summary(full)["accuracy"] - 0.2
     assert summary(small)["cache_share"] < 0.5

@@ -41,10 +41,11 @@ def sample(index: int, correct: Sequence[bool] = (True, False), **changed: Any) 
         "finish": "eos",
         "generation": "text",
         "questions": [question(number, right) for number, right in enumerate(correct)],
-        "batch": index // 2,
+        "batch": f"2026-01-01T00:00:0{index // 2}",
         "batch_rows": 2,
         "prefill_seconds": 0.1 + index // 2,
         "decode_seconds": 2.0 + index,
+        "batch_seconds": 2.0 + index,
         "tokens_per_second": 100.0,
         "cache_bytes": 50_000 + index,
         "full_cache_bytes": 100_000 + index,
@@ -153,13 +154,14 @@ def test_the_figures_of_a_run(tmp_path: Path) -> None:
     assert row["notes"] == ""
 
 
-def test_a_continued_run_counts_its_batches_apart(tmp_path: Path) -> None:
-    """It starts again from batch 0; the prefill that a batch shares tells the two batches 0 from each other."""
-    first = sample(0, batch=0, prefill_seconds=0.5, decode_seconds=2.0)
-    second = sample(1, batch=0, prefill_seconds=0.6, decode_seconds=3.0)
-    write_run(tmp_path, "run", [first, second])
-    tokens = first["generated_tokens"] + second["generated_tokens"]
-    assert only_row(tmp_path)["tokens_per_second"] == pytest.approx(tokens / 5.0)
+def test_a_row_that_made_room_for_another_is_not_counted_again(tmp_path: Path) -> None:
+    """Two answers one after the other in a batch of one row, and one in a batch of its own."""
+    first = sample(0, batch="a", decode_seconds=2.0, batch_seconds=2.0)
+    second = sample(1, batch="a", decode_seconds=3.0, batch_seconds=5.0)
+    third = sample(2, batch="b", decode_seconds=1.0, batch_seconds=1.0)
+    write_run(tmp_path, "run", [first, second, third])
+    tokens = sum(line["generated_tokens"] for line in (first, second, third))
+    assert only_row(tmp_path)["tokens_per_second"] == pytest.approx(tokens / 6.0)
 
 
 def test_points_lost_are_paired_by_prompt(tmp_path: Path) -> None:

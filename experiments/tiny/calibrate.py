@@ -203,7 +203,7 @@ def main() -> None:
         "where to save: slots taken from one phase": squeezed(prompt, generation),
     }
     cells = [FULL, *(cell for section in sections.values() for cell in section)]
-    common = [f"task.prompts={args.prompts}", f"seed={args.seed}", f"batch_size={args.prompts}"]
+    common = [f"task.prompts={args.prompts}", f"seed={args.seed}", f"engine.batch_size={args.prompts}"]
     results = run_all(cells, args.output, common, args.workers)
     full = results[FULL]
     report = {

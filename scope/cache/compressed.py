@@ -27,7 +27,7 @@ class CompressedCache(Cache):
     slots per key/value head (`kv_head`: the query heads that share one average their votes), or per query head
     (`query_head`, the released code's layout: each key/value head is stored as often as it is shared).
     `watch` is shown the attention of each layer and step before anything is evicted; it must not keep its tensors.
-    `whole`: a step attends over all slots that there is room for, the empty ones masked, so that its shapes never change.
+    `whole`: a step attends over all slots that there is room for, the empty ones masked: its shapes never change.
     Raises ScopeError for what eviction cannot support: a second prompt, beam search, cropping.
     """
 

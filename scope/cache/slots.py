@@ -4,9 +4,9 @@ Keys are rotated already, so the order of slots does not matter to attention. A 
 the text and its ordinal: the how-manieth token of its row it was to be stored (-1 = empty). Age is read from there.
 Rows and heads fill and free slots on their own.
 
-A decode step has a half for the host and one for the device. `begin` is told what the step is to keep and settles on the
-host all that can be told from counts; `append` and `evict` then do it without looking at the host again. What they run
-depends on nothing but the `Move` that `begin` returns, so that steps of one move can be recorded once and replayed.
+A decode step has a half for the host and one for the device. `begin` is told what the step is to keep and settles on
+the host all that can be told from counts; `append` and `evict` then do it without looking at the host again. What they
+run depends on nothing but the `Move` that `begin` returns, so that steps of one move can be recorded and replayed.
 """
 
 import math
