@@ -26,8 +26,13 @@ class Attention:
     scaling: float
     layer: int
     sliding_window: int | None = None  # where the model itself looks back only so far
-    probabilities: Tensor | None = None  # [B, H, G, S]: a decode step's own, already there
+    probabilities: Tensor | None = None  # [B, H, G, S], or [B, H, 1, S] of a group's mean: a decode step's own
     channels: Mapping[str, Tensor] = field(default_factory=dict)  # [B, H, S] float32: what the strategy noted of a slot
+
+    @property
+    def decoding(self) -> bool:
+        """Whether this is a decode step, whose slots lie in any order, and not a prompt, with a query for each slot."""
+        return self.probabilities is not None or self.queries.shape[2] != self.keys.shape[2]
 
 
 def received(attention: Attention) -> Tensor:
@@ -49,21 +54,28 @@ def votes(attention: Attention, last: int | None = None, block: int = 256, causa
     grouped = attention.queries.reshape(batch, heads, group, queries, dim)
     total = attention.keys.new_zeros(batch, heads, slots, dtype=torch.float32)
     first = 0 if last is None else max(0, queries - last)
+    ahead = attention.decoding or causal_within is not None  # otherwise slots lie in the order of the queries
     for start in range(first, queries, block):
         stop = min(start + block, queries)
-        some = grouped[:, :, :, start:stop].reshape(batch, heads, group * (stop - start), dim)
-        logits = (some @ attention.keys.transpose(-1, -2)).view(batch, heads, group, stop - start, slots)
-        seen = _visible(attention, start, stop, causal_within)[:, :, None]
-        weights = (logits.float() * attention.scaling).masked_fill_(~seen, -torch.inf).softmax(-1)
+        count, looked_at = stop - start, slots if ahead else stop
+        some = grouped[:, :, :, start:stop].reshape(batch, heads, group * count, dim)
+        logits = (some @ attention.keys[:, :, :looked_at].transpose(-1, -2)).float()
+        hidden = ~_visible(attention, start, stop, causal_within, looked_at)[:, :, None]
+        weights = logits.view(batch, heads, group, count, looked_at).mul_(attention.scaling)
+        weights = weights.masked_fill_(hidden, -torch.inf).softmax(-1)
         asks = (attention.query_positions[:, start:stop] >= 0)[:, None, None, :, None]
-        total += weights.masked_fill_(~asks, 0.0).sum((2, 3))  # a padding query sees nothing: its row is not a number
+        weights.masked_fill_(~asks, 0.0)  # a padding query sees nothing: its row is not a number
+        total[..., :looked_at] += weights.sum((2, 3))
     return total / group
 
 
-def _visible(attention: Attention, start: int, stop: int, causal_within: int | None) -> Tensor:
-    """-> [B, H, Q, S] bool: what the queries start..stop may look at."""
+def _visible(
+    attention: Attention, start: int, stop: int, causal_within: int | None, slots: int | None = None
+) -> Tensor:
+    """-> [B, H or 1, Q, S] bool: what the queries start..stop may look at, of the first `slots` (None: all)."""
     asking = attention.query_positions[:, None, start:stop, None]
-    looked_at = attention.positions[:, :, None, :]
+    heads = None if attention.decoding else 1  # a prompt lies alike in all heads
+    looked_at = attention.positions[:, :heads, None, :slots]
     seen = looked_at <= asking
     if causal_within is not None:
         last = attention.query_positions[:, -1, None, None, None]
@@ -77,7 +89,8 @@ def probabilities(attention: Attention, first: int, last: int) -> Tensor:
     """-> [B, Hq, last - first, S] float32: what the prompt's queries first..last look at; a padding query: NaN."""
     group = attention.queries.shape[1] // attention.keys.shape[1]
     logits = attention.queries[:, :, first:last] @ attention.keys.repeat_interleave(group, 1).transpose(-1, -2)
-    seen = _visible(attention, first, last, None).repeat_interleave(group, 1)
+    seen = _visible(attention, first, last, None)
+    seen = seen if seen.shape[1] == 1 else seen.repeat_interleave(group, 1)
     return (logits.float() * attention.scaling).masked_fill(~seen, -torch.inf).softmax(-1)
 
 
