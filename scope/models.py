@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import torch
@@ -15,13 +16,15 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from scope.attention import BACKENDS, implementation
-from scope.errors import ScopeError, SettingError, check_choice, check_count, check_flag
+from scope.errors import CombinationError, ScopeError, SettingError, check_choice, check_count, check_flag
 from scope.prompts import LAYOUTS, OVERLONG
 
 EMBEDDED = Path(__file__).with_name("embedded")
@@ -96,6 +99,115 @@ class ModelSource:
                 digest.update(stream.read())
         return digest.hexdigest()[:16]
 
+    def config(self, local: bool) -> PretrainedConfig:
+        """Its configuration; `local`: from this disk only."""
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            self.location, revision=self.revision, local_files_only=local, trust_remote_code=self.trust_remote_code
+        )
+        return config
+
+    def weights(self, attention: str, local: bool) -> PreTrainedModel:
+        """The model on its device; `attention` is an implementation's name; `local`: from this disk only."""
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            self.location,
+            dtype=getattr(torch, self.dtype),
+            attn_implementation=attention,
+            device_map=self.device_map,
+            revision=self.revision,
+            local_files_only=local,
+            trust_remote_code=self.trust_remote_code,
+            use_safetensors=True if self.safetensors_only else None,
+        )
+        if self.device_map is None:
+            model.to(self.torch_device())  # type: ignore[arg-type]  # transformers wraps torch's own signature
+        return model
+
+
+# Shapes of Llamas that need no download. The small one fits two cores.
+PRESETS: dict[str, dict[str, Any]] = {
+    "small": {
+        "hidden_size": 512,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "vocab_size": 1024,
+        "max_position_embeddings": 65536,
+    },
+    "llama3_8b": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+        "max_position_embeddings": 131072,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomModel(ModelSource):
+    """A Llama of a given shape with random weights and the embedded model's tokenizer: for speed and memory, offline.
+
+    preset: a shape by name; the sizes that follow, by transformers' names, are taken instead of its own where they are
+    given; seed: of the weights, which are the same on every device of a kind. Raises SettingError for what cannot be.
+    """
+
+    path: str = "random"
+    preset: str = "small"
+    hidden_size: int | None = None
+    intermediate_size: int | None = None
+    num_hidden_layers: int | None = None
+    num_attention_heads: int | None = None
+    num_key_value_heads: int | None = None
+    vocab_size: int | None = None
+    max_position_embeddings: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "preset", tuple(PRESETS))
+        check_count(self, "seed")
+        for name in PRESETS["small"]:
+            if getattr(self, name) is not None:
+                check_count(self, name, low=1)
+        sizes = self.sizes
+        heads, groups = sizes["num_attention_heads"], sizes["num_key_value_heads"]
+        if heads % groups:
+            raise CombinationError(self, "num_key_value_heads", groups, f"a divisor of num_attention_heads={heads}")
+        if sizes["hidden_size"] % (2 * heads):
+            allowed = f"a multiple of 2 x num_attention_heads={heads}"
+            raise CombinationError(self, "hidden_size", sizes["hidden_size"], allowed)
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        given = {name: getattr(self, name) for name in PRESETS["small"] if getattr(self, name) is not None}
+        return PRESETS[self.preset] | given
+
+    @property
+    def location(self) -> str:
+        return str(EMBEDDED)  # of the tokenizer
+
+    def fingerprint(self) -> str:
+        drawn = f"{sorted(self.sizes.items(), key=str)} {self.seed}"
+        return hashlib.sha256(drawn.encode()).hexdigest()[:16]
+
+    def config(self, local: bool = True) -> LlamaConfig:
+        ends = AutoConfig.from_pretrained(EMBEDDED)
+        special = {name: getattr(ends, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        return LlamaConfig(**self.sizes, **special)
+
+    def weights(self, attention: str, local: bool = True) -> PreTrainedModel:
+        device = self.torch_device()
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
+            torch.manual_seed(self.seed)
+            model: PreTrainedModel = LlamaForCausalLM._from_config(  # type: ignore[no-untyped-call]
+                self.config(), dtype=getattr(torch, self.dtype), attn_implementation=attention
+            )
+        return model
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -115,18 +227,7 @@ def load(source: ModelSource) -> Loaded:
     local = _only_local(source)
     with _named(source):
         tokenizer = _tokenizer(source, local)
-        model = AutoModelForCausalLM.from_pretrained(
-            source.location,
-            dtype=getattr(torch, source.dtype),
-            attn_implementation=name,
-            device_map=source.device_map,
-            revision=source.revision,
-            local_files_only=local,
-            trust_remote_code=source.trust_remote_code,
-            use_safetensors=True if source.safetensors_only else None,
-        )
-    if source.device_map is None:
-        model.to(source.torch_device())  # type: ignore[arg-type]  # transformers wraps torch's own signature
+        model = source.weights(name, local)
     return Loaded(model.eval(), tokenizer)  # type: ignore[no-untyped-call]
 
 
@@ -135,13 +236,7 @@ def load_shape(source: ModelSource) -> tuple[PretrainedConfig, PreTrainedTokeniz
     """The model's configuration and tokenizer, without its weights. Raises ScopeError as `load` does."""
     local = _only_local(source)
     with _named(source):
-        config = AutoConfig.from_pretrained(
-            source.location,
-            revision=source.revision,
-            local_files_only=local,
-            trust_remote_code=source.trust_remote_code,
-        )
-        return config, _tokenizer(source, local)
+        return source.config(local), _tokenizer(source, local)
 
 
 def context(config: PretrainedConfig) -> int | None:

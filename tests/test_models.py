@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 from scope import models
 from scope.attention import implementation
 from scope.errors import ConfigError, ScopeError, SettingError
-from scope.models import EMBEDDED, ModelSource
+from scope.models import EMBEDDED, ModelSource, RandomModel, load
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
 HUB_ID = "someone/a-model-that-nobody-has"
@@ -311,3 +311,21 @@ def test_the_last_model_stays_loaded() -> None:
     first = models.load(ModelSource(device="cpu"))
     assert models.load(ModelSource(device="cpu")) is first
     assert models.load(ModelSource(device="cpu", dtype="bfloat16")) is not first
+
+
+def test_a_random_model_has_the_shape_that_was_asked_for_and_weights_of_its_seed() -> None:
+    source = RandomModel(num_hidden_layers=2, hidden_size=64, intermediate_size=96)
+    loaded, again = load(source), source.weights("scope_sdpa")
+    config = loaded.model.config
+    assert (config.num_hidden_layers, config.hidden_size, config.intermediate_size) == (2, 64, 96)
+    assert config.num_attention_heads == 8  # the preset's
+    assert torch.equal(loaded.model.lm_head.weight, again.lm_head.weight)
+    other = RandomModel(num_hidden_layers=2, hidden_size=64, intermediate_size=96, seed=1)
+    assert not torch.equal(loaded.model.lm_head.weight, other.weights("scope_sdpa").lm_head.weight)
+    assert len({source.fingerprint(), other.fingerprint(), RandomModel().fingerprint()}) == 3
+
+
+def test_a_random_model_refuses_what_cannot_be() -> None:
+    for wrong in ({"preset": "huge"}, {"hidden_size": 500}, {"num_key_value_heads": 3}, {"num_hidden_layers": 0}):
+        with pytest.raises(SettingError):
+            RandomModel(**wrong)  # type: ignore[arg-type]
