@@ -1,0 +1,176 @@
+"""The figures of a CPU: steps, flatness, bytes, batches, prefill."""
+
+import gc
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from experiments.benchmarks.layouts import Gathered
+from experiments.benchmarks.steps import ours, theirs
+from experiments.benchmarks.timing import PeakMemory, Target, in_turns, milliseconds
+from scope import decoding, prefill, sizes
+from scope.attention import implementation
+from scope.cache import CompressedCache
+from scope.generate import Prompt, generate
+from scope.models import ModelSource, RandomModel, load
+from scope.prompts import encode
+from scope.tasks import Arithmetic
+
+PROMPT, C, WINDOW, D, RECENT = 2048, 512, 8, 128, 64
+CPU = torch.device("cpu")
+Found = tuple[list[Target], dict[str, Any]]
+
+
+def decode_step(steps: int) -> Found:
+    """One step of h2o + slide against the full cache, the same size without eviction, and the released layout."""
+    model = RandomModel(device="cpu").weights(implementation("sdpa"))
+    stock = RandomModel(device="cpu").weights("sdpa")
+    h2o, slide, grown = prefill.H2O(C, WINDOW), decoding.Slide(D, RECENT), {"tokens": steps + 1}
+
+    def cache(decode: Any, **options: Any) -> CompressedCache:
+        return CompressedCache(model.config, h2o, decode, **options)
+
+    compressed = cache(slide)
+    kinds = {
+        "h2o + slide": ours(model, compressed, PROMPT),
+        "h2o + slide, compiled": ours(model, cache(slide, whole=True), PROMPT, "compile"),
+        "h2o + adaptive": ours(model, cache(decoding.Adaptive(D, RECENT, tokens=steps)), PROMPT),
+        "h2o + discontinuous": ours(model, cache(decoding.Discontinuous(D, RECENT, tokens=steps)), PROMPT),
+        "h2o + h2o": ours(model, cache(decoding.H2O(D, RECENT)), PROMPT),
+        "h2o + streamingllm": ours(model, cache(decoding.StreamingLLM(D, RECENT)), PROMPT),
+        "full, ours": ours(model, CompressedCache(model.config, **grown), PROMPT),
+        "full, transformers' DynamicCache": theirs(stock, PROMPT),
+        "full, transformers' StaticCache": theirs(stock, PROMPT, static=PROMPT + steps + 1),
+        # of the same size on average over the steps that are measured, from D on
+        "same size, nothing evicted": ours(model, CompressedCache(model.config, **grown), C + D + 1 - (D + steps) // 2),
+        "h2o + slide, gathered at each step": ours(model, cache(slide, storage=Gathered), PROMPT),
+        "h2o + slide, released layout": ours(model, cache(slide, storage=Gathered, granularity="query_head"), PROMPT),
+    }
+    ms = milliseconds(in_turns(kinds, steps, CPU), D + 32)
+    full, own, compiled = ms["full, transformers' DynamicCache"], ms["h2o + slide"], ms["h2o + slide, compiled"]
+    predicted = sizes.cache_bytes(model.config, h2o, slide, "kv_head", "float32", PROMPT, steps)
+    return [
+        Target("compiled step / step of transformers' full cache", compiled / full, 0.65),
+        Target("step / same size, nothing evicted", own / ms["same size, nothing evicted"], 1.10),
+        Target("step / released layout", own / ms["h2o + slide, released layout"], 0.50),
+        Target("bytes measured / predicted, off by", abs(compressed.nbytes / predicted - 1), 0.01),
+    ], {
+        "ms_per_step": ms,
+        "step_over_full": own / full,
+        "bytes": {"measured": compressed.nbytes, "predicted": predicted},
+    }
+
+
+def long_generation(steps: int) -> Found:
+    """Whether a step costs the same however much has been written; and what else grows."""
+    model = RandomModel(device="cpu").weights(implementation("sdpa"))
+    stock = RandomModel(device="cpu").weights("sdpa")
+    cache = CompressedCache(model.config, prefill.H2O(C, WINDOW), decoding.Slide(D, RECENT))
+    kinds = {"h2o + slide": ours(model, cache, PROMPT)}
+    early = in_turns(kinds, D + 32, CPU)["h2o + slide"]
+    held = _tensor_bytes()
+    series = early + in_turns(kinds, steps - len(early), CPU)["h2o + slide"]
+    grown = _tensor_bytes() - held
+    tenth = steps // 10
+    first, last = (milliseconds({"": part}, 0)[""] for part in (series[:tenth], series[-tenth:]))
+    full = in_turns({"full": theirs(stock, PROMPT)}, steps, CPU)["full"]
+    every = max(1, steps // 64)
+    thinned = {
+        name: [milliseconds({"": found[i : i + every]}, 0)[""] for i in range(0, steps, every)]
+        for name, found in (("h2o + slide", series), ("full, transformers' DynamicCache", full))
+    }
+    return [
+        Target(f"last / first tenth of {steps} steps", last / first, 1.05),
+        Target("bytes of tensors that a long generation added", grown, 0),
+    ], {"ms_per_step": thinned, "steps_each": every}
+
+
+def _tensor_bytes() -> int:
+    gc.collect()
+    found = {}
+    for thing in gc.get_objects():
+        if isinstance(thing, torch.Tensor):
+            storage = thing.untyped_storage()
+            found[storage.data_ptr()] = storage.nbytes()
+    return sum(found.values())
+
+
+def batches() -> Found:
+    """Batches of ragged prompts on the embedded model, and rows that are refilled."""
+    loaded = load(ModelSource(threads=1))
+    policies = (prefill.Full(), decoding.Slide(192, 24))  # with which answers end where they should
+
+    def prompts(lengths: Sequence[int]) -> list[Prompt]:
+        made = []
+        for i, k in enumerate(lengths):
+            sample = Arithmetic(questions=k, prompts=1, seed=i).samples()[0]
+            encoded = encode(loaded.tokenizer, sample, "plain", None, "refuse")
+            made.append(Prompt(f"{i}", encoded.tokens, sample.stop))
+        return made
+
+    def speed(some: Sequence[Prompt], size: int, wait: bool = False) -> float:
+        """Tokens per second of steps and prefills; `wait`: for the longest row of each batch, refilling none."""
+        parts = [some[at : at + size] for at in range(0, len(some), size)] if wait else [some]
+        began = time.perf_counter()
+        rows = [
+            row
+            for part in parts
+            for row in generate(loaded.model, loaded.tokenizer, part, *policies, 640, batch_size=size)
+        ]
+        return sum(len(row.tokens) for row in rows) / (time.perf_counter() - began)
+
+    alike, varied = (
+        prompts([20 + i % 9 for i in range(16)]),
+        prompts(random.Random(0).choices((4, 5, 6, 8, 10, 14, 20, 28), k=48)),
+    )
+    speed(alike[:1], 1)  # warm up
+    by_size = {size: speed(alike[: max(4, size)], size) for size in (1, 2, 4, 8, 16)}
+    waiting, refilled = speed(varied, 8, wait=True), speed(varied, 8)
+    return [
+        Target("tokens/s at batch 16 / batch 1, embedded model", by_size[16] / by_size[1], 4.0, at_most=False),
+        Target("tokens/s refilled / waiting for the longest row", refilled / waiting, 1.3, at_most=False),
+    ], {"tokens_per_second": by_size, "waiting": waiting, "refilled": refilled}
+
+
+def prefills(prompt: int) -> Found:
+    """What the methods add to a layer's prefill: time against the attention's own, memory against the block's."""
+    source = RandomModel(num_hidden_layers=1, device="cpu")
+    model = source.weights(implementation("sdpa"))
+    methods: dict[str, prefill.PrefillMethod] = {
+        "full": prefill.Full(),
+        "streamingllm": prefill.StreamingLLM(C),
+        "snapkv": prefill.SnapKV(C, WINDOW),
+        "h2o": prefill.H2O(C, WINDOW),
+        "pyramidinfer": prefill.PyramidInfer(C, WINDOW),
+    }
+    seconds, memory = {}, {}
+    ids = torch.randint(model.config.vocab_size, (1, prompt), generator=torch.Generator().manual_seed(1))
+    heads, groups = model.config.num_attention_heads, model.config.num_key_value_heads
+    dim = model.config.hidden_size // heads
+    query, key = torch.randn(1, heads, prompt, dim), torch.randn(1, groups, prompt, dim)
+    with torch.inference_mode():
+        began = time.perf_counter()
+        torch.nn.functional.scaled_dot_product_attention(query, key, key, is_causal=True, enable_gqa=True)
+        attention = time.perf_counter() - began
+        for name, method in methods.items():
+            cache = CompressedCache(model.config, method, decoding.Slide(D, RECENT))
+            with PeakMemory(CPU) as peak:
+                began = time.perf_counter()
+                model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                seconds[name] = time.perf_counter() - began
+            memory[name] = peak.bytes
+    extra = seconds["h2o"] - seconds["full"]
+    block = heads * prefill.H2O(C, WINDOW).block * prompt * 4
+    return [
+        Target(f"h2o's scores of {prompt} tokens / the attention's own time", extra / attention, 1.0),
+        Target("their extra memory / a block's attention", (memory["h2o"] - memory["full"]) / block, 4.0),
+    ], {
+        "seconds": seconds,
+        "peak_bytes": memory,
+        "attention_seconds": attention,
+        "prompt": prompt,
+        "block_bytes": block,
+    }
