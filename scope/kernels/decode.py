@@ -15,7 +15,7 @@ from torch import Tensor
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 MOST_DIM = 256
-TILE_BYTES = 16384  # of keys, and of values, that a program holds at a time: two tiles of each fit any GPU since 2020
+TILE_BYTES = 16384  # of keys, and of values, that a program reads at a time: with three stages 83 KB at the most
 MOST_SPLITS = 64
 FINISHED = 1024  # slots that the second kernel takes at a time
 ALONE = 8 * FINISHED  # up to so many slots one program finishes a head, and picks the slot to free on the way
@@ -98,8 +98,6 @@ def attend(
 
     Raises ValueError for a shape, dtype or layout that the kernels do not take.
     """
-    from scope.kernels import decode_triton
-
     batch, query_heads, dim = query.shape
     heads, slots = keys.shape[1:3]
     group = _check_shape(query_heads, heads, dim, query.dtype)
@@ -113,6 +111,8 @@ def attend(
     scores = scored or eligible is not None
     placed = ordinals if positions is None else positions
     output, received, freed = workspace.output, workspace.received[..., :slots], workspace.freed
+    from scope.kernels import decode_triton
+
     share = math.ceil(slots / (workspace.splits * workspace.block)) * workspace.block
     decode_triton.split[(batch * heads, workspace.splits)](
         query,
@@ -231,12 +231,12 @@ def free(
 
     For scores of any kind, where `attend` did not pick already. `empties` and `positions` as there.
     """
-    from scope.kernels import decode_triton
-
     batch, heads, slots = scores.shape
     _check_contiguous(scores=scores, ordinals=ordinals, positions=positions)
     placed = ordinals if positions is None else positions
     freed = torch.empty(batch, heads, dtype=torch.int64, device=scores.device) if out is None else out
+    from scope.kernels import decode_triton
+
     decode_triton.free[(batch * heads,)](
         scores,
         ordinals,
@@ -291,8 +291,6 @@ def write(
     position: Tensor,
 ) -> None:
     """Store one token per row: key and value [B, H, D], ordinal and position [B], in slot `at` [B, H]; -1 = nowhere."""
-    from scope.kernels import decode_triton
-
     batch, heads, _, dim = keys.shape
     _check_same(key, keys, values)
     _check_contiguous(
@@ -300,6 +298,8 @@ def write(
     )
     if not at.is_contiguous():
         raise ValueError(f"at: strides {at.stride()}, must be contiguous")
+    from scope.kernels import decode_triton
+
     decode_triton.write[(batch * heads,)](
         keys,
         values,

@@ -295,10 +295,10 @@ def write(
     head = pair % HEADS
     slot = tl.load(at + pair).to(tl.int64)
     d = tl.arange(0, DIM)
-    whole = (d < D) & (slot >= 0)
-    k = tl.load(key + row * key_row + head * key_head + d, mask=whole)
-    v = tl.load(value + row * value_row + head * value_head + d, mask=whole)
-    tl.store(keys + row * keys_row + head * keys_head + slot * keys_slot + d, k, mask=whole)
-    tl.store(values + row * values_row + head * values_head + slot * values_slot + d, v, mask=whole)
-    tl.store(ordinals + row * ordinals_row + head * ordinals_head + slot, tl.load(ordinal + row), mask=slot >= 0)
-    tl.store(positions + row * positions_row + head * positions_head + slot, tl.load(position + row), mask=slot >= 0)
+    if slot >= 0:
+        k = tl.load(key + row * key_row + head * key_head + d, mask=d < D)
+        v = tl.load(value + row * value_row + head * value_head + d, mask=d < D)
+        tl.store(keys + row * keys_row + head * keys_head + slot * keys_slot + d, k, mask=d < D)
+        tl.store(values + row * values_row + head * values_head + slot * values_slot + d, v, mask=d < D)
+        tl.store(ordinals + row * ordinals_row + head * ordinals_head + slot, tl.load(ordinal + row))
+        tl.store(positions + row * positions_row + head * positions_head + slot, tl.load(position + row))
