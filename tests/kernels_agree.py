@@ -1,5 +1,5 @@
 """The kernels against their twins in float64. Run by test_kernels.py in a process of its own: on the CPU under Triton's
-interpreter (TRITON_INTERPRET=1, which has to be set before triton is imported), else on CUDA, with larger shapes too."""
+interpreter (TRITON_INTERPRET=1, set before triton is imported), else on CUDA, with larger shapes too."""
 
 import os
 from itertools import pairwise
@@ -89,9 +89,7 @@ def test_attention_and_what_each_slot_received(shape: tuple, windowed: bool) -> 
 
 @pytest.mark.parametrize("parts", [False, True])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_the_slot_that_received_least_is_freed(
-    shape: tuple, parts: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_slot_that_received_least_is_freed(shape: tuple, parts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if parts:
         monkeypatch.setattr(decode, "ALONE", 0)
         monkeypatch.setattr(decode, "FINISHED", 32)
@@ -228,7 +226,8 @@ def test_votes_of_a_prompts_queries(shape: tuple, last: int | None, sliding_wind
     batch, query_heads, heads, length, dim, dtype, begin = shape
     lots = torch.Generator().manual_seed(length)
     queries, keys = (  # [B, P, H, D] in memory, as a model's are
-        torch.randn(batch, length, n, dim, generator=lots).to(DEVICE, dtype).transpose(1, 2) for n in (query_heads, heads)
+        torch.randn(batch, length, n, dim, generator=lots).to(DEVICE, dtype).transpose(1, 2)
+        for n in (query_heads, heads)
     )
     settings = {"begin": torch.tensor(begin, device=DEVICE), "last": last, "sliding_window": sliding_window}
     found = votes(queries, keys, 2 * dim**-0.5, **settings)

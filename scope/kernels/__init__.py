@@ -1,4 +1,4 @@
-"""Triton kernels for CUDA, each beside a twin in plain torch that computes the same: the oracle, and what runs elsewhere.
+"""Triton kernels for CUDA, each beside a twin in plain torch that computes the same: the oracle, and for elsewhere.
 
 Triton is imported when a kernel is first launched, so all of this can be imported without it. Under
 TRITON_INTERPRET=1, set before triton is imported, the kernels run on the CPU, slowly.

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-MOST_DIM = 256
+from scope.kernels.shapes import check_contiguous, check_same, check_shape, padded, power_of_two
+
 TILE_BYTES = 16384  # of keys, and of values, that a program reads at a time: with three stages 83 KB at the most
 MOST_SPLITS = 64
 FINISHED = 1024  # slots that the second kernel takes at a time
@@ -49,10 +49,10 @@ class Workspace:
         self, batch: int, query_heads: int, heads: int, slots: int, dim: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         """`slots`: the most that a call will have. `dtype`: of queries, keys and values."""
-        _check_shape(query_heads, heads, dim, dtype)
+        check_shape(query_heads, heads, dim, dtype)
         group = query_heads // heads
         self.slots = slots
-        self.block = max(16, min(128, TILE_BYTES // (_padded(dim) * dtype.itemsize)))
+        self.block = max(16, min(128, TILE_BYTES // (padded(dim) * dtype.itemsize)))
         self.splits = _splits(batch * heads, math.ceil(slots / self.block), device)
 
         def buffer(*shape: int) -> Tensor:
@@ -100,9 +100,9 @@ def attend(
     """
     batch, query_heads, dim = query.shape
     heads, slots = keys.shape[1:3]
-    group = _check_shape(query_heads, heads, dim, query.dtype)
-    _check_same(query, keys, values)
-    _check_contiguous(query=query, keys=keys, values=values, ordinals=ordinals, positions=positions)
+    group = check_shape(query_heads, heads, dim, query.dtype)
+    check_same(query, keys, values)
+    check_contiguous(query=query, keys=keys, values=values, ordinals=ordinals, positions=positions)
     if minimum is not None and positions is None:
         raise ValueError("minimum: needs positions")
     if workspace is None:
@@ -136,9 +136,9 @@ def attend(
         scaling * math.log2(math.e),
         HEADS=heads,
         G=group,
-        GROUP=max(16, _padded(group)),
+        GROUP=max(16, padded(group)),
         D=dim,
-        DIM=_padded(dim),
+        DIM=padded(dim),
         BLOCK=workspace.block,
         SPLITS=workspace.splits,
         SCORED=scores,
@@ -168,9 +168,9 @@ def attend(
         workspace.slots,
         HEADS=heads,
         G=group,
-        GROUP=_power_of_two(group),
+        GROUP=power_of_two(group),
         D=dim,
-        DIM=_padded(dim),
+        DIM=padded(dim),
         BLOCK=FINISHED,
         SPLITS=workspace.splits,
         SCORED=scored or (eligible is not None and not picks),
@@ -198,7 +198,7 @@ def attend_twin(
     empties: bool = False,
     workspace: Workspace | None = None,
 ) -> Attended:
-    """`attend` in torch, on any device and in any floating dtype; it makes its own tensors, and `workspace` is not used."""
+    """`attend` in torch, on any device, in float64 too; it makes its own tensors, and `workspace` is not used."""
     batch, query_heads, dim = query.shape
     heads = keys.shape[1]
     seen = ordinals >= 0
@@ -232,7 +232,7 @@ def free(
     For scores of any kind, where `attend` did not pick already. `empties` and `positions` as there.
     """
     batch, heads, slots = scores.shape
-    _check_contiguous(scores=scores, ordinals=ordinals, positions=positions)
+    check_contiguous(scores=scores, ordinals=ordinals, positions=positions)
     placed = ordinals if positions is None else positions
     freed = torch.empty(batch, heads, dtype=torch.int64, device=scores.device) if out is None else out
     from scope.kernels import decode_triton
@@ -292,8 +292,8 @@ def write(
 ) -> None:
     """Store one token per row: key and value [B, H, D], ordinal and position [B], in slot `at` [B, H]; -1 = nowhere."""
     batch, heads, _, dim = keys.shape
-    _check_same(key, keys, values)
-    _check_contiguous(
+    check_same(key, keys, values)
+    check_contiguous(
         keys=keys, values=values, ordinals=ordinals, positions=positions, key=key, value=value, ordinal=ordinal
     )
     if not at.is_contiguous():
@@ -318,7 +318,7 @@ def write(
         *value.stride()[:2],
         HEADS=heads,
         D=dim,
-        DIM=_power_of_two(dim),
+        DIM=power_of_two(dim),
         num_warps=1,
     )
 
@@ -345,15 +345,6 @@ def write_twin(
         cached.scatter_(2, wide, torch.where(there[..., None], new[:, :, None], cached.gather(2, wide)))
 
 
-def _power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()
-
-
-def _padded(dim: int) -> int:
-    """A matrix product takes 16 at the least, and powers of two."""
-    return max(16, _power_of_two(dim))
-
-
 def _splits(pairs: int, blocks: int, device: torch.device) -> int:
     """Programs per row and key/value head: a power of two that gives each multiprocessor about three.
 
@@ -362,30 +353,6 @@ def _splits(pairs: int, blocks: int, device: torch.device) -> int:
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
     wanted = min(math.ceil(3 * processors / pairs), blocks, MOST_SPLITS)
     return 1 << (max(wanted, 1).bit_length() - 1)
-
-
-def _check_shape(query_heads: int, heads: int, dim: int, dtype: torch.dtype) -> int:
-    """-> G."""
-    if query_heads % heads:
-        raise ValueError(f"query heads: {query_heads}, must be a multiple of the {heads} key/value heads")
-    if not 0 < dim <= MOST_DIM:
-        raise ValueError(f"head dim: {dim}, must be 1 to {MOST_DIM}")
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype: {dtype}, must be one of {', '.join(map(str, DTYPES))}")
-    return query_heads // heads
-
-
-def _check_same(query: Tensor, keys: Tensor, values: Tensor) -> None:
-    if keys.shape != values.shape or query.shape[-1] != keys.shape[-1]:
-        raise ValueError(f"values: {tuple(values.shape)}, must be as keys {tuple(keys.shape)}, of the query's head dim")
-    if not query.dtype == keys.dtype == values.dtype:
-        raise ValueError(f"dtypes: {query.dtype}, {keys.dtype}, {values.dtype}: must be the same")
-
-
-def _check_contiguous(**tensors: Tensor | None) -> None:
-    for name, tensor in tensors.items():
-        if tensor is not None and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
-            raise ValueError(f"{name}: strides {tensor.stride()}, the last dimension must be contiguous")
 
 
 def _check_fits(workspace: Workspace, query: Tensor, heads: int, slots: int) -> None:

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from scope.kernels.decode import _check_contiguous, _check_same, _check_shape, _padded
+from scope.kernels.shapes import check_contiguous, check_same, check_shape, padded
 from scope.scores import Attention
 from scope.scores import votes as votes_of
 
@@ -33,15 +33,13 @@ def votes(
 
     Raises ValueError for a shape, dtype or layout that the kernels do not take.
     """
-    from scope.kernels import votes_triton
-
     batch, query_heads, columns, dim = queries.shape
     heads = keys.shape[1]
-    group = _check_shape(query_heads, heads, dim, queries.dtype)
-    _check_same(queries, keys, keys)
-    _check_contiguous(queries=queries, keys=keys)
+    group = check_shape(query_heads, heads, dim, queries.dtype)
+    check_same(queries, keys, keys)
+    check_contiguous(queries=queries, keys=keys)
     if keys.shape[2] != columns:
-        raise ValueError(f"keys: {keys.shape[2]} columns, must be the queries' {columns}")
+        raise ValueError(f"keys: {keys.shape[2]} columns, must be the {columns} of the queries")
     if last is not None:
         queries = queries[:, :, max(0, columns - last) :]
     asking = queries.shape[2]
@@ -49,7 +47,7 @@ def votes(
         begin = torch.zeros(batch, dtype=torch.int32, device=keys.device)
     sums = torch.empty(batch, query_heads, asking, dtype=torch.float32, device=keys.device)
     result = torch.empty(batch, heads, columns, dtype=torch.float32, device=keys.device)
-    width = _padded(dim) * keys.element_size()
+    width = padded(dim) * keys.element_size()
     if queries.dtype == torch.float32:  # no tensor cores: the product is held in registers
         width *= 2
     rows, tile = max(16, min(128, HELD_BYTES // width)), max(16, min(64, TILE_BYTES // width))
@@ -63,7 +61,7 @@ def votes(
         heads,
         group,
         dim,
-        _padded(dim),
+        padded(dim),
         rows,
         tile,
         sliding_window is not None,
@@ -74,7 +72,7 @@ def votes(
         queries, keys, begin, sums, *shared, num_warps=4, num_stages=3
     )
     votes_triton.collect[(math.ceil(columns / rows), batch * heads)](
-        queries, keys, begin, sums, result, *shared, num_warps=4, num_stages=3
+        queries, keys, begin, sums, result, *shared, num_warps=8, num_stages=3
     )
     return result
 
