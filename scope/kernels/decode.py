@@ -2,7 +2,7 @@
 
 `attend` and its twin `attend_twin` take and give the same; so do `free` and `free_twin`, `write` and `write_twin`. With
 a `Workspace` nothing is allocated, and nothing waits for the device, so that a step can be a CUDA graph: what changes
-from step to step are tensors, which the caller updates in place.
+from step to step are tensors, which the caller updates in place. The first launch compiles, so it comes before capture.
 
 Shapes: B batch, Hq query heads, H key/value heads, G = Hq / H that share one, S slots, D head dim.
 """
