@@ -118,6 +118,14 @@ def test_a_row_that_sees_nothing_gets_zeros() -> None:
     assert_agree(found, step.twin(), torch.float32)
 
 
+def test_splits_of_very_different_logits_are_joined_without_overflow() -> None:
+    step = Step(*SHAPES[3])
+    step.keys *= torch.where(torch.arange(300, device=DEVICE) < 150, 1.0, 200.0)[:, None]
+    found, expected = step.attend(), step.twin()
+    torch.testing.assert_close(found.output.double(), expected.output, atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.received.double(), expected.received, atol=1e-3, rtol=0)
+
+
 @pytest.mark.parametrize("parts", [False, True])
 @pytest.mark.parametrize("factor", [0.0, 1e4], ids=["all equal", "all but one underflow"])
 def test_of_equals_the_oldest_goes(factor: float, parts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
