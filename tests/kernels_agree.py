@@ -54,7 +54,7 @@ class Step:
         self.positions = torch.where(self.ordinals < 0, -1, 2 * self.ordinals)
         self.scaling = dim**-0.5
         rows = torch.arange(batch)
-        self.eligible = Eligible(*(x.int().to(DEVICE) for x in (rows, slots + 9 - rows, rows // 2)))
+        self.eligible = Eligible(*(x.int().to(DEVICE) for x in (rows, rows // 2, rows * 0 + 1, slots + 8 - rows)))
         self.minimum = (slots // 4 + rows).int().to(DEVICE)
 
     def attend(self, **settings: object) -> Attended:
@@ -135,10 +135,10 @@ def test_of_equals_the_oldest_goes(factor: float, parts: bool, monkeypatch: pyte
     step = Step(*SHAPES[3])
     step.keys *= factor
     found = step.attend(eligible=step.eligible)
-    head, seen, tail = step.eligible
+    head, tail, _, newest = step.eligible
     for row in range(2):
         order, got = step.ordinals[row, 0], found.received[row, 0]
-        may = (order >= head[row]) & (order < seen[row] - tail[row])
+        may = (order >= head[row]) & (order <= newest[row] - tail[row])
         oldest = order[may & (got == got[may].min())].min()
         assert int((got[may] == got[may].min()).sum()) > 100
         assert order[found.freed[row, 0]] == oldest
@@ -149,7 +149,7 @@ def test_only_the_freed_slot_is_emptied(parts: bool, monkeypatch: pytest.MonkeyP
     if parts:
         monkeypatch.setattr(decode, "ALONE", 0)
     step = Step(2, 4, 2, 70, 16, torch.float32)
-    step.eligible.head[1] = step.eligible.seen[1]  # nothing of this row may go
+    step.eligible.surplus[1] = 0
     before, placed = step.ordinals.clone(), step.positions.clone()
     freed = step.attend(eligible=step.eligible, empties=True, positions=step.positions).freed
     assert freed[0].min() >= 0
@@ -194,21 +194,20 @@ def test_many_steps_leave_the_same_cache_as_the_twins() -> None:
         step.ordinals.copy_(torch.arange(24).int())
         step.positions.copy_(step.ordinals + 5)
     workspace = Workspace(2, 4, 2, 24, 16, torch.float32, DEVICE)
-    clock = torch.full((2,), 24, dtype=torch.int32, device=DEVICE)
-    counts = [torch.tensor(x).int().to(DEVICE) for x in ([6, 9], [8, 3])]
-    freed = torch.full((2, 2), 23, device=DEVICE)
+    clock = torch.full((2,), 23, dtype=torch.int32, device=DEVICE)
+    counts = [torch.tensor(x).int().to(DEVICE) for x in ([6, 9], [8, 3], [1, 1])]
+    freed, twins = torch.full((2, 2, 2), 23, device=DEVICE)
     for _ in range(8):
         key, value, query = (torch.randn(2, n, 16, generator=lots).to(DEVICE) for n in (2, 2, 4))
-        for step, put in ((mine, write), (twin, write_twin)):
-            step.query = query
-            put(step.keys, step.values, step.ordinals, step.positions, freed, key, value, clock, clock + 5)
         clock += 1
-        settings = {"eligible": Eligible(counts[0], clock, counts[1]), "positions": mine.positions, "empties": True}
-        found = mine.attend(**settings, workspace=workspace)
-        expected = twin.twin(**settings | {"positions": twin.positions})
+        for step, put, at in ((mine, write, freed), (twin, write_twin, twins)):
+            step.query = query
+            put(step.keys, step.values, step.ordinals, step.positions, at, key, value, clock, clock + 5)
+        settings = {"eligible": Eligible(*counts, clock), "empties": True}
+        found = mine.attend(**settings, positions=mine.positions, freed=freed, workspace=workspace)
+        expected = twin.twin(**settings, positions=twin.positions, freed=twins)
         assert_agree(found, expected, torch.float32)
-        assert torch.equal(found.freed, expected.freed)
-        freed = found.freed
+        assert torch.equal(freed, twins)
         assert torch.equal(mine.ordinals, twin.ordinals)
         assert torch.equal(mine.positions, twin.positions)
     assert len({int(x) for x in freed.flatten()}) > 1
@@ -254,9 +253,9 @@ def test_a_step_is_a_graph_without_synchronisation_or_allocation() -> None:
     freed = torch.zeros(4, 8, dtype=torch.int64, device=DEVICE)
 
     def run(step: Step, workspace: Workspace, freed: Tensor) -> Attended:
-        clock = step.eligible.seen
-        write(step.keys, step.values, step.ordinals, step.positions, freed, key, key, clock, clock)
+        clock = step.eligible.newest
         clock += 1
+        write(step.keys, step.values, step.ordinals, step.positions, freed, key, key, clock, clock)
         return step.attend(eligible=step.eligible, positions=step.positions, empties=True, workspace=workspace)
 
     start = Step(*shape)
@@ -264,7 +263,7 @@ def test_a_step_is_a_graph_without_synchronisation_or_allocation() -> None:
     def reset() -> None:
         for name in ("keys", "values", "ordinals", "positions"):
             getattr(captured, name).copy_(getattr(start, name))
-        captured.eligible.seen.copy_(start.eligible.seen)
+        captured.eligible.newest.copy_(start.eligible.newest)
         workspace.freed.zero_()
 
     run(captured, workspace, workspace.freed)  # compiles

@@ -82,7 +82,7 @@ def launch(query_heads: int, heads: int, dim: int, dtype: torch.dtype) -> None:
     cached, marks = torch.zeros(2, 2, heads, 2561, dim, dtype=dtype), torch.zeros(2, 2, heads, 2561).int()
     query, token = torch.zeros(2, query_heads, dim, dtype=dtype), torch.zeros(2, heads, dim, dtype=dtype)
     clock = torch.zeros(2).int()
-    eligible = Eligible(clock, clock, clock)
+    eligible = Eligible(clock, clock, clock, clock)
     workspace = Workspace(2, query_heads, heads, 2561, dim, dtype, query.device)
     workspace.splits = 32
     write(*cached, *marks, workspace.freed, token, token, clock, clock.long())

@@ -47,11 +47,11 @@ def counts(*values: list[int]) -> Eligible:
 
 
 def oldest_of_the_least(scores: Tensor, ordinals: Tensor, eligible: Eligible, row: int, head: int) -> int:
-    first, seen, tail = (int(count[row]) for count in eligible)
+    first, tail, surplus, newest = (int(count[row]) for count in eligible)
     best = -1
     for s in range(scores.shape[-1]):
         order = int(ordinals[row, head, s])
-        if not (order >= 0 and first <= order < seen - tail):
+        if not (surplus and order >= 0 and first <= order <= newest - tail):
             continue
         this = (float(scores[row, head, s]), order)
         if best < 0 or this < (float(scores[row, head, best]), int(ordinals[row, head, best])):
@@ -63,7 +63,7 @@ def oldest_of_the_least(scores: Tensor, ordinals: Tensor, eligible: Eligible, ro
 def test_the_twins_step_is_that_of_a_loop(windowed: bool) -> None:
     at = slots()
     minimum = torch.tensor([16, 0, 20]) if windowed else None
-    eligible = counts([6, 0, 9], [17, 17, 17], [3, 0, 5])
+    eligible = counts([6, 0, 9], [3, 0, 5], [1, 1, 1], [16, 16, 16])
     positions = at.pop("positions")
     found = attend_twin(**at, scaling=0.7, positions=positions, minimum=minimum, eligible=eligible)
     for b in range(BATCH):
@@ -93,7 +93,7 @@ def test_the_twins_step_is_that_of_a_loop(windowed: bool) -> None:
 def test_the_twin_frees_the_oldest_of_the_least(seed: int) -> None:
     at = slots(seed)
     scores = torch.randint(3, at["ordinals"].shape, generator=torch.Generator().manual_seed(seed)).float()  # many ties
-    eligible = counts([0, 8, 40], [17, 17, 17], [0, 4, 0])
+    eligible = counts([0, 8, 0], [0, 4, 0], [1, 1, 0], [16, 16, 16])
     freed = free_twin(scores, at["ordinals"], eligible)
     assert freed.tolist() == [
         [oldest_of_the_least(scores, at["ordinals"], eligible, b, h) for h in range(HEADS)] for b in range(BATCH)
@@ -106,7 +106,7 @@ def test_the_twin_empties_the_freed_slot_and_no_other() -> None:
     expected = {name: at[name].clone() for name in ("ordinals", "positions")}
     scores = torch.rand(BATCH, HEADS, SLOTS)
     freed = free_twin(
-        scores, at["ordinals"], counts([0, 0, 40], [17] * 3, [0] * 3), positions=at["positions"], empties=True
+        scores, at["ordinals"], counts([0, 0, 40], [0] * 3, [1] * 3, [16] * 3), positions=at["positions"], empties=True
     )
     for b in range(2):
         for h in range(HEADS):
@@ -194,7 +194,7 @@ def test_a_step_with_a_workspace_runs_no_operation_of_torch_but_views(
             marks[0],
             0.25,
             positions=marks[1],
-            eligible=Eligible(clock, clock, clock),
+            eligible=Eligible(clock, clock, clock, clock),
             empties=True,
             workspace=workspace,
         )
@@ -225,7 +225,7 @@ def test_what_the_kernels_cannot_take_is_refused_in_a_line() -> None:
         "at: strides": lambda: write(
             keys, keys, marks, marks, torch.zeros(1, 4).long()[:, ::2], keys[:, :, 0], keys[:, :, 0], clock, clock
         ),
-        "scores: strides": lambda: free(torch.zeros(1, 2, 16)[..., ::2], marks, Eligible(clock, clock, clock)),
+        "scores: strides": lambda: free(torch.zeros(1, 2, 16)[..., ::2], marks, Eligible(clock, clock, clock, clock)),
         "keys: 8 columns, must be the 9 of the queries": lambda: votes(torch.zeros(1, 4, 9, 16), keys, 1.0),
     }.items():
         with pytest.raises(ValueError, match=message):

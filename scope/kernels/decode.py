@@ -23,14 +23,12 @@ OLDEST = torch.iinfo(torch.int32).max
 
 
 class Eligible(NamedTuple):
-    """Which slots may be freed: ordinals from `head` on and below `seen - tail`. Each [B] int32, on the device.
-
-    A row that must not lose a slot: a `head` of at least `seen`.
-    """
+    """Which slots may be freed: ordinals from `head` to `newest - tail`. Each B int32, contiguous, on the device."""
 
     head: Tensor
-    seen: Tensor  # tokens ever stored, the one that asks included
     tail: Tensor
+    surplus: Tensor  # a row without loses none
+    newest: Tensor  # the ordinal of the token that asks
 
 
 class Attended(NamedTuple):
@@ -83,6 +81,7 @@ def attend(
     scored: bool = True,
     eligible: Eligible | None = None,
     empties: bool = False,
+    freed: Tensor | None = None,
     workspace: Workspace | None = None,
 ) -> Attended:
     """One query per row, query [B, Hq, D], over keys and values [B, H, S, D], as CUDA kernels.
@@ -93,7 +92,8 @@ def attend(
     nothing gets zeros.
 
     scored: give `received`, the probability of each slot averaged over the query heads that share it.
-    eligible: give `freed`, among these the slot that received least, of equals the oldest.
+    eligible: give the slot to free, of these the one that received least, of equals the oldest.
+    freed: where to leave it, [B, H] int64 contiguous; by default in the workspace, until the next call.
     empties: set the freed slot's ordinal, and its position where `positions` is given, to -1.
 
     Raises ValueError for a shape, dtype or layout that the kernels do not take.
@@ -110,7 +110,8 @@ def attend(
     _check_fits(workspace, query, heads, slots)
     scores = scored or eligible is not None
     placed = ordinals if positions is None else positions
-    output, received, freed = workspace.output, workspace.received[..., :slots], workspace.freed
+    output, received = workspace.output, workspace.received[..., :slots]
+    freed = workspace.freed if freed is None else freed
     from scope.kernels import decode_triton
 
     share = math.ceil(slots / (workspace.splits * workspace.block)) * workspace.block
@@ -148,7 +149,7 @@ def attend(
     )
     parts = math.ceil(slots / FINISHED) if scores and slots > ALONE else 1
     picks = eligible is not None and parts == 1
-    counts = eligible if eligible is not None and picks else (ordinals, ordinals, ordinals)
+    counts = eligible if eligible is not None and picks else (ordinals,) * 4
     decode_triton.finish[(batch * heads, parts)](
         workspace.partial,
         workspace.peaks,
@@ -196,6 +197,7 @@ def attend_twin(
     scored: bool = True,
     eligible: Eligible | None = None,
     empties: bool = False,
+    freed: Tensor | None = None,
     workspace: Workspace | None = None,
 ) -> Attended:
     """`attend` in torch, on any device, in float64 too; it makes its own tensors, and `workspace` is not used."""
@@ -212,10 +214,9 @@ def attend_twin(
     probabilities = probabilities.masked_fill(~seen[:, :, None], 0.0)  # a row that sees nothing: not a number
     output = (probabilities.to(values.dtype) @ values).reshape(batch, query_heads, dim)
     received = probabilities.mean(2)
-    freed = None
     if eligible is not None:
-        freed = free_twin(received, ordinals, eligible, positions=positions, empties=empties)
-    return Attended(output, received if scored else None, freed)
+        freed = free_twin(received, ordinals, eligible, positions=positions, empties=empties, out=freed)
+    return Attended(output, received if scored else None, None if eligible is None else freed)
 
 
 def free(
@@ -266,8 +267,8 @@ def free_twin(
     out: Tensor | None = None,
 ) -> Tensor:
     """`free` in torch."""
-    head, seen, tail = (count.view(-1, 1, 1) for count in eligible)
-    may = (ordinals >= 0) & (ordinals >= head) & (ordinals < seen - tail)
+    head, tail, surplus, newest = (count.view(-1, 1, 1) for count in eligible)
+    may = (ordinals >= 0) & (ordinals >= head) & (ordinals <= newest - tail) & (surplus > 0)
     scores = scores.masked_fill(~may, torch.inf)
     lowest = may & (scores == scores.amin(-1, keepdim=True))
     at = torch.where(lowest, ordinals, OLDEST).argmin(-1, keepdim=True)

@@ -113,6 +113,13 @@ def split(
 
 
 @triton.jit
+def _between(head_count, tail_count, surplus, newest, row):
+    """-> the ordinals that may go, first and last."""
+    last = tl.load(newest + row) - tl.load(tail_count + row)
+    return tl.maximum(tl.load(head_count + row), 0), tl.where(tl.load(surplus + row) > 0, last, -1)
+
+
+@triton.jit
 def _lowest(score, order, may, at, best, oldest, slot):
     """The lowest score of a block and of what was before it, of equals the oldest."""
     score = tl.where(may, score, float("inf"))
@@ -142,9 +149,10 @@ def finish(
     received,  # [B, H, S], written where SCORED
     ordinals,  # [B, H, S]
     positions,  # [B, H, S], written where EMPTIES and PLACED
-    head_count,  # [B], and so on: read where FREES
-    seen_count,
-    tail_count,
+    head_count,  # [B], read where FREES
+    tail_count,  # likewise
+    surplus,  # likewise
+    newest,  # likewise
     freed,  # [B, H], written where FREES
     output_row,
     output_head,
@@ -196,10 +204,9 @@ def finish(
         ordinals += row * ordinals_row + head * ordinals_head
         positions += row * positions_row + head * positions_head
         logits += pair * G * width
-        oldest_may, youngest_may = 0, 0
+        oldest_may, newest_may = 0, 0
         if FREES:
-            oldest_may = tl.load(head_count + row)
-            youngest_may = tl.load(seen_count + row) - tl.load(tail_count + row)
+            oldest_may, newest_may = _between(head_count, tail_count, surplus, newest, row)
         best = float("inf")
         oldest = NEVER
         slot = -1
@@ -214,7 +221,7 @@ def finish(
                 tl.store(received + at, score, mask=inside)
             if FREES:
                 order = tl.load(ordinals + at, mask=inside, other=-1)
-                may = (order >= 0) & (order >= oldest_may) & (order < youngest_may)
+                may = (order >= oldest_may) & (order <= newest_may)
                 best, oldest, slot = _lowest(score, order, may, at, best, oldest, slot)
         if FREES:
             _leave(freed, ordinals, positions, pair, slot, EMPTIES, PLACED)
@@ -226,8 +233,9 @@ def free(
     ordinals,  # [B, H, S]
     positions,  # [B, H, S], written where EMPTIES and PLACED
     head_count,  # [B]
-    seen_count,  # [B]
     tail_count,  # [B]
+    surplus,  # [B]
+    newest,  # [B]
     freed,  # [B, H]
     scores_row,
     scores_head,
@@ -247,15 +255,14 @@ def free(
     scores += row * scores_row + head * scores_head
     ordinals += row * ordinals_row + head * ordinals_head
     positions += row * positions_row + head * positions_head
-    oldest_may = tl.load(head_count + row)
-    youngest_may = tl.load(seen_count + row) - tl.load(tail_count + row)
+    oldest_may, newest_may = _between(head_count, tail_count, surplus, newest, row)
     best = float("inf")
     oldest = NEVER
     slot = -1
     for start in range(0, slots, BLOCK):
         at = start + tl.arange(0, BLOCK)
         order = tl.load(ordinals + at, mask=at < slots, other=-1)
-        may = (order >= 0) & (order >= oldest_may) & (order < youngest_may)
+        may = (order >= oldest_may) & (order <= newest_may)
         score = tl.load(scores + at, mask=may, other=float("inf")).to(tl.float32)
         best, oldest, slot = _lowest(score, order, may, at, best, oldest, slot)
     _leave(freed, ordinals, positions, pair, slot, EMPTIES, PLACED)
