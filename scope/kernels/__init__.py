@@ -1,0 +1,14 @@
+"""Triton kernels for CUDA, each beside a twin in plain torch that computes the same: the oracle, and for elsewhere.
+
+Triton is imported when a kernel is first launched, so all of this can be imported without it. Under
+TRITON_INTERPRET=1, set before triton is imported, the kernels run on the CPU, slowly.
+"""
+
+from importlib.util import find_spec
+
+from torch import device
+
+
+def runs_on(where: device) -> bool:
+    """Whether the kernels can be launched on tensors of this device."""
+    return where.type == "cuda" and find_spec("triton") is not None

@@ -1,0 +1,104 @@
+"""What all of a prompt's queries, or the last of them, give to each key: `scope.scores.votes` as two CUDA kernels.
+
+The second pass is flash-style, from each query's log-sum-exp: beside the result, memory is 4 bytes per query and head.
+For a few queries only (snapkv's window) the twin's one matrix product is as good.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from scope.kernels.shapes import check_contiguous, check_same, check_shape, padded
+from scope.scores import Attention
+from scope.scores import votes as votes_of
+
+HELD_BYTES = 32768  # of keys or queries that a program keeps
+TILE_BYTES = 16384  # of what it reads at a time
+
+
+def votes(
+    queries: Tensor,
+    keys: Tensor,
+    scaling: float,
+    *,
+    begin: Tensor | None = None,
+    last: int | None = None,
+    sliding_window: int | None = None,
+) -> Tensor:
+    """-> [B, H, P] float32: probability summed over the `last` queries (None = all), mean over each group's heads.
+
+    queries [B, Hq, P, D] and keys [B, H, P, D], the last dimension contiguous; causal. Rows are padded at the left:
+    `begin` [B] int is the first column with a token. Softmax is in float32.
+
+    Raises ValueError for a shape, dtype or layout that the kernels do not take.
+    """
+    batch, query_heads, columns, dim = queries.shape
+    heads = keys.shape[1]
+    group = check_shape(query_heads, heads, dim, queries.dtype)
+    check_same(queries, keys, keys)
+    check_contiguous(queries=queries, keys=keys)
+    if keys.shape[2] != columns:
+        raise ValueError(f"keys: {keys.shape[2]} columns, must be the {columns} of the queries")
+    if last is not None:
+        queries = queries[:, :, max(0, columns - last) :]
+    asking = queries.shape[2]
+    if begin is None:
+        begin = torch.zeros(batch, dtype=torch.int32, device=keys.device)
+    sums = torch.empty(batch, query_heads, asking, dtype=torch.float32, device=keys.device)
+    result = torch.empty(batch, heads, columns, dtype=torch.float32, device=keys.device)
+    width = padded(dim) * keys.element_size()
+    if queries.dtype == torch.float32:  # no tensor cores: the product is held in registers
+        width *= 2
+    rows, tile = max(16, min(128, HELD_BYTES // width)), max(16, min(64, TILE_BYTES // width))
+    shared = (
+        *queries.stride()[:3],
+        *keys.stride()[:3],
+        columns,
+        asking,
+        0 if sliding_window is None else sliding_window,
+        scaling * math.log2(math.e),
+        heads,
+        group,
+        dim,
+        padded(dim),
+        rows,
+        tile,
+        sliding_window is not None,
+    )
+    from scope.kernels import votes_triton
+
+    votes_triton.normalise[(math.ceil(asking / rows), batch * query_heads)](
+        queries, keys, begin, sums, *shared, num_warps=4, num_stages=3
+    )
+    votes_triton.collect[(math.ceil(columns / rows), batch * heads)](
+        queries, keys, begin, sums, result, *shared, num_warps=8, num_stages=3
+    )
+    return result
+
+
+def votes_twin(
+    queries: Tensor,
+    keys: Tensor,
+    scaling: float,
+    *,
+    begin: Tensor | None = None,
+    last: int | None = None,
+    sliding_window: int | None = None,
+) -> Tensor:
+    """`votes` by `scope.scores.votes`, in blocks of queries."""
+    batch, heads, columns, _ = keys.shape
+    positions = torch.arange(columns, dtype=torch.int32, device=keys.device).expand(batch, -1)
+    if begin is not None:
+        positions = (positions - begin[:, None]).clamp(min=-1)
+    attention = Attention(
+        queries=queries,
+        keys=keys,
+        values=keys,  # not looked at
+        positions=positions[:, None].expand(-1, heads, -1),
+        query_positions=positions,
+        scaling=scaling,
+        layer=0,
+        sliding_window=sliding_window,
+    )
+    return votes_of(attention, last)

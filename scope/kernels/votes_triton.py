@@ -1,0 +1,142 @@
+"""Device code of the votes of all queries of a prompt; `votes.py` says what they are and launches it.
+
+Two passes over queries and keys, neither with a matrix of all of both: the first finds each query's log-sum-exp, the
+second sums probabilities along the queries. Columns count from the left of the padded prompt; only differences of
+positions matter, and those are differences of columns. Logits are in units of log 2.
+Names in capitals are known when a kernel is compiled.
+"""
+
+import triton
+import triton.language as tl
+
+from scope.kernels.decode_triton import product
+
+
+@triton.jit(do_not_specialize=["columns", "asking", "window"])
+def normalise(
+    queries,  # [B, Hq, Q, D]: of the last Q columns
+    keys,  # [B, H, P, D]
+    begin,  # [B]: the first column that is no padding
+    sums,  # [B, Hq, Q] out: log-sum-exp; +inf for padding
+    queries_row,
+    queries_head,
+    queries_column,
+    keys_row,
+    keys_head,
+    keys_column,
+    columns,  # P
+    asking,  # Q
+    window,  # read where WINDOWED
+    scaling,  # with log2(e) in it
+    HEADS: tl.constexpr,
+    G: tl.constexpr,
+    D: tl.constexpr,
+    DIM: tl.constexpr,
+    ROWS: tl.constexpr,  # queries of a program
+    TILE: tl.constexpr,  # keys at a time
+    WINDOWED: tl.constexpr,
+):
+    block = tl.num_programs(0) - 1 - tl.program_id(0)  # the longest first
+    pair = tl.program_id(1).to(tl.int64)
+    row = pair // (HEADS * G)
+    head = pair % (HEADS * G)
+    d = tl.arange(0, DIM)
+    i = block * ROWS + tl.arange(0, ROWS)
+    earliest = columns - asking + block * ROWS
+    asker = columns - asking + i
+    queries += row * queries_row + head * queries_head
+    keys += row * keys_row + (head // G) * keys_head
+    wanted = (i < asking)[:, None] & (d < D)[None, :]
+    q = tl.load(queries + i[:, None].to(tl.int64) * queries_column + d[None, :], mask=wanted, other=0.0)
+    real = tl.load(begin + row).to(tl.int32)
+    first = real
+    if WINDOWED:
+        first = tl.maximum(real, earliest - window + 1)
+    last = tl.minimum(earliest + ROWS, columns)
+    diagonal = first + tl.maximum(earliest + 1 - first, 0) // TILE * TILE  # up to here every query sees every key
+
+    peak = tl.full([ROWS], -float("inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    for phase in tl.static_range(2):
+        low = first if phase == 0 else diagonal
+        high = diagonal if phase == 0 else last
+        for start in range(low, high, TILE):
+            at = start + tl.arange(0, TILE)
+            tile = (at < columns)[:, None] & (d < D)[None, :]
+            k = tl.load(keys + at[:, None].to(tl.int64) * keys_column + d[None, :], mask=tile, other=0.0)
+            logit = product(q, tl.trans(k)) * scaling
+            if phase == 1:
+                logit = tl.where(at[None, :] <= asker[:, None], logit, -float("inf"))
+            if WINDOWED:
+                logit = tl.where(at[None, :] > asker[:, None] - window, logit, -float("inf"))
+            higher = tl.maximum(peak, tl.max(logit, 1))
+            base = tl.where(higher == -float("inf"), 0.0, higher)
+            total = total * tl.exp2(peak - base) + tl.sum(tl.exp2(logit - base[:, None]), 1)
+            peak = higher
+    summed = tl.where(total > 0, peak + tl.log2(tl.where(total > 0, total, 1.0)), float("inf"))
+    tl.store(sums + pair * asking + i, summed, mask=i < asking)
+
+
+@triton.jit(do_not_specialize=["columns", "asking", "window"])
+def collect(
+    queries,  # [B, Hq, Q, D]: of the last Q columns
+    keys,  # [B, H, P, D]
+    begin,  # [B]: the first column that is no padding
+    sums,  # [B, Hq, Q]: log-sum-exp; +inf for padding
+    votes,  # [B, H, P] out
+    queries_row,
+    queries_head,
+    queries_column,
+    keys_row,
+    keys_head,
+    keys_column,
+    columns,  # P
+    asking,  # Q
+    window,  # read where WINDOWED
+    scaling,  # with log2(e) in it
+    HEADS: tl.constexpr,
+    G: tl.constexpr,
+    D: tl.constexpr,
+    DIM: tl.constexpr,
+    ROWS: tl.constexpr,  # keys of a program
+    TILE: tl.constexpr,  # queries at a time
+    WINDOWED: tl.constexpr,
+):
+    block = tl.program_id(0)  # the first key has the most queries
+    pair = tl.program_id(1).to(tl.int64)
+    row = pair // HEADS
+    head = pair % HEADS
+    d = tl.arange(0, DIM)
+    at = block * ROWS + tl.arange(0, ROWS)
+    keys += row * keys_row + head * keys_head
+    tile = (at < columns)[:, None] & (d < D)[None, :]
+    k = tl.load(keys + at[:, None].to(tl.int64) * keys_column + d[None, :], mask=tile, other=0.0)
+    offset = columns - asking  # column of the first query
+    first = tl.maximum(block * ROWS - offset, 0)
+    last = asking
+    if WINDOWED:
+        last = tl.minimum(asking, (block + 1) * ROWS - 1 + window - offset)
+    past = tl.maximum((block + 1) * ROWS - 1 - offset - first, 0)  # queries that may not see all of these keys
+    diagonal = first + (past + TILE - 1) // TILE * TILE
+
+    given = tl.zeros([ROWS], tl.float32)
+    for h in range(G):
+        asked = queries + row * queries_row + (head * G + h) * queries_head
+        their = sums + (pair * G + h) * asking
+        for phase in tl.static_range(2):
+            low = first if phase == 0 else diagonal
+            high = tl.minimum(diagonal, last) if phase == 0 else last
+            for start in range(low, high, TILE):
+                i = start + tl.arange(0, TILE)
+                wanted = (i < asking)[:, None] & (d < D)[None, :]
+                q = tl.load(asked + i[:, None].to(tl.int64) * queries_column + d[None, :], mask=wanted, other=0.0)
+                summed = tl.load(their + i, mask=i < asking, other=float("inf"))
+                share = tl.exp2(product(k, tl.trans(q)) * scaling - summed[None, :])
+                asker = offset + i
+                if phase == 0:
+                    share = tl.where(at[:, None] <= asker[None, :], share, 0.0)
+                if WINDOWED:
+                    share = tl.where(at[:, None] > asker[None, :] - window, share, 0.0)
+                given += tl.sum(share, 1)
+    given = tl.where(at >= tl.load(begin + row), given / G, 0.0)
+    tl.store(votes + pair * columns + at, given, mask=at < columns)
