@@ -190,7 +190,7 @@ def test_keydiff_is_minus_the_cosine_to_the_mean_direction() -> None:
 
 def test_snapkv_d_pools_the_last_queries_votes() -> None:
     a = layer()
-    policy = decoding.SnapKVD(8, 5, window=WINDOW, kernel=3)
+    policy = decoding.SnapKVD(8, 5, window=WINDOW, kernel=7)
     assert (policy.queries, policy.period) == (WINDOW, 128)
     votes = {}
     for b in range(BATCH):
@@ -198,7 +198,7 @@ def test_snapkv_d_pools_the_last_queries_votes() -> None:
             for q in range(WINDOW):
                 for s, weight in weights_of(a, b, g, q).items():
                     votes[b, g // GROUP, s] = votes.get((b, g // GROUP, s), 0.0) + weight / GROUP
-    check(policy.score(a), a, lambda b, h, s: max(votes[b, h, x] for x in around(a, b, h, s, 3, WINDOW)), WINDOW)
+    check(policy.score(a), a, lambda b, h, s: max(votes[b, h, x] for x in around(a, b, h, s, 7, WINDOW)), WINDOW)
 
 
 @pytest.mark.parametrize("fusion", ["sum", "max"])
@@ -363,6 +363,17 @@ def test_raas_sets_the_clocks_of_what_is_looked_at(threshold: float | None) -> N
     assert len(policy.score(seen[-1]).unique()) > 6
 
 
+def test_raas_starts_a_clock_at_birth_and_sets_none_for_nothing() -> None:
+    policy = decoding.RaaS(8, 3, share=1.0)
+    channels = {"clock": torch.full((BATCH, HEADS, SLOTS), 7.0)}
+    a = replace(layer(window=1), probabilities=torch.zeros(BATCH, HEADS, GROUP, SLOTS), channels=channels)
+    clock = policy.observe(a)["clock"]
+    for b in range(BATCH):
+        for h in range(HEADS):
+            for s in slots_of(a, b, h):
+                assert clock[b, h, s] == (NOW[b] if a.positions[b, h, s] == NOW[b] else 7)
+
+
 def test_lazyeviction_weighs_the_wait_by_the_longest_one_before() -> None:
     policy = decoding.LazyEviction(8, 3, threshold=0.1)
     assert policy.period == 3
@@ -409,6 +420,18 @@ def test_vase_keeps_sinks_and_the_widest_values_first(protect: str) -> None:
             widest = sorted(may_go, key=lambda s: -width[s])
             first = sinks + [s for s in widest[:3] if s not in sinks]
             assert sorted(may_go, key=lambda s: -float(found[b, h, s]))[: len(first)] == first
+
+
+def test_vase_takes_the_newest_of_equal_values() -> None:
+    a = layer()
+    a = replace(a, values=torch.ones_like(a.values).cumsum(-1))
+    found = vase().score(a)
+    for b in range(BATCH):
+        for h in range(HEADS):
+            may_go = [s for s in slots_of(a, b, h) if 2 <= a.positions[b, h, s] <= NOW[b] - WINDOW]
+            sinks = [s for s in slots_of(a, b, h) if a.positions[b, h, s] < 2]
+            best = sorted(may_go, key=lambda s: -float(found[b, h, s]))
+            assert best[:3][: len(may_go)] == may_go[::-1][:3] or sinks
 
 
 def test_vase_draws_in_proportion_to_the_smoothed_attention() -> None:

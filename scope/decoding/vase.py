@@ -47,6 +47,8 @@ class VASE(Periodic):
         lots = scores.noise(attention, self.seed).clamp(2**-25, 1 - 2**-25)
         drawn = weights.clamp_min(1e-30).log() - (-lots.log()).log()  # the largest are a draw without replacement
         range_ = (attention.values.amax(-1) - attention.values.amin(-1)).float().masked_fill(~free, -1.0)
-        place = range_.argsort(-1, descending=True).argsort(-1)
+        newest_first = attention.positions.argsort(-1, descending=True)  # equal values are common: tokens are repeated
+        by_range = range_.gather(-1, newest_first).argsort(dim=-1, descending=True, stable=True)
+        place = newest_first.gather(-1, by_range).argsort(-1)
         ranked = torch.where(place < self.anchors, 1e6 - place, drawn)
         return torch.where(attention.positions < self.sinks, 2e6, ranked)
