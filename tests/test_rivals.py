@@ -61,6 +61,14 @@ def layer(window: int = WINDOW, seed: int = 0, shared: bool = False, ordered: bo
     return replace(made, probabilities=scores.looks(now)[:, :, :, 0])
 
 
+def prompts() -> Attention:
+    """Whole prompts, padded on the left: a query for each slot, in order."""
+    a = layer(window=SLOTS, ordered=True)
+    columns = (torch.arange(SLOTS) + torch.tensor(HELD)[:, None] - SLOTS).clamp(min=-1).int()
+    by_head = columns[:, None].expand(-1, HEADS, -1)
+    return replace(a, positions=by_head, query_positions=columns, probabilities=None, prompt=None)
+
+
 def dot(a: Tensor, b: Tensor) -> float:
     return sum(x * y for x, y in zip(a.tolist(), b.tolist(), strict=True))
 
@@ -321,14 +329,19 @@ def test_accumulated_h2o_adds_votes_up(decay: float) -> None:
 
 
 def test_accumulated_h2o_begins_with_the_prompts_votes() -> None:
-    nothing = torch.zeros(BATCH, HEADS, SLOTS)
-    a = replace(layer(ordered=True), probabilities=None, channels={"votes": nothing})
-    begun = decoding.AccumulatedH2O(8, 3).observe(a)["votes"]
-    check(
-        begun,
-        a,
-        lambda b, h, s: sum(weights_of(a, b, g, q).get(s, 0.0) for g in group(h) for q in range(WINDOW)) / GROUP,
-    )
+    a = prompts()
+    begun = decoding.AccumulatedH2O(8, 3).observe(replace(a, channels={"votes": torch.zeros(a.positions.shape)}))[
+        "votes"
+    ]
+    for b in range(BATCH):
+        for h in range(HEADS):
+            total = dict.fromkeys(slots_of(a, b, h), 0.0)
+            for g in group(h):
+                for q in range(SLOTS):
+                    for s, weight in weights_of(a, b, g, q).items():
+                        total[s] += weight / GROUP
+            for s, expected in total.items():
+                assert float(begun[b, h, s]) == pytest.approx(expected, abs=1e-5)
     half = decoding.AccumulatedH2O(8, 3, decay=0.5).observe(a)["votes"]
     assert torch.equal(half, scores.votes(a, last=2))
 
@@ -336,7 +349,7 @@ def test_accumulated_h2o_begins_with_the_prompts_votes() -> None:
 @pytest.mark.parametrize("policy", [decoding.RaaS(8, 3), decoding.LazyEviction(8, 3)])
 def test_the_others_have_nothing_to_say_of_a_prompt(policy: decoding.DecodingStrategy) -> None:
     nothing = {name: torch.zeros(BATCH, HEADS, SLOTS) for name in policy.channels}
-    assert policy.observe(replace(layer(ordered=True), probabilities=None, channels=nothing)) == nothing
+    assert policy.observe(replace(prompts(), channels=nothing)) == nothing
 
 
 @pytest.mark.parametrize("threshold", [None, 0.05])

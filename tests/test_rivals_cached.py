@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import DIM, GROUP, HEADS, LAYERS, WORDS, Step, random_prompts, stored, tiny
+from tiny_models import DIM, HEADS, LAYERS, WORDS, Step, random_prompts, stored, tiny
 
 from scope import decoding, prefill
 from scope.cache import CompressedCache
@@ -150,7 +150,7 @@ def laid_out(a: Attention, row: int, order: list[list[int]]) -> Attention:
     wide = at[..., None].expand(-1, -1, DIM)
     shares = None
     if a.probabilities is not None:
-        shares = a.probabilities[row].gather(2, at[:, None].expand(-1, GROUP, -1))[None]
+        shares = a.probabilities[row].gather(2, at[:, None].expand(-1, a.probabilities.shape[2], -1))[None]
     return replace(
         a,
         keys=a.keys[row].gather(1, wide)[None],

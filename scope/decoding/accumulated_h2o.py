@@ -33,7 +33,7 @@ class AccumulatedH2O(Eviction):
             raise SettingError(self, "decay", self.decay, "a number between 0 and 1")
 
     def observe(self, attention: Attention) -> Mapping[str, Tensor]:
-        if attention.probabilities is None:  # the prompt's
+        if not attention.decoding:
             return {"votes": scores.votes(attention, None if self.decay == 1 else round(1 / (1 - self.decay)))}
         return {"votes": self.decay * attention.channels["votes"] + scores.received(attention)}
 

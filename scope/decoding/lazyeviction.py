@@ -37,7 +37,7 @@ class LazyEviction(Eviction):
         return self.recent
 
     def observe(self, attention: Attention) -> Mapping[str, Tensor]:
-        if attention.probabilities is None:  # the prompt's
+        if not attention.decoding:
             return attention.channels
         now, last, gap = attention.now.float(), attention.channels["last"], attention.channels["gap"]
         last = torch.where(last == 0, attention.positions.float(), last)  # 0: nothing has been said of it

@@ -36,7 +36,7 @@ class RaaS(Eviction):
             check_number(self, "threshold", low=0)
 
     def observe(self, attention: Attention) -> Mapping[str, Tensor]:
-        if attention.probabilities is None:  # the prompt's
+        if not attention.decoding:
             return attention.channels
         weights = scores.received(attention)
         if self.threshold is None:
