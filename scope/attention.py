@@ -98,7 +98,7 @@ def _attend(
         **kwargs,
     )
     if layer is not None:
-        layer.compress(query, key, value, _padding(attention_mask), scaling, sliding_window)
+        layer.compress(module, query, key, value, _padding(attention_mask), scaling, sliding_window)
     return output, weights
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -21,6 +22,7 @@ from scope.cache.slots import Slots, StorageFactory
 from scope.decoding import DecodingStrategy
 from scope.engine import Stepper
 from scope.errors import CombinationError, ScopeError, SettingError, check_count
+from scope.inputs import layer_inputs
 from scope.prefill import PrefillMethod
 from scope.scores import Attention
 
@@ -227,7 +229,8 @@ def stream(
         cache = CompressedCache(
             model.config, prefill, decode, max_new_tokens, storage, granularity, watch, kind != "eager"
         )
-        logits, positions = _prefill(model, cache, [p for _, p in some], tokenizer.pad_token_id or 0, prefill_chunk)
+        with layer_inputs(model) if prefill.layer_inputs else nullcontext():
+            logits, positions = _prefill(model, cache, [p for _, p in some], tokenizer.pad_token_id or 0, prefill_chunk)
         cache.require_prompt()
         rows = [_Row(at, p, tokenizer, eos, max_new_tokens, sampling.generator(p.name)) for at, p in some]
         seconds = clock.go()

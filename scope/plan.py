@@ -36,6 +36,7 @@ class View:
     capacity: int = 0  # C in this layer: the most the prefill method leaves here
     prefilled: tuple[int, ...] = ()  # slots that the prefill left, in each layer
     step: int = 0  # t: 0 for the first token fed back
+    room: int | None = None  # where bytes bound the cache: slots a layer may hold at once, on average over the layers
 
     @property
     def kept(self) -> int:

@@ -4,11 +4,20 @@ Shapes: B batch, Hq query heads, H key/value heads, G = Hq / H that share one, Q
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class LayerInputs:
+    """What a layer's attention was given: only for a prefill method that declares the need (`layer_inputs`)."""
+
+    module: nn.Module  # the layer's attention
+    hidden_states: Tensor  # [B, P, E]
+    position_embeddings: tuple[Tensor, Tensor]  # cosine and sine, [B or 1, P, D]
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,13 @@ class Attention:
     sliding_window: int | None = None  # where the model itself looks back only so far
     probabilities: Tensor | None = None  # [B, H, G, S], or [B, H, 1, S] of a group's mean: a decode step's own
     channels: Mapping[str, Tensor] = field(default_factory=dict)  # [B, H, S] float32: what the strategy noted of a slot
+    prompt: Tensor | None = None  # [B] int, in a decode step: tokens of the row's prompt; what was decoded comes after
+    inputs: LayerInputs | None = None
+
+    @property
+    def now(self) -> Tensor:
+        """[B, 1, 1]: the position of the newest query."""
+        return self.query_positions.amax(-1)[:, None, None]
 
     @property
     def decoding(self) -> bool:
@@ -86,12 +102,33 @@ def _visible(
 
 
 def probabilities(attention: Attention, first: int, last: int) -> Tensor:
-    """-> [B, Hq, last - first, S] float32: what the prompt's queries first..last look at; a padding query: NaN."""
-    group = attention.queries.shape[1] // attention.keys.shape[1]
-    logits = attention.queries[:, :, first:last] @ attention.keys.repeat_interleave(group, 1).transpose(-1, -2)
-    seen = _visible(attention, first, last, None)
-    seen = seen if seen.shape[1] == 1 else seen.repeat_interleave(group, 1)
-    return (logits.float() * attention.scaling).masked_fill(~seen, -torch.inf).softmax(-1)
+    """-> [B, Hq, last - first, S] float32: what the queries first..last look at; one that is not there: NaN."""
+    batch, query_heads, _, dim = attention.queries.shape
+    heads, slots = attention.keys.shape[1:3]
+    some = attention.queries[:, :, first:last].reshape(batch, heads, -1, dim)
+    logits = (some @ attention.keys.transpose(-1, -2)).view(batch, heads, query_heads // heads, last - first, slots)
+    seen = _visible(attention, first, last, None)[:, :, None]
+    weights = (logits.float() * attention.scaling).masked_fill_(~seen, -torch.inf).softmax(-1)
+    return weights.view(batch, query_heads, last - first, slots)
+
+
+def looks(attention: Attention) -> Tensor:
+    """-> [B, H, G, Q, S] float32: what each of the queries looks at, over what is stored now; 0 for one not there."""
+    batch, query_heads, queries, _ = attention.queries.shape
+    heads, slots = attention.keys.shape[1:3]
+    asks = (attention.query_positions >= 0)[:, None, :, None]
+    weights = probabilities(attention, 0, queries).masked_fill(~asks, 0.0)
+    return weights.view(batch, heads, query_heads // heads, queries, slots)
+
+
+def latest(attention: Attention, count: int) -> Attention:
+    """The same with its last `count` queries only."""
+    return replace(
+        attention,
+        queries=attention.queries[:, :, -count:],
+        query_positions=attention.query_positions[:, -count:],
+        probabilities=None,
+    )
 
 
 def pooled(scores: Tensor, kernel: int, tail: int) -> Tensor:
@@ -108,11 +145,82 @@ def age(attention: Attention) -> Tensor:
 def noise(attention: Attention, seed: int) -> Tensor:
     """-> [B, H, S] in [0, 1): a hash of seed, layer, head, slot's token and time, so the same whatever the batch."""
     heads = torch.arange(attention.positions.shape[1], device=attention.positions.device)[None, :, None]
-    now = attention.query_positions[:, -1, None, None]
     mixed = torch.zeros_like(attention.positions, dtype=torch.int64)
-    for part in (seed, attention.layer, heads, attention.positions, now):
+    for part in (seed, attention.layer, heads, attention.positions, attention.now):
         mixed = (mixed + part + 1) * 0x2545F491 & 0xFFFFFFFF
         mixed = (mixed ^ mixed >> 15) * 0x2C1B3C6D & 0xFFFFFFFF
         mixed = (mixed ^ mixed >> 12) * 0x297A2D39 & 0xFFFFFFFF
         mixed = mixed ^ mixed >> 15
     return (mixed >> 8).float() / 2**24
+
+
+def neighbourhood(weights: Tensor, positions: Tensor, kernel: int, average: bool = False) -> Tensor:
+    """Weights [B, H, ..., S], pooled over the `kernel` slots around each in order of position [B, H, S].
+
+    The maximum, or with `average` the mean, which counts what is past either end as 0; an empty slot's weight is 0.
+    """
+    order = positions.argsort(-1)
+    order = order.view(*order.shape[:2], *[1] * (weights.ndim - 3), order.shape[-1]).expand_as(weights)
+    pool = F.avg_pool1d if average else F.max_pool1d
+    row = weights.gather(-1, order).flatten(0, -2)[:, None]
+    found: Tensor = pool(row, kernel, stride=1, padding=kernel // 2)
+    return torch.empty_like(weights).scatter(-1, order, found.view_as(weights))
+
+
+def across_heads(weights: Tensor, positions: Tensor) -> Tensor:
+    """-> [B, H, S]: the mean over all heads of what a slot's token gets in each; 0 where a head does not hold it.
+
+    weights, positions [B, H, S]. Heads may hold other tokens, and in other slots.
+    """
+    heads = positions.shape[1]
+    token = positions.flatten(1).contiguous()
+    tokens, order = token.sort(-1)
+    sums: Tensor = F.pad(weights.flatten(1).gather(-1, order).double().cumsum(-1), (1, 0))
+    above, below = torch.searchsorted(tokens, token, right=True), torch.searchsorted(tokens, token)
+    return ((sums.gather(-1, above) - sums.gather(-1, below)) / heads).float().view_as(weights)
+
+
+def key_norm(attention: Attention) -> Tensor:
+    """-> [B, H, S]: the lower a key's norm, the better."""
+    norm: Tensor = torch.linalg.vector_norm(attention.keys.float(), dim=-1)
+    return -norm
+
+
+def key_difference(attention: Attention) -> Tensor:
+    """-> [B, H, S]: minus a key's cosine similarity to the mean direction of all that are stored."""
+    there = (attention.positions >= 0)[..., None]
+    directions = F.normalize(attention.keys.float(), dim=-1)
+    mean = (directions * there).sum(-2, keepdim=True) / there.sum(-2, keepdim=True)
+    return -F.cosine_similarity(directions, mean, dim=-1)
+
+
+def redundancy(attention: Attention, threshold: float, block: int = 256) -> Tensor:
+    """-> [B, H, S], softmax over the slots: how alike a slot's key is to the others (R-KV, arXiv 2505.24133).
+
+    The mean of the cosine similarities to it that are above `threshold`; each slot spares the newest of those it is
+    alike to. `block` slots are compared with all at a time.
+    """
+    positions = attention.positions
+    there = positions >= 0
+    directions = F.normalize(attention.keys.float(), dim=-1) * there[..., None]
+    slot = torch.arange(positions.shape[-1], device=positions.device)
+    total = torch.zeros_like(positions, dtype=torch.float32)
+    for start in range(0, len(slot), block):
+        some = slot[start : start + block]
+        similar = directions[:, :, some] @ directions.transpose(-1, -2)
+        similar = similar.masked_fill((similar <= threshold) | (some[:, None] == slot), 0.0)
+        newest = torch.where(similar > 0, positions[:, :, None], -1).argmax(-1, keepdim=True)
+        total += similar.scatter(-1, newest, 0.0).sum(-2)
+    mean = total / there.sum(-1, keepdim=True)
+    return mean.masked_fill(~there, -torch.inf).softmax(-1)
+
+
+def importance_without_redundancy(attention: Attention, balance: float, kernel: int, threshold: float) -> Tensor:
+    """-> [B, H, S]: R-KV's balance * I - (1 - balance) * R. I: what the queries look at, max-pooled along the slots,
+    the maximum over the group, the mean over the queries; the queries' own slots take no part in it.
+    """
+    oldest = attention.now - attention.queries.shape[2] + 1
+    weights = looks(attention).masked_fill((attention.positions >= oldest)[:, :, None, None], 0.0)
+    asked = (attention.query_positions >= 0).sum(-1)[:, None, None]
+    importance = neighbourhood(weights, attention.positions, kernel).amax(2).sum(2) / asked
+    return balance * importance - (1 - balance) * redundancy(attention, threshold)

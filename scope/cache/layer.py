@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import CacheLayerMixin
 
 from scope.cache.account import Account
@@ -15,6 +15,7 @@ from scope.cache.ring import Ring
 from scope.cache.slots import GROWTH, Kept, Storage, StorageFactory
 from scope.decoding import DecodingStrategy
 from scope.errors import ScopeError
+from scope.inputs import taken
 from scope.plan import Plan, View
 from scope.prefill import PrefillMethod
 from scope.scores import Attention
@@ -92,6 +93,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.whole = whole
         self.copies = 1  # of each key/value head that are stored
         self.storage: Storage | None = None
+        self.prompt: Tensor | None = None  # [B] int32: tokens of each row's
         self.asked: Ring | None = None  # the last queries, where the strategy wants more than this step's
         self.seen = 0  # tokens of the longest row, padding included: transformers makes positions from it
         self._chunks: _Chunks | None = None
@@ -182,6 +184,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
 
     def compress(
         self,
+        module: nn.Module,
         query: Tensor,
         keys: Tensor,
         values: Tensor,
@@ -208,6 +211,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         places = rows.positions.to(keys.device)  # layers may lie on several
         by_head = places[:, None].expand(-1, keys.shape[1], -1)
         attention = Attention(query, keys, values, by_head, places, scaling, self.index, sliding_window)
+        attention = replace(attention, inputs=taken(module))
         if self.watch:
             self.watch(attention)
         lengths = rows.lengths
@@ -243,6 +247,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.storage = self.make_storage(left, max(map(self._room, self.views)), self.whole)
         if self.decode.queries > 1:
             self.asked = Ring(query, places, self.decode.queries)
+        self.prompt = places[:, -1] + 1
         self.accounts = [Account(n) for n in stored]
 
     def _observed(self, attention: Attention) -> Mapping[str, Tensor]:
@@ -273,6 +278,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
                 sliding_window,
                 probabilities,
                 storage.channels,
+                self.prompt,
             )
             if self.watch:
                 self.watch(attention)
@@ -288,6 +294,9 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         assert self.storage is not None
         assert other.storage is not None
         self.storage.replace(rows, other.storage)
+        assert self.prompt is not None
+        assert other.prompt is not None
+        self.prompt[list(rows)] = other.prompt
         if self.asked is not None and other.asked is not None:
             self.asked.replace(rows, other.asked)
         self._complete_views()

@@ -1,25 +1,45 @@
 """Decoding strategies: what stays while the answer is written. One strategy, one file."""
 
+from scope.decoding.accumulated_h2o import AccumulatedH2O
 from scope.decoding.adaptive import Adaptive
 from scope.decoding.discontinuous import Discontinuous
 from scope.decoding.eviction import DecodingStrategy
 from scope.decoding.h2o import H2O
+from scope.decoding.keydiff import KeyDiff
+from scope.decoding.knorm import KNorm
+from scope.decoding.lazyeviction import LazyEviction
+from scope.decoding.morphkv import MorphKV
 from scope.decoding.none import KeepAll
 from scope.decoding.pyramidinfer import PyramidInfer
+from scope.decoding.r_kv import RKV
+from scope.decoding.raas import RaaS
 from scope.decoding.random import Random
 from scope.decoding.recent import Recent
 from scope.decoding.slide import Slide
+from scope.decoding.snapkv_d import SnapKVD
 from scope.decoding.streamingllm import StreamingLLM
+from scope.decoding.tova import TOVA
+from scope.decoding.vase import VASE
 
 __all__ = [
     "H2O",
+    "RKV",
+    "TOVA",
+    "VASE",
+    "AccumulatedH2O",
     "Adaptive",
     "DecodingStrategy",
     "Discontinuous",
+    "KNorm",
     "KeepAll",
+    "KeyDiff",
+    "LazyEviction",
+    "MorphKV",
     "PyramidInfer",
+    "RaaS",
     "Random",
     "Recent",
     "Slide",
+    "SnapKVD",
     "StreamingLLM",
 ]

@@ -1,5 +1,6 @@
 """The one eviction rule of decoding: what is protected, how many slots the rest may hold, when, and by which score."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -7,7 +8,7 @@ from typing import ClassVar, Protocol
 from torch import Tensor
 
 from scope import scores
-from scope.errors import CombinationError, check_choice, check_count
+from scope.errors import CombinationError, ScopeError, check_choice, check_count
 from scope.plan import Plan, View
 from scope.scores import Attention
 
@@ -81,8 +82,20 @@ class Eviction:
         return 1
 
     def limit(self, view: View) -> int:
-        """D in this layer."""
-        return self.budget
+        """D in this layer: as given, or what the view's room leaves beside the prompt, the same in all layers.
+
+        Raises ScopeError where that is less than the slots that always stay.
+        """
+        if view.room is None:
+            return self.budget
+        prompt = math.ceil(sum(view.prefilled) / len(view.prefilled))
+        if self.boundary == "budget" or (self.protect == "nothing" and view.prompt <= view.budget):
+            prompt = view.budget  # even where less is there
+        left = view.room - prompt - self.period  # a slot is filled before another is freed
+        if left < self.recent:
+            beside = f"beside {prompt} for a prompt of {view.prompt} tokens and the {self.period} of a period"
+            raise ScopeError(f"{view.room} slots a layer leave {left} {beside}: recent, {self.recent}, has to fit")
+        return left
 
     def decoded(self, view: View) -> int:
         """How much of D there is at this step."""
@@ -121,3 +134,12 @@ class Eviction:
 
     def score(self, attention: Attention) -> Tensor:
         return scores.age(attention)
+
+    def evictable(self, attention: Attention) -> Tensor:
+        """-> [B, H, S] bool: the slots that the score decides about: not empty, recent, or of a protected prompt."""
+        positions = attention.positions
+        free = (positions >= 0) & (positions <= attention.now - self.recent)
+        if self.protect == "nothing":
+            return free
+        assert attention.prompt is not None
+        return free & (positions >= attention.prompt[:, None, None])

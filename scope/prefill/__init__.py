@@ -3,16 +3,26 @@
 from scope.prefill.budget import PrefillMethod
 from scope.prefill.full import Full
 from scope.prefill.h2o import H2O
+from scope.prefill.keydiff import KeyDiff
+from scope.prefill.knorm import KNorm
+from scope.prefill.kvpress import KVPress
 from scope.prefill.pyramidinfer import PyramidInfer
 from scope.prefill.pyramidkv import PyramidKV
+from scope.prefill.r_kv import RKV
 from scope.prefill.random import Random
 from scope.prefill.recent import Recent
 from scope.prefill.snapkv import SnapKV
 from scope.prefill.streamingllm import StreamingLLM
+from scope.prefill.tova import TOVA
 
 __all__ = [
     "H2O",
+    "RKV",
+    "TOVA",
     "Full",
+    "KNorm",
+    "KVPress",
+    "KeyDiff",
     "PrefillMethod",
     "PyramidInfer",
     "PyramidKV",

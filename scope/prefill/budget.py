@@ -1,7 +1,7 @@
 """The rule that every prefill method shares: how many slots of the prompt stay, and which are beyond question."""
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -13,6 +13,11 @@ from scope.scores import Attention
 
 class PrefillMethod(Protocol):
     """Decides once, after the prompt's own attention, what of the prompt stays (one row of one layer at a time)."""
+
+    @property
+    def layer_inputs(self) -> bool:
+        """Whether its score needs the layer's module and hidden states (`Attention.inputs`)."""
+        ...
 
     def slots(self, prompt: int) -> int:
         """C: the budget for a prompt of that many tokens, as a count."""
@@ -40,6 +45,8 @@ class Budget:
     """
 
     budget: int | float
+
+    layer_inputs: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         share = isinstance(self.budget, float) and 0 < self.budget < 1

@@ -13,6 +13,8 @@ from scope.scores import Attention
 class Full:
     """No compression of the prompt."""
 
+    layer_inputs = False
+
     def slots(self, prompt: int) -> int:
         return prompt
 

@@ -1,0 +1,34 @@
+"""morphkv: what the recent tokens look at stays (Ghadia et al. 2025, arXiv 2503.00979)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from scope import scores
+from scope.decoding.eviction import Eviction
+from scope.errors import check_choice
+from scope.scores import Attention
+
+
+@dataclass(frozen=True)
+class MorphKV(Eviction):
+    """At each step keep the `recent` last and, of the rest, the slots that the recent tokens' queries attend to most.
+
+    `fusion`: their attention's `sum` or its `max`, of the mean over the query heads that share a key/value head.
+    Departure: the softmax is over what is stored now, not over what was when each of the queries was asked.
+    """
+
+    protect: str = "nothing"
+    fusion: str = "sum"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "fusion", ("sum", "max"))
+
+    @property
+    def queries(self) -> int:
+        return self.recent
+
+    def score(self, attention: Attention) -> Tensor:
+        weights = scores.looks(attention).mean(2)
+        return weights.sum(2) if self.fusion == "sum" else weights.amax(2)

@@ -1,0 +1,43 @@
+"""Eviction every so many steps, and by the votes of the last queries: what snapkv_d, r_kv and vase share."""
+
+from dataclasses import dataclass
+
+from scope.decoding.eviction import Eviction
+from scope.errors import CombinationError, SettingError, check_count
+
+
+@dataclass(frozen=True)
+class Periodic(Eviction):
+    """Every `every` steps the region is cut down to its size; in between it grows by up to `every` slots."""
+
+    protect: str = "nothing"
+    every: int = 128
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self, "every", low=1)
+
+    @property
+    def period(self) -> int:
+        return self.every
+
+
+@dataclass(frozen=True)
+class Polled(Periodic):
+    """The last `window` queries say what stays, their own slots aside; `kernel`: neighbours that are pooled."""
+
+    window: int = 8
+    kernel: int = 7
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self, "window", low=1)
+        check_count(self, "kernel", low=1)
+        if self.kernel % 2 == 0:
+            raise SettingError(self, "kernel", self.kernel, "odd, so that pooling keeps the length")
+        if self.window > self.recent:
+            raise CombinationError(self, "window", self.window, f"at most the slots that always stay, {self.recent}")
+
+    @property
+    def queries(self) -> int:
+        return self.window

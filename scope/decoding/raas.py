@@ -1,0 +1,52 @@
+"""raas: what was not looked at for longest goes (Hu et al. 2025, arXiv 2502.11147)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from scope import scores
+from scope.decoding.eviction import Eviction
+from scope.errors import SettingError, check_number
+from scope.scores import Attention
+
+
+@dataclass(frozen=True)
+class RaaS(Eviction):
+    """Keep the `recent` last and, of the rest, the slots with the newest clocks, which high attention sets to now.
+
+    High: at least `threshold`; None: among the top `share` of the slots stored. A new slot's clock is its birth, a
+    prompt's 0 until it is looked at. Departures: single slots, where the paper evicts pages of 16; of equal clocks the
+    newer slot stays.
+    """
+
+    share: float = 0.5
+    threshold: float | None = None
+
+    channels: ClassVar[tuple[str, ...]] = ("clock",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self, "share", low=0)
+        if not 0 < self.share <= 1:
+            raise SettingError(self, "share", self.share, "a number above 0, at most 1")
+        if self.threshold is not None:
+            check_number(self, "threshold", low=0)
+
+    def observe(self, attention: Attention) -> Mapping[str, Tensor]:
+        if not attention.decoding:
+            return attention.channels
+        weights = scores.received(attention)
+        if self.threshold is None:
+            high = (self.share * (attention.positions >= 0).sum(-1, keepdim=True)).ceil().long()
+            least = weights.sort(-1, descending=True).values.gather(-1, high - 1)
+            looked_at = (weights >= least) & (weights > 0)
+        else:
+            looked_at = weights >= self.threshold
+        born = attention.positions == attention.now
+        return {"clock": torch.where(looked_at | born, attention.now.float(), attention.channels["clock"])}
+
+    def score(self, attention: Attention) -> Tensor:
+        return attention.channels["clock"]

@@ -1,0 +1,51 @@
+"""What each layer's attention is given, noted for prefill methods that ask for it (`layer_inputs`)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from scope.scores import LayerInputs
+
+NOTED = "scope_inputs"  # on the attention module, from its call until `taken`
+
+
+@contextmanager
+def layer_inputs(model: PreTrainedModel) -> Iterator[None]:
+    """While it lasts, each attention of the model notes its module, hidden states and position embeddings.
+
+    Of prompts, not of decode steps; of a prompt in chunks, all of them. The modules can reach the model's rotary
+    embedding meanwhile (`rotary_emb`), as they could in older transformers.
+    """
+    rotary = getattr(model.base_model, "rotary_emb", None)
+    attentions = [module for module in model.modules() if hasattr(module, "layer_idx") and hasattr(module, "is_causal")]
+    hooks = [module.register_forward_pre_hook(_note, with_kwargs=True) for module in attentions]
+    for module in attentions:
+        module.__dict__["rotary_emb"] = rotary  # not as a part of it: its state stays what it was
+    try:
+        yield
+    finally:
+        for hook, module in zip(hooks, attentions, strict=True):
+            hook.remove()
+            del module.__dict__["rotary_emb"]
+            taken(module)
+
+
+def taken(module: nn.Module) -> LayerInputs | None:
+    """What was noted of the prompt that went through this attention, once; None where nothing was."""
+    noted: LayerInputs | None = module.__dict__.pop(NOTED, None)
+    return noted
+
+
+def _note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    hidden: Tensor = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+    if hidden.shape[1] == 1:
+        return
+    cos, sin = kwargs["position_embeddings"]
+    if earlier := module.__dict__.get(NOTED):
+        hidden = torch.cat([earlier.hidden_states, hidden], 1)
+        cos, sin = (torch.cat(pair, 1) for pair in zip(earlier.position_embeddings, (cos, sin), strict=True))
+    module.__dict__[NOTED] = LayerInputs(module, hidden, (cos, sin))

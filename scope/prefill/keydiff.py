@@ -1,0 +1,20 @@
+"""keydiff: keys unlike the mean key stay (Park et al. 2025, arXiv 2504.15364)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from scope import scores
+from scope.prefill.budget import Windowed
+from scope.scores import Attention
+
+
+@dataclass(frozen=True)
+class KeyDiff(Windowed):
+    """Keep the last `window` slots and those whose keys are least similar to the mean direction of the prompt's keys.
+
+    Departures: the paper goes through the prompt block by block and spares no recent tokens.
+    """
+
+    def score(self, attention: Attention) -> Tensor:
+        return scores.key_difference(attention)

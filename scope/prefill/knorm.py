@@ -1,0 +1,20 @@
+"""knorm: keys of low norm stay (Devoto et al. 2024, arXiv 2406.11430)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from scope import scores
+from scope.prefill.budget import Windowed
+from scope.scores import Attention
+
+
+@dataclass(frozen=True)
+class KNorm(Windowed):
+    """Keep the last `window` slots and those whose keys have the lowest norm: no query is asked.
+
+    Departures: the paper's first layers stay whole and no recent tokens are spared; here all layers are alike.
+    """
+
+    def score(self, attention: Attention) -> Tensor:
+        return scores.key_norm(attention)

@@ -1,0 +1,37 @@
+"""r_kv: attended to and not said already (Cai et al. 2025, arXiv 2505.24133)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from scope import scores
+from scope.errors import SettingError, check_count, check_number
+from scope.prefill.budget import Windowed
+from scope.scores import Attention
+
+
+@dataclass(frozen=True)
+class RKV(Windowed):
+    """Keep the last `window` slots and those of highest balance * I - (1 - balance) * R: the decoding strategy's score
+    (`scope/decoding/r_kv.py`), once, from the window's queries.
+
+    The paper compresses while it writes; its released code treats the prompt alike.
+    """
+
+    kernel: int = 7
+    balance: float = 0.1
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self, "kernel", low=1)
+        check_number(self, "balance", low=0)
+        check_number(self, "threshold", low=0)
+        if self.kernel % 2 == 0:
+            raise SettingError(self, "kernel", self.kernel, "odd, so that pooling keeps the length")
+        if self.balance > 1:
+            raise SettingError(self, "balance", self.balance, "a number between 0 and 1")
+
+    def score(self, attention: Attention) -> Tensor:
+        asked = scores.latest(attention, self.window)
+        return scores.importance_without_redundancy(asked, self.balance, self.kernel, self.threshold)
