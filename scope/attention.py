@@ -46,24 +46,6 @@ def adopt(config: PretrainedConfig) -> None:
         raise ScopeError(f"attn_implementation={found}: must be one of {', '.join(BACKENDS)} for a compressed cache")
 
 
-def grouped(
-    query: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None, scaling: float
-) -> tuple[Tensor, Tensor]:
-    """One query per row over the slots: query [B, Hq, 1, D], keys, values [B, H, S, D], visible [B, H, S] bool or None.
-
-    -> output [B, 1, Hq, D] and probabilities [B, H, G, S] float32 (softmax in float32).
-    """
-    batch, query_heads, _, dim = query.shape
-    heads = keys.shape[1]
-    logits = query.reshape(batch, heads, query_heads // heads, dim) @ keys.transpose(-1, -2)
-    logits = logits.float() * scaling if logits.dtype != torch.float64 else logits * scaling
-    if visible is not None:
-        logits = logits.masked_fill(~visible[:, :, None], -torch.inf)
-    probabilities = logits.softmax(-1)
-    output = probabilities.to(values.dtype) @ values
-    return output.reshape(batch, 1, query_heads, values.shape[-1]), probabilities
-
-
 def _attend(
     backend: str,
     module: nn.Module,
@@ -79,10 +61,7 @@ def _attend(
     layer = getattr(key, "scope_layer", None)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if layer is not None and layer.storage is not None:
-        visible = layer.visible(sliding_window)
-        output, probabilities = grouped(query, key, value, visible, scaling)
-        layer.evict(query, probabilities, scaling, sliding_window)
-        return output, None
+        return layer.step(query, scaling, sliding_window), None
     attend = _backend(backend, module)
     if backend == "flash_attention_2":  # it reads its own name in the module's configuration
         module = _Instead(module, config=_Instead(module.config, _attn_implementation=backend))  # type: ignore[assignment]

@@ -18,7 +18,7 @@ from transformers.generation.logits_process import (
 )
 
 from scope.cache import CompressedCache
-from scope.cache.slots import Slots, StorageFactory
+from scope.cache.slots import StorageFactory
 from scope.decoding import DecodingStrategy
 from scope.engine import Stepper
 from scope.errors import CombinationError, ScopeError, SettingError, check_count
@@ -166,7 +166,7 @@ def generate(
     max_new_tokens: int,
     sampling: Sampling | None = None,
     progress: Callable[[int], None] | None = None,
-    storage: StorageFactory = Slots,
+    storage: StorageFactory | None = None,
     granularity: str = "kv_head",
     observe: Callable[[CompressedCache], None] | None = None,
     watch: Callable[[Attention], None] | None = None,
@@ -192,7 +192,7 @@ def stream(
     batch_size: int,
     sampling: Sampling | None = None,
     progress: Callable[[int], None] | None = None,
-    storage: StorageFactory = Slots,
+    storage: StorageFactory | None = None,
     granularity: str = "kv_head",
     observe: Callable[[CompressedCache], None] | None = None,
     watch: Callable[[Attention], None] | None = None,

@@ -6,8 +6,13 @@ from itertools import pairwise
 
 import pytest
 import torch
+from tiny_models import SCOPE, WORDS, random_prompts, strategies, tiny
 from torch import Tensor
 
+from scope import kernels, prefill
+from scope.cache.fused import FusedSlots, Storages
+from scope.cache.slots import Kept
+from scope.generate import generate
 from scope.kernels import decode
 from scope.kernels.decode import Attended, Eligible, Workspace, attend, attend_twin, free, free_twin, write, write_twin
 from scope.kernels.votes import votes, votes_twin
@@ -295,3 +300,25 @@ def test_results_repeat() -> None:
     step = Step(*LARGE[0])
     results = [step.attend().output for _ in range(5)]
     assert all(torch.equal(a, b) for a, b in pairwise(results))
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral_sliding"])
+@pytest.mark.parametrize("name", ["slide", "h2o", "discontinuous", "none"])
+def test_a_generation_on_fused_slots_is_one_on_slots(name: str, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ragged rows, one of them refilled; methods that score by votes too."""
+    model = tiny(family, SCOPE).to(DEVICE)
+    monkeypatch.setattr(kernels, "runs_on", lambda device: False)
+    policies = (prefill.H2O(16, 4), strategies(10, 4, 20)[name], 20)
+    plain = generate(model, WORDS, random_prompts(30, 9, 21), *policies, batch_size=2)
+    made: list[str] = []
+
+    def fused(kept: Kept, room: int, whole: bool) -> FusedSlots:
+        made.append("fused")
+        return storages(kept, room, whole)
+
+    monkeypatch.setattr(kernels, "runs_on", lambda device: True)
+    for engine in ("eager",) if INTERPRETED else ("eager", "graph"):
+        storages = Storages()
+        quick = generate(model, WORDS, random_prompts(30, 9, 21), *policies, batch_size=2, storage=fused, engine=engine)
+        assert [(row.tokens, row.trace) for row in quick] == [(row.tokens, row.trace) for row in plain]
+    assert made

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scope.attention import grouped
+from scope.cache.grouped import grouped
 from scope.scores import Attention, age, noise, pooled, received, votes
 
 BATCH, HEADS, GROUP, LENGTH, DIM = 3, 2, 3, 11, 8

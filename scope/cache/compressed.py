@@ -7,8 +7,9 @@ from torch import Tensor
 from transformers import Cache, PretrainedConfig
 
 from scope.attention import adopt
+from scope.cache.fused import Storages
 from scope.cache.layer import CompressedLayer, Rows
-from scope.cache.slots import Slots, Storage, StorageFactory
+from scope.cache.slots import Storage, StorageFactory
 from scope.decoding import DecodingStrategy, KeepAll
 from scope.errors import ScopeError, check_choice
 from scope.prefill import Full, PrefillMethod
@@ -37,7 +38,7 @@ class CompressedCache(Cache):
         prefill: PrefillMethod | None = None,
         decode: DecodingStrategy | None = None,
         tokens: int | None = None,
-        storage: StorageFactory = Slots,
+        storage: StorageFactory | None = None,
         granularity: str = "kv_head",
         watch: Callable[[Attention], None] | None = None,
         whole: bool = False,
@@ -50,6 +51,7 @@ class CompressedCache(Cache):
         layers = text.num_hidden_layers
         self.rows = Rows()
         prefill, decode = prefill or Full(), decode or KeepAll()
+        storage = storage or Storages()
         self._layers = [
             CompressedLayer(i, layers, prefill, decode, self.rows, storage, tokens, by_query_head, watch, whole)
             for i in range(layers)

@@ -142,7 +142,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         return self.seen
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """The prompt's; of a decode step none, since its mask is made here, in `visible`."""
+        """The prompt's; of a decode step none, since its storage knows which slots are empty."""
         return (self.seen + query_length if self.storage is None else 0), 0
 
     def get_max_length(self) -> int:
@@ -172,15 +172,6 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         return None if move is None else (self._scored, move)
 
     # what the attention function calls
-
-    def visible(self, sliding_window: int | None) -> Tensor | None:
-        """-> [B, H, S] bool: the slots that hold something this step may look at; None = all of them."""
-        assert self.storage is not None
-        visible = self.storage.visible
-        if sliding_window is not None:
-            near = self.storage.positions > self.storage.newest[:, None, None] - sliding_window
-            visible = near if visible is None else visible & near
-        return visible
 
     def compress(
         self,
@@ -257,16 +248,18 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         none = attention.keys.new_zeros(attention.keys.shape[:3], dtype=torch.float32)
         return self.decode.observe(replace(attention, channels=dict.fromkeys(self.decode.channels, none)))
 
-    def evict(self, query: Tensor, probabilities: Tensor, scaling: float, sliding_window: int | None) -> None:
-        """After a step's attention, query [B, Hq, 1, D] and its probabilities: keep what the decoding strategy says."""
+    def step(self, query: Tensor, scaling: float, sliding_window: int | None) -> Tensor:
+        """A decode step's attention, query [B, Hq, 1, D] -> [B, 1, Hq, D]; then evict as the strategy says."""
         storage = self.storage
         assert storage is not None
+        looked_at = self._scored or bool(self.decode.channels) or self.watch is not None
+        output, probabilities = storage.attend(query, scaling, sliding_window, looked_at)
         queries, asked_at = query, storage.newest[:, None]
         if self.asked is not None:
             self.asked.add(query, storage.newest)
             queries, asked_at = self.asked.queries, self.asked.positions
         scores = None
-        if self._scored or self.decode.channels or self.watch:
+        if looked_at:
             attention = Attention(
                 queries,
                 storage.keys,
@@ -288,6 +281,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             if self._scored:
                 scores = self.decode.score(attention)
         storage.evict(scores)
+        return output
 
     def replace(self, rows: Sequence[int], other: "CompressedLayer") -> None:
         """These rows become those of another cache's layer, whose prompts have just been through."""

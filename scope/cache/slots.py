@@ -17,6 +17,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from scope.cache.grouped import grouped
 from scope.plan import Plan
 
 GROWTH = 256  # slots added at a time where no bound is known
@@ -40,9 +41,6 @@ class Storage(Protocol):
     def newest(self) -> Tensor: ...  # [B] int32: the position of each row's last token
 
     @property
-    def visible(self) -> Tensor | None: ...  # [B, H, S] bool: the slots that are not empty; None = all
-
-    @property
     def nbytes(self) -> int: ...  # of keys, values and channels, as allocated
 
     @property
@@ -57,6 +55,15 @@ class Storage(Protocol):
 
     def append(self, keys: Tensor, values: Tensor) -> None:
         """Store the step's token of each row, keys and values [B, H, 1, D]; its channels are 0."""
+        ...
+
+    def attend(
+        self, query: Tensor, scaling: float, sliding_window: int | None, scored: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """The step's attention over all that is stored: query [B, Hq, 1, D] -> output [B, 1, Hq, D], probabilities.
+
+        These are [B, H, G, S], or [B, H, 1, S] averaged over a group; they may be None where nothing is `scored`.
+        """
         ...
 
     def write(self, channels: Mapping[str, Tensor]) -> None:
@@ -168,10 +175,6 @@ class Slots:
     def nbytes(self) -> int:
         return self._keys.nbytes + self._values.nbytes + self._channels.nbytes
 
-    @property
-    def visible(self) -> Tensor | None:
-        return self.ordinals >= 0 if self._move.masked else None
-
     def begin(self, plans: Sequence[Plan | None]) -> Move:
         full = not self._whole and min(self.stored) == self._width
         if max(self.stored) == self._width:
@@ -220,6 +223,15 @@ class Slots:
         self._marks.scatter_(3, empty.expand(2, -1, -1, -1), self._last.expand(-1, -1, empty.shape[1], -1))
         if self._names:
             self._channels.scatter_(3, empty.expand(len(self._names), -1, -1, -1), 0.0)
+
+    def attend(
+        self, query: Tensor, scaling: float, sliding_window: int | None, scored: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        visible = self.ordinals >= 0 if self._move.masked else None
+        if sliding_window is not None:
+            near = self.positions > self.newest[:, None, None] - sliding_window
+            visible = near if visible is None else visible & near
+        return grouped(query, self.keys, self.values, visible, scaling)
 
     def write(self, channels: Mapping[str, Tensor]) -> None:
         for name, own in zip(self._names, self._channels, strict=True):

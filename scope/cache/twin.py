@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scope.cache.grouped import grouped
 from scope.cache.slots import Kept
 from scope.plan import Plan
 
@@ -23,10 +24,6 @@ class Concatenated:
     def nbytes(self) -> int:
         return self.keys.nbytes + self.values.nbytes + sum(x.nbytes for x in self.channels.values())
 
-    @property
-    def visible(self) -> Tensor:
-        return self.positions >= 0
-
     def begin(self, plans: Sequence[Plan | None]) -> None:
         self._plans = plans
         held = [n + 1 for n in self.stored]
@@ -39,6 +36,14 @@ class Concatenated:
         new = self.newest[:, None, None].expand(*keys.shape[:3])
         self.positions = torch.cat([self.positions, new], 2)
         self.channels = {name: F.pad(x, (0, 1)) for name, x in self.channels.items()}
+
+    def attend(
+        self, query: Tensor, scaling: float, sliding_window: int | None, scored: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        visible = self.positions >= 0
+        if sliding_window is not None:
+            visible &= self.positions > self.newest[:, None, None] - sliding_window
+        return grouped(query, self.keys, self.values, visible, scaling)
 
     def write(self, channels: Mapping[str, Tensor]) -> None:
         self.channels = {name: channels[name] for name in self.channels}

@@ -6,9 +6,16 @@ TRITON_INTERPRET=1, set before triton is imported, the kernels run on the CPU, s
 
 from importlib.util import find_spec
 
-from torch import device
+from torch import Tensor, device
+
+from scope.kernels.shapes import DTYPES, MOST_DIM
 
 
 def runs_on(where: device) -> bool:
     """Whether the kernels can be launched on tensors of this device."""
     return where.type == "cuda" and find_spec("triton") is not None
+
+
+def takes(keys: Tensor, values: Tensor) -> bool:
+    """Whether the kernels take tensors of this dtype and these head dims; or queries and keys."""
+    return keys.shape[-1] == values.shape[-1] <= MOST_DIM and keys.dtype in DTYPES

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from scope import scores
+from scope import kernels, scores
 from scope.errors import check_choice, check_count
+from scope.kernels.votes import votes
 from scope.prefill.budget import Windowed
 from scope.scores import Attention
 
@@ -30,7 +32,7 @@ class HeavyHitters(Windowed):
     def score(self, attention: Attention) -> Tensor:
         if self.votes == "released":
             return scores.votes(attention, block=self.block, causal_within=self.window)
-        total = scores.votes(attention, block=self.block)
+        total = self._sum(attention)
         if self.votes == "mean":
             last = attention.query_positions[:, -1, None, None]
             seen_by = last - attention.positions + 1
@@ -38,3 +40,10 @@ class HeavyHitters(Windowed):
                 seen_by = seen_by.clamp(max=attention.sliding_window)
             return total / seen_by
         return total
+
+    def _sum(self, attention: Attention) -> Tensor:
+        queries, keys = attention.queries, attention.keys
+        if kernels.runs_on(keys.device) and kernels.takes(queries, keys):
+            begin = (attention.query_positions < 0).sum(-1, dtype=torch.int32)
+            return votes(queries, keys, attention.scaling, begin=begin, sliding_window=attention.sliding_window)
+        return scores.votes(attention, block=self.block)

@@ -1,0 +1,89 @@
+"""Slots whose steps run as Triton kernels, where there are any: the same as `Slots`, in fewer passes over memory."""
+
+import torch
+from torch import Tensor
+
+from scope import kernels
+from scope.cache.slots import Kept, Slots
+from scope.kernels import decode
+from scope.kernels.decode import Eligible, Workspace
+
+
+class Storages:
+    """Makes the storages of one cache: slots, fused where the device and the model's shape allow it.
+
+    Fused layers run after each other and share their workspace.
+    """
+
+    def __init__(self) -> None:
+        self._workspaces: dict[tuple[int, ...], Workspace] = {}
+
+    def __call__(self, kept: Kept, room: int, whole: bool) -> Slots:
+        if kernels.runs_on(kept.keys.device) and kernels.takes(kept.keys, kept.values):
+            return FusedSlots(kept, room, whole, self)
+        return Slots(kept, room, whole)
+
+    def workspace(self, query: Tensor, keys: Tensor, room: int) -> Workspace:
+        """For query [B, Hq, D] and keys [B, H, S, D], with that many slots at the most."""
+        batch, query_heads, dim = query.shape
+        key = (batch, query_heads, keys.shape[1], dim)
+        if key not in self._workspaces or self._workspaces[key].slots < room:
+            self._workspaces[key] = Workspace(*key[:3], room, dim, query.dtype, query.device)
+        return self._workspaces[key]
+
+
+class FusedSlots(Slots):
+    """Attention with what each slot received in one pass over keys and values; the new token written, and the worst
+    slot found and freed, by one kernel each. Steps that free several slots, or look behind earlier evictions, evict as
+    `Slots` does."""
+
+    def __init__(self, kept: Kept, room: int, whole: bool, storages: Storages) -> None:
+        super().__init__(kept, room, whole)
+        self._storages = storages
+
+    def append(self, keys: Tensor, values: Tensor) -> None:
+        self._last += 1
+        if self._move.remembered:
+            at = self._empty[..., 0]
+        elif self._move.full:
+            at = torch.full(self._empty.shape[:2], self._width - 1, device=keys.device)
+        else:
+            at = self.ordinals.argmin(-1)
+        ordinal, position = self._last[..., 0, 0]
+        marks = self._marks[..., : self._width]
+        decode.write(self.keys, self.values, marks[0], marks[1], at, keys[:, :, 0], values[:, :, 0], ordinal, position)
+        if self._names:
+            self._channels.scatter_(3, at.expand(len(self._names), -1, -1)[..., None], 0.0)
+
+    def attend(
+        self, query: Tensor, scaling: float, sliding_window: int | None, scored: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        row = query[:, :, 0]
+        found = decode.attend(
+            row,
+            self.keys,
+            self.values,
+            self.ordinals,
+            scaling,
+            positions=None if sliding_window is None else self.positions,
+            minimum=None if sliding_window is None else self.newest - (sliding_window - 1),
+            scored=scored,
+            workspace=self._storages.workspace(row, self.keys, self._keys.shape[2]),
+        )
+        received = None if found.received is None else found.received[:, :, None]
+        return found.output[:, None], received
+
+    def evict(self, scores: Tensor | None) -> None:
+        if self._move.most != 1 or self._move.gaps:
+            return super().evict(scores)
+        worth = self.ordinals.float() if scores is None else scores.float()
+        head, tail, surplus = self._control[..., 0, 0]
+        decode.free(
+            worth.contiguous(),
+            self.ordinals,
+            Eligible(head, tail, surplus, self._last[0, :, 0, 0]),
+            positions=self.positions,
+            empties=True,
+            out=self._empty[..., 0],
+        )
+        return None
