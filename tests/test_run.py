@@ -15,9 +15,10 @@ from scope.decoding import KeepAll, Slide
 from scope.engine import Engine
 from scope.errors import ScopeError
 from scope.generate import Sampling
-from scope.models import ModelSource
+from scope.models import ModelSource, load_shape
 from scope.prefill import Full, SnapKV
 from scope.run import Experiment, run, summary
+from scope.sizes import cache_bytes, prefill_bytes
 from scope.tasks import Arithmetic
 from scope.tracking import RunInfo
 
@@ -165,3 +166,22 @@ def test_no_policy_of_the_library_lacks_a_test_of_its_yaml() -> None:
     classes = {f"scope.prefill.{n}" for n in prefill.__all__ if n != "PrefillMethod"}
     classes |= {f"scope.decoding.{n}" for n in decoding.__all__ if n != "DecodingStrategy"}
     assert named == classes
+
+
+def test_as_many_rows_as_fit_are_those_of_any_other_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row's cache is what the record says that it was; with room for two and a half there are two rows."""
+    _, alone = go(experiment(engine=Engine(batch_size=1)), tmp_path / "one")
+    fits = experiment(engine=Engine(batch_size="auto", kind="graph"))
+    config, _ = load_shape(fits.model)
+    longest = max(line["prompt_tokens"] for line in alone)
+    policies = (fits.method, fits.decoding, "kv_head", "float32")
+    row = cache_bytes(config, *policies, longest, fits.task.max_new_tokens)
+    assert row >= max(line["cache_bytes"] for line in alone)
+    need = row + prefill_bytes(config, "float32", longest, longest)
+    monkeypatch.setattr("scope.engine.free_memory", lambda device: int(2.5 * need / 0.8))
+    _, together = go(fits, tmp_path / "auto")
+    assert {line["batch_rows"] for line in together} == {2}
+    assert but_for_timings(together) == but_for_timings(alone)
+    monkeypatch.setattr("scope.engine.free_memory", lambda device: need // 2)
+    with pytest.raises(ScopeError, match=r"engine\.batch_size=auto: one row takes"):
+        go(fits, tmp_path / "none")
