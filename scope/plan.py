@@ -38,6 +38,12 @@ class View:
     step: int = 0  # t: 0 for the first token fed back
     room: int | None = None  # where bytes bound the cache: slots a layer may hold at once, on average over the layers
 
+    def at(self, step: int, stored: int) -> "View":
+        """The same row at that step. Made for every row and layer in every step: `replace` takes four times as long."""
+        view = object.__new__(View)
+        view.__dict__.update(self.__dict__, step=step, stored=stored)
+        return view
+
     @property
     def kept(self) -> int:
         """Slots that the prefill left in this layer."""

@@ -306,7 +306,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         for key in zip(self.views, stored, self.rows.steps, strict=True):
             if key not in made:
                 view, n, step = key
-                made[key] = self.decode.plan(replace(view, stored=n, step=step))
+                made[key] = self.decode.plan(view.at(step, n))
             plans.append(made[key])
         return plans
 
