@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+TILE_BYTES = {False: 2**23, True: 2**28}  # of attention that is looked at together: on a CPU, on a GPU
+
 
 @dataclass(frozen=True)
 class LayerInputs:
@@ -58,11 +60,13 @@ def received(attention: Attention) -> Tensor:
     return attention.probabilities.mean(2)
 
 
-def votes(attention: Attention, last: int | None = None, block: int = 256, causal_within: int | None = None) -> Tensor:
+def votes(
+    attention: Attention, last: int | None = None, block: int | None = None, causal_within: int | None = None
+) -> Tensor:
     """-> [B, H, S]: attention probability summed over the `last` queries (None = all), mean over each group's heads.
 
-    Queries are taken `block` at a time, so that the L x L matrix never exists. Softmax is in float32.
-    `causal_within=w` is the released code's mask: only the last w queries are kept from looking ahead.
+    Queries are taken `block` at a time (None: as many as are quick), so that the L x L matrix never exists. Softmax is
+    in float32. `causal_within=w` is the released code's mask: only the last w queries are kept from looking ahead.
     """
     batch, query_heads, queries, dim = attention.queries.shape
     heads, slots = attention.keys.shape[1:3]
@@ -70,28 +74,35 @@ def votes(attention: Attention, last: int | None = None, block: int = 256, causa
     grouped = attention.queries.reshape(batch, heads, group, queries, dim)
     total = attention.keys.new_zeros(batch, heads, slots, dtype=torch.float32)
     first = 0 if last is None else max(0, queries - last)
-    ahead = attention.decoding or causal_within is not None  # otherwise slots lie in the order of the queries
+    block = block or max(1, TILE_BYTES[attention.keys.is_cuda] // (4 * batch * group * slots))
+    in_order = not attention.decoding and causal_within is None  # no query sees the slots behind its own
+    padded = bool((attention.query_positions < 0).any())
+    plain = in_order and attention.sliding_window is None and not padded  # and it sees all before
     for start in range(first, queries, block):
         stop = min(start + block, queries)
-        count, looked_at = stop - start, slots if ahead else stop
-        some = grouped[:, :, :, start:stop].reshape(batch, heads, group * count, dim)
-        logits = (some @ attention.keys[:, :, :looked_at].transpose(-1, -2)).float()
-        hidden = ~_visible(attention, start, stop, causal_within, looked_at)[:, :, None]
-        weights = logits.view(batch, heads, group, count, looked_at).mul_(attention.scaling)
-        weights = weights.masked_fill_(hidden, -torch.inf).softmax(-1)
-        asks = (attention.query_positions[:, start:stop] >= 0)[:, None, None, :, None]
-        weights.masked_fill_(~asks, 0.0)  # a padding query sees nothing: its row is not a number
-        total[..., :looked_at] += weights.sum((2, 3))
+        count, looked_at = stop - start, stop if in_order else slots
+        hidden = _visible(attention, start, stop, causal_within, start if plain else 0, looked_at).logical_not_()
+        asks = (attention.query_positions[:, start:stop] >= 0)[:, None, :, None]
+        for head in range(heads):  # one after the other: what is in the processor's cache stays there
+            some = grouped[:, head, :, start:stop].reshape(batch, group * count, dim)
+            logits = (some @ attention.keys[:, head, :looked_at].transpose(-1, -2)).float()
+            logits = logits.view(batch, group, count, looked_at).mul_(attention.scaling)
+            of_head = hidden[:, head if hidden.shape[1] > 1 else 0, None]
+            logits[..., -of_head.shape[-1] :].masked_fill_(of_head, -torch.inf)
+            weights = logits.softmax(-1)
+            if padded:
+                weights.masked_fill_(~asks, 0.0)  # a padding query sees nothing: its row is not a number
+            total[:, head, :looked_at] += weights.view(batch, -1, looked_at).sum(1)
     return total / group
 
 
 def _visible(
-    attention: Attention, start: int, stop: int, causal_within: int | None, slots: int | None = None
+    attention: Attention, start: int, stop: int, causal_within: int | None, low: int = 0, high: int | None = None
 ) -> Tensor:
-    """-> [B, H or 1, Q, S] bool: what the queries start..stop may look at, of the first `slots` (None: all)."""
+    """-> [B, H or 1, Q, S] bool: what the queries start..stop may look at, of the slots low..high."""
     asking = attention.query_positions[:, None, start:stop, None]
     heads = None if attention.decoding else 1  # a prompt lies alike in all heads
-    looked_at = attention.positions[:, :heads, None, :slots]
+    looked_at = attention.positions[:, :heads, None, low:high]
     seen = looked_at <= asking
     if causal_within is not None:
         last = attention.query_positions[:, -1, None, None, None]

@@ -9,8 +9,6 @@ from scope.decoding import DecodingStrategy
 from scope.plan import View
 from scope.prefill import PrefillMethod
 
-SCORED_AT_ONCE = 256  # queries whose attention a prefill method looks at together
-
 
 def cache_bytes(
     config: PretrainedConfig,
@@ -50,10 +48,11 @@ def slot_bytes(config: PretrainedConfig, granularity: str, dtype: str) -> int:
 def prefill_bytes(config: PretrainedConfig, dtype: str, columns: int, prompt: int) -> int:
     """About what one row's prompt takes while it goes through, `columns` tokens at a time: on the careful side.
 
-    Activations of one layer, its keys and values, and the attention of the queries that a method scores together.
+    Activations of one layer, its keys, values and queries, a query's attention, and the logits.
     """
     text = config.get_text_config(decoder=True)
     wide = 8 * text.hidden_size + 3 * text.intermediate_size
     size = getattr(torch, dtype).itemsize
-    scores = 2 * min(columns, SCORED_AT_ONCE) * prompt * text.num_attention_heads * 4
-    return int(columns * wide * size + prompt * slot_bytes(config, "query_head", dtype) + scores + text.vocab_size * 4)
+    scores = 2 * prompt * text.num_attention_heads * 4  # of one query, at the least
+    held = prompt * slot_bytes(config, "query_head", dtype)
+    return int(columns * wide * size + held + scores + text.vocab_size * 4)

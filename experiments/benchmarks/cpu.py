@@ -17,6 +17,7 @@ from scope.cache import CompressedCache
 from scope.generate import Prompt, generate
 from scope.models import ModelSource, RandomModel, load
 from scope.prompts import encode
+from scope.scores import TILE_BYTES
 from scope.tasks import Arithmetic
 
 PROMPT, C, WINDOW, D, RECENT = 2048, 512, 8, 128, 64
@@ -163,7 +164,8 @@ def prefills(prompt: int) -> Found:
                 seconds[name] = time.perf_counter() - began
             memory[name] = peak.bytes
     extra = seconds["h2o"] - seconds["full"]
-    block = heads * prefill.H2O(C, WINDOW).block * prompt * 4
+    rows = heads // groups * prompt * 4  # what one query's attention takes in a head's group
+    block = max(TILE_BYTES[False], rows)
     return [
         Target(f"h2o's scores of {prompt} tokens / the attention's own time", extra / attention, 1.0),
         Target("their extra memory / a block's attention", (memory["h2o"] - memory["full"]) / block, 4.0),

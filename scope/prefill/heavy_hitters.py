@@ -18,16 +18,17 @@ class HeavyHitters(Windowed):
 
     `votes`: `sum` (the name's own meaning: early slots are seen by more queries); `mean` over the queries that can see
     the slot; `released`, the authors' code, where only the last `window` queries are kept from looking ahead.
-    `block` queries are scored at a time; it changes the memory, not the result.
+    `block` queries are scored at a time (None: as many as are quick); it changes the memory, not the result.
     """
 
     votes: str = "sum"
-    block: int = 256
+    block: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "votes", ("sum", "mean", "released"))
-        check_count(self, "block", low=1)
+        if self.block is not None:
+            check_count(self, "block", low=1)
 
     def score(self, attention: Attention) -> Tensor:
         if self.votes == "released":
