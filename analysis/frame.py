@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.provenance import provenance
 from analysis.records import Run, Sample, read_runs
 from analysis.statistics import UNKNOWN, Interval, Scores, clustered_proportion, lost_to, mean_by_prompt, tied_with_best
 
@@ -28,12 +29,16 @@ MEASURES = (
     *LOST,
     "paired_prompts",
     "missing_percent",
+    "released_missing_percent",
     "duplicates",
+    "slots",
     "kept_percent",
     "cache_mib",
     "cache_percent",
     "tokens_per_second",
     "notes",
+    "identity",
+    "commit",
 )
 """Columns of the frame. Those of `IDENTITY` come first, then the settings that tell rows apart, then these.
 
@@ -42,7 +47,8 @@ unknown where it did not score all records; `best` and `released_best`: whether,
 cannot be told from the best of those that it may be held against, all their prompts answered. `points_lost` is the
 accuracy of the uncompressed run minus that of this one in percentage points, so positive is worse; it is the mean over
 `paired_prompts`, the prompts that both answered, each with the same weight. `missing_percent`: questions without an
-answer; `duplicates`: answers beyond the first to a question. `kept_percent`: cache slots at the end, of its own tokens.
+answer; `duplicates`: answers beyond the first to a question. `slots`: those of one layer and head at the end, mean;
+`kept_percent`: in percent of the run's own tokens.
 `cache_mib`: mean bytes of one sequence's cache in 2^20; `cache_percent`: of the bytes of the full one.
 `tokens_per_second`: all tokens generated over the decoding time of all batches.
 """
@@ -55,13 +61,19 @@ def build(folders: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     that cannot be read as a sweep.
     """
     several = [folders] if isinstance(folders, str | Path) else folders
-    runs = _ordered(read_runs([Path(folder) for folder in several]))
-    frame = pd.DataFrame([_row(run, _baseline(run, runs), _same_evictions(run, runs)) for run in runs])
+    return of_runs(read_runs([Path(folder) for folder in several]))
+
+
+def of_runs(read: Sequence[Run]) -> pd.DataFrame:
+    """The same of runs that were read already."""
+    runs = ordered(read)
+    behind = provenance(runs)
+    frame = pd.DataFrame([_row(run, _baseline(run, runs), _same_evictions(run, runs), behind) for run in runs])
     settings = [flat(run.settings) | {"seed": run.seed} for run in runs]
     for position, key in enumerate(_telling(settings, frame), start=len(IDENTITY)):
         values = [setting.get(key) for setting in settings]
         frame.insert(position, key, pd.Series(values, dtype=object))  # object: a whole number stays one beside a gap
-    for column, scores in (("best", _scores), ("released_best", _released_scores)):
+    for column, scores in (("best", aligned_scores), ("released_best", released_scores)):
         frame[column] = _best(frame, [scores(run.samples) for run in runs])
     for name in dict.fromkeys(name for run in runs for sample in run.samples for name in sample.measures):
         totals = [_measured(run.samples, name) for run in runs]
@@ -109,12 +121,12 @@ def _best(frame: pd.DataFrame, scores: Sequence[Scores]) -> list[bool]:
     return best
 
 
-def _scores(samples: Sequence[Sample]) -> Scores:
+def aligned_scores(samples: Sequence[Sample]) -> Scores:
     """Right answers and questions by prompt; a prompt is the same only if it asks for the same answers."""
     return _by_prompt([(sample, sample.correct) for sample in samples])
 
 
-def _released_scores(samples: Sequence[Sample]) -> Scores:
+def released_scores(samples: Sequence[Sample]) -> Scores:
     """The same by the paper's scorer; none where a sample was not scored by it."""
     correct = [(sample, sample.released_correct) for sample in samples]
     return _by_prompt([(s, c) for s, c in correct if c is not None]) if all(c is not None for _, c in correct) else {}
@@ -137,7 +149,8 @@ def _by_prompt(samples: Sequence[tuple[Sample, Sequence[bool]]]) -> Scores:
     return found
 
 
-def _ordered(runs: Sequence[Run]) -> list[Run]:
+def ordered(runs: Sequence[Run]) -> list[Run]:
+    """As the rows of the frame: uncompressed first, then as created."""
     first: dict[tuple[str, str], int] = {}
     for position, run in enumerate(runs):
         for part, label in run.labels.items():
@@ -198,10 +211,13 @@ def _telling(settings: Sequence[Mapping[str, Any]], frame: pd.DataFrame) -> list
     return [key for key in keys if any(len({repr(settings[row].get(key)) for row in rows}) > 1 for rows in alike)]
 
 
-def _row(run: Run, baseline: Run | None, same: Sequence[Run]) -> dict[str, Any]:
+def _row(
+    run: Run, baseline: Run | None, same: Sequence[Run], behind: Mapping[Path, tuple[str, ...]]
+) -> dict[str, Any]:
     samples = run.samples
-    scores, answered = _scores(samples), sum(len(s.correct) for s in samples)
+    scores, answered = aligned_scores(samples), sum(len(s.correct) for s in samples)
     duplicates = [s.duplicates for s in samples]
+    released = sum(size for _, size in released_scores(samples).values())
     lost, paired = _lost(run, baseline)
     cache_bytes = sum(s.cache_bytes for s in samples)
     return {
@@ -214,18 +230,22 @@ def _row(run: Run, baseline: Run | None, same: Sequence[Run]) -> dict[str, Any]:
         "failed_prompts": len(run.failed),
         "questions": answered,
         **_percent(ACCURACY, _proportion(scores)),
-        **_percent(RELEASED, _proportion(_released_scores(samples))),
+        **_percent(RELEASED, _proportion(released_scores(samples))),
         "best": False,  # these two need the other rows
         "released_best": False,
         **_percent(LOST, lost),
         "paired_prompts": paired,
         "missing_percent": 100 * _ratio(sum(s.missing for s in samples), answered),
+        "released_missing_percent": 100 * _ratio(sum(s.released_missing or 0 for s in samples), released),
         "duplicates": float("nan") if None in duplicates else sum(count or 0 for count in duplicates),
+        "slots": _ratio(sum(sum(s.slots_kept) for s in samples), sum(len(s.slots_kept) for s in samples)),
         "kept_percent": 100 * _ratio(sum(sum(s.slots_kept) for s in samples), sum(s.slots_full for s in samples)),
         "cache_mib": _ratio(cache_bytes, len(samples)) / 2**20,
         "cache_percent": 100 * _cache_share(run, baseline),
         "tokens_per_second": _ratio(sum(s.generated_tokens for s in samples), _decoding_seconds(samples)),
-        "notes": "; ".join(_notes(run, baseline, paired, same)),
+        "notes": "; ".join((*_notes(run, baseline, paired, same), *behind[run.folder])),
+        "identity": run.identity,
+        "commit": run.made_by[-1]["commit"],
     }
 
 
@@ -246,7 +266,7 @@ def _lost(run: Run, baseline: Run | None) -> tuple[Interval, int]:
     """What the baseline answers better, in 0..1 over the prompts both answered, and how many these are."""
     if baseline is None:
         return UNKNOWN, 0
-    return lost_to(_scores(baseline.samples), _scores(run.samples))
+    return lost_to(aligned_scores(baseline.samples), aligned_scores(run.samples))
 
 
 def _cache_share(run: Run, baseline: Run | None) -> float:

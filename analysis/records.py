@@ -1,7 +1,8 @@
 """Reads a sweep back from disk: the `manifest.json` and `records.jsonl` that every run leaves in its folder.
 
 Only files are read, and only these two; folder names are never taken apart. A run may still be going, or have been
-killed in the middle of a line: what can be read is returned, and what could not is said in `Run.notes`.
+killed in the middle of a line: what can be read is returned, and what could not is said in `Run.notes`. A line whose
+checksum says that it was changed, or written by another run, counts as one that could not.
 """
 
 import json
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from scope.errors import ScopeError
+from scope.lines import DamagedLineError, parse
 
+SHARDS = "shards"  # the folder in a run's where its shards have theirs
 LABELS = ("model", "method", "decoding", "task")
 
 
@@ -25,8 +28,9 @@ class Sample:
     """One prompt that was answered. Times in seconds, cache sizes in bytes, `slots_kept` one count per layer.
 
     `prompt` is the prompt's name, which all samples drawn from it share. `expected` and `correct` have one entry per
-    question, and so has `released_correct`, by the paper's scorer; `missing` counts the questions without an answer,
-    `duplicates` the answers beyond the first to a question. None: recorded by code that knew only one scorer.
+    question, and so has `released_correct`, by the paper's scorer; `missing` and `released_missing` count the questions
+    without an answer, `duplicates` the answers beyond the first to a question. None: recorded by code that knew only one
+    scorer.
     `measures` are scores of the whole text, each in 0..1 (ROUGE).
     `trace` is a fingerprint of the slots held over time, empty where none was recorded.
     `prefill_seconds` is of all prompts that went through it together, `decode_seconds` of this answer's own steps,
@@ -42,6 +46,7 @@ class Sample:
     correct: tuple[bool, ...]
     released_correct: tuple[bool, ...] | None
     missing: int
+    released_missing: int | None
     duplicates: int | None
     measures: Mapping[str, float]
     batch: str
@@ -67,7 +72,8 @@ class Run:
     """One run of a sweep, as its manifest and records tell it.
 
     `created` is in seconds since the epoch, `planned` the number of samples the run is to have; `samples` are the
-    answered ones and `failed` the names of those that ended any other way.
+    answered ones and `failed` the names of those that ended any other way. `made_by`: commit, versions and hardware of
+    the program that began the run, and of each that went on with it.
     """
 
     folder: Path
@@ -81,6 +87,8 @@ class Run:
     samples: tuple[Sample, ...]
     failed: tuple[str, ...]
     notes: tuple[str, ...]
+    identity: str
+    made_by: tuple[Mapping[str, Any], ...]
 
     @property
     def compresses_prefill(self) -> bool:
@@ -116,19 +124,24 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 def _read_sweep(folder: Path) -> list[Run]:
     if not folder.is_dir():
         raise RecordsError(f"{folder}: no such folder")
-    runs = [_read_run(manifest) for manifest in sorted(folder.rglob("manifest.json"))]
+    runs = [_read_run(path) for path in sorted(folder.rglob("manifest.json")) if not _merged(path)]
     if not any(run.samples or run.failed for run in runs):
         raise RecordsError(f"{folder}: no run with records here or below")
     return runs
 
 
+def _merged(manifest: Path) -> bool:
+    """Whether it is that of a shard, and the run that the shards make is there too (`python -m scope.records merge`)."""
+    return manifest.parent.parent.name == SHARDS and (manifest.parents[2] / manifest.name).exists()
+
+
 def _read_run(path: Path) -> Run:
     folder = path.parent.resolve()
-    records, notes = read_records(folder / "records.jsonl")
-    samples = tuple(_sample(folder, record) for record in records.values() if record.get("status") == "ok")
-    answered = {sample.name for sample in samples}
     try:
         manifest = json.loads(path.read_bytes())
+        records, notes = read_records(folder / "records.jsonl", manifest["identity"])
+        samples = tuple(_sample(folder, record) for record in records.values() if record.get("status") == "ok")
+        answered = {sample.name for sample in samples}
         return Run(
             folder=folder,
             experiment=manifest["experiment"],
@@ -140,36 +153,56 @@ def _read_run(path: Path) -> Run:
             settings=manifest["settings"],
             samples=samples,
             failed=tuple(name for name in records if name not in answered),
-            notes=notes,
+            notes=(*notes, f"shard {manifest['shard']}, not merged") if "shard" in manifest else notes,
+            identity=manifest["identity"],
+            made_by=tuple(_made_by(m) for m in (manifest, *manifest.get("continued", []))),
         )
     except KeyError as error:
         raise RecordsError(f"{path}: lacks {error}") from error
-    except (ValueError, TypeError) as error:
+    except (AttributeError, ValueError, TypeError) as error:
         raise RecordsError(f"{path}: not the manifest of a run ({error})") from error
 
 
-def read_records(path: Path) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
-    """The last record of every sample, and a note for every kind of line that is not simply one."""
+def _made_by(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return {"commit": manifest.get("commit"), **manifest.get("versions", {}), **manifest.get("hardware", {})}
+
+
+def read_records(path: Path, identity: str) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
+    """The last record of every sample of the run, and a note for every kind of line that is not simply one."""
     lines = path.read_bytes().splitlines() if path.exists() else []
-    parsed = [(number, _parse(line)) for number, line in enumerate(lines, start=1) if line.strip()]
+    parsed = [(number, line, _parse(line)) for number, line in enumerate(lines, start=1) if line.strip()]
     records: dict[str, dict[str, Any]] = {}
-    broken, foreign, again = [], [], []
-    for number, line in parsed:
-        if line is None:
+    broken, foreign, changed, again = [], [], [], []
+    for number, line, record in parsed:
+        if record is None:
             broken.append(number)
-        elif not isinstance(line, dict) or "sample" not in line:
+        elif not isinstance(record, dict) or "sample" not in record:
             foreign.append(number)
+        elif not _is_whole(line, record, identity):
+            changed.append(number)
         else:
-            if line["sample"] in records:
+            if record["sample"] in records:
                 again.append(number)
-            records[line["sample"]] = line
+            records[record["sample"]] = record
     # A killed writer tears the last line; where the run then went on, the torn line is no longer the last one.
     torn_last = bool(broken) and broken[-1] == parsed[-1][0]
     notes = ["torn last line"] * torn_last
     notes += _counted("unreadable lines", broken[:-1] if torn_last else broken)
     notes += _counted("lines that are no record", foreign)
+    notes += _counted("lines changed since, or of another run", changed)
     notes += _counted("samples written again, the last counts", again)
     return records, tuple(notes)
+
+
+def _is_whole(line: bytes, record: Mapping[str, Any], identity: str) -> bool:
+    """Whether it is as this run wrote it; lines of older code have no checksum, and are believed."""
+    if "check" not in record:
+        return True
+    try:
+        parse(line, identity)
+    except DamagedLineError:
+        return False
+    return True
 
 
 def _counted(what: str, lines: Sequence[int]) -> list[str]:
@@ -200,6 +233,7 @@ def _sample(folder: Path, record: Mapping[str, Any]) -> Sample:
             correct=tuple(question["correct"] for question in questions),
             released_correct=tuple(question["released_correct"] for question in questions) if both else None,
             missing=sum(question["found"] is None for question in questions),
+            released_missing=sum(question["released_found"] is None for question in questions) if both else None,
             duplicates=sum(max(0, question["given"] - 1) for question in questions) if both else None,
             measures=record.get("measures", {}),
             batch=record["batch"],
