@@ -3,9 +3,9 @@
 python -m analysis.figures outputs/demo
 """
 
-import argparse
 import io
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 
 from analysis.colours import colour, marker
-from analysis.frame import build
+from analysis.command import command
+from analysis.frame import batches, of_runs
 from analysis.panels import NothingToShowError, dress, panels
-from analysis.records import Run, Sample, read_runs
+from analysis.records import Run, Sample
 from analysis.statistics import clustered_proportion
 from analysis.traces import figures as trace_figures
-from scope.errors import ScopeError
 
 BINS = 8  # of question positions: fewer questions a point, wider bands
 
@@ -145,18 +145,6 @@ def cost(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
     return figure
 
 
-def batches(samples: Sequence[Sample]) -> list[tuple[float, int, float, float]]:
-    """Of each batch: mean tokens of a sequence, rows, tokens/s while decoding, mean bytes of a sequence's cache."""
-    found = []
-    for rows in _grouped(samples, lambda s: s.batch).values():
-        seconds = max(s.batch_seconds for s in rows)
-        if seconds > 0:
-            length = float(np.mean([s.prompt_tokens + s.generated_tokens for s in rows]))
-            speed = sum(s.generated_tokens for s in rows) / seconds
-            found.append((length, rows[0].batch_rows, speed, float(np.mean([s.cache_bytes for s in rows]))))
-    return found
-
-
 FIGURES: dict[str, Callable[[Sequence[Run], pd.DataFrame], Any]] = {
     "frontier": frontier,
     "position": position,
@@ -223,30 +211,21 @@ def _named(name: str, draw: Callable[..., Any], runs: Sequence[Run], frame: pd.D
     return {name: draw(runs, frame)}
 
 
+def _work(runs: list[Run], out: Path, _: Namespace) -> None:
+    """Draw every figure the records allow, and say why the others are not there."""
+    frame = of_runs(runs)
+    drawers = {name: partial(_named, name, draw, runs, frame) for name, draw in FIGURES.items()}
+    for name, draw in {**drawers, **dict(trace_figures(runs))}.items():
+        try:
+            for file, figure in draw().items():
+                print(*save(figure, out, file), sep="\n")
+        except NothingToShowError as reason:
+            print(f"{name}: not drawn, {reason}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw every figure the records allow and say why the others are not there; 0, or 2 with one line on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.figures", description=__doc__.split("\n")[0])
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a sweep: outputs/<experiment>")
-    parser.add_argument("--out", type=Path, help="where the files go (default: `figures` in the one FOLDER)")
-    options = parser.parse_args(arguments)
-    if options.out is None and len(options.folders) > 1:
-        parser.error("several folders: say with --out where their figures go")
-    try:
-        runs, frame = read_runs(options.folders), build(options.folders)
-        drawers = {name: partial(_named, name, draw, runs, frame) for name, draw in FIGURES.items()}
-        for name, draw in {**drawers, **dict(trace_figures(runs))}.items():
-            try:
-                for file, figure in draw().items():
-                    print(*save(figure, options.out or options.folders[0] / "figures", file), sep="\n")
-            except NothingToShowError as reason:
-                print(f"{name}: not drawn, {reason}")
-    except ModuleNotFoundError as error:
-        print(f"error: figures need {error.name}: pip install 'scope-kv[figures]'", file=sys.stderr)
-        return 2
-    except (ScopeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """Draw the figures of the folders given; 0, or 2 with one line on stderr."""
+    return command("figures", __doc__, "figures", _work, arguments, extra="figures")
 
 
 if __name__ == "__main__":

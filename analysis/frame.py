@@ -1,7 +1,7 @@
 """Records -> a data frame: one row per run, tidy and exact. What a person reads is made from it alone."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,9 @@ def released_scores(samples: Sequence[Sample]) -> Scores:
     return _by_prompt([(s, c) for s, c in correct if c is not None]) if all(c is not None for _, c in correct) else {}
 
 
+SCORERS: dict[str, Callable[[Sequence[Sample]], Scores]] = {"aligned": aligned_scores, "released": released_scores}
+
+
 def _measured(samples: Sequence[Sample], name: str) -> Scores:
     found: dict[str, tuple[float, float]] = {}
     for sample in samples:
@@ -211,9 +214,7 @@ def _telling(settings: Sequence[Mapping[str, Any]], frame: pd.DataFrame) -> list
     return [key for key in keys if any(len({repr(settings[row].get(key)) for row in rows}) > 1 for rows in alike)]
 
 
-def _row(
-    run: Run, baseline: Run | None, same: Sequence[Run], behind: Mapping[Path, tuple[str, ...]]
-) -> dict[str, Any]:
+def _row(run: Run, baseline: Run | None, same: Sequence[Run], behind: Mapping[Path, tuple[str, ...]]) -> dict[str, Any]:
     samples = run.samples
     scores, answered = aligned_scores(samples), sum(len(s.correct) for s in samples)
     duplicates = [s.duplicates for s in samples]
@@ -279,6 +280,21 @@ def _cache_share(run: Run, baseline: Run | None) -> float:
     if common:
         return _ratio(sum(s.cache_bytes for s in common), sum(full[s.name] for s in common))
     return _ratio(sum(s.cache_bytes for s in run.samples), sum(s.full_cache_bytes for s in run.samples))
+
+
+def batches(samples: Sequence[Sample]) -> list[tuple[float, int, float, float]]:
+    """Of each batch: mean tokens of a sequence, rows, tokens/s while decoding, mean bytes of a sequence's cache."""
+    answers: dict[str, list[Sample]] = {}
+    for s in samples:
+        answers.setdefault(s.batch, []).append(s)
+    found = []
+    for rows in answers.values():
+        seconds = max(s.batch_seconds for s in rows)
+        if seconds > 0:
+            length = sum(s.prompt_tokens + s.generated_tokens for s in rows) / len(rows)
+            speed = sum(s.generated_tokens for s in rows) / seconds
+            found.append((length, rows[0].batch_rows, speed, sum(s.cache_bytes for s in rows) / len(rows)))
+    return found
 
 
 def _decoding_seconds(samples: Sequence[Sample]) -> float:

@@ -28,9 +28,9 @@ class Sample:
     """One prompt that was answered. Times in seconds, cache sizes in bytes, `slots_kept` one count per layer.
 
     `prompt` is the prompt's name, which all samples drawn from it share. `expected` and `correct` have one entry per
-    question, and so has `released_correct`, by the paper's scorer; `missing` and `released_missing` count the questions
-    without an answer, `duplicates` the answers beyond the first to a question. None: recorded by code that knew only one
-    scorer.
+    question, and so has `released_correct`, by the paper's scorer; `missing` and `released_missing` count the
+    questions without an answer, `duplicates` the answers beyond the first to a question. None: recorded by code that
+    knew only one scorer.
     `measures` are scores of the whole text, each in 0..1 (ROUGE).
     `trace` is a fingerprint of the slots held over time, empty where none was recorded.
     `prefill_seconds` is of all prompts that went through it together, `decode_seconds` of this answer's own steps,
@@ -131,7 +131,7 @@ def _read_sweep(folder: Path) -> list[Run]:
 
 
 def _merged(manifest: Path) -> bool:
-    """Whether it is that of a shard, and the run that the shards make is there too (`python -m scope.records merge`)."""
+    """Whether it is a shard's, and the run that shards make is there too (`python -m scope.records merge`)."""
     return manifest.parent.parent.name == SHARDS and (manifest.parents[2] / manifest.name).exists()
 
 

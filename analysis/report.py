@@ -3,11 +3,11 @@
 python -m analysis.report outputs/demo
 """
 
-import argparse
 import html
 import json
 import math
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -16,9 +16,9 @@ from typing import Any
 import pandas as pd
 
 from analysis.colours import colour
-from analysis.frame import IDENTITY, build, flat
-from analysis.records import Run, read_records, read_runs
-from scope.errors import ScopeError
+from analysis.command import command
+from analysis.frame import IDENTITY, flat, of_runs
+from analysis.records import Run, read_records
 from scope.files import write_whole
 
 SHOWN = (
@@ -57,7 +57,7 @@ def _settings(frame: pd.DataFrame) -> list[str]:
 
 
 def _run(run: Run) -> dict[str, Any]:
-    lines, _ = read_records(run.folder / "records.jsonl")
+    lines, _ = read_records(run.folder / "records.jsonl", run.identity)
     samples = {
         name: {
             "generation": line["generation"],
@@ -78,22 +78,14 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
+def _work(runs: list[Run], out: Path, _: Namespace) -> None:
+    write_whole(out, page(runs, of_runs(runs)))
+    print(out)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write report.html; 0, or 2 with one line on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__.split("\n")[0])
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a sweep: outputs/<experiment>")
-    parser.add_argument("--out", type=Path, help="the file (default: report.html in the one FOLDER)")
-    options = parser.parse_args(arguments)
-    if options.out is None and len(options.folders) > 1:
-        parser.error("several folders: say with --out where their page goes")
-    path = options.out or options.folders[0] / "report.html"
-    try:
-        write_whole(path, page(read_runs(options.folders), build(options.folders)))
-    except (ScopeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(path)
-    return 0
+    return command("report", __doc__, "report.html", _work, arguments)
 
 
 if __name__ == "__main__":

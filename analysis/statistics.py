@@ -129,6 +129,23 @@ def mean_by_prompt(differences: Sequence[float]) -> Interval:
     return Interval(float(np.mean(differences)), max(-1.0, float(found.low)), min(1.0, float(found.high)))
 
 
+def mean_of_independent(parts: Sequence[Interval]) -> Interval:
+    """The plain mean of estimates from separate samples (tasks, say), with the interval that theirs imply.
+
+    Each bound lies as far from the mean as the root of the sum of squares of the parts' own distances, over their
+    number, which for normal intervals is exact and for lopsided ones keeps them lopsided. None, or one unknown: NaN.
+
+    Source: G. Y. Zou and A. Donner, Construction of confidence limits about effect measures: a general approach,
+    Statistics in Medicine 27 (2008), 1693-1702.
+    """
+    if not parts:
+        return UNKNOWN
+    estimates, lows, highs = np.array(parts, dtype=float).T
+    mean, count = float(estimates.mean()), len(parts)
+    down, up = np.sqrt(np.square(estimates - lows).sum()), np.sqrt(np.square(highs - estimates).sum())
+    return Interval(mean, mean - float(down) / count, mean + float(up) / count)
+
+
 Scores = Mapping[Any, tuple[float, float]]  # prompt -> what it scored, of how much
 
 

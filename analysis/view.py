@@ -1,5 +1,6 @@
 """The frame as rounded text, and that text on a terminal."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.frame import ACCURACY, LOST, MEASURED, RELEASED, blocks, complete, measure_columns, measured, settings
+from analysis.sheets import NOTHING, STAR, Sheet, bytes_unit, interval, number, numbers, plain
 
-NOTHING = "\N{EN DASH}"  # what a cell without a value shows
 BOLD = {"best": "accuracy %\n[95% interval]", "released_best": "released %\n[95% interval]"}  # frame's column: heading
 NOTES_WIDTH = 28  # characters of terminal that notes are wrapped to where space is short
 
@@ -35,15 +36,15 @@ def make_view(frame: pd.DataFrame) -> View:
     constant = [f"{part} {frame[part].iloc[0]}" for part in ("model", "task") if part not in keys]
     if set(frame["fidelity"]) - {"", "paper"} and "fidelity" not in keys:
         constant.append(f"fidelity {', '.join(frame['fidelity'].unique())}")
-    unit, scale = ("KiB", 1024) if frame["cache_mib"].max() < 1 else ("MiB", 1)
+    unit, scale = bytes_unit(frame["cache_mib"])
     quality = {
         "prompts": [_count(*counts) for counts in zip(frame["prompts"], frame["planned_prompts"], strict=True)],
         "questions": [str(count) for count in frame["questions"]],
         BOLD["best"]: _intervals(frame, *ACCURACY),
         BOLD["released_best"]: _intervals(frame, *RELEASED),
         "points lost\n[95% interval]": _intervals(frame, *LOST),
-        "missing\n%": _numbers(frame["missing_percent"]),
-        "dupli-\ncates": [_value(count) if pd.isna(count) else f"{count:.0f}" for count in frame["duplicates"]],
+        "missing\n%": numbers(frame["missing_percent"]),
+        "dupli-\ncates": [plain(count) if pd.isna(count) else f"{count:.0f}" for count in frame["duplicates"]],
     }
     bold = {heading: list(frame[column]) for column, heading in BOLD.items()}
     for name in measured(frame):
@@ -58,10 +59,11 @@ def make_view(frame: pd.DataFrame) -> View:
     if not compared:
         quality.pop("points lost\n[95% interval]", None)
     cost = {
-        "slots\nkept %": _numbers(frame["kept_percent"]),
-        f"cache\n{unit}": _numbers(frame["cache_mib"] * scale),
-        "cache %\nof full": _numbers(frame["cache_percent"]),
-        "tokens/s": _numbers(frame["tokens_per_second"]),
+        "slots": numbers(frame["slots"]),
+        "slots\nkept %": numbers(frame["kept_percent"]),
+        f"cache\n{unit}": numbers(frame["cache_mib"] * scale),
+        "cache %\nof full": numbers(frame["cache_percent"]),
+        "tokens/s": numbers(frame["tokens_per_second"]),
     }
     if any(frame["notes"]):
         cost["notes"] = list(frame["notes"])
@@ -69,7 +71,7 @@ def make_view(frame: pd.DataFrame) -> View:
         experiment=", ".join(frame["experiment"].unique()),
         constant=", ".join(constant),
         about=f"{ABOUT} {ABOUT_LOST}" if compared else ABOUT,
-        keys=pd.DataFrame({key: [_value(value) for value in frame[key]] for key in keys}),
+        keys=pd.DataFrame({key: [plain(value) for value in frame[key]] for key in keys}),
         quality=pd.DataFrame(quality),
         cost=pd.DataFrame(cost),
         best=bold,
@@ -98,7 +100,7 @@ def grids(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
             continue
         cells: dict[tuple[str, str], list[str]] = {}
         for row, column, accuracy, whole in zip(rows, columns, block["accuracy_percent"], complete(block), strict=True):
-            cells.setdefault((row, column), []).append(_number(accuracy) + "*" * (not whole))
+            cells.setdefault((row, column), []).append(number(accuracy) + STAR * (not whole))
         grid = {"method": list(dict.fromkeys(rows))} | {
             column: [" / ".join(cells.get((row, column), [NOTHING])) for row in dict.fromkeys(rows)]
             for column in dict.fromkeys(columns)
@@ -122,7 +124,7 @@ def _labels(block: pd.DataFrame, part: str) -> list[str]:
 def _conditions_text(frame: pd.DataFrame, block: pd.DataFrame) -> str:
     compared = {"method", "decoding", "budget", "experiment", "run"}
     keys = [key for key in _keys(frame) if key not in compared and not key.startswith(("method.", "decoding."))]
-    return ", ".join(f"{key} {_value(block[key].iloc[0])}" for key in keys)
+    return ", ".join(f"{key} {plain(block[key].iloc[0])}" for key in keys)
 
 
 def _count(answered: int, planned: int) -> str:
@@ -130,24 +132,7 @@ def _count(answered: int, planned: int) -> str:
 
 
 def _intervals(frame: pd.DataFrame, estimate: str, low: str, high: str) -> list[str]:
-    bounds = zip(frame[estimate], frame[low], frame[high], strict=True)
-    return [NOTHING if pd.isna(e) else f"{_number(e)} [{_number(a)}, {_number(b)}]" for e, a, b in bounds]
-
-
-def _numbers(values: "pd.Series[float]") -> list[str]:
-    return [_number(value) for value in values]
-
-
-def _number(value: float) -> str:
-    return NOTHING if pd.isna(value) else f"{value:z.1f}"
-
-
-def _value(value: object) -> str:
-    return NOTHING if pd.isna(value) else str(value)
-
-
-def one_line(heading: str) -> str:
-    return heading.replace("\n", " ")
+    return [interval(*bounds) for bounds in zip(frame[estimate], frame[low], frame[high], strict=True)]
 
 
 ABOUT = (
@@ -162,22 +147,48 @@ ABOUT_STAR = "* not all prompts answered"
 
 
 def about_grid(conditions: str, grid: pd.DataFrame) -> str:
-    starred = grid.map(lambda cell: cell.endswith("*")).any(axis=None)
+    starred = grid.map(lambda cell: cell.endswith(STAR)).any(axis=None)
     return "; ".join([ABOUT_GRID, *[conditions] * bool(conditions), *[ABOUT_STAR] * bool(starred)])
+
+
+def sheets(frame: pd.DataFrame) -> list[Sheet]:
+    """Quality, cost and accuracy grids as a sheet each: side by side they would not fit on a page of text."""
+    view = make_view(frame)
+    label = "tab:" + re.sub(r"[^A-Za-z0-9]+", "-", view.experiment).strip("-")
+    of = f" of {view.experiment}{f' ({view.constant})' * bool(view.constant)}"
+    made = [
+        Sheet(f"Accuracy{of}", view.about, f"{label}-accuracy", view.keys, view.quality, view.best),
+        Sheet(f"Cache and speed{of}", "", f"{label}-cost", view.keys, view.cost),
+    ]
+    for position, (conditions, grid) in enumerate(grids(frame), start=1):
+        title = f"{view.experiment}: {about_grid(conditions or view.constant, grid)}"
+        made.append(Sheet(title, "", f"{label}-grid-{position}", grid[["method"]], grid.drop(columns="method")))
+    return made
 
 
 def show(frame: pd.DataFrame, console: Console) -> None:
     """Print the table; where the console is too narrow for it, as several below each other with the same rows."""
     view = make_view(frame)
     console.print(Text(view.experiment, "bold") + Text(f"  {view.constant}" * bool(view.constant)), "")
-    _print(view.keys, view.quality.join(view.cost), view.best, console)
+    print_columns(view.keys, view.quality.join(view.cost), view.best, console)
     for conditions, grid in grids(frame):
         console.print(Text(about_grid(conditions, grid)), "")
-        _print(grid[["method"]], grid.drop(columns="method"), {}, console)
+        print_columns(grid[["method"]], grid.drop(columns="method"), {}, console)
     console.print(Text(view.about, "dim"))
 
 
-def _print(keys: pd.DataFrame, columns: pd.DataFrame, best: Mapping[str, Sequence[bool]], console: Console) -> None:
+def show_sheet(sheet: Sheet, console: Console) -> None:
+    """Print a sheet, with what has to be read beside it."""
+    console.print(Text(sheet.title, "bold"), "")
+    print_columns(sheet.keys, sheet.columns, sheet.best, console)
+    for remark in sheet.remarks:
+        console.print(Text(remark, "yellow"), soft_wrap=True)
+    console.print(Text(sheet.about, "dim"), "")
+
+
+def print_columns(
+    keys: pd.DataFrame, columns: pd.DataFrame, best: Mapping[str, Sequence[bool]], console: Console
+) -> None:
     for part in _fitting(columns, console.width - _width(keys)):
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
         # Cropped or wrapped, half a number is a wrong number: beyond the console's width, the terminal breaks the line.

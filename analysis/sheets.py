@@ -1,0 +1,59 @@
+"""One table as rounded text: what the terminal, Markdown and LaTeX are made from, so that all three say the same."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+NOTHING = "\N{EN DASH}"  # what a cell without a value shows
+STAR = "*"  # after a figure that not all prompts stand behind
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """`keys` say what a row is; `columns` are headed by at most two lines, the first shared by what belongs together.
+
+    `best`: heading -> which rows are bold there. `blocked`: the first of the keys parts the rows into blocks.
+    `remarks`: what has to be read with the figures, a line each.
+    """
+
+    title: str
+    about: str
+    label: str
+    keys: pd.DataFrame
+    columns: pd.DataFrame
+    best: Mapping[str, Sequence[bool]] = field(default_factory=dict)
+    blocked: bool = False
+    remarks: tuple[str, ...] = ()
+
+
+def number(value: float, digits: int = 1) -> str:
+    return NOTHING if pd.isna(value) else f"{value:z.{digits}f}"
+
+
+def signed(value: float, digits: int = 1) -> str:
+    return NOTHING if pd.isna(value) else f"{value:+z.{digits}f}"
+
+
+def interval(estimate: float, low: float, high: float, whole: bool = True) -> str:
+    """`46.5 [38.1, 55.2]`, with a star where not all prompts were answered."""
+    if pd.isna(estimate):
+        return NOTHING
+    return f"{number(estimate)}{'' if whole else STAR} [{number(low)}, {number(high)}]"
+
+
+def numbers(values: Iterable[float]) -> list[str]:
+    return [number(value) for value in values]
+
+
+def plain(value: object) -> str:
+    return NOTHING if pd.isna(value) else str(value)
+
+
+def one_line(heading: str) -> str:
+    return heading.replace("\n", " ")
+
+
+def bytes_unit(mib: "pd.Series[float]") -> tuple[str, float]:
+    """The unit for such sizes, and what a size in MiB is multiplied by for it."""
+    return ("KiB", 1024) if mib.max() < 1 else ("MiB", 1)
