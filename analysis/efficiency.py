@@ -3,6 +3,7 @@
 Machines, lengths and batches differ from the paper's, so only the shares are held against the published ones.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -93,9 +94,9 @@ def _sheet(found: pd.DataFrame) -> Sheet:
     if not whole.all():
         remarks.append(f"PARTIAL ({STAR}): not all prompts answered.")
     return Sheet(
-        f"{'PARTIAL: ' * bool(remarks)}Table 3, {model}, {task}",
+        f"{'PARTIAL: ' * bool(remarks)}As table 3, {model}, {task}",
         " ".join(about),
-        f"tab:table-3-{model}-{task}".replace("_", "-"),
+        "tab:" + re.sub(r"[^a-z0-9]+", "-", f"as-table-3-{model}-{task}".lower()),
         pd.DataFrame(keys),
         pd.DataFrame(columns),
         remarks=tuple(remarks),

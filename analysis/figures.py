@@ -22,6 +22,7 @@ from analysis.records import Run, Sample
 from analysis.statistics import clustered_proportion
 from analysis.traces import figures as trace_figures
 
+KINDS = ("png", "pdf")
 BINS = 8  # of question positions: fewer questions a point, wider bands
 
 
@@ -156,7 +157,7 @@ FIGURES: dict[str, Callable[[Sequence[Run], pd.DataFrame], Any]] = {
 def save(figure: Any, folder: Path, name: str) -> list[Path]:
     """Write name.png and name.pdf into `folder`; the same figure gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.png", folder / f"{name}.pdf"]
+    paths = [folder / f"{name}.{kind}" for kind in KINDS]
     for path, metadata in zip(paths, ({"Software": None}, {"CreationDate": None}), strict=True):
         drawn = io.BytesIO()
         figure.savefig(drawn, format=path.suffix[1:], dpi=150, metadata=metadata)
@@ -211,16 +212,23 @@ def _named(name: str, draw: Callable[..., Any], runs: Sequence[Run], frame: pd.D
     return {name: draw(runs, frame)}
 
 
-def _work(runs: list[Run], out: Path, _: Namespace) -> None:
-    """Draw every figure the records allow, and say why the others are not there."""
-    frame = of_runs(runs)
-    drawers = {name: partial(_named, name, draw, runs, frame) for name, draw in FIGURES.items()}
-    for name, draw in {**drawers, **dict(trace_figures(runs))}.items():
+def draw_all(runs: Sequence[Run], folder: Path) -> dict[str, str]:
+    """Write every figure the records allow, and print why the others are not there; -> what each shows, by its name."""
+    frame, drawn = of_runs(runs), {}
+    drawers = {name: (draw, partial(_named, name, draw, runs, frame)) for name, draw in FIGURES.items()}
+    for name, (shows, draw) in {**drawers, **trace_figures(runs)}.items():
         try:
             for file, figure in draw().items():
-                print(*save(figure, out, file), sep="\n")
+                save(figure, folder, file)
+                drawn[file] = str(shows.__doc__).partition("\n")[0]
         except NothingToShowError as reason:
             print(f"{name}: not drawn, {reason}")
+    return drawn
+
+
+def _work(runs: list[Run], out: Path, _: Namespace) -> None:
+    for name in draw_all(runs, out):
+        print(*(out / f"{name}.{kind}" for kind in KINDS), sep="\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

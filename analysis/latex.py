@@ -2,18 +2,21 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from analysis.sheets import NOTHING, STAR, Sheet
 
-NEEDS = "% needs \\usepackage{booktabs,siunitx}"
+NEEDS = "% needs \\usepackage{booktabs,siunitx,graphicx}"
 _FIGURE = re.compile(r"[+-]?\d+(\.\d+)?\*?")
 _WITH_INTERVAL = re.compile(r"(\S+) (\[.*\])")
-_WIDE = 12  # columns, from which on a table is set in smaller type
+_WIDE = 12  # columns, or
+_LONG = 24  # rows, from which on a table is set in smaller type
+_PAGE = 45  # rows of a table at most; more make further tables
 
+_SHRUNK = "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%"  # only where it is too wide
 _ESCAPES = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -38,7 +41,28 @@ class _Column:
 
 
 def latex(sheet: Sheet) -> str:
-    """A `table` that compiles by itself: what siunitx has to know is set inside of it."""
+    """A `table`, or several of a long sheet, with what siunitx has to know set inside of each."""
+    count = -(-len(sheet.keys) // _PAGE)
+    return "\n".join(_table(part) for part in (_part(sheet, n, count) for n in range(count)))
+
+
+def _part(sheet: Sheet, n: int, count: int) -> Sheet:
+    rows = slice(n * _PAGE, (n + 1) * _PAGE)
+    return (
+        sheet
+        if count == 1
+        else replace(
+            sheet,
+            title=f"{sheet.title}, part {n + 1} of {count}",
+            label=f"{sheet.label}-{n + 1}",
+            keys=sheet.keys[rows].reset_index(drop=True),
+            columns=sheet.columns[rows].reset_index(drop=True),
+            best={heading: list(bold)[rows] for heading, bold in sheet.best.items()},
+        )
+    )
+
+
+def _table(sheet: Sheet) -> str:
     keys = list(sheet.keys)[sheet.blocked :]
     none = [False] * len(sheet.keys)
     columns = [_Column(("", escaped(key)), "l", [escaped(cell) for cell in sheet.keys[key]], none) for key in keys]
@@ -48,12 +72,12 @@ def latex(sheet: Sheet) -> str:
     bold = [["bfseries:" if column.bold[row] else "" for column in columns] for row in range(len(body))]
     body.columns = pd.MultiIndex.from_tuples([column.heading for column in columns])
     styler = body.style.hide(axis="index").apply(lambda _: np.array(bold, dtype=object).reshape(body.shape), axis=None)
-    size = "scriptsize" if len(columns) >= _WIDE else "small"
+    size = "scriptsize" if len(columns) >= _WIDE or len(body) >= _LONG else "small"
     styler = styler.set_table_styles(
         [
             {"selector": size, "props": ":{};"},
             {"selector": "setlength", "props": ":{\\tabcolsep}{3pt};"},
-            {"selector": "sisetup", "props": ":{detect-weight=true, mode=text};"},
+            {"selector": "sisetup", "props": ":{detect-weight=true, mode=text, retain-explicit-plus=true};"},
         ]
     )
     text = styler.to_latex(
@@ -71,7 +95,7 @@ def latex(sheet: Sheet) -> str:
 
 def _typeset(name: str, cells: list[str], bold: Sequence[bool]) -> list[_Column]:
     """Figures in a column of siunitx's, an interval behind them in one of its own; anything else as text."""
-    above, _, below = name.partition("\n")
+    above, _, below = name.partition("\n") if "\n" in name else ("", "", name)
     filled = [cell for cell in cells if cell != NOTHING]
     if filled and all(_WITH_INTERVAL.fullmatch(cell) for cell in filled):
         parts = [_WITH_INTERVAL.fullmatch(cell) for cell in cells]
@@ -79,13 +103,15 @@ def _typeset(name: str, cells: list[str], bold: Sequence[bool]) -> list[_Column]
         bounds = ["{" + (part[2] if part else "") + "}" for part in parts]
         under, bracket, rest = below.partition("[")
         return [
-            _Column((escaped(above), escaped(under.strip())), _siunitx(figures) + "@{\\,}", _braced(figures), bold),
+            _Column(
+                (escaped(above), escaped(under.strip())), _siunitx(figures) + "@{\\hspace{3pt}}", _braced(figures), bold
+            ),
             _Column((escaped(above), escaped(bracket + rest)), ">{\\scriptsize}l", bounds, [False] * len(cells)),
         ]
     if filled and all(_FIGURE.fullmatch(cell) for cell in filled):
         return [_Column((escaped(above), escaped(below)), _siunitx(cells), _braced(cells), bold)]
-    heading = (escaped(above), escaped(below)) if below else ("", escaped(above))
-    return [_Column(heading, "p{3.5cm}" if name == "notes" else "r", [escaped(cell) for cell in cells], bold)]
+    alignment = ">{\\raggedright\\arraybackslash}p{6cm}" if name == "notes" else "r"
+    return [_Column((escaped(above), escaped(below)), alignment, [escaped(cell) for cell in cells], bold)]
 
 
 def _siunitx(cells: Sequence[str]) -> str:
@@ -117,8 +143,11 @@ def _finished(text: str, columns: Sequence[_Column], blocks: Sequence[str], rema
         made.append(row)
     head = [head[0], *_rules([column.heading[0] for column in columns]), *head[1:]]
     lines = [*lines[: lines.index("\\toprule") + 1], *head, lines[start], *made, *lines[end:]]
+    first = next(n for n, line in enumerate(lines) if line.startswith("\\begin{tabular}"))
+    lines[first : first + 1] = [_SHRUNK, lines[first]]
+    lines.insert(lines.index("\\end{tabular}") + 1, "}")
     notes = [f"\\par\\smallskip\\footnotesize\\raggedright {escaped(remark)}" for remark in remarks]
-    position = lines.index("\\end{tabular}") + 1
+    position = lines.index("\\end{tabular}") + 2
     return "\n".join([*lines[:position], *notes, *lines[position:]]) + "\n"
 
 

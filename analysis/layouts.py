@@ -5,8 +5,10 @@ not is a row here too, without a published figure. Records of other models or ta
 model's, say) get the same layout, with all rows and columns that they have.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -39,10 +41,10 @@ class Layout:
 
 _TABLE_1 = {"released": "table1.csv", "aligned": "table1_aligned.csv"}
 LAYOUTS = {
-    "table1_4k": Layout("Table 1 at 4K", ("gsm8k_4k", "mmlu_4k", "csqa_4k"), 2048, _TABLE_1),
-    "table1_8k": Layout("Table 1 at 8K", ("gsm8k_8k", "mmlu_8k", "csqa_8k"), 4096, _TABLE_1),
-    "table2": Layout("Table 2", ("gsm8k_4k",), 2048, {"released": "table2.csv"}, across="method"),
-    "table5": Layout("Table 5", ("gsm8k_4k",), 2048, {}, split=True),
+    "table1_4k": Layout("As table 1, 4K", ("gsm8k_4k", "mmlu_4k", "csqa_4k"), 2048, _TABLE_1),
+    "table1_8k": Layout("As table 1, 8K", ("gsm8k_8k", "mmlu_8k", "csqa_8k"), 4096, _TABLE_1),
+    "table2": Layout("As table 2", ("gsm8k_4k",), 2048, {"released": "table2.csv"}, across="method"),
+    "table5": Layout("As table 5", ("gsm8k_4k",), 2048, {}, split=True),
 }
 ABOUT = {
     "released": "Answers right in %, by the paper's scorer (n-th answer to n-th question).",
@@ -135,38 +137,34 @@ class Grid:
     key: tuple[str, ...]
     cells: Cells
 
-    @property
+    @cached_property
     def papers(self) -> dict[tuple[Row, str], float]:
-        """The published figures of these cells."""
-        name = self.layout.published.get(self.scorer)
-        return _published(self.layout, name, self.key[0]) if name and self._is_papers else {}
+        """The published figures of these cells, by this scorer."""
+        return self._published(self.scorer)
 
-    @property
-    def _is_papers(self) -> bool:
-        return any(entry.run.labels["task"] in self.layout.tasks for entry in self.cells.values())
+    def _published(self, scorer: str) -> dict[tuple[Row, str], float]:
+        name = self.layout.published.get(scorer)
+        papers = any(entry.run.labels["task"] in self.layout.tasks for entry in self.cells.values())
+        return _published(self.layout, name, self.key[0]) if name and papers else {}
 
-    @property
+    @cached_property
     def expected(self) -> dict[tuple[Row, str], None]:
         """What has to be there for the table to be whole: the paper's cells, or each row in each column."""
-        if self.papers:
-            return dict.fromkeys(self.papers)
-        return {(row, column): None for row in self._rows({}) for column in self._columns({})}
+        papers = dict.fromkeys(cell for scorer in self.layout.published for cell in self._published(scorer))
+        rows = dict.fromkeys(row for row, _ in self.cells)
+        columns = dict.fromkeys(column for _, column in self.cells)
+        return papers or {(row, column): None for row in rows for column in columns}
 
     def rows(self) -> list[Row]:
-        return self._rows(self.papers)
-
-    def columns(self) -> list[str]:
-        return self._columns(self.papers)
-
-    def _rows(self, published: Mapping[tuple[Row, str], float]) -> list[Row]:
         """The paper's first, then what else there is; blocks with the largest budget first, without one before all."""
-        rows = dict.fromkeys(row for row, _ in [*published, *self.cells])
+        rows = dict.fromkeys(row for row, _ in [*self.expected, *self.cells])
         order = list(dict.fromkeys(row.block for row in rows))
         return sorted(rows, key=lambda row: (row.block != FULL, *_largest_first(row.block), order.index(row.block)))
 
-    def _columns(self, published: Mapping[tuple[Row, str], float]) -> list[str]:
-        return list(dict.fromkeys(column for _, column in [*published, *self.cells]))
+    def columns(self) -> list[str]:
+        return list(dict.fromkeys(column for _, column in [*self.expected, *self.cells]))
 
+    @cached_property
     def best(self) -> set[tuple[Row, str]]:
         """Cells that cannot be told from the best compressed one of their block and column, where there are several."""
         found = set()
@@ -207,7 +205,7 @@ class Grid:
 
     def sheet(self, remarks: Sequence[str]) -> Sheet:
         """Accuracy, and beside each row what stands behind it; where columns are methods, `cost` has that."""
-        rows, best, papers = self.rows(), self.best(), self.papers
+        rows, best, papers = self.rows(), self.best, self.papers
         columns: dict[str, list[str]] = {}
         bold: dict[str, list[bool]] = {}
         for column in self.columns():
@@ -246,19 +244,15 @@ class Grid:
         )
 
     def cost(self) -> Sheet:
-        """What stands behind each cell."""
-        rows, columns = self.rows(), {}
-        for column in self.columns():
-            found = self._beside([[self.cells.get((row, column))] for row in rows])
-            columns |= {f"{column}\n{heading.replace(chr(10), ' ')}": cells for heading, cells in found.items()}
-        return Sheet(
-            f"{self._title}: what stands behind it",
-            ABOUT_ROW,
-            self._label("cost"),
-            self._keys(rows),
-            pd.DataFrame(columns),
-            blocked=True,
-        )
+        """What stands behind each cell, a row each."""
+        places = [(row, column) for row in self.rows() for column in self.columns()]
+        keys = {"budget": [row.block for row, _ in places], "decoding": [row.decoding for row, _ in places]}
+        if any(row.extra for row, _ in places):
+            keys["setting"] = [row.extra or NOTHING for row, _ in places]
+        keys[self.layout.across] = [column for _, column in places]
+        columns = self._beside([[self.cells.get(place)] for place in places])
+        title, label = f"{self._title}: what stands behind it", self._label("cost")
+        return Sheet(title, ABOUT_ROW, label, pd.DataFrame(keys), pd.DataFrame(columns), blocked=True)
 
     def _beside(self, rows: Sequence[Sequence[Entry | None]]) -> dict[str, list[str]]:
         """Prompts, missing answers, slots and bytes of each row of entries; of several, sums and means."""
@@ -304,7 +298,7 @@ class Grid:
         return f"{self.layout.title}, {', '.join(self.key)}"
 
     def _label(self, what: str) -> str:
-        return "tab:" + "-".join([self.layout.title, *self.key, what]).lower().replace(" ", "-").replace("_", "-")
+        return "tab:" + re.sub(r"[^a-z0-9]+", "-", "-".join([self.layout.title, *self.key, what]).lower())
 
     def remarks(self, behind: Mapping[Any, Sequence[str]]) -> list[str]:
         """What is missing, partial or doubtful in the table, a line each."""
@@ -334,7 +328,7 @@ class Grid:
         return lines + [f"{note}: {'; '.join(cells)}." for note, cells in doubts.items()]
 
     def tidy(self) -> list[dict[str, Any]]:
-        best, papers = self.best(), self.papers
+        best, papers = self.best, self.papers
         return [
             {
                 "scorer": self.scorer,

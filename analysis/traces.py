@@ -1,6 +1,6 @@
 """Figures from traces (`python main.py trace=attention`): which positions live, who looks where, what layers hold."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,15 +124,21 @@ def budgets(traced: Sequence[Traced]) -> Any:
     return figure
 
 
-def figures(runs: Sequence[Run]) -> Iterable[tuple[str, Callable[[], dict[str, Any]]]]:
-    """(name, a function that draws its figures by file name); the function raises NothingToShowError."""
+def figures(runs: Sequence[Run]) -> dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]]:
+    """By name: the function that is one, and it as a function that draws its figures by file name.
+
+    The latter raises NothingToShowError where there are no traces.
+    """
     traced = read_traces(runs)
-    for draw in (kept, drift, prompt_attention, budgets):
-        yield draw.__name__, lambda draw=draw: {draw.__name__: draw(traced)}  # type: ignore[misc]
-    yield (
-        "decode_attention",
+    found: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
+        draw.__name__: (draw, lambda draw=draw: {draw.__name__: draw(traced)})
+        for draw in (kept, drift, prompt_attention, budgets)
+    }
+    found["decode_attention"] = (
+        decode_attention,
         lambda: {f"decode_attention-{name}": figure for name, figure in decode_attention(traced).items()},
     )
+    return found
 
 
 def _require(traced: Sequence[Traced]) -> None:

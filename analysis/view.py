@@ -92,11 +92,15 @@ def _settings_of(frame: pd.DataFrame, part: str) -> list[str]:
 
 
 def grids(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """For every block with at least two methods and two strategies, its conditions and accuracy by both."""
+    """For every block with at least two methods and two strategies, most of them crossed, accuracy by both.
+
+    -> the block's conditions and its grid.
+    """
     grids = []
     for block in blocks(frame):
         rows, columns = _labels(block, "method"), _labels(block, "decoding")
-        if len(set(rows)) < 2 or len(set(columns)) < 2:
+        crossed = len(set(zip(rows, columns, strict=True)))
+        if len(set(rows)) < 2 or len(set(columns)) < 2 or 2 * crossed < len(set(rows)) * len(set(columns)):
             continue
         cells: dict[tuple[str, str], list[str]] = {}
         for row, column, accuracy, whole in zip(rows, columns, block["accuracy_percent"], complete(block), strict=True):

@@ -456,7 +456,7 @@ def test_the_markdown_lines_up(tmp_path: Path) -> None:
 def test_equal_best_rows_are_all_bold(tmp_path: Path) -> None:
     for position, (method, correct) in enumerate({"a": (True, False), "b": (False, True), "c": (False, False)}.items()):
         write_run(tmp_path, method, [sample(0, correct), sample(1, correct)], method=method, created=position)
-    assert write(build(tmp_path), tmp_path / "out")[2].read_text().count(r"\textbf{50.0 [") == 4
+    assert write(build(tmp_path), tmp_path / "out")[2].read_text().count(r"\bfseries 50.0 & {[") == 4
 
 
 def test_the_uncompressed_run_is_never_bold(tmp_path: Path) -> None:
@@ -481,7 +481,8 @@ def test_latex_is_escaped(tmp_path: Path) -> None:
     assert "\n{}[1] &" in text  # \\ would take a bracket for its argument
     assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [3, 3, 3]
     for table in text.split(r"\begin{tabular}")[1:]:
-        rows = [line for line in table.split(r"\end{tabular}")[0].splitlines() if line.endswith(r"\\")]
+        body = table.split(r"\midrule")[1].split(r"\end{tabular}")[0]
+        rows = [line for line in body.splitlines() if line.endswith(r"\\")]
         assert len({len(re.findall(r"(?<!\\)&", row)) for row in rows}) == 1
 
 
@@ -489,7 +490,7 @@ def test_latex_compiles(tmp_path: Path) -> None:
     if shutil.which("pdflatex") is None:
         pytest.skip("pdflatex is not installed: table.tex is checked for escapes and column counts only")
     table = latex_of_odd_labels(tmp_path)
-    preamble = r"\documentclass{article}\usepackage{booktabs}\begin{document}"
+    preamble = r"\documentclass{article}\usepackage{booktabs,siunitx,graphicx}\begin{document}"
     (table.parent / "page.tex").write_text(f"{preamble}\\input{{table.tex}}\\end{{document}}")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
     done = subprocess.run(command, cwd=table.parent, capture_output=True, text=True, timeout=60, check=False)
