@@ -8,6 +8,8 @@ from scipy import stats
 
 from analysis.statistics import (
     FEW,
+    UNKNOWN,
+    Interval,
     bootstrap,
     by_position,
     clopper_pearson,
@@ -15,6 +17,7 @@ from analysis.statistics import (
     design_effect,
     lost_to,
     mean_by_prompt,
+    mean_of_independent,
     tied_with_best,
 )
 
@@ -175,3 +178,22 @@ def test_accuracy_by_position_is_that_of_a_loop() -> None:
         assert interval == pytest.approx((sum(column) / len(column), exact.low, exact.high))
     assert len(found) == 3
     assert by_position([]) == []
+
+
+def test_the_mean_of_separate_samples_is_exact_for_normal_intervals() -> None:
+    """Standard errors add as squares: those of half-widths 2, 3 and 6 make 7, of which a mean of three has a third."""
+    found = mean_of_independent([Interval(10, 8, 12), Interval(20, 17, 23), Interval(60, 54, 66)])
+    assert found == pytest.approx((30, 30 - 7 / 3, 30 + 7 / 3))
+    lopsided = mean_of_independent([Interval(0.9, 0.6, 1.0), Interval(0.9, 0.5, 1.0)])
+    assert lopsided == pytest.approx((0.9, 0.9 - 0.5 / 2, 0.9 + math.hypot(0.1, 0.1) / 2))
+    assert all(math.isnan(value) for value in mean_of_independent([]))
+    assert math.isnan(mean_of_independent([Interval(1, 0, 2), UNKNOWN]).estimate)
+
+
+def test_the_mean_of_separate_samples_holds_the_truth() -> None:
+    random, truths, rounds, held = np.random.default_rng(6), (0.3, 0.6, 0.95), 300, 0
+    for _ in range(rounds):
+        parts = [clustered_proportion(random.binomial(30, t, size=20).tolist(), [30] * 20) for t in truths]
+        _, low, high = mean_of_independent(parts)
+        held += low <= np.mean(truths) <= high
+    assert 0.92 <= held / rounds <= 0.995

@@ -1,0 +1,65 @@
+"""200 runs of 60 prompts: their table in under 10 seconds and 1 GB, and twice the runs at no more than about twice."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_tables import sample, write_run
+
+ROOT = Path(__file__).parents[1]
+METHODS, STRATEGIES = ("full", "h2o", "snapkv", "streamingllm"), ("none", "slide", "adaptive", "h2o", "discontinuous")
+MEASURE = """
+import json, resource, sys, time
+from pathlib import Path
+began = time.process_time()
+from analysis.frame import of_runs
+from analysis.records import read_runs
+from analysis.tables import PRESETS, write
+loaded = time.process_time()
+runs = read_runs([Path(folder) for folder in sys.argv[2:]])
+frame = of_runs(runs)
+aggregated = time.process_time()
+write(frame, sys.argv[1])
+for preset in PRESETS.values():
+    preset(runs, frame)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps([len(frame), aggregated - loaded, time.process_time() - aggregated, peak]))
+"""
+
+
+def write_runs(folder: Path, count: int) -> None:
+    """Runs that differ in method, strategy or budgets, of 60 prompts with 30 questions and some 7 KB of text each."""
+    random = np.random.default_rng(count)
+    for run in range(count):
+        method, strategy, budget = METHODS[run % 4], STRATEGIES[run // 4 % 5], run // 20
+        records = [
+            sample(k, (random.random(30) < random.beta(4, 2)).tolist(), trace=f"{run}", generation="word " * 1500)
+            for k in range(60)
+        ]
+        budgets = (None if method == "full" else 0.5 + budget / 100, None if strategy == "none" else 64 + budget)
+        write_run(folder, f"run{run:03}", records, method=method, decoding=strategy, budgets=budgets, created=run % 60)
+
+
+def measured(*folders: Path) -> tuple[int, float, float, int]:
+    """-> rows, CPU seconds to aggregate and for all tables, KiB at the most."""
+    command = [sys.executable, "-c", MEASURE, str(folders[0].parent / "out"), *map(str, folders)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    rows, aggregated, tables, peak = json.loads(done.stdout)
+    return rows, aggregated, tables, peak
+
+
+@pytest.mark.slow
+def test_two_hundred_runs_aggregate_in_seconds(tmp_path: Path) -> None:
+    parts = [tmp_path / "first", tmp_path / "second"]
+    for part in parts:
+        write_runs(part, 100)
+    half, whole = measured(parts[0]), measured(*parts)
+    print(f"rows, seconds, seconds of tables, KiB: {half}, {whole}")
+    assert (half[0], whole[0]) == (100, 200)
+    assert whole[1] < 10
+    assert whole[3] < 2**20  # KiB
+    assert whole[1] < 3 * half[1]  # what grows with the square of the runs would make it 4
+    assert whole[2] < 3 * half[2] + 1
