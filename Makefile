@@ -5,10 +5,13 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt "torch>=2.11,<2.14"
 
 OLDEST := .venv-oldest
-.PHONY: demo bench test test-oldest lint clean
+.PHONY: demo paper bench test test-oldest lint clean
 
 demo: $(VENV)/.installed  ## the sweep of the README on the embedded model, and its table
 	$(BIN)/python main.py -m experiment=demo
+
+paper: $(VENV)/.installed-figures demo  ## the demo's tables and figures as a LaTeX document, and its PDF where there is a TeX
+	$(BIN)/python -m analysis.paper outputs/demo --out outputs/paper
 
 bench: $(VENV)/.installed  ## a decode step against the full cache, on this CPU; exit code 1 where a target is missed
 	$(BIN)/python -m experiments.benchmarks
@@ -44,7 +47,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(INSTALL) --editable .
 	@touch $@
 
+$(VENV)/.installed-figures: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) --editable '.[figures]'
+	@touch $@ $(VENV)/.installed
+
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing with what tests need (a few minutes the first time)"
 	$(INSTALL) --editable '.[dev]'
-	@touch $@ $(VENV)/.installed
+	@touch $@ $(VENV)/.installed-figures $(VENV)/.installed
