@@ -246,7 +246,7 @@ def _row(run: Run, baseline: Run | None, same: Sequence[Run], behind: Mapping[Pa
         "tokens_per_second": _ratio(sum(s.generated_tokens for s in samples), _decoding_seconds(samples)),
         "notes": "; ".join((*_notes(run, baseline, paired, same), *behind[run.folder])),
         "identity": run.identity,
-        "commit": run.made_by[-1]["commit"],
+        "commit": run.made_by[0]["commit"],
     }
 
 

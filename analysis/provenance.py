@@ -16,15 +16,15 @@ HARDWARE = ("machine", "cores", "threads", "gpu")  # changes speeds; all else th
 
 def provenance(runs: Sequence[Run]) -> dict[Path, tuple[str, ...]]:
     """Notes by a run's folder: where another code or machine made it than most, and where it is there twice."""
-    usual = Counter(_as_key(_code(run.made_by[-1])) for run in runs).most_common(1)
-    usual_machine = Counter(_as_key(_machine(run.made_by[-1])) for run in runs).most_common(1)
+    usual = Counter(_as_key(_code(run.made_by[0])) for run in runs).most_common(1)
+    usual_machine = Counter(_as_key(_machine(run.made_by[0])) for run in runs).most_common(1)
     first: dict[str, Run] = {}
     found = {}
     for run in runs:
-        notes = [f"other code than most: {d}" for d in _differences(_code(run.made_by[-1]), json.loads(usual[0][0]))]
+        notes = [f"other code than most: {d}" for d in _differences(_code(run.made_by[0]), json.loads(usual[0][0]))]
         notes += [
             f"other machine than most, speeds do not compare: {d}"
-            for d in _differences(_machine(run.made_by[-1]), json.loads(usual_machine[0][0]))
+            for d in _differences(_machine(run.made_by[0]), json.loads(usual_machine[0][0]))
         ]
         for before, after in zip(run.made_by, run.made_by[1:], strict=False):
             notes += [f"continued by other code: {d}" for d in _differences(_code(after), _code(before))]
@@ -71,7 +71,7 @@ def _told_apart(run: Run, twin: Run) -> Iterator[str]:
     """How two runs of one configuration differ all the same."""
     if run.identity != twin.identity:
         yield "other weights or labels"
-    yield from _differences(run.made_by[-1], twin.made_by[-1])
+    yield from _differences(run.made_by[0], twin.made_by[0])
     theirs = {s.name: (s.correct, s.generated_tokens, s.trace) for s in twin.samples}
     common = [s for s in run.samples if s.name in theirs]
     changed = sum((s.correct, s.generated_tokens, s.trace) != theirs[s.name] for s in common)
