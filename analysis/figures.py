@@ -119,6 +119,31 @@ def prefill_share(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
     return figure
 
 
+def decode_budget(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
+    """Accuracy against the decode budget D (beta1 + beta2) and against beta2, its newest part, for each method."""
+    figure_of = []
+    for key, label in (("budget", "decode budget D, slots"), ("recent", "of D, the newest always kept (beta2)")):
+        groups = _grouped(
+            [run for run in runs if run.samples and (run.settings["decoding"] or {}).get(key) is not None],
+            lambda run: (run.labels["model"], run.labels["task"], run.labels["method"]),
+        )
+        for names, members in groups.items():
+            if len({run.settings["decoding"][key] for run in members}) > 1:
+                figure_of.append((key, label, names, members, groups))
+    if not figure_of:
+        raise NothingToShowError("no method has runs with several decode budgets")
+    figure, axes = panels(len(figure_of))
+    for axis, (key, label, names, members, groups) in zip(axes, figure_of, strict=True):
+        for strategy, same in _grouped(members, lambda run: run.labels["decoding"]).items():
+            points = sorted((run.settings["decoding"][key], *_accuracy(run.samples)) for run in same)
+            x, y, low, high = (np.array(column) for column in zip(*points, strict=True))
+            style = {"color": colour(strategy), "label": strategy, "marker": "o", "ms": 4, "lw": 1.1}
+            axis.errorbar(x, y, yerr=[y - low, high - y], elinewidth=0.9, **style)
+        dress(axis, _title(names, groups), label, "answers right, %")
+        axis.legend(fontsize=6, framealpha=0.8, loc="best")
+    return figure
+
+
 def prompt_share(samples: Sequence[Sample]) -> float:
     """Slots that the prefill left, in percent of the prompts' own."""
     own = sum(s.prompt_tokens * len(s.slots_kept) for s in samples)
@@ -150,6 +175,7 @@ FIGURES: dict[str, Callable[[Sequence[Run], pd.DataFrame], Any]] = {
     "frontier": frontier,
     "position": position,
     "prefill_share": prefill_share,
+    "decode_budget": decode_budget,
     "cost": cost,
 }
 

@@ -13,6 +13,7 @@ from analysis.records import RecordsError, Run
 
 TOP = 0.15  # heavy hitters: the share of positions with the most attention (the paper's figure 2b)
 DRIFT_STEPS = 6
+COLUMNS = 240  # of a map of attention, at the most: about the pixels of its panel
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,11 @@ def kept(traced: Sequence[Traced]) -> Any:
     figure, axes = panels(len(cells), columns=max(len(t.arrays["layers"]) for t in traced))
     for axis, (t, at) in zip(axes, cells, strict=True):
         share = t.arrays["alive"][:, at].mean(1)
-        _picture(axis, share, t.arrays["step"], share.shape[1], "Greys", 1.0)
+        # The root, so that a position that one head keeps is seen where a pixel stands for several positions.
+        _picture(axis, np.sqrt(share), t.arrays["step"], share.shape[1], "Greys", 1.0)
         axis.axvline(int(t.arrays["prompt"]) - 0.5, color=colour(t.run.labels["decoding"]), lw=1)
         dress(axis, f"{t.title}, layer {t.arrays['layers'][at]}", "position (line: end of the prompt)", "decode step")
+        axis.grid(False)
     return figure
 
 
@@ -101,26 +104,26 @@ def decode_attention(traced: Sequence[Traced]) -> dict[str, Any]:
 
 
 def budgets(traced: Sequence[Traced]) -> Any:
-    """Slots of each traced layer over the decode steps (figures 5-7): what beta1 and beta2 allow, as it came out."""
+    """Slots beyond what the prefill left, layer by layer over the decode steps: what beta1 and beta2 allow."""
     _require(traced)
     layers = sorted({int(layer) for t in traced for layer in t.arrays["layers"]})
-    figure, axes = panels(len(layers))
+    figure, axes = panels(len(layers), (3.6, 3.0))
     for axis, layer in zip(axes, layers, strict=True):
         for place, t in enumerate(traced):
             found = np.flatnonzero(t.arrays["layers"] == layer)
             if len(found):
-                slots = t.arrays["slots"][:, found[0]]
+                slots = t.arrays["slots"][:, found[0]].astype(int)
                 # Those below are wider: strategies with one budget would hide each other.
                 axis.plot(
                     range(-1, len(slots) - 1),
-                    slots,
+                    slots - slots[0],
                     color=colour(t.run.labels["decoding"]),
                     lw=1 + 4 * (1 - (place + 1) / len(traced)),
-                    label=t.title,
+                    label=f"{t.title} (prefill left {slots[0]})",
                 )
-        dress(axis, f"layer {layer}", "decode step", "slots stored")
-        axis.set_ylim(bottom=0)
-        axis.legend(fontsize=6, framealpha=0.8, loc="lower right")
+        dress(axis, f"layer {layer}", "decode step", "slots beyond the prefill's")
+        axis.margins(y=0.1)
+        axis.legend(fontsize=6, framealpha=0.8, loc="best")
     return figure
 
 
@@ -160,14 +163,22 @@ def _heads(arrays: dict[str, Any], maps: Any, rows: Any, width: int, title: str,
     figure, axes = panels(layers * heads, (2.4, 2.0), columns=heads)
     for place, axis in enumerate(axes):
         layer, head = divmod(place, heads)
-        _picture(axis, np.sqrt(maps[layer, head].astype(float)), rows, width, "cividis", None)
+        shades = np.sqrt(highest(maps[layer, head, :, :width].astype(float), COLUMNS))
+        _picture(axis, shades, rows, width, "Blues", 1.0)
         dress(axis, f"{title}layer {arrays['layers'][layer]}, head {head}", "position", y)
+        axis.grid(False)
     return figure
 
 
+def highest(values: Any, columns: int) -> Any:
+    """[rows, X] -> [rows, at most `columns`], each the highest of its share of X: no peak falls between two pixels."""
+    edges = np.linspace(0, values.shape[1], min(columns, values.shape[1]) + 1).round().astype(int)
+    return np.maximum.reduceat(values, edges[:-1], axis=1)
+
+
 def _picture(axis: Any, values: Any, rows: Any, width: int, shades: str, most: float | None) -> None:
-    """values [rows, X] with `rows` as the ticks of the vertical axis, from the top."""
-    axis.imshow(values, aspect="auto", cmap=shades, vmin=0, vmax=most, interpolation="nearest", rasterized=True)
-    axis.set_xlim(-0.5, width - 0.5)
+    """values [rows, columns], whose columns share `width` positions; `rows` are the vertical ticks, from the top."""
+    extent = (-0.5, width - 0.5, len(values) - 0.5, -0.5)
+    axis.imshow(values, aspect="auto", cmap=shades, vmin=0, vmax=most, extent=extent, rasterized=True)
     ticks = np.unique(np.linspace(0, len(rows) - 1, min(5, len(rows))).round().astype(int))
     axis.set_yticks(ticks, [str(rows[tick]) for tick in ticks])

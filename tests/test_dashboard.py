@@ -50,7 +50,9 @@ def test_offline_it_writes_what_it_would_send(tmp_path: Path, capsys: pytest.Cap
     record = finished_record(out)
     assert (record.project, record.name) == ("trial", "sweep-analysis")
     shown = [key for panel in panels(json.dumps(view), "Media Browser") for key in panel["config"]["mediaKeys"]]
-    assert set(shown) == {f"figures/{name}" for name in ("frontier", "position", "prefill_share", "cost")}
+    assert set(shown) == {
+        f"figures/{name}" for name in ("frontier", "position", "prefill_share", "decode_budget", "cost")
+    }
     assert {*shown, "runs"} <= {key.partition(".")[0] for key in record.summary}
     (path,) = out.glob("wandb/offline-run-*/files/media/table/runs_*.table.json")
     table = json.loads(path.read_text())

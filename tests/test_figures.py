@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_tables import sample, write_run, write_sweep
 
@@ -10,6 +11,7 @@ from analysis.colours import COLOURS, colour
 from analysis.figures import FIGURES, by_position, main, pareto, prompt_share, save
 from analysis.frame import build
 from analysis.records import read_runs
+from analysis.traces import highest
 
 pytest.importorskip("matplotlib")
 
@@ -51,7 +53,9 @@ def test_every_figure_is_written_twice_and_again_the_same(tmp_path: Path) -> Non
     assert main([str(sweep)]) == 0
     files = {path.name: path.read_bytes() for path in (sweep / "figures").iterdir()}
     assert set(files) == {
-        f"{name}.{kind}" for name in ("frontier", "position", "prefill_share", "cost") for kind in ("png", "pdf")
+        f"{name}.{kind}"
+        for name in ("frontier", "position", "prefill_share", "decode_budget", "cost")
+        for kind in ("png", "pdf")
     }
     again = save(FIGURES["position"](read_runs([sweep]), build(sweep)), tmp_path, "position")
     assert [path.read_bytes() for path in again] == [files[path.name] for path in again]
@@ -63,4 +67,28 @@ def test_what_cannot_be_drawn_is_said(tmp_path: Path, capsys: pytest.CaptureFixt
     out = capsys.readouterr().out
     assert "position: not drawn, no run asks several questions" in out
     assert "prefill_share: not drawn, no run compresses the prompt" in out
+    assert "decode_budget: not drawn, no method has runs with several decode budgets" in out
     assert main([str(tmp_path / "nowhere")]) == 2
+
+
+def test_accuracy_over_decode_budgets_is_that_of_each_run(tmp_path: Path) -> None:
+    for budget, right in ((64, 1), (16, 3), (32, 2)):
+        records = [sample(k, [n < right for n in range(4)]) for k in range(3)]
+        write_run(tmp_path, f"run{budget}", records, budgets=(0.5, budget))
+    figure = FIGURES["decode_budget"](read_runs([tmp_path]), build(tmp_path))
+    line = figure.axes[0].lines[0]
+    assert list(line.get_xdata()) == [16, 32, 64]
+    assert list(line.get_ydata()) == [75, 50, 25]
+    assert len(figure.axes) == 1  # beta2 is the same in all
+
+
+def test_no_peak_of_a_map_falls_between_two_pixels() -> None:
+    values = np.random.default_rng(0).random((3, 1001))
+    pooled = highest(values, 240)
+    assert pooled.shape == (3, 240)
+    for row, columns in zip(values, pooled, strict=True):
+        assert (
+            sorted(columns)[-100:]
+            == sorted(max(row[round(k * 1001 / 240) : round((k + 1) * 1001 / 240)]) for k in range(240))[-100:]
+        )
+    assert (highest(values, 2000) == values).all()
