@@ -1,6 +1,7 @@
 """One self-contained HTML page of one or several sweeps: open it in any browser, with or without a network.
 
 python -m analysis.report outputs/demo
+python -m analysis.report outputs/demo --prompts    # with the prompts' texts, made again from each run's config.yaml
 """
 
 import html
@@ -8,84 +9,136 @@ import json
 import math
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis.colours import colour
+from analysis.colours import colour, marker
 from analysis.command import command
-from analysis.frame import IDENTITY, flat, of_runs
+from analysis.frame import flat, measure_columns, measured, of_runs, ordered, settings
+from analysis.prompts import prompts_of
+from analysis.provenance import warnings
 from analysis.records import Run, read_records
 from scope.files import write_whole
 
-SHOWN = (
-    *("prompts", "questions", "accuracy_percent", "accuracy_low_percent", "accuracy_high_percent", "points_lost"),
-    *("missing_percent", "kept_percent", "cache_mib", "cache_percent", "tokens_per_second", "notes"),
-)
+Column = dict[str, Any]  # heading, key; digits of figures; further keys: `bounds` of an interval, `best` where bold
 
 
-def page(runs: Sequence[Run], frame: pd.DataFrame) -> str:
-    """The HTML text; all data stand in it as one JSON object, which its script draws from."""
-    names = ", ".join(frame["experiment"].unique())
+def page(runs: Sequence[Run], frame: pd.DataFrame, with_prompts: bool = False) -> str:
+    """The HTML text; all data stand in it as one JSON object, which its script draws from. frame: of the same runs."""
+    in_order, texts = ordered(runs), Texts()
     data = {
-        "columns": [column for column in frame if column in ("model", "task", "method", "decoding")]
-        + [column for column in frame if column not in IDENTITY and column in _settings(frame)]
-        + list(SHOWN),
+        "columns": columns(frame),
         "rows": [_plain(row) for row in frame.to_dict("records")],
-        "runs": {run.name: _run(run) for run in runs},
-        "differences": differences(runs),
+        "runs": [_run(run, with_prompts, texts) for run in in_order],
+        "prompts": texts.found,
+        "warnings": warnings(runs),
+        "differences": differences(in_order),
     }
     template = resources.files("analysis").joinpath("report.html").read_text(encoding="utf-8")
     # "<" never appears inside the script's data: a generation that writes </script> stays text.
     packed = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
-    return template.replace("@TITLE@", html.escape(names)).replace("@DATA@", packed)
+    title = html.escape(", ".join(frame["experiment"].unique()))
+    return template.replace("@TITLE@", title).replace("@DATA@", packed)
+
+
+class Texts:
+    """Long texts, each once, by their number."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+        self._numbers: dict[str, int] = {}
+
+    def number(self, text: str | None) -> int | None:
+        if text is None:
+            return None
+        if text not in self._numbers:
+            self._numbers[text] = len(self.found)
+            self.found.append(text)
+        return self._numbers[text]
+
+
+def columns(frame: pd.DataFrame) -> list[Column]:
+    """The columns of the page's table, those that no run has left out."""
+
+    def interval(heading: str, estimate: str, low: str, high: str, best: str | None = None) -> Column:
+        return {"heading": heading, "key": estimate, "bounds": [low, high], "best": best}
+
+    found: list[Column] = [{"heading": key, "key": key} for key in ("model", "task", "method", "decoding")]
+    found += [{"heading": key, "key": key} for key in settings(frame)]
+    found += [{"heading": "prompts", "key": "prompts"}, {"heading": "questions", "key": "questions"}]
+    accuracy = [f"accuracy{bound}_percent" for bound in ("", "_low", "_high")]
+    released = [f"released{bound}_percent" for bound in ("", "_low", "_high")]
+    found.append(interval("accuracy %", *accuracy, best="best"))
+    found.append(interval("released %", *released, best="released_best"))
+    found += [interval(f"{name} %", *measure_columns(name), best=f"measured.{name}_best") for name in measured(frame)]
+    found.append(interval("points lost", "points_lost", "points_lost_low", "points_lost_high"))
+    rest = {
+        "missing %": ("missing_percent", 1),
+        "duplicates": ("duplicates", 0),
+        "slots": ("slots", 0),
+        "kept %": ("kept_percent", 1),
+        "cache MiB": ("cache_mib", 2),
+        "cache % of full": ("cache_percent", 1),
+        "tokens/s": ("tokens_per_second", 1),
+    }
+    found += [{"heading": heading, "key": key, "digits": digits} for heading, (key, digits) in rest.items()]
+    found.append({"heading": "notes", "key": "notes"})
+    return [column for column in found if frame[column["key"]].notna().any()]
 
 
 def differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Settings whose value is not the same in all runs: the key, and each run's value."""
-    settings = {run.name: flat(run.settings) | {"seed": run.seed} for run in runs}
-    keys = dict.fromkeys(key for values in settings.values() for key in values)
-    found = [{"key": key, "values": {name: values.get(key) for name, values in settings.items()}} for key in keys]
-    return [row for row in found if len({repr(value) for value in row["values"].values()}) > 1]
+    """Settings whose value is not the same in all runs: the key, and the value of each run in turn."""
+    found = [flat(run.settings) | {"seed": run.seed} for run in runs]
+    keys = dict.fromkeys(key for values in found for key in values)
+    rows = [{"key": key, "values": [values.get(key) for values in found]} for key in keys]
+    return [row for row in rows if len({repr(value) for value in row["values"]}) > 1]
 
 
-def _settings(frame: pd.DataFrame) -> list[str]:
-    return [column for column in frame if "." in column or column == "seed"]
-
-
-def _run(run: Run) -> dict[str, Any]:
+def _run(run: Run, with_prompts: bool, texts: Texts) -> dict[str, Any]:
     lines, _ = read_records(run.folder / "records.jsonl", run.identity)
+    answered = {name: line for name, line in lines.items() if line.get("status") == "ok"}
+    prompts, reason = prompts_of(run.folder, answered) if with_prompts else ({}, "made again with --prompts")
     samples = {
         name: {
+            "prompt": texts.number(prompts.get(line.get("prompt", name))),
             "generation": line["generation"],
             "finish": line["finish"],
             "tokens": [line["prompt_tokens"], line["generated_tokens"]],
             "questions": [[q["number"], q["expected"], q["found"], q["correct"]] for q in line["questions"]],
         }
-        for name, line in lines.items()
-        if line.get("status") == "ok"
+        for name, line in answered.items()
     }
-    title = f"{run.labels['method']} + {run.labels['decoding']} ({run.name[-8:]})"
-    return {"title": title, "colour": colour(run.labels["decoding"]), "samples": samples}
+    return {
+        "title": f"{run.labels['method']} + {run.labels['decoding']} ({run.name[-8:]})",
+        "decoding": run.labels["decoding"],
+        "method": run.labels["method"],
+        "colour": colour(run.labels["decoding"]),
+        "marker": marker(run.labels["method"]),
+        "no_prompt": reason,
+        "samples": samples,
+    }
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row as JSON can hold it: no NaN, no numpy scalar."""
-    values = {key: value.item() if hasattr(value, "item") else value for key, value in row.items()}
+    values = {str(key): value.item() if hasattr(value, "item") else value for key, value in row.items()}
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
-def _work(runs: list[Run], out: Path, _: Namespace) -> None:
-    write_whole(out, page(runs, of_runs(runs)))
+def _work(runs: list[Run], out: Path, given: Namespace) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, page(runs, of_runs(runs), given.prompts))
     print(out)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write report.html; 0, or 2 with one line on stderr."""
-    return command("report", __doc__, "report.html", _work, arguments)
+    prompts = {"action": "store_true", "help": "show the prompts too: builds each run's task again, loads no model"}
+    return command("report", __doc__, "report.html", _work, arguments, {"--prompts": prompts})
 
 
 if __name__ == "__main__":
