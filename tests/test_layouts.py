@@ -140,9 +140,9 @@ def mib(run: Plain) -> float:
 
 
 def tokens_per_second(run: Plain) -> float:
-    slowest: dict[int, float] = {}
+    slowest: dict[str, float] = {}
     for line in run.lines:
-        slowest[line["batch"]] = max(slowest.get(line["batch"], 0.0), line["decode_seconds"])
+        slowest[line["batch"]] = max(slowest.get(line["batch"], 0.0), line["batch_seconds"])
     return sum(line["generated_tokens"] for line in run.lines) / sum(slowest.values())
 
 
@@ -276,7 +276,7 @@ def test_table_3_again_from_the_records(tmp_path: Path) -> None:
         for run in runs:
             if [run.labels["method"], run.labels["decoding"]] != words:
                 continue
-            batches: dict[int, int] = {}
+            batches: dict[str, int] = {}
             for line in run.lines:
                 batches[line["batch"]] = batches.get(line["batch"], 0) + line["cache_bytes"]
             speed = tokens_per_second(run)
