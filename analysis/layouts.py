@@ -7,7 +7,7 @@ model's, say) get the same layout, with all rows and columns that they have.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,12 +27,13 @@ FULL = "no budget"  # the block of what keeps all that is generated
 class Layout:
     """A table of the paper with methods and strategies as rows.
 
-    `published`: for each scorer the file of its figures, in analysis/published. `prefill`: the C that they are for.
+    `tasks`: the paper's, with the prompts that each has there. `published`: for each scorer the file of its figures, in
+    analysis/published. `prefill`: the C that they are for.
     `across`: what the columns are, `task` or `method`. `split`: blocks by C and D instead of by D.
     """
 
     title: str
-    tasks: tuple[str, ...]
+    tasks: Mapping[str, int]
     prefill: int
     published: Mapping[str, str]
     across: str = "task"
@@ -41,10 +42,10 @@ class Layout:
 
 _TABLE_1 = {"released": "table1.csv", "aligned": "table1_aligned.csv"}
 LAYOUTS = {
-    "table1_4k": Layout("As table 1, 4K", ("gsm8k_4k", "mmlu_4k", "csqa_4k"), 2048, _TABLE_1),
-    "table1_8k": Layout("As table 1, 8K", ("gsm8k_8k", "mmlu_8k", "csqa_8k"), 4096, _TABLE_1),
-    "table2": Layout("As table 2", ("gsm8k_4k",), 2048, {"released": "table2.csv"}, across="method"),
-    "table5": Layout("As table 5", ("gsm8k_4k",), 2048, {}, split=True),
+    "table1_4k": Layout("As table 1, 4K", {"gsm8k_4k": 43, "mmlu_4k": 57, "csqa_4k": 30}, 2048, _TABLE_1),
+    "table1_8k": Layout("As table 1, 8K", {"gsm8k_8k": 21, "mmlu_8k": 57, "csqa_8k": 15}, 4096, _TABLE_1),
+    "table2": Layout("As table 2", {"gsm8k_4k": 43}, 2048, {"released": "table2.csv"}, across="method"),
+    "table5": Layout("As table 5", {"gsm8k_4k": 43}, 2048, {}, split=True),
 }
 ABOUT = {
     "released": "Answers right in %, by the paper's scorer (n-th answer to n-th question).",
@@ -111,20 +112,17 @@ def fill(layout: Layout, runs: Sequence[Run], frame: pd.DataFrame) -> tuple[list
         key = (labels["model"], labels["task"]) if layout.across == "method" else (labels["model"],)
         groups.setdefault(key, []).append(entry)
     behind = provenance(runs)
+    absent = [model for model in _published_models(layout) if known and model not in {key[0] for key in groups}]
+    beside = [f"MISSING: all of {', '.join(absent)}."] * bool(absent) + _left_out(left_out)
     sheets, tidy = [], []
     for key, members in groups.items():
         cells = {(entry.row, entry.column): entry for entry in members}
         for scorer in SCORERS:
             grid = Grid(layout, scorer, key, cells)
-            remarks = [*grid.remarks(behind), *_left_out(left_out)]
-            sheets.append(grid.sheet(remarks))
+            sheets.append(grid.sheet([*grid.remarks(behind), *beside]))
             tidy += grid.tidy()
         if layout.across == "method":
             sheets.append(Grid(layout, "aligned", key, cells).cost())
-    absent = [m for m in _published_models(layout) if known and m not in {key[0] for key in groups}]
-    if absent:
-        first = sheets[0]
-        sheets[0] = Sheet(**{**vars(first), "remarks": (*first.remarks, f"MISSING: all of {', '.join(absent)}.")})
     return sheets, pd.DataFrame(tidy)
 
 
@@ -221,7 +219,7 @@ class Grid:
             columns[heading] = [interval(*self.average(row)) for row in rows]
             top = self.best_average()
             bold[heading] = [row in top for row in rows]
-            if published:
+            if papers:
                 theirs = [self._published_average(row) for row in rows]
                 ours = [self.average(row).estimate for row in rows]
                 columns["average\npubl."] = [number(value, 2) for value in theirs]
@@ -295,7 +293,9 @@ class Grid:
 
     @property
     def _title(self) -> str:
-        return f"{self.layout.title}, {', '.join(self.key)}"
+        meant = dict.fromkeys(entry.run.labels.get("fidelity", "paper") for entry in self.cells.values())
+        fidelity = [f"fidelity {' and '.join(meant)}"] * (list(meant) != ["paper"])
+        return ", ".join([self.layout.title, *self.key, *fidelity])
 
     def _label(self, what: str) -> str:
         return "tab:" + re.sub(r"[^a-z0-9]+", "-", "-".join([self.layout.title, *self.key, what]).lower())
@@ -320,6 +320,7 @@ class Grid:
         ]
         if partial:
             lines.append(f"PARTIAL ({STAR}): {'; '.join(partial)} prompts answered.")
+        lines += self._fewer()
         doubts: dict[str, list[str]] = {}
         for entry in self.cells.values():
             idle = [note for note in entry.figures["notes"].split("; ") if "nothing to evict" in note]
@@ -327,15 +328,25 @@ class Grid:
                 doubts.setdefault(note, []).append(f"{entry.row.name} on {entry.column}")
         return lines + [f"{note}: {'; '.join(cells)}." for note, cells in doubts.items()]
 
+    def _fewer(self) -> list[str]:
+        """A run that was asked for fewer prompts than the paper has is whole by itself, and still no match for it."""
+        planned: dict[str, set[int]] = {}
+        for entry in self.cells.values():
+            task, count = entry.run.labels["task"], int(entry.figures["planned_prompts"])
+            if count < self.layout.tasks.get(task, 0):
+                planned.setdefault(task, set()).add(count)
+        found = [f"{task} {min(counts)} of {self.layout.tasks[task]}" for task, counts in planned.items()]
+        return [f"PARTIAL: fewer prompts are planned than the paper has: {', '.join(found)}."] * bool(found)
+
     def tidy(self) -> list[dict[str, Any]]:
         best, papers = self.best, self.papers
         return [
             {
                 "scorer": self.scorer,
                 "model": self.key[0],
-                "task": entry.run.labels["task"] if entry else column,
+                "task": column if self.layout.across == "task" else self.key[1],
                 "budget": row.block,
-                "method": entry.run.labels["method"] if entry else row.method or column,
+                "method": row.method if self.layout.across == "task" else column,
                 "decoding": row.decoding,
                 "setting": row.extra,
                 **dict(zip(("percent", "low", "high"), entry.accuracy(self.scorer) if entry else UNKNOWN, strict=True)),
@@ -373,20 +384,16 @@ def _entries(layout: Layout, runs: Sequence[Run], frame: pd.DataFrame) -> list[E
         made.append(Entry(run, figures, row, labels[layout.across]))
     places: dict[tuple[Any, ...], list[Entry]] = {}
     for entry in made:
-        places.setdefault((entry.run.labels["model"], entry.run.labels["task"], entry.row, entry.column), []).append(
-            entry
-        )
+        labels = entry.run.labels
+        places.setdefault((labels["model"], labels["task"], entry.row, entry.column), []).append(entry)
     return [
-        entry if len(there) == 1 else Entry(entry.run, entry.figures, _named(entry), entry.column)
-        for there in places.values()
-        for entry in there
+        entry if len(there) == 1 else replace(entry, row=_named(entry)) for there in places.values() for entry in there
     ]
 
 
 def _named(entry: Entry) -> Row:
-    row = entry.row
     name = f"{entry.run.experiment}/{entry.run.name[-8:]}"
-    return Row(row.block, row.method, row.decoding, ", ".join(part for part in (row.extra, name) if part))
+    return replace(entry.row, extra=", ".join(part for part in (entry.row.extra, name) if part))
 
 
 def extra(figures: Mapping[str, Any], telling: Sequence[str]) -> str:

@@ -357,9 +357,30 @@ def test_what_the_paper_has_and_the_records_have_not_is_said(tmp_path: Path) -> 
     assert "h2o + slide, D = 1024 on gsm8k_4k: 10 of 43 prompts answered" in remarks
     assert "left out: 1 runs of gsm8k_8k" in remarks
     assert "MISSING: all of mistral_7b_v0.3" in remarks
+    assert "PARTIAL: fewer prompts are planned than the paper has: gsm8k_4k 10 of 43, mmlu_4k 10 of 57." in remarks
     partial = cells[(cells["prompts"] < cells["planned_prompts"])]
     assert set(partial["run"]) == {"gsm8k_4k-2"}
     assert not partial["tied_with_best"].any()
+
+
+def test_a_whole_sweep_lacks_nothing(tmp_path: Path) -> None:
+    """Another model on tasks of its own: nothing published to hold it against, no empty columns, no warning."""
+    rows = [("full", (None, None)), ("h2o", (0.5, 16)), ("snapkv", (0.5, 16))]
+    for number, (method, budgets) in enumerate(rows):
+        for task in ("short", "long"):
+            labels = {"model": "embedded", "task": task, "method": method, "decoding": "slide", "fidelity": "released"}
+            made = records(number, 0.5, 4)
+            write_run(tmp_path, f"{task}{number}", made, method=method, budgets=budgets, labels=labels)
+    made, cells = PRESETS["table1_4k"](read_runs([tmp_path]), of_runs(read_runs([tmp_path])))
+    assert [sheet.remarks for sheet in made] == [(), ()]
+    assert made[0].title == "As table 1, 4K, embedded, fidelity released, aligned scorer"
+    assert not [heading for heading in made[0].columns if "publ." in heading]
+    assert "average\n% [95%]" in made[0].columns
+    assert cells["published_percent"].isna().all()
+    assert set(cells["task"]) == {"short", "long"}
+    by_method = PRESETS["table2"](read_runs([tmp_path]), of_runs(read_runs([tmp_path])))[1]
+    assert set(by_method["method"]) == {"full", "h2o", "snapkv"}
+    assert set(by_method["task"]) == {"short", "long"}
 
 
 def test_another_prefill_budget_is_not_held_against_the_papers(tmp_path: Path) -> None:
