@@ -73,7 +73,7 @@ def workspace(entity: str, project: str, figures: Sequence[str], artifact: str) 
             "While runs go on",
             panels=[
                 wr.LinePlot("Accuracy so far", x="Step", y=["accuracy"]),
-                wr.LinePlot("Tokens/s of a batch", x="Step", y=["batch_tokens_per_second"]),
+                wr.LinePlot("Tokens/s of an answer", x="Step", y=["sample_tokens_per_second"]),
             ],
         ),
         ws.Section("Settings that differ", panels=[wr.RunComparer(diff_only="split")]),

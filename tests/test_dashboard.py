@@ -25,7 +25,7 @@ def test_panels_ask_for_what_runs_report() -> None:
     assert asked == {"accuracy", "missing", "tokens_per_second", "cache_share"}
     assert asked <= set(summary([sample(0)]))
     lines = {name for panel in panels(text, "Run History Line Plot") for name in panel["config"]["metrics"]}
-    assert lines == {"accuracy", "batch_tokens_per_second"}
+    assert lines == {"accuracy", "sample_tokens_per_second"}
     assert lines <= set(running([sample(0)], [sample(0)]))
     assert [panel["config"]["mediaKeys"] for panel in panels(text, "Media Browser")] == [["figures/frontier"]]
     assert '"val": "runs"' in text
