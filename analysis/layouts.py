@@ -210,7 +210,7 @@ class Grid:
             heading = f"{column}\n% [95%]"
             columns[heading] = [self._cell(row, column) for row in rows]
             bold[heading] = [(row, column) in best for row in rows]
-            if papers:
+            if any(at == column for _, at in papers):
                 columns[f"{column}\npubl."] = [number(papers.get((row, column), float("nan")), 2) for row in rows]
                 columns[f"{column}\ndiff."] = [signed(self._difference(row, column)) for row in rows]
         several = len(self.columns()) > 1 and self.layout.across == "task"
