@@ -15,9 +15,36 @@ COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart, and greys
     "random": "#BFBFBF",
     "full": "#882255",
     "none": "#882255",
+    # So many cannot all be told apart by everyone: Tol's, and what is left between them.
+    "accumulated_h2o": "#661100",
+    "keydiff": "#DDCC77",
+    "knorm": "#6699CC",
+    "kvpress": "#5F4690",
+    "lazyeviction": "#B2DF8A",
+    "morphkv": "#44AA99",
+    "r_kv": "#117733",
+    "raas": "#332288",
+    "snapkv_d": "#AA4499",
+    "tova": "#999933",
+    "vase": "#FB9A99",
 }
-FURTHER = ("#332288", "#117733", "#999933", "#AA4499", "#661100", "#44AA99")  # Tol's; for names not listed
-MARKERS = {"full": "o", "h2o": "s", "snapkv": "^", "streamingllm": "D", "pyramidkv": "v", "pyramidinfer": "P"}
+FURTHER = ("#94346E", "#38A6A5", "#73AF48", "#EDAD08", "#1D6996", "#CC503E")  # for names not listed
+MARKERS = {
+    "full": "o",
+    "h2o": "s",
+    "keydiff": "<",
+    "knorm": ">",
+    "kvpress": "p",
+    "pyramidinfer": "P",
+    "pyramidkv": "v",
+    "r_kv": "*",
+    "random": "d",
+    "recent": "X",
+    "snapkv": "^",
+    "streamingllm": "D",
+    "tova": "h",
+}
+OTHER = "8"  # of a method that is not listed
 
 
 def colour(name: str) -> str:
@@ -26,4 +53,4 @@ def colour(name: str) -> str:
 
 
 def marker(method: str) -> str:
-    return MARKERS.get(method, "X")
+    return MARKERS.get(method, OTHER)

@@ -58,9 +58,7 @@ def write_document(runs: Sequence[Run], folder: Path, presets: Sequence[str]) ->
 def compiled(document: Path) -> Path:
     """-> the PDF of a document. ScopeError, in one line: no pdflatex, or what it stumbled over."""
     if shutil.which("pdflatex") is None:
-        raise ScopeError(
-            f"{document}: is there, its PDF is not: pdflatex is not installed (Debian: texlive-latex-extra texlive-science)"
-        )
+        raise ScopeError(f"{document}: is there, its PDF is not: pdflatex is not installed (Debian: texlive-science)")
     asked = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", document.name]
     try:
         done = subprocess.run(asked, cwd=document.parent, capture_output=True, timeout=SECONDS, check=False)

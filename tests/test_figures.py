@@ -1,13 +1,14 @@
 """Figures: what they draw, by naive loops over the records, and the files they leave."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from test_tables import sample, write_run, write_sweep
 
-from analysis.colours import COLOURS, colour
+from analysis.colours import COLOURS, MARKERS, OTHER, colour, marker
 from analysis.figures import FIGURES, by_position, main, pareto, prompt_share, save
 from analysis.frame import build
 from analysis.records import read_runs
@@ -46,6 +47,20 @@ def test_a_name_has_one_colour_and_no_two_listed_strategies_share_it() -> None:
     assert colour("a new one") == colour("a new one")
     strategies = set(COLOURS) - {"full"}  # full keeps all the prompt, none all the generation: the same reference
     assert len({COLOURS[name] for name in strategies}) == len(strategies)
+
+
+def test_what_can_be_chosen_is_told_apart() -> None:
+    """Every option has a colour among its like, every method a mark, and the page can draw it."""
+    conf = Path(__file__).parents[1] / "conf"
+    decodings, methods = ([path.stem for path in (conf / part).glob("*.yaml")] for part in ("decoding", "method"))
+    for names in (decodings, methods):
+        assert set(names) <= set(COLOURS)
+        assert len({colour(name) for name in names}) == len(names)
+    assert len({marker(name) for name in methods}) == len(methods)
+    drawn = (Path(__file__).parents[1] / "analysis" / "report.html").read_text()
+    shapes = drawn.partition("const SHAPES = {")[2].partition("};")[0]
+    for mark in {*MARKERS.values(), OTHER}:
+        assert re.search(rf'(?:"{re.escape(mark)}"|\b{re.escape(mark)}): "M', shapes)
 
 
 def test_every_figure_is_written_twice_and_again_the_same(tmp_path: Path) -> None:
