@@ -79,7 +79,7 @@ def _sheet(found: pd.DataFrame) -> Sheet:
         f"cache, {unit}\nlargest batch": [number(value * scale, 2) for value in found["batch_mib"]],
         **_beside("cache, % of full", found["cache_percent"], found["published_cache_percent"], papers),
         "tokens/s\nours": [
-            f"{number(v)}{STAR * (not w)}" for v, w in zip(found["tokens_per_second"], whole, strict=True)
+            f"{number(v)}{STAR * (not w and v == v)}" for v, w in zip(found["tokens_per_second"], whole, strict=True)
         ],
         **_beside("tokens/s, % of full", found["speed_percent"], found["published_speed_percent"], papers),
     }

@@ -20,6 +20,7 @@ from test_tables import sample, write_run, write_sweep
 from analysis.frame import of_runs
 from analysis.paper import compiled
 from analysis.records import read_runs
+from analysis.sheets import NOTHING
 from analysis.tables import PRESETS, main, write, write_preset
 from scope.errors import ScopeError
 
@@ -468,3 +469,20 @@ def test_the_written_presets_are_named(tmp_path: Path, capsys: pytest.CaptureFix
     assert "nan" not in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main([str(sweep), "--preset", "table4"])
+
+
+def test_a_run_that_has_only_begun_is_a_row_without_figures(tmp_path: Path) -> None:
+    full = [line | {"cache_bytes": line["full_cache_bytes"]} for line in records(0, 0.9, 4)]
+    write_run(tmp_path, "full", full, method="full", decoding="none", budgets=(None, None))
+    write_run(tmp_path, "done", records(1, 0.5, 4), created=1)
+    write_run(tmp_path, "begun", [], method="h2o", samples=4, created=2)
+    read = read_runs([tmp_path])
+    for preset in PRESETS:
+        made, _ = write_preset(read, preset, tmp_path / "out")
+        assert made[0].title.startswith("PARTIAL: ")
+        text = (tmp_path / "out" / f"{preset}.md").read_text()
+        assert "nan" not in text
+        assert f"{NOTHING}\\*" not in text  # a mark without a figure
+        assert "0 of 4" in text
+        rows = [row for table in tex_tables(tmp_path / "out" / f"{preset}.tex").values() for row in table]
+        assert any(words[:1] in (["h2o"], ["slide"]) for words, _ in rows)
