@@ -109,7 +109,7 @@ def fill(layout: Layout, runs: Sequence[Run], frame: pd.DataFrame) -> tuple[list
     groups: dict[tuple[str, ...], list[Entry]] = {}
     for entry in taken:
         labels = entry.run.labels
-        key = (labels["model"], labels["task"]) if layout.across == "method" else (labels["model"],)
+        key: tuple[str, ...] = (labels["model"], *([labels["task"]] if layout.across == "method" else []))
         groups.setdefault(key, []).append(entry)
     behind = provenance(runs)
     absent = [model for model in _published_models(layout) if known and model not in {key[0] for key in groups}]
