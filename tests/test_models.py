@@ -232,6 +232,9 @@ def test_every_model_composes(name: str) -> None:
     if name == "embedded":
         assert source == ModelSource(dtype="float32", threads=1, layout="plain")
         return
+    if name == "random":
+        assert source == RandomModel(dtype="float32", layout="plain")
+        return
     assert source == ModelSource(path=source.path, dtype="bfloat16")
     assert models._HUB_ID.fullmatch(source.path)
     assert source.fingerprint() == "main"  # no folder: the revision stands for the weights
@@ -241,6 +244,7 @@ def test_the_issues_five_models_are_there() -> None:
     paths = {composed(f"model={path.stem}").model.path for path in CONF.glob("*.yaml") if path.stem != "hf"}
     assert paths == {
         "embedded",
+        "random",
         "meta-llama/Llama-3.1-8B-Instruct",
         "mistralai/Mistral-7B-Instruct-v0.3",
         "Qwen/Qwen3-8B",
