@@ -12,6 +12,7 @@ from rich.console import Console
 from scope.config import Job, build
 from scope.errors import ConfigError, ImpossibleError, ScopeError
 from scope.forecast import show_plan
+from scope.importing import uncollected
 from scope.run import SamplesFailedError, finished
 from scope.secrets import redact
 
@@ -121,7 +122,8 @@ class Sweep:
 
         Raises SweepError where a job failed.
         """
-        from analysis import tables
+        with uncollected():
+            from analysis import tables
 
         console = Console(highlight=False)
         folders = [o.folder if isinstance(o, SamplesFailedError) else o for o in outcomes]

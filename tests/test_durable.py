@@ -13,17 +13,23 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from rich.console import Console
 
+from hydra_plugins.scope_sweeper.scope_sweeper import RememberingLoader
 from scope import records
 from scope.batches import attempts, share
-from scope.config import _is_ours
+from scope.config import _settings_class
 from scope.errors import ScopeError, SettingError
 from scope.generate import Sampling
 from scope.merge import main as merge_main
 from scope.merge import merge
+from scope.prefill import SnapKV
 from scope.records import RecordKeeping
 from scope.run import Experiment, SamplesFailedError, run
 from scope.secrets import redact
@@ -210,8 +216,8 @@ def test_ctrl_c_finishes_the_batch_and_says_how_to_go_on(tmp_path: Path) -> None
     ],
 )
 def test_a_configuration_names_settings_classes_of_scope_only(target: str) -> None:
-    assert not _is_ours(target)
-    assert _is_ours("scope.prefill.SnapKV")
+    assert _settings_class(target) is None
+    assert _settings_class("scope.prefill.SnapKV") is SnapKV
 
 
 def test_secrets_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,6 +260,26 @@ def test_no_override_ends_in_a_traceback_or_leaves_anything(
         assert said.err.startswith("error: ")
         assert said.err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_composes_what_hydra_does_whatever_was_composed_before() -> None:
+    jobs = [
+        [],
+        ["method=h2o", "budget.decode=7", "hydra.sweep.dir=elsewhere"],
+        ["experiment=demo", "+hydra.sweeper.params.seed='1,2'"],
+        ["experiment=demo", "hydra.sweeper.params.method=full"],
+        ["experiment=demo"],
+        ["experiment=table1_4k", "task.columns={question: q}"],
+        ["experiment=table1_4k"],
+        ["method=h2o", "~trace"],
+        ["fidelity=released", "+hydra.job.env_set.A=1"],
+    ]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        hydra = GlobalHydra.instance().config_loader()
+        ours = RememberingLoader(hydra)
+        for job in [*jobs, *reversed(jobs)]:
+            one, other = (loader.load_configuration("config", job, RunMode.RUN) for loader in (hydra, ours))
+            assert OmegaConf.to_yaml(one) == OmegaConf.to_yaml(other)
 
 
 @pytest.mark.slow
