@@ -137,7 +137,7 @@ def _settings_class(target: str) -> type[Any] | None:
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError):
-        return None  # the whole of it has to be a module: not scope.records.os.system
+        return None  # the whole of it has to be a module: not scope.records.folder.os.system
     ours = isinstance(found, type) and is_dataclass(found) and found.__module__.partition(".")[0] in packages
     return found if ours else None
 

@@ -27,10 +27,10 @@ from scope.batches import attempts, share
 from scope.config import _settings_class
 from scope.errors import ScopeError, SettingError
 from scope.generate import Sampling
-from scope.merge import main as merge_main
-from scope.merge import merge
 from scope.prefill import SnapKV
 from scope.records import RecordKeeping
+from scope.records.merge import main as merge_main
+from scope.records.merge import merge
 from scope.run import Experiment, SamplesFailedError, run
 from scope.secrets import redact
 from scope.stopping import Stopped, Stopping
@@ -207,8 +207,8 @@ def test_ctrl_c_finishes_the_batch_and_says_how_to_go_on(tmp_path: Path) -> None
     "target",
     [
         "os.system",
-        "scope.records.os.system",
-        "scope.records.subprocess.run",
+        "scope.records.folder.os.system",
+        "scope.records.surroundings.subprocess.run",
         "scope.files.write_whole",
         "scope",
         "",
