@@ -79,7 +79,11 @@ class Sweep:
 
     def _announce(self) -> None:
         skipped = f"; {len(self.skipped)} skipped, with the reason at the end" if self.skipped else ""
-        Console(highlight=False).print(f"{len(self.jobs)} runs{skipped}")
+        self.tell(f"{len(self.jobs)} runs{skipped}")
+
+    @staticmethod
+    def tell(line: str) -> None:
+        Console(highlight=False).print(line, soft_wrap=True, markup=False)
 
     def require_data(self) -> None:
         """Look at the data of each task once, before the first job runs. Raises ConfigError where it is malformed."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import initialize_config_dir
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from hypothesis import HealthCheck, given, settings
@@ -282,26 +282,62 @@ def test_a_sweep_composes_what_hydra_does_whatever_was_composed_before() -> None
             assert OmegaConf.to_yaml(one) == OmegaConf.to_yaml(other)
 
 
+SLURM = {  # as much of Slurm as a job array needs, its jobs one after the other
+    "sbatch": """
+cp "${@: -1}" "$0.script"
+read first last < <(sed -n 's/^#SBATCH --array=\\([0-9]*\\)-\\([0-9]*\\).*/\\1 \\2/p' "$0.script")
+export SLURM_ARRAY_JOB_ID=77 SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 SLURM_NODEID=0 SLURM_PROCID=0 SLURM_LOCALID=0
+export SLURM_JOB_NODELIST=here
+for i in $(seq "$first" "$last"); do SLURM_JOB_ID=77_$i SLURM_ARRAY_TASK_ID=$i bash "$0.script"; done > "$0.log" 2>&1 &
+echo Submitted batch job 77
+""",
+    "srun": """
+while [[ $1 == --* ]]; do [[ $1 == --unbuffered ]] || shift; shift; done
+"$@"
+""",
+    "sacct": "printf 'JobID|State|NodeList\\n77_0|RUNNING|here\\n'",
+    "scancel": "true",
+}
+
+
+@pytest.mark.filterwarnings("ignore:\\s*'hydra/launcher")  # as main.py does
+def test_the_slurm_preset_asks_for_a_gpu_a_job_and_time_to_stop(tmp_path: Path) -> None:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        composed = compose("config", ["hydra/launcher=submitit_slurm", f"output={tmp_path}"], return_hydra_config=True)
+    asked = composed.hydra.launcher
+    assert (asked.nodes, asked.tasks_per_node, asked.gpus_per_node) == (1, 1, 1)
+    assert asked.cpus_per_task >= 1
+    assert asked.mem_gb >= 16  # the weights of 8 billion parameters pass through it
+    assert 0 < asked.signal_delay_s < 60 * asked.timeout_min
+    assert asked.max_num_timeout > 0
+    assert asked.submitit_folder == f"{tmp_path}/default/.submitit/%j"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "submitit_slurm", "ray"])
 def test_every_launcher_gives_the_same_records(tmp_path: Path, launcher: str) -> None:
     pytest.importorskip(
         f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher", reason=f"{launcher} is not installed"
     )
-    settings = [
-        "method=snapkv,h2o",
-        "decoding=slide,adaptive",
-        "task.questions=4",
-        "task.prompts=4",
-        "engine.batch_size=2",
-    ]
+    for name, script in SLURM.items():
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text(f"#!/usr/bin/env bash\n{script}")
+        (tmp_path / "bin" / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    settings = ["method=snapkv,h2o", "decoding=slide,adaptive", "task.questions=4", "task.prompts=4"]
+    settings += ["engine.batch_size=2"]
     settings += ["task.max_new_tokens=60", "budget.prefill=40", "budget.decode=32", "budget.recent=16", "name=x"]
     found = []
     for chosen in ("basic", launcher):
         command = [sys.executable, str(ROOT / "main.py"), "-m", f"hydra/launcher={chosen}", *settings]
         command.append(f"output={tmp_path / chosen}")
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400)
         assert done.returncode == 0, done.stderr + done.stdout
+        assert "Warning" not in done.stderr
         found.append({path.parent.name: lines(path.parent) for path in tmp_path.glob(f"{chosen}/x/*/records.jsonl")})
     assert found[0] == found[1]
     assert len(found[0]) == 4
+    if launcher == "submitit_slurm":
+        asked = (tmp_path / "bin" / "sbatch.script").read_text()
+        for option in ("--array=0-3", "--gpus-per-node=1", "--time=240", "--signal=USR2@120"):
+            assert f"#SBATCH {option}" in asked, asked

@@ -112,6 +112,8 @@ class ScopeSweeper(BasicSweeper):
         sweep.require_data()
         outcomes: dict[int, Path | Exception] = {i: f for i, f in enumerate(sweep.finished()) if f}
         todo = [i for i in range(len(sweep.jobs)) if i not in outcomes]  # a finished run costs no launch
+        if todo and (printed := self.config.hydra.launcher.get("submitit_folder")):
+            sweep.tell(f"what a job prints, %j its id: {printed}")
         size = self.max_batch_size or len(todo) or 1
         for some in (todo[at : at + size] for at in range(0, len(todo), size)):
             outcomes |= zip(some, self._launch([sweep.jobs[i] for i in some], some[0]), strict=True)
