@@ -53,6 +53,8 @@ def build(cfg: Any, choices: Mapping[str, str]) -> Job:
         raise ConfigError(f"{min(missing)}: must be given")
     if not NAME.fullmatch(str(config["name"])):
         raise ConfigError(f"name={config['name']}: must be a plain folder name of letters, digits and ._-")
+    if not isinstance(config["output"], str | int) or config["output"] == "":
+        raise ConfigError(f"output={'null' if config['output'] is None else config['output']}: must be a folder")
     labels = {group: choices[group] for group in GROUPS if choices.get(group) and group not in UNLABELLED}
     trace = _make(config, cfg, "trace") if config.get("trace") else None
     parts = {name: _make(config, cfg, name) for name in PARTS}
@@ -74,7 +76,7 @@ def build(cfg: Any, choices: Mapping[str, str]) -> Job:
         raise ConfigError(f"plan={plan}: must be true or false")
     if isinstance(speed, bool) or not isinstance(speed, int | float) or speed <= 0:
         raise ConfigError(f"steps_per_second={speed}: must be a number above 0")
-    output = Path(config["output"]) / str(config["name"])
+    output = Path(str(config["output"])) / str(config["name"])
     return Job(experiment, tracker, output, keeping, float(speed) if plan else None)
 
 

@@ -79,7 +79,7 @@ class Sweep:
 
     def _announce(self) -> None:
         skipped = f"; {len(self.skipped)} skipped, with the reason at the end" if self.skipped else ""
-        self.tell(f"{len(self.jobs)} runs{skipped}")
+        self.tell(f"{len(self.jobs)} run{'s' * (len(self.jobs) > 1)}{skipped}")
 
     @staticmethod
     def tell(line: str) -> None:

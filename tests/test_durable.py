@@ -234,20 +234,33 @@ def test_a_crafted_name_stays_in_the_output_folder(tmp_path: Path) -> None:
 
 
 ODD = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
-KEYS = st.sampled_from(
-    ["engine.batch_size", "shard", "name", "budget.prefill", "method", "rerun", "records.on_mismatch", "seed"]
+KEYS = (
+    "engine.batch_size shard name budget.prefill method rerun records.on_mismatch seed limit output task task.questions "
+    "sampling sampling.temperature model.device model.path fidelity.granularity trace trace.layers hydra.sweep.dir "
+    "hydra.sweeper.pairs hydra/launcher hydra.launcher.n_jobs"
 )
+VALUES = (
+    "null true 7 -1 1e400 nan [] {} [1,2] {a:1} 1,2 range(3) choice(a,b) glob(*) ??? ${seed} ${nothing} ${oc.env:HOME} "
+    "' \" ../up @x \\"
+)
+WORDS = st.builds(
+    "{}{}={}".format,
+    st.sampled_from(["", "", "+", "++", "~"]),
+    st.sampled_from(KEYS.split()) | ODD,
+    st.sampled_from(VALUES.split()) | ODD,
+).filter(lambda word: not word.startswith("-"))  # that is an option, and argparse's
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(key=KEYS | ODD, value=ODD)
+@given(sweep=st.booleans(), word=WORDS)
 def test_no_override_ends_in_a_traceback_or_leaves_anything(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, key: str, value: str
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, sweep: bool, word: str
 ) -> None:
     import main
 
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.setattr(sys, "argv", ["main.py", f"output={tmp_path / 'out'}", "plan=true", f"{key}={value}"])
+    words = [f"output={tmp_path / 'out'}", "plan=true", "model.threads=1", word]
+    monkeypatch.setattr(sys, "argv", ["main.py", *["-m"] * sweep, *words])
     monkeypatch.chdir(tmp_path)
     try:
         code = main.cli()
