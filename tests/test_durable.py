@@ -235,9 +235,9 @@ def test_a_crafted_name_stays_in_the_output_folder(tmp_path: Path) -> None:
 
 ODD = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
 KEYS = (
-    "engine.batch_size shard name budget.prefill method rerun records.on_mismatch seed limit output task task.questions "
-    "sampling sampling.temperature model.device model.path fidelity.granularity trace trace.layers hydra.sweep.dir "
-    "hydra.sweeper.pairs hydra/launcher hydra.launcher.n_jobs"
+    "engine.batch_size shard name budget.prefill method rerun records.on_mismatch seed limit output task "
+    "task.questions sampling sampling.temperature model.device model.path fidelity.granularity trace trace.layers "
+    "hydra.sweep.dir hydra.sweeper.pairs hydra/launcher hydra.launcher.n_jobs"
 )
 VALUES = (
     "null true 7 -1 1e400 nan [] {} [1,2] {a:1} 1,2 range(3) choice(a,b) glob(*) ??? ${seed} ${nothing} ${oc.env:HOME} "
