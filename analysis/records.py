@@ -12,9 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from scope.lines import DamagedLineError, parse
-
 from scope.errors import ScopeError
+from scope.records.lines import DamagedLineError, parse
 
 SHARDS = "shards"  # the folder in a run's where its shards have theirs
 LABELS = ("model", "method", "decoding", "task")

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from scope.lines import seal
 from test_tables import sample, write_run
 
 from analysis.frame import build
 from analysis.provenance import warnings
 from analysis.records import read_records, read_runs
 from analysis.tables import main, write
+from scope.records.lines import seal
 
 VERSIONS = {"torch": "2.13.0", "transformers": "5.23.0"}
 HARDWARE = {"machine": "x86_64", "cores": 2, "threads": 1, "gpu": None}
