@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from scope.errors import ConfigError, ScopeError
 from scope.explain import explain
+from scope.importing import uncollected
 from scope.secrets import redact
 
 CONF = Path(__file__).resolve().with_name("conf")
@@ -24,15 +25,15 @@ TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"  # Hydra's own switch, as
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> str | list[float]:
-    # torch and transformers take seconds to import: not for --help, nor for every TAB of shell completion
-    from rich.console import Console
-    from transformers.utils import logging
+    with uncollected():  # not for --help, nor for every TAB of shell completion
+        from rich.console import Console
+        from transformers.utils import logging
 
-    from analysis import tables
-    from scope import records
-    from scope.config import build
-    from scope.forecast import show_plan
-    from scope.run import SamplesFailedError, run, summary
+        from analysis import tables
+        from scope import records
+        from scope.config import build
+        from scope.forecast import show_plan
+        from scope.run import SamplesFailedError, run, summary
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()

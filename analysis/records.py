@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scope.errors import ScopeError
-from scope.lines import DamagedLineError, parse
+from scope.records.lines import DamagedLineError, parse
 
 SHARDS = "shards"  # the folder in a run's where its shards have theirs
 LABELS = ("model", "method", "decoding", "task")

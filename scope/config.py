@@ -4,11 +4,11 @@ import importlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from scope.errors import CombinationError, ConfigError, ImpossibleError, SettingError
+from scope.errors import CombinationError, ConfigError, ImpossibleError, ScopeError, SettingError
 from scope.records import RecordKeeping
 from scope.run import Experiment
 from scope.tracking import Tracker
@@ -18,6 +18,8 @@ GROUPS = ("model", "method", "decoding", "budget", "task", "fidelity", "engine",
 UNLABELLED = ("engine", "tracking", "trace")  # what changes no answer is no name of a run
 KEYS = {*GROUPS, "sampling", "name", "output", "seed", "attention", "limit", "plan", "steps_per_second"}
 KEYS |= {"records", "rerun", "shard"}
+ALLOWED = "a settings class of scope; set SCOPE_ALLOW=package for one of yours"
+PARTS = ("model", "method", "decoding", "task", "sampling", "engine", "tracking", "records")
 
 
 @dataclass(frozen=True)
@@ -36,90 +38,110 @@ def build(cfg: Any, choices: Mapping[str, str]) -> Job:
 
     Raises ConfigError, or ImpossibleError where each value alone is fine.
     """
-    from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-    cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
     try:
-        config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        config = {str(key): _plain(cfg[key]) for key in cfg if key != "hydra"}
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key}: must be given") from error
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{error.full_key}: {reason[0].lower()}{reason[1:]}") from error
-    assert isinstance(config, dict)
     if unknown := set(config) - KEYS:
         raise ConfigError(f"{min(unknown)}: no such key; the keys are {', '.join(sorted(KEYS))}")
-    if not NAME.fullmatch(str(cfg.name)):
-        raise ConfigError(f"name={cfg.name}: must be a plain folder name of letters, digits and ._-")
+    if missing := KEYS - {"trace"} - set(config):
+        raise ConfigError(f"{min(missing)}: must be given")
+    if not NAME.fullmatch(str(config["name"])):
+        raise ConfigError(f"name={config['name']}: must be a plain folder name of letters, digits and ._-")
+    if not isinstance(config["output"], str | int) or config["output"] == "":
+        raise ConfigError(f"output={'null' if config['output'] is None else config['output']}: must be a folder")
     labels = {group: choices[group] for group in GROUPS if choices.get(group) and group not in UNLABELLED}
-    trace = _make(cfg, "trace") if cfg.get("trace") else None
-    made = ("model", "method", "decoding", "task", "sampling", "engine", "tracking", "records")
-    parts = {name: _make(cfg, name) for name in made}
+    trace = _make(config, cfg, "trace") if config.get("trace") else None
+    parts = {name: _make(config, cfg, name) for name in PARTS}
     tracker, keeping = parts.pop("tracking"), parts.pop("records")
     try:
         experiment = Experiment(
             **parts,
             labels=labels,
             trace=trace,
-            limit=cfg.limit,
-            granularity=cfg.fidelity.granularity,
-            config={str(k): v for k, v in config.items()},
+            limit=config["limit"],
+            granularity=config["fidelity"].get("granularity"),
+            config=config,
         )
     except SettingError as error:
         key = "fidelity.granularity" if error.field == "granularity" else error.field
         raise ConfigError(error.describe(key)) from error
-    if not isinstance(cfg.plan, bool):
-        raise ConfigError(f"plan={cfg.plan}: must be true or false")
-    speed = cfg.steps_per_second
+    plan, speed = config["plan"], config["steps_per_second"]
+    if not isinstance(plan, bool):
+        raise ConfigError(f"plan={plan}: must be true or false")
     if isinstance(speed, bool) or not isinstance(speed, int | float) or speed <= 0:
         raise ConfigError(f"steps_per_second={speed}: must be a number above 0")
-    return Job(experiment, tracker, Path(cfg.output) / str(cfg.name), keeping, float(speed) if cfg.plan else None)
+    output = Path(str(config["output"])) / str(config["name"])
+    return Job(experiment, tracker, output, keeping, float(speed) if plan else None)
 
 
-def _check_targets(node: Any, key: str) -> None:
-    """A configuration may come from anyone: it names settings classes of the project, and nothing else is called."""
+def _plain(node: Any) -> Any:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(node, resolve=True, throw_on_missing=True) if OmegaConf.is_config(node) else node
+
+
+def _make(config: Mapping[str, Any], cfg: Any, name: str) -> Any:
+    """The settings object of one node; a refused value is reported under the key that a user would set.
+
+    config: plain and resolved; cfg: as composed, which knows what a value was taken from.
+    """
+    node = config[name]
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise ConfigError(f"{name}: must be an option of the group, or have a _target_, {ALLOWED}")
+    try:
+        return _instance(node, name)
+    except SettingError as error:
+        kind = ImpossibleError if isinstance(error, CombinationError) else ConfigError
+        raise kind(error.describe(_key(cfg, name, error.field))) from error
+    except ScopeError:
+        raise
+    except Exception as error:  # what a class makes of a value that it did not expect
+        raise ConfigError(f"{name}: {' '.join(f'{type(error).__name__}: {error}'.split())}") from error
+
+
+def _instance(node: Any, key: str) -> Any:
+    """Plain data, with each mapping that has a `_target_` turned into an object of that class.
+
+    A configuration may come from anyone: it names settings classes of the project, and nothing else is called.
+    """
     if isinstance(node, list):
-        for i, item in enumerate(node):
-            _check_targets(item, f"{key}.{i}")
-    elif isinstance(node, dict):
-        for name, value in node.items():
-            if name != "_target_":
-                _check_targets(value, f"{key}.{name}")
-            elif not _is_ours(str(value)):
-                allowed = "a settings class of scope; set SCOPE_ALLOW=package for one of yours"
-                raise ConfigError(f"{key}._target_={value}: must be {allowed}")
+        return [_instance(item, f"{key}.{i}") for i, item in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    settings = {name: _instance(value, f"{key}.{name}") for name, value in node.items() if name != "_target_"}
+    if "_target_" not in node:
+        return settings
+    target = str(node["_target_"])
+    kind = _settings_class(target)
+    if kind is None:
+        raise ConfigError(f"{key}._target_={target}: must be {ALLOWED}")
+    known = {f.name: f for f in fields(kind) if f.init}
+    if unknown := settings.keys() - known:
+        raise ConfigError(f"{key}.{min(unknown, key=str)}: no such setting of {target}; it has {', '.join(known)}")
+    for name, f in known.items():
+        if name not in settings and f.default is MISSING and f.default_factory is MISSING:
+            raise ConfigError(f"{key}.{name}: must be given")
+    return kind(**settings)
 
 
-def _is_ours(target: str) -> bool:
-    """Whether it is a dataclass of scope or of a package that the user, not the configuration, allows."""
+def _settings_class(target: str) -> type[Any] | None:
+    """The dataclass of that name in scope or in a package that the user, not the configuration, allows."""
     packages = {"scope", *os.environ.get("SCOPE_ALLOW", "").split(",")} - {""}
     module, _, name = target.rpartition(".")
     if target.partition(".")[0] not in packages:
-        return False
+        return None
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError):
-        return False  # Hydra would walk on through attributes: scope.records.os.system
-    return isinstance(found, type) and is_dataclass(found) and found.__module__.partition(".")[0] in packages
-
-
-def _make(cfg: Any, name: str) -> Any:
-    """Instantiate one node; a refused value is reported under the key that a user would set."""
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-    from omegaconf import OmegaConf
-
-    _check_targets(OmegaConf.to_container(cfg[name], resolve=True), name)
-    try:
-        return instantiate(cfg[name], _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, SettingError):
-            kind = ImpossibleError if isinstance(cause, CombinationError) else ConfigError
-            raise kind(cause.describe(_key(cfg, name, cause.field))) from error
-        reason = " ".join(str(cause or error).split())
-        raise ConfigError(f"{name}: {reason}") from error
+        return None  # the whole of it has to be a module: not scope.records.folder.os.system
+    ours = isinstance(found, type) and is_dataclass(found) and found.__module__.partition(".")[0] in packages
+    return found if ours else None
 
 
 def _key(cfg: Any, name: str, field: str) -> str:

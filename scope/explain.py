@@ -25,9 +25,13 @@ def explain(error: Exception, conf: Path, words: Sequence[str]) -> str:
     if isinstance(error, ConfigCompositionException):
         if refused := re.match(r"Could not override '([^']+)'", message):
             key = refused[1].lstrip("+~")
+            if (conf / key).is_dir():
+                return f"{key}: takes the name of an option, not a value; --help lists them"
             return f"{key}: {_no_such(key, keys(conf, options_taken(conf, words)))}"
         if several := re.match(r"Ambiguous value for argument '([^']+)'", message):
             return f"{several[1]}: several values are a sweep: add -m"
+        if foreign := re.search(r"Key '(\w+)' not in 'ScopeSweeperConf'", message):
+            return f"hydra.sweeper.{foreign[1]}: is for a sweeper that searches: add hydra/sweeper=optuna"
         return " ".join(f"{message} {error.__cause__ or ''}".split())
     return message
 
@@ -50,7 +54,7 @@ def options_taken(conf: Path, words: Sequence[str]) -> list[str]:
     taken = [word for word in words if word.startswith("hydra.searchpath=")]
     for word in words:
         group, _, options = word.partition("=")
-        if group and options and (conf / group).is_dir():
+        if group and re.match(r"[\w.-]+(,|$)", options) and (conf / group).is_dir():
             taken.append(f"{group}={options.split(',')[0]}")
     return taken
 

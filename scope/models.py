@@ -61,6 +61,8 @@ class ModelSource:
     overlong: str = "refuse"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.path, str) or not self.path:
+            raise SettingError(self, "path", self.path, "a hub id, a folder, or embedded")
         check_choice(self, "dtype", DTYPES)
         check_choice(self, "attention", BACKENDS)
         check_choice(self, "layout", LAYOUTS)

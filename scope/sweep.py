@@ -12,6 +12,7 @@ from rich.console import Console
 from scope.config import Job, build
 from scope.errors import ConfigError, ImpossibleError, ScopeError
 from scope.forecast import show_plan
+from scope.importing import uncollected
 from scope.run import SamplesFailedError, finished
 from scope.secrets import redact
 
@@ -78,7 +79,11 @@ class Sweep:
 
     def _announce(self) -> None:
         skipped = f"; {len(self.skipped)} skipped, with the reason at the end" if self.skipped else ""
-        Console(highlight=False).print(f"{len(self.jobs)} runs{skipped}")
+        self.tell(f"{len(self.jobs)} run{'s' * (len(self.jobs) > 1)}{skipped}")
+
+    @staticmethod
+    def tell(line: str) -> None:
+        Console(highlight=False).print(line, soft_wrap=True, markup=False)
 
     def require_data(self) -> None:
         """Look at the data of each task once, before the first job runs. Raises ConfigError where it is malformed."""
@@ -121,7 +126,8 @@ class Sweep:
 
         Raises SweepError where a job failed.
         """
-        from analysis import tables
+        with uncollected():
+            from analysis import tables
 
         console = Console(highlight=False)
         folders = [o.folder if isinstance(o, SamplesFailedError) else o for o in outcomes]

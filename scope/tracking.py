@@ -71,10 +71,11 @@ class _Session:
     def __init__(self) -> None:
         self._calls: SimpleQueue[_Call | None] | None = None
         self._thread: threading.Thread | None = None
+        self._warned = False
 
     def open(self, open_run: Callable[[], Any]) -> None:
         """Start the thread; `open_run` is called there and gives the W&B run that later calls act on."""
-        self._calls = SimpleQueue()
+        self._calls, self._warned = SimpleQueue(), False
         self._thread = threading.Thread(target=self._work, args=(open_run, self._calls), name="wandb", daemon=True)
         self._thread.start()
 
@@ -90,7 +91,7 @@ class _Session:
         self._calls.put(None)
         self._thread.join(patience)
         if self._thread.is_alive():
-            _warn(f"no answer for {patience:g} seconds")
+            self._warn(f"no answer for {patience:g} seconds")
         self._calls = self._thread = None
 
     def _work(self, open_run: Callable[[], Any], calls: SimpleQueue[_Call | None]) -> None:
@@ -101,8 +102,14 @@ class _Session:
             run.finish()
         except (Exception, SystemExit) as error:  # wandb calls sys.exit when wandb-core ends badly
             if self._thread is threading.current_thread():  # else `close` has given up on this run, and has said so
-                _warn(_one_line(error))
+                self._warn(_one_line(error))
             _tear_down()
+
+    def _warn(self, reason: str) -> None:
+        """Once a run: a thread that has failed, and said so, may still be at it when `close` gives up on it."""
+        if not self._warned:
+            self._warned = True
+            _warn(reason)
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,24 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from rich.console import Console
 
+from hydra_plugins.scope_sweeper.scope_sweeper import RememberingLoader
 from scope import records
 from scope.batches import attempts, share
-from scope.config import _is_ours
+from scope.config import _settings_class
 from scope.errors import ScopeError, SettingError
 from scope.generate import Sampling
-from scope.merge import main as merge_main
-from scope.merge import merge
+from scope.prefill import SnapKV
 from scope.records import RecordKeeping
+from scope.records.merge import main as merge_main
+from scope.records.merge import merge
 from scope.run import Experiment, SamplesFailedError, run
 from scope.secrets import redact
 from scope.stopping import Stopped, Stopping
@@ -201,8 +207,8 @@ def test_ctrl_c_finishes_the_batch_and_says_how_to_go_on(tmp_path: Path) -> None
     "target",
     [
         "os.system",
-        "scope.records.os.system",
-        "scope.records.subprocess.run",
+        "scope.records.folder.os.system",
+        "scope.records.surroundings.subprocess.run",
         "scope.files.write_whole",
         "scope",
         "",
@@ -210,8 +216,8 @@ def test_ctrl_c_finishes_the_batch_and_says_how_to_go_on(tmp_path: Path) -> None
     ],
 )
 def test_a_configuration_names_settings_classes_of_scope_only(target: str) -> None:
-    assert not _is_ours(target)
-    assert _is_ours("scope.prefill.SnapKV")
+    assert _settings_class(target) is None
+    assert _settings_class("scope.prefill.SnapKV") is SnapKV
 
 
 def test_secrets_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,20 +234,33 @@ def test_a_crafted_name_stays_in_the_output_folder(tmp_path: Path) -> None:
 
 
 ODD = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
-KEYS = st.sampled_from(
-    ["engine.batch_size", "shard", "name", "budget.prefill", "method", "rerun", "records.on_mismatch", "seed"]
+KEYS = (
+    "engine.batch_size shard name budget.prefill method rerun records.on_mismatch seed limit output task "
+    "task.questions sampling sampling.temperature model.device model.path fidelity.granularity trace trace.layers "
+    "hydra.sweep.dir hydra.sweeper.pairs hydra/launcher hydra.launcher.n_jobs"
 )
+VALUES = (
+    "null true 7 -1 1e400 nan [] {} [1,2] {a:1} 1,2 range(3) choice(a,b) glob(*) ??? ${seed} ${nothing} ${oc.env:HOME} "
+    "' \" ../up @x \\"
+)
+WORDS = st.builds(
+    "{}{}={}".format,
+    st.sampled_from(["", "", "+", "++", "~"]),
+    st.sampled_from(KEYS.split()) | ODD,
+    st.sampled_from(VALUES.split()) | ODD,
+).filter(lambda word: not word.startswith("-"))  # that is an option, and argparse's
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(key=KEYS | ODD, value=ODD)
+@given(sweep=st.booleans(), word=WORDS)
 def test_no_override_ends_in_a_traceback_or_leaves_anything(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, key: str, value: str
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, sweep: bool, word: str
 ) -> None:
     import main
 
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.setattr(sys, "argv", ["main.py", f"output={tmp_path / 'out'}", "plan=true", f"{key}={value}"])
+    words = [f"output={tmp_path / 'out'}", "plan=true", "model.threads=1", word]
+    monkeypatch.setattr(sys, "argv", ["main.py", *["-m"] * sweep, *words])
     monkeypatch.chdir(tmp_path)
     try:
         code = main.cli()
@@ -256,26 +275,82 @@ def test_no_override_ends_in_a_traceback_or_leaves_anything(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_sweep_composes_what_hydra_does_whatever_was_composed_before() -> None:
+    jobs = [
+        [],
+        ["method=h2o", "budget.decode=7", "hydra.sweep.dir=elsewhere"],
+        ["experiment=demo", "+hydra.sweeper.params.seed='1,2'"],
+        ["experiment=demo", "hydra.sweeper.params.method=full"],
+        ["experiment=demo"],
+        ["experiment=table1_4k", "task.columns={question: q}"],
+        ["experiment=table1_4k"],
+        ["method=h2o", "~trace"],
+        ["fidelity=released", "+hydra.job.env_set.A=1"],
+    ]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        hydra = GlobalHydra.instance().config_loader()
+        ours = RememberingLoader(hydra)
+        for job in [*jobs, *reversed(jobs)]:
+            one, other = (loader.load_configuration("config", job, RunMode.RUN) for loader in (hydra, ours))
+            assert OmegaConf.to_yaml(one) == OmegaConf.to_yaml(other)
+
+
+SLURM = {  # as much of Slurm as a job array needs, its jobs one after the other
+    "sbatch": """
+cp "${@: -1}" "$0.script"
+read first last < <(sed -n 's/^#SBATCH --array=\\([0-9]*\\)-\\([0-9]*\\).*/\\1 \\2/p' "$0.script")
+export SLURM_ARRAY_JOB_ID=77 SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 SLURM_NODEID=0 SLURM_PROCID=0 SLURM_LOCALID=0
+export SLURM_JOB_NODELIST=here
+for i in $(seq "$first" "$last"); do SLURM_JOB_ID=77_$i SLURM_ARRAY_TASK_ID=$i bash "$0.script"; done > "$0.log" 2>&1 &
+echo Submitted batch job 77
+""",
+    "srun": """
+while [[ $1 == --* ]]; do [[ $1 == --unbuffered ]] || shift; shift; done
+"$@"
+""",
+    "sacct": "printf 'JobID|State|NodeList\\n77_0|RUNNING|here\\n'",
+    "scancel": "true",
+}
+
+
+@pytest.mark.filterwarnings("ignore:\\s*'hydra/launcher")  # as main.py does
+def test_the_slurm_preset_asks_for_a_gpu_a_job_and_time_to_stop(tmp_path: Path) -> None:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        composed = compose("config", ["hydra/launcher=submitit_slurm", f"output={tmp_path}"], return_hydra_config=True)
+    asked = composed.hydra.launcher
+    assert (asked.nodes, asked.tasks_per_node, asked.gpus_per_node) == (1, 1, 1)
+    assert asked.cpus_per_task >= 1
+    assert asked.mem_gb >= 16  # the weights of 8 billion parameters pass through it
+    assert 0 < asked.signal_delay_s < 60 * asked.timeout_min
+    assert asked.max_num_timeout > 0
+    assert asked.submitit_folder == f"{tmp_path}/default/.submitit/%j"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "submitit_slurm", "ray"])
 def test_every_launcher_gives_the_same_records(tmp_path: Path, launcher: str) -> None:
     pytest.importorskip(
         f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher", reason=f"{launcher} is not installed"
     )
-    settings = [
-        "method=snapkv,h2o",
-        "decoding=slide,adaptive",
-        "task.questions=4",
-        "task.prompts=4",
-        "engine.batch_size=2",
-    ]
+    for name, script in SLURM.items():
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text(f"#!/usr/bin/env bash\n{script}")
+        (tmp_path / "bin" / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    settings = ["method=snapkv,h2o", "decoding=slide,adaptive", "task.questions=4", "task.prompts=4"]
+    settings += ["engine.batch_size=2"]
     settings += ["task.max_new_tokens=60", "budget.prefill=40", "budget.decode=32", "budget.recent=16", "name=x"]
     found = []
     for chosen in ("basic", launcher):
         command = [sys.executable, str(ROOT / "main.py"), "-m", f"hydra/launcher={chosen}", *settings]
         command.append(f"output={tmp_path / chosen}")
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400)
         assert done.returncode == 0, done.stderr + done.stdout
+        assert "Warning" not in done.stderr
         found.append({path.parent.name: lines(path.parent) for path in tmp_path.glob(f"{chosen}/x/*/records.jsonl")})
     assert found[0] == found[1]
     assert len(found[0]) == 4
+    if launcher == "submitit_slurm":
+        asked = (tmp_path / "bin" / "sbatch.script").read_text()
+        for option in ("--array=0-3", "--gpus-per-node=1", "--time=240", "--signal=USR2@120"):
+            assert f"#SBATCH {option}" in asked, asked

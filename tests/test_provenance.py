@@ -10,7 +10,7 @@ from analysis.frame import build
 from analysis.provenance import warnings
 from analysis.records import read_records, read_runs
 from analysis.tables import main, write
-from scope.lines import seal
+from scope.records.lines import seal
 
 VERSIONS = {"torch": "2.13.0", "transformers": "5.23.0"}
 HARDWARE = {"machine": "x86_64", "cores": 2, "threads": 1, "gpu": None}

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from scope import records
 from scope.errors import ScopeError
-from scope.lines import DamagedLineError, parse, seal
 from scope.records import RecordKeeping, Records
+from scope.records.lines import DamagedLineError, parse, seal
 
 MANIFEST = {"identity": "a" * 64, "samples": 2}
 KEEP = RecordKeeping()

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from scope import tracking
 from scope.errors import SettingError
 from scope.tracking import NoTracking, RunInfo, Tracker, Wandb
 
@@ -262,6 +263,23 @@ def test_a_server_that_never_answers_is_waited_for_once(
         wait_for(lambda: all(thread.name != "wandb" for thread in threading.enumerate()))
     assert len(warned) == 1
     assert "\n" not in warned[0]
+
+
+def test_a_failure_that_is_still_being_cleared_up_is_one_warning(
+    warned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleared = threading.Event()
+    monkeypatch.setattr(tracking, "_tear_down", cleared.wait)
+    session = tracking._Session()
+
+    def fail() -> None:
+        raise ConnectionError("gone")
+
+    session.open(fail)
+    wait_for(lambda: warned)
+    session.close(0.05)
+    cleared.set()
+    assert len(warned) == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds wandb-core in /proc")

@@ -1,18 +1,25 @@
 """The sweep: check every job before the first one runs, skip the impossible, go on after failures, then the table."""
 
 import copy
+import gc
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository, IConfigRepository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
+from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.config_source import ConfigResult
+from omegaconf import DictConfig, flag_override
+
+from scope.importing import uncollected
 
 
 @dataclass
@@ -29,10 +36,13 @@ LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper
 ConfigStore.instance().store(group="hydra/sweeper", name="scope", node=ScopeSweeperConf, provider="scope")
 
 
+Place = tuple[str | None, str | None]  # the path of a configuration, and its package
+
+
 class RememberingRepository(ConfigRepository):
     """The files of a configuration, each read once: a sweep composes the same ones for every job."""
 
-    def __init__(self, repository: ConfigRepository) -> None:
+    def __init__(self, repository: IConfigRepository) -> None:
         self.sources = repository.get_sources()
         self._read: dict[str, ConfigResult | None] = {}
 
@@ -42,8 +52,34 @@ class RememberingRepository(ConfigRepository):
     def load_config(self, config_path: str) -> ConfigResult | None:
         if config_path not in self._read:
             self._read[config_path] = super().load_config(config_path)
-        found = self._read[config_path]  # what is composed is merged from it; only the list of defaults is written to
-        return found and replace(found, defaults_list=copy.deepcopy(found.defaults_list))
+        return self._read[config_path]
+
+
+class RememberingLoader(ConfigLoaderImpl):
+    """Composes what Hydra would, without composing Hydra's own part, which all jobs share, once for every job."""
+
+    def __init__(self, loader: ConfigLoaderImpl) -> None:
+        super().__init__(loader.config_search_path)
+        self.repository = RememberingRepository(loader.repository)
+        self._loaded: dict[Place, ConfigResult] = {}
+        self._composed: dict[tuple[Place, ...], DictConfig] = {}
+
+    def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
+        place = default.config_path, default.package
+        if place not in self._loaded:
+            self._loaded[place] = super()._load_single_config(default, repo)
+        loaded = self._loaded[place]
+        return replace(loaded, config=copy.deepcopy(loaded.config))  # what is composed is made of these nodes
+
+    def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
+        shared = list(takewhile(lambda default: (default.config_path or "").startswith("hydra/"), defaults))
+        key = tuple((default.config_path, default.package) for default in shared)
+        if key not in self._composed:
+            self._composed[key] = super()._compose_config_from_defaults_list(shared, repo)
+        composed = copy.deepcopy(self._composed[key])
+        with flag_override(composed, "no_deepcopy_set_nodes", True):
+            composed.merge_with(super()._compose_config_from_defaults_list(defaults[len(shared) :], repo))
+        return composed
 
 
 class ScopeSweeper(BasicSweeper):
@@ -60,21 +96,24 @@ class ScopeSweeper(BasicSweeper):
         self.pairs = pairs
 
     def sweep(self, arguments: list[str]) -> Any:
-        from scope.sweep import Sweep, paired
+        with uncollected():
+            from scope.sweep import Sweep, paired
+        gc.freeze()  # nor is it to be looked through while jobs are composed, which makes many more objects
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
         (jobs,) = self.split_arguments(overrides, max_batch_size=None)
         if self.pairs:
             jobs = paired(jobs, self.pairs)
-        loader = self.hydra_context.config_loader
-        loader.repository = RememberingRepository(loader.repository)
+        self.hydra_context.config_loader = RememberingLoader(self.hydra_context.config_loader)
         sweep = Sweep.check([(tuple(job), self._compose(job)) for job in jobs])
         if sweep.show_plan():
             return []
         sweep.require_data()
         outcomes: dict[int, Path | Exception] = {i: f for i, f in enumerate(sweep.finished()) if f}
         todo = [i for i in range(len(sweep.jobs)) if i not in outcomes]  # a finished run costs no launch
+        if todo and (printed := self.config.hydra.launcher.get("submitit_folder")):
+            sweep.tell(f"what a job prints, %j its id: {printed}")
         size = self.max_batch_size or len(todo) or 1
         for some in (todo[at : at + size] for at in range(0, len(todo), size)):
             outcomes |= zip(some, self._launch([sweep.jobs[i] for i in some], some[0]), strict=True)

@@ -1,69 +1,27 @@
-"""A run's folder: what was asked (config.yaml), what ran (manifest.json), and one line per sample (records.jsonl).
+"""The folder of one run: open for appending by one process, readable by all."""
 
-A batch's lines are appended in one write and synced, so that a killed run loses at most the batch it was in; the same
-run started again finds what is there and goes on. A run is recognised by its identity: a hash of everything that
-changes an answer.
-"""
-
-import hashlib
 import json
 import logging
 import os
-import platform
 import re
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields, is_dataclass
-from datetime import UTC, datetime
-from importlib import metadata
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
 from scope.errors import ScopeError, SettingError, check_choice, check_flag, check_number
 from scope.files import sync_folder, write_whole
-from scope.lines import DamagedLineError, parse, seal
+from scope.records.lines import DamagedLineError, parse, seal
+from scope.records.surroundings import mismatch, surroundings
 from scope.secrets import redact
 
 _logger = logging.getLogger(__name__)
 CONFIG, MANIFEST, RECORDS = "config.yaml", "manifest.json", "records.jsonl"
 DAMAGED, LOCK, SHARDS = "records.damaged", ".lock", "shards"  # lines set aside; held by the one process that writes
-PACKAGES = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "hydra-core",
-    "omegaconf",
-    "pandas",
-    "datasets",
-    "rouge-score",
-    "wandb",
-    "flash-attn",
-    "triton",
-)
-
-
-def describe(settings: object, limits: bool = True) -> dict[str, Any]:
-    """A settings object as plain data: its type and fields; without `limits`, only what can change an answer."""
-    if not is_dataclass(settings):
-        raise TypeError(f"{type(settings).__name__} is not a dataclass: its settings cannot be recorded")
-    kind = type(settings)
-    described: dict[str, Any] = {"type": f"{kind.__module__}.{kind.__qualname__}"}
-    for f in fields(settings):
-        if limits or not f.metadata.get("limit"):
-            value = getattr(settings, f.name)
-            described[f.name] = describe(value, limits) if is_dataclass(value) else value
-    return described
-
-
-def identity(parts: Mapping[str, Any]) -> str:
-    """SHA-256 of plain data in a canonical form."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -243,16 +201,6 @@ def _read(path: Path, identity: str) -> tuple[list[dict[str, Any]], list[bytes]]
     return found, damaged + [torn] * bool(torn)  # a killed writer tears the last line: nothing to warn of
 
 
-def mismatch(manifest: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What of the project and its libraries is another than when a run was begun, in words; empty where nothing is."""
-    before, after = ({"commit": m.get("commit"), **m.get("versions", {})} for m in (manifest, now))
-    return ", ".join(
-        f"{name} {before.get(name)} (now {after.get(name)})"
-        for name in dict.fromkeys([*before, *after])
-        if before.get(name) != after.get(name)
-    )
-
-
 def as_json(data: Mapping[str, Any]) -> str:
     return json.dumps(redact(data), indent=2) + "\n"
 
@@ -264,40 +212,3 @@ def _unused(path: Path) -> Path:
 
 def _cannot_write(path: Path, error: OSError) -> ScopeError:
     return ScopeError(f"{path}: cannot be written: {error.strerror or error}; what was recorded before is intact")
-
-
-def surroundings() -> dict[str, Any]:
-    """What a run stands on: versions, the project's commit, the hardware."""
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "versions": {"python": platform.python_version()} | {name: v for name in PACKAGES if (v := _version(name))},
-        "hardware": {
-            "machine": platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """The checkout's commit, with `+` where files differ from it; None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-if __name__ == "__main__":
-    from scope.merge import main
-
-    sys.exit(main())

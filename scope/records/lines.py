@@ -15,6 +15,10 @@ class DamagedLineError(ValueError):
     """A line that is not as this run wrote it; the message says why."""
 
 
+class UnsealedLineError(DamagedLineError):
+    """A line without a checksum: torn, not one of ours, or from before lines had one."""
+
+
 def seal(record: Mapping[str, Any], identity: str) -> bytes:
     """A record as a line, newline included. identity: of the run that it belongs to."""
     body = json.dumps(dict(record)).encode()
@@ -25,7 +29,7 @@ def parse(line: bytes, identity: str) -> dict[str, Any]:
     """The record of a line, its newline left out. Raises DamagedLineError."""
     body, mark, check = line.rpartition(_CHECK)
     if not mark:
-        raise DamagedLineError("it has no checksum")
+        raise UnsealedLineError("it has no checksum")
     body += b"}"
     if check != _checksum(body, identity) + b'"}':
         raise DamagedLineError("its checksum is another: it was changed, or another run wrote it")

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from scope.errors import ScopeError
-from scope.records import CONFIG, MANIFEST, RecordKeeping, Records, read, read_manifest
+from scope.records.folder import CONFIG, MANIFEST, RecordKeeping, Records, read, read_manifest
 
 
 def merge(folders: Sequence[Path], out: Path | None = None) -> list[tuple[Path, int, int]]:

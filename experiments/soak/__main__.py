@@ -1,0 +1,90 @@
+"""A sweep that is killed, starved of disk, damaged, run twice at once and tracked by a server that fails has to end as
+one that was left alone.
+
+python -m experiments.soak [--kills 50] [--minutes 8] [--only WORD]; prints what was found, writes it with versions and
+surroundings to experiments/soak/results/, and exits 1 on any loss.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from experiments.soak import costs, disk, processes, server
+from experiments.soak.sweep import PROMPTS, RUNS, Answers, Found, Loss, NotTried, answers, must_finish
+from scope.records import surroundings
+
+RESULTS = Path(__file__).with_name("results")
+Fault = Callable[[Path, Answers], Found]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.soak", description=" ".join(__doc__.split("\n\n")[0].split())
+    )
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--minutes", type=float, default=8, help="for the kills; all else takes some four more")
+    parser.add_argument(
+        "--only", default="", metavar="WORD", help="only what has this word in its name; writes no results"
+    )
+    options = parser.parse_args()
+    root = Path(tempfile.mkdtemp(prefix="scope-soak-"))
+    began = time.monotonic()
+    must_finish(root / "whole")
+    whole, seconds = answers(root / "whole"), time.monotonic() - began
+    if len(whole) != RUNS * PROMPTS:
+        print(f"LOSS uninterrupted: {len(whole)} samples, see {root}")
+        return 1
+    print(f"uninterrupted: {len(whole)} samples in {seconds:.1f} s", flush=True)
+    end = time.monotonic() + 60 * options.minutes
+    faults: dict[str, Fault] = {
+        "killed at random": lambda _, whole: processes.kills(root, whole, options.kills, seconds, end),
+        "torn line": disk.damaged(disk.tear),
+        "flipped bit": disk.damaged(disk.flip),
+        "full disk": disk.full,
+        "read-only disk": disk.read_only,
+        "two at once": processes.twice,
+        "tracking server hangs": server.tracked(server.hanging),
+        "tracking server refuses": server.tracked(server.refusing),
+        "tracking server dies": server.tracked(server.dying),
+        "joblib worker killed": processes.killed_worker("joblib"),
+        "ray worker killed": processes.killed_worker("ray"),
+        "overhead": costs.overhead,
+        "finished sweep": costs.finished,
+    }
+    found: dict[str, Any] = {}
+    losses = 0
+    for name, fault in faults.items():
+        if options.only not in name:
+            continue
+        try:
+            made = fault(root / name.replace(" ", "-"), whole)
+            found[name] = {"found": made.said, **made.figures}
+            print(f"{name}: {made.said}", flush=True)
+        except NotTried as reason:
+            found[name] = {"not tried": str(reason)}
+            print(f"{name}: not tried: {reason}", flush=True)
+        except Loss as loss:
+            losses += 1
+            found[name] = {"LOSS": str(loss)}
+            print(f"LOSS {name}: {loss}", flush=True)
+    if not options.only:
+        RESULTS.mkdir(exist_ok=True)
+        load = [round(x, 2) for x in os.getloadavg()]
+        text = json.dumps({"surroundings": surroundings() | {"load": load}, "found": found}, indent=2)
+        (RESULTS / "cpu.json").write_text(text + "\n")
+    if losses:
+        print(f"{losses} losses; what was written is in {root}")
+        return 1
+    shutil.rmtree(root)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,24 @@
+"""A run's folder: what was asked (config.yaml), what ran (manifest.json), and one line per sample (records.jsonl).
+
+A batch's lines are appended in one write and synced, so that a killed run loses at most the batch it was in; the same
+run started again finds what is there and goes on. A run is recognised by its identity: a hash of everything that
+changes an answer.
+"""
+
+from scope.records.folder import CONFIG, MANIFEST, RECORDS, RecordKeeping, Records, read, read_manifest
+from scope.records.identity import describe, identity
+from scope.records.surroundings import mismatch, surroundings
+
+__all__ = [
+    "CONFIG",
+    "MANIFEST",
+    "RECORDS",
+    "RecordKeeping",
+    "Records",
+    "describe",
+    "identity",
+    "mismatch",
+    "read",
+    "read_manifest",
+    "surroundings",
+]
