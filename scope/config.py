@@ -99,8 +99,10 @@ def _make(config: Mapping[str, Any], cfg: Any, name: str) -> Any:
     except SettingError as error:
         kind = ImpossibleError if isinstance(error, CombinationError) else ConfigError
         raise kind(error.describe(_key(cfg, name, error.field))) from error
-    except ScopeError:
+    except ConfigError:
         raise
+    except ScopeError as error:  # a package that these settings need is not installed
+        raise ConfigError(f"{name}: {error}") from error
     except Exception as error:  # what a class makes of a value that it did not expect
         raise ConfigError(f"{name}: {' '.join(f'{type(error).__name__}: {error}'.split())}") from error
 

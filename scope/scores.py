@@ -76,7 +76,7 @@ def votes(
     first = 0 if last is None else max(0, queries - last)
     block = block or max(1, TILE_BYTES[attention.keys.is_cuda] // (4 * batch * group * slots))
     in_order = not attention.decoding and causal_within is None  # no query sees the slots behind its own
-    padded = bool((attention.query_positions < 0).any())
+    padded = attention.decoding or bool((attention.query_positions < 0).any())  # a decode step never asks the device
     plain = in_order and attention.sliding_window is None and not padded  # and it sees all before
     for start in range(first, queries, block):
         stop = min(start + block, queries)

@@ -149,7 +149,7 @@ def test_a_part_of_a_preset_is_planned_without_weights(
         for row in preset.rows
         if narrowed.get("method", row[0]) == row[0] and narrowed.get("decoding", row[1]) == row[1]
     ]
-    assert said.out.startswith(f"{len(rows)} runs\n")
+    assert said.out.startswith(f"{len(rows)} run")
     lines = said.out.splitlines()
     start = next(at for at, line in enumerate(lines) if line.startswith("method "))
     headings = lines[start].split()

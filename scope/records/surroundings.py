@@ -9,8 +9,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 PACKAGES = (
     "torch",
     "transformers",
@@ -28,6 +26,8 @@ PACKAGES = (
 
 def surroundings() -> dict[str, Any]:
     """What a run stands on: versions, the project's commit, the hardware."""
+    import torch  # here, since records are read without it
+
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
