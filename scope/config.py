@@ -66,11 +66,13 @@ def build(cfg: Any, choices: Mapping[str, str]) -> Job:
             trace=trace,
             limit=config["limit"],
             granularity=config["fidelity"].get("granularity"),
+            max_bytes=config["budget"].get("bytes"),
             config=config,
         )
     except SettingError as error:
-        key = "fidelity.granularity" if error.field == "granularity" else error.field
-        raise ConfigError(error.describe(key)) from error
+        key = {"granularity": "fidelity.granularity", "max_bytes": "budget.bytes"}.get(error.field, error.field)
+        kind = ImpossibleError if isinstance(error, CombinationError) else ConfigError
+        raise kind(error.describe(key)) from error
     plan, speed = config["plan"], config["steps_per_second"]
     if not isinstance(plan, bool):
         raise ConfigError(f"plan={plan}: must be true or false")

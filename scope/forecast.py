@@ -62,7 +62,11 @@ class Forecaster:
         if samples and shape:
             lengths = self._once(f"{run.task} {run.limit} {run.model}", lambda: _lengths(run, samples, *shape))
             if lengths:
-                kept, full = (cache_bytes(run, shape[0], max(lengths), evicting) for evicting in (True, False))
+                kept, full = None, cache_bytes(run, shape[0], max(lengths), evicting=False)
+                try:
+                    kept = cache_bytes(run, shape[0], max(lengths))
+                except ScopeError as error:  # the bytes have no room for the prompt
+                    self.reasons.append(f"{run.title}: {error}")
                 made = replace(made, prompt_tokens=lengths, cache_bytes=kept, full_cache_bytes=full)
         return made
 
@@ -110,7 +114,8 @@ def _lengths(
 
 def _names(run: Experiment) -> dict[str, str]:
     """What tells runs of a sweep apart: their labels, and the budgets in slots or shares."""
-    budgets = {"C": describe(run.method).get("budget", "-"), "D": describe(run.decoding).get("budget", "-")}
+    decode = describe(run.decoding).get("budget", "-") if run.max_bytes is None else f"{run.max_bytes / 2**20:.1f} MiB"
+    budgets = {"C": describe(run.method).get("budget", "-"), "D": decode}
     labels = {part: run.labels.get(part, "") for part in ("model", "task", "method", "decoding")}
     return labels | {name: str(budget) for name, budget in budgets.items()}
 
@@ -118,8 +123,9 @@ def _names(run: Experiment) -> dict[str, str]:
 def cache_bytes(run: Experiment, config: PretrainedConfig, prompt: int, evicting: bool = True) -> int:
     """The most that a sequence's cache takes, for a prompt of that many tokens; or without the run's eviction."""
     method, decoding = (run.method, run.decoding) if evicting else (Full(), KeepAll())
+    most = run.max_bytes if evicting else None
     return sizes.cache_bytes(
-        config, method, decoding, run.granularity, run.model.dtype, prompt, run.task.max_new_tokens
+        config, method, decoding, run.granularity, run.model.dtype, prompt, run.task.max_new_tokens, most
     )
 
 

@@ -94,8 +94,8 @@ class Generated:
     batch_seconds: float  # in all steps so far of the batch that it was a row of
     prefill_kept: tuple[int, ...]  # slots left by the prefill
     slots_kept: tuple[int, ...]  # slots at the end
-    cache_bytes: int  # of the most slots this row needed at once
-    full_cache_bytes: int  # of what it would have needed without eviction
+    cache_bytes: int  # of the most slots this row needed at once: keys, values and channels
+    full_cache_bytes: int  # of the keys and values that it would have needed without eviction
     trace: str  # a fingerprint of the slots held over time: equal where evictions were as many at every step
 
 
@@ -173,11 +173,12 @@ def generate(
     batch_size: int | None = None,
     prefill_chunk: int | None = None,
     engine: str = "eager",
+    max_bytes: int | None = None,
 ) -> list[Generated]:
     """Answer prompts, in their order; `batch_size` None: all at once. What else there is, `stream` says."""
     size = len(prompts) if batch_size is None else batch_size
     options = (sampling, progress, storage, granularity, observe, watch, prefill_chunk, engine)
-    made = dict(stream(model, tokenizer, prompts, prefill, decode, max_new_tokens, size, *options))
+    made = dict(stream(model, tokenizer, prompts, prefill, decode, max_new_tokens, size, *options, max_bytes=max_bytes))
     return [made[i] for i in range(len(prompts))]
 
 
@@ -199,6 +200,7 @@ def stream(
     prefill_chunk: int | None = None,
     engine: str = "eager",
     ahead: bool | None = None,
+    max_bytes: int | None = None,
 ) -> Iterator[tuple[int, Generated]]:
     """Answer prompts -> which of them it was and its generation, as they end; each gets the tokens it would get alone.
 
@@ -208,7 +210,8 @@ def stream(
     that are still writing, `observe` with the cache after the first prefill and after each step; `watch` is the caches'
     and has steps run eagerly. `engine`: eager, graph or compile. `ahead`: a step is sent off before the tokens of the
     one before it are looked at, so that a GPU need not wait (None: on a GPU, where tokens are chosen greedily); a row
-    then runs one step too far, which is dropped. Raises ScopeError for a model that does not run scope's attention.
+    then runs one step too far, which is dropped. `max_bytes`: of each row's cache, see CompressedCache. Raises
+    ScopeError for a model that does not run scope's attention.
     """
     sampling = sampling or Sampling()
     for name, value in (
@@ -227,7 +230,7 @@ def stream(
         """A cache with these prompts, their rows, their next tokens, and the positions of their last [B, 1]."""
         clock.stop()
         cache = CompressedCache(
-            model.config, prefill, decode, max_new_tokens, storage, granularity, watch, kind != "eager"
+            model.config, prefill, decode, max_new_tokens, storage, granularity, watch, kind != "eager", max_bytes
         )
         with layer_inputs(model) if prefill.layer_inputs else nullcontext():
             logits, positions = _prefill(model, cache, [p for _, p in some], tokenizer.pad_token_id or 0, prefill_chunk)
@@ -373,7 +376,7 @@ def _result(row: _Row, index: int, cache: CompressedCache) -> Generated:
         prefill_kept=tuple(cache.slots(index, 0)),
         slots_kept=tuple(cache.slots(index, steps)),
         cache_bytes=sum(n * size for n, size in zip(peak, slot_bytes, strict=True)),
-        full_cache_bytes=full * sum(slot_bytes),
+        full_cache_bytes=full * sum(cache.slot_bytes(layer, channels=False) for layer in range(len(peak))),
         trace=cache.trace(index, steps),
     )
 

@@ -15,7 +15,7 @@ from transformers import PretrainedConfig
 
 from scope import models, records, sizes
 from scope.batches import OK, Lines, attempts, share
-from scope.cache.compressed import GRANULARITIES
+from scope.cache.compressed import GRANULARITIES, check_bytes
 from scope.decoding import DecodingStrategy
 from scope.engine import Engine, rows_that_fit
 from scope.errors import ScopeError, check_choice, check_count
@@ -43,6 +43,7 @@ class Experiment:
     sampling: Sampling
     labels: Mapping[str, str]
     granularity: str = "kv_head"
+    max_bytes: int | None = None  # of a sequence's cache: D is what they leave beside the prompt
     engine: Engine = field(default_factory=Engine)
     limit: int | None = None  # the first so many prompts only
     trace: Trace | None = None  # what is looked at besides; changes no answer
@@ -52,6 +53,7 @@ class Experiment:
         if self.limit is not None:
             check_count(self, "limit", low=1)
         check_choice(self, "granularity", GRANULARITIES)
+        check_bytes(self, self.decoding)
 
     @property
     def parts(self) -> dict[str, object]:
@@ -77,7 +79,8 @@ class Experiment:
         described: dict[str, Any] = {name: records.describe(part, limits) for name, part in self.parts.items()}
         if origin := self.task.samples()[0].origin:
             described["task"]["origin"] = origin
-        return described | {"cache": {"granularity": self.granularity}}
+        bound = {} if self.max_bytes is None else {"max_bytes": self.max_bytes}
+        return described | {"cache": {"granularity": self.granularity, **bound}}
 
     def prompt_room(self, config: PretrainedConfig) -> int | None:
         """Tokens that the model's context leaves for a prompt beside T; all of it where T alone is longer."""
@@ -220,7 +223,7 @@ def batch_rows(experiment: Experiment, loaded: Loaded, longest: int) -> int:
         return engine.batch_size
     config, dtype, most = loaded.model.config, experiment.model.dtype, experiment.task.max_new_tokens
     policies = (experiment.method, experiment.decoding, experiment.granularity)
-    row = sizes.cache_bytes(config, *policies, dtype, longest, most)
+    row = sizes.cache_bytes(config, *policies, dtype, longest, most, experiment.max_bytes)
     prefill = sizes.prefill_bytes(config, dtype, min(longest, engine.prefill_chunk or longest), longest)
     return rows_that_fit(row, prefill, loaded.model.device)
 
@@ -256,6 +259,7 @@ def answers(
         experiment.sampling,
         progress=progress.step,
         granularity=experiment.granularity,
+        max_bytes=experiment.max_bytes,
         prefill_chunk=experiment.engine.prefill_chunk,
         engine=experiment.engine.on(loaded.model.device),
     ):
@@ -294,6 +298,7 @@ def trace_prompts(experiment: Experiment, trace: Trace, folder: Path) -> None:
             experiment.sampling,
             experiment.granularity,
             folder,
+            experiment.max_bytes,
         )
 
 

@@ -143,6 +143,7 @@ def record_trace(
     sampling: Sampling,
     granularity: str,
     folder: Path,
+    max_bytes: int | None = None,
 ) -> Path:
     """Answer one prompt and write what was looked at. -> the file. ConfigError: a layer the model does not have."""
     text = loaded.model.config.get_text_config(decoder=True)
@@ -162,6 +163,7 @@ def record_trace(
         max_new_tokens,
         sampling,
         granularity=granularity,
+        max_bytes=max_bytes,
         observe=observe,
         watch=observer.watch if trace.queries else None,
     )

@@ -14,8 +14,8 @@ from torch import Tensor
 from scope import decoding, prefill, scores
 from scope.errors import CombinationError, ScopeError, SettingError
 from scope.plan import Plan, View
-from scope.room import slot_bytes, slots_within
 from scope.scores import Attention
+from scope.sizes import slot_bytes_of
 
 BATCH, HEADS, GROUP, SLOTS, DIM, WINDOW = 3, 2, 3, 23, 6, 4
 HELD = (23, 17, 9)  # tokens stored in each row
@@ -581,12 +581,10 @@ def test_the_yaml_makes_the_prefill_method(name: str) -> None:
 
 def test_a_slot_is_its_key_its_value_and_what_is_remembered_of_it() -> None:
     config = tiny("llama").config  # 2 key/value heads for 4 query heads of 16 numbers, 3 layers
-    assert slot_bytes(config, 2, "kv_head", decoding.Slide(8, 3)) == 2 * 2 * 16 * 2
-    assert slot_bytes(config, 4, "query_head", decoding.Slide(8, 3)) == 2 * 4 * 16 * 4
-    assert slot_bytes(config, 2, "kv_head", decoding.RaaS(8, 3)) == 2 * (2 * 16 * 2 + 4)
-    assert slot_bytes(config, 2, "kv_head", decoding.LazyEviction(8, 3)) == 2 * (2 * 16 * 2 + 8)
-    assert slots_within(3 * 128 * 100 + 383, config, 128) == 100
-    assert slots_within(3 * 128 * 100 - 1, config, 128) == 99
+    assert slot_bytes_of(config, "kv_head", "float16", decoding.Slide(8, 3)) == 2 * 2 * 16 * 2
+    assert slot_bytes_of(config, "query_head", "float32", decoding.Slide(8, 3)) == 2 * 4 * 16 * 4
+    assert slot_bytes_of(config, "kv_head", "float16", decoding.RaaS(8, 3)) == 2 * (2 * 16 * 2 + 4)
+    assert slot_bytes_of(config, "kv_head", "float16", decoding.LazyEviction(8, 3)) == 2 * (2 * 16 * 2 + 8)
 
 
 @pytest.mark.parametrize("prompt", [30, 12])  # over the prefill's budget and under it

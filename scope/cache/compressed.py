@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Hashable, Sequence
+from typing import Protocol
 
 from torch import Tensor
 from transformers import Cache, PretrainedConfig
@@ -11,11 +12,27 @@ from scope.cache.fused import Storages
 from scope.cache.layer import CompressedLayer, Rows
 from scope.cache.slots import Storage, StorageFactory
 from scope.decoding import DecodingStrategy, KeepAll
-from scope.errors import ScopeError, check_choice
+from scope.errors import CombinationError, ScopeError, check_choice, check_count
 from scope.prefill import Full, PrefillMethod
 from scope.scores import Attention
+from scope.sizes import slot_bytes
 
 GRANULARITIES = ("kv_head", "query_head")
+
+
+class Bounded(Protocol):
+    @property
+    def max_bytes(self) -> int | None: ...
+
+
+def check_bytes(owner: "Bounded", decode: DecodingStrategy) -> None:
+    """Refuse a field `max_bytes` that is no number of bytes, or that binds a strategy which evicts nothing."""
+    max_bytes = owner.max_bytes
+    if max_bytes is None:
+        return
+    check_count(owner, "max_bytes", low=1)
+    if isinstance(decode, KeepAll):
+        raise CombinationError(owner, "max_bytes", max_bytes, "null where nothing is evicted while decoding")
 
 
 class CompressedCache(Cache):
@@ -29,6 +46,8 @@ class CompressedCache(Cache):
     (`query_head`, the released code's layout: each key/value head is stored as often as it is shared).
     `watch` is shown the attention of each layer and step before anything is evicted; it must not keep its tensors.
     `whole`: a step attends over all slots that there is room for, the empty ones masked: its shapes never change.
+    `max_bytes`: the most that a sequence's slots may take in all layers, channels included; D is then what this leaves
+    beside the prompt, whatever the strategy's budget.
     Raises ScopeError for what eviction cannot support: a second prompt, beam search, cropping.
     """
 
@@ -42,6 +61,7 @@ class CompressedCache(Cache):
         granularity: str = "kv_head",
         watch: Callable[[Attention], None] | None = None,
         whole: bool = False,
+        max_bytes: int | None = None,
     ) -> None:
         self.granularity = granularity
         check_choice(self, "granularity", GRANULARITIES)
@@ -52,8 +72,12 @@ class CompressedCache(Cache):
         self.rows = Rows()
         prefill, decode = prefill or Full(), decode or KeepAll()
         storage = storage or Storages()
+        self.max_bytes = max_bytes
+        check_bytes(self, decode)
         self._layers = [
-            CompressedLayer(i, layers, prefill, decode, self.rows, storage, tokens, by_query_head, watch, whole)
+            CompressedLayer(
+                i, layers, prefill, decode, self.rows, storage, tokens, by_query_head, watch, whole, max_bytes
+            )
             for i in range(layers)
         ]
         super().__init__(layers=[*self._layers])
@@ -108,10 +132,12 @@ class CompressedCache(Cache):
         sizes = [layer.accounts[row].history(steps) for layer in self._layers]
         return hashlib.sha256(repr(sizes).encode()).hexdigest()[:16]
 
-    def slot_bytes(self, layer: int) -> int:
-        """Bytes of one token's keys and values in one layer, all heads."""
+    def slot_bytes(self, layer: int, channels: bool = True) -> int:
+        """Bytes of one token in one layer, all heads: its key, its value and, with `channels`, what is noted of it."""
         storage = self._storage(layer)
-        return sum(x.shape[1] * x.shape[3] * x.element_size() for x in (storage.keys, storage.values))
+        keys, values = storage.keys, storage.values
+        noted = len(storage.channels) if channels else 0
+        return slot_bytes(keys.shape[1], keys.shape[3] + values.shape[3], keys.element_size(), noted)
 
     def _storage(self, layer: int) -> Storage:
         storage = self._layers[layer].storage

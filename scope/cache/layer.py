@@ -19,6 +19,7 @@ from scope.inputs import taken
 from scope.plan import Plan, View
 from scope.prefill import PrefillMethod
 from scope.scores import Attention
+from scope.sizes import prefilled, slot_bytes
 
 
 @dataclass
@@ -27,7 +28,6 @@ class Rows:
 
     lengths: list[int] = field(default_factory=list)
     positions: Tensor | None = None  # [B, P] int32 of the prompts, -1 = padding
-    kept: list[list[int]] = field(default_factory=list)  # slots that the prefill left, per layer and row
     columns: int | None = None  # P where the prompts come in chunks; None: they come in one piece
     steps: list[int] = field(default_factory=list)  # t of the step under way, per row
 
@@ -82,6 +82,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         by_query_head: bool,
         watch: Callable[[Attention], None] | None = None,
         whole: bool = False,
+        max_bytes: int | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.index, self.layers = index, layers
@@ -91,14 +92,14 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.by_query_head = by_query_head
         self.watch = watch
         self.whole = whole
+        self.max_bytes = max_bytes
         self.copies = 1  # of each key/value head that are stored
         self.storage: Storage | None = None
         self.prompt: Tensor | None = None  # [B] int32: tokens of each row's
         self.asked: Ring | None = None  # the last queries, where the strategy wants more than this step's
         self.seen = 0  # tokens of the longest row, padding included: transformers makes positions from it
         self._chunks: _Chunks | None = None
-        self.views: list[View] = []  # per row, as the prefill left it; complete once all layers have been through it
-        self._complete = False
+        self.views: list[View] = []  # per row, as the prefill left it
         self.accounts: list[Account] = []  # per row
         self._begun = False  # the coming step has been settled already
         self._scored = False  # the step under way evicts by score
@@ -206,7 +207,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         if self.watch:
             self.watch(attention)
         lengths = rows.lengths
-        asked = [View(self.index, self.layers, prompt=n, stored=n) for n in lengths]
+        room = self._room_of(keys, values)
+        asked = [View(self.index, self.layers, prompt=n, stored=n, room=room) for n in lengths]
         plans = [self.prefill.plan(view) for view in asked]
         scores = self.prefill.score(attention) if any(plan and plan.best for plan in plans) else None
         _, heads, longest, _ = keys.shape
@@ -221,10 +223,14 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             slots = slots.to(self.device)
             index[b, :, : stored[b]] = slots
             positions[b, :, : stored[b]] = slots - (longest - lengths[b])
-        rows.kept.append(stored)
         self.views = [
-            replace(view, budget=self.prefill.slots(view.prompt), capacity=self.prefill.capacity(view))
-            for view in self._with_prefilled(asked)
+            replace(
+                view,
+                budget=self.prefill.slots(view.prompt),
+                capacity=self.prefill.capacity(view),
+                prefilled=tuple(prefilled(self.prefill, view.prompt, self.layers)),
+            )
+            for view in asked
         ]
         at = index[..., None]
         left = Kept(
@@ -293,14 +299,11 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.prompt[list(rows)] = other.prompt
         if self.asked is not None and other.asked is not None:
             self.asked.replace(rows, other.asked)
-        self._complete_views()
-        other._complete_views()
         for row, view, account in zip(rows, other.views, other.accounts, strict=True):
             self.views[row], self.accounts[row] = view, account
 
     def _plans(self, stored: Sequence[int]) -> list[Plan | None]:
         """Each row's plan; rows that are alike share one call."""
-        self._complete_views()
         made: dict[tuple[View, int, int], Plan | None] = {}
         plans = []
         for key in zip(self.views, stored, self.rows.steps, strict=True):
@@ -310,20 +313,17 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             plans.append(made[key])
         return plans
 
-    def _complete_views(self) -> None:
-        if not self._complete:
-            self.views = self._with_prefilled(self.views)
-            self._complete = True
-
-    def _with_prefilled(self, views: Sequence[View]) -> list[View]:
-        """The rows' views with what the prefill left in each layer that has been through it."""
-        return [
-            replace(view, prefilled=left) for view, left in zip(views, zip(*self.rows.kept, strict=True), strict=True)
-        ]
-
     def _copied(self, states: Tensor) -> Tensor:
         """Keys or values [B, Hkv, n, D] for every head that is stored."""
         return states if self.copies == 1 else states.repeat_interleave(self.copies, 1)
+
+    def _room_of(self, keys: Tensor, values: Tensor) -> int | None:
+        """Slots that bytes leave each layer for a row: the layers are taken to be alike. None: no bound."""
+        if self.max_bytes is None:
+            return None
+        numbers = keys.shape[3] + values.shape[3]
+        of_slot = slot_bytes(keys.shape[1], numbers, keys.element_size(), len(self.decode.channels))
+        return self.max_bytes // (self.layers * of_slot)
 
     def _room(self, view: View) -> int:
         """Slots to allocate for a row: what the strategy can ever need, or what the generation can."""

@@ -1,0 +1,107 @@
+"""A cache that is given bytes instead of D: it fills them, never passes them, and says so in records and forecasts."""
+
+from pathlib import Path
+
+import pytest
+from golden import composed
+from test_run import experiment, go
+from tiny_models import DIM, HEADS, LAYERS, WORDS, random_prompts, tiny
+
+from scope import decoding, models, prefill
+from scope.cache import CompressedCache
+from scope.cache.twin import Concatenated
+from scope.decoding import DecodingStrategy
+from scope.errors import CombinationError, ConfigError, ImpossibleError, ScopeError, SettingError
+from scope.forecast import cache_bytes
+from scope.generate import generate
+from scope.prefill import PrefillMethod
+
+PROMPT, TOKENS, SLOTS = 30, 60, 46  # slots a layer
+SLOT = HEADS * 2 * DIM * 8  # bytes of a key and a value in one layer, float64
+METHODS: dict[str, PrefillMethod] = {
+    "full": prefill.Full(),
+    "snapkv": prefill.SnapKV(16, 4),
+    "pyramidkv": prefill.PyramidKV(16, 4),
+}
+POLICIES: dict[str, DecodingStrategy] = {
+    "slide": decoding.Slide(8, 4),
+    "h2o": decoding.H2O(8, 4),
+    "pyramidinfer": decoding.PyramidInfer(8, 4),
+    "raas": decoding.RaaS(8, 4),  # one channel
+    "lazyeviction": decoding.LazyEviction(8, 4),  # two, and a period of 4
+}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("method", METHODS)
+def test_bytes_are_filled_and_never_passed(method: str, name: str) -> None:
+    policy, allocated = POLICIES[name], []
+    given = LAYERS * SLOTS * SLOT
+    of_slot = SLOT + HEADS * 4 * len(policy.channels)
+    (row,) = generate(
+        tiny(),
+        WORDS,
+        random_prompts(PROMPT),
+        METHODS[method],
+        policy,
+        TOKENS,
+        max_bytes=given,
+        observe=lambda cache: allocated.append(cache.nbytes),
+    )
+    assert row.cache_bytes <= given
+    assert max(allocated) <= given
+    rounding = 3 * LAYERS if "pyramid" in method + name else LAYERS  # slots
+    assert row.cache_bytes > given - (rounding + 1) * of_slot
+    assert row.full_cache_bytes == LAYERS * (PROMPT + TOKENS - 1) * SLOT
+
+
+@pytest.mark.parametrize("name", ["slide", "pyramidinfer"])
+def test_in_place_is_the_twin(name: str) -> None:
+    written = [
+        generate(tiny(), WORDS, random_prompts(PROMPT, 21), METHODS["pyramidkv"], POLICIES[name], TOKENS, **more)
+        for more in (
+            {"max_bytes": LAYERS * SLOTS * SLOT},
+            {"max_bytes": LAYERS * SLOTS * SLOT, "storage": Concatenated},
+        )
+    ]
+    assert [(row.tokens, row.trace) for row in written[0]] == [(row.tokens, row.trace) for row in written[1]]
+
+
+def test_bytes_give_d_its_size() -> None:
+    as_slots = generate(tiny(), WORDS, random_prompts(PROMPT), prefill.SnapKV(16, 4), decoding.Slide(29, 4), TOKENS)
+    as_bytes = generate(
+        tiny(),
+        WORDS,
+        random_prompts(PROMPT),
+        prefill.SnapKV(16, 4),
+        decoding.Slide(8, 4),
+        TOKENS,
+        max_bytes=LAYERS * SLOTS * SLOT,
+    )
+    assert (as_bytes[0].tokens, as_bytes[0].trace) == (as_slots[0].tokens, as_slots[0].trace)
+
+
+def test_bytes_that_cannot_be_are_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"^budget\.bytes=0: must be a whole number of at least 1$"):
+        composed("budget.bytes=0")
+    with pytest.raises(ImpossibleError, match=r"^budget\.bytes=9000: must be null where nothing is evicted"):
+        composed("decoding=none", "budget.bytes=9000")
+    with pytest.raises(SettingError, match="max_bytes=-1"):
+        CompressedCache(tiny().config, decode=decoding.Slide(8, 4), max_bytes=-1)
+    with pytest.raises(CombinationError):
+        CompressedCache(tiny().config, max_bytes=9000)
+    with pytest.raises(ScopeError, match=r"beside 30 for a prompt of 30 tokens"):
+        generate(tiny(), WORDS, random_prompts(30), prefill.Full(), decoding.Slide(8, 4), 9, max_bytes=9 * SLOT)
+
+
+def test_a_run_carries_them_and_is_another_run(tmp_path: Path) -> None:
+    given = 3 * 90 * 2 * 2 * 32 * 4  # layers, slots, heads, keys and values, width, bytes
+    bound, free = experiment(max_bytes=given), experiment()
+    assert bound.identity() != free.identity()
+    assert "max_bytes" not in str(free.settings())
+    _, lines = go(bound, tmp_path)
+    config, _ = models.load_shape(bound.model)
+    for line in lines:
+        assert line["slots_kept"] == [min(89, 40 + line["generated_tokens"] - 1)] * 3
+        assert line["cache_bytes"] <= given
+        assert cache_bytes(bound, config, line["prompt_tokens"]) <= given
