@@ -1,6 +1,7 @@
 """Running one configuration for a report: composed as on the command line, recorded and found again like any run."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,8 @@ from rich.console import Console
 
 from analysis.statistics import Interval, clustered_proportion, mean_by_prompt
 from scope import records
-from scope.config import build
-from scope.run import run
+from scope.config import Job, build
+from scope.run import finished, run
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -36,11 +37,34 @@ class Measured:
         return mean_by_prompt([float(np.mean(row) - np.mean(other.marks[name])) for name, row in self.marks.items()])
 
 
-def measure(overrides: list[str], output: Path) -> Measured:
-    """Run a configuration below `output`, or read it back where it ran before."""
+def composed(overrides: Sequence[str]) -> Job:
+    """What the command line would make of these."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        job = build(compose("config", [*overrides, f"output={output.parent}", f"name={output.name}"]), {})
-    folder = run(job.experiment, job.tracker, job.output, Console(file=io.StringIO()))
+        return build(compose("config", list(overrides)), {})
+
+
+def measure(overrides: Sequence[str], output: Path) -> Measured:
+    """Run a configuration below `output`, or read it back where it ran before."""
+    job = _job(overrides, output)
+    return _read(job, run(job.experiment, job.tracker, job.output, _silent()))
+
+
+def recorded(overrides: Sequence[str], output: Path) -> Measured | None:
+    """Read a configuration back; None where it has not run to its end."""
+    job = _job(overrides, output)
+    folder = finished(job.experiment, job.output, _silent(), job.keeping)
+    return folder and _read(job, folder)
+
+
+def _job(overrides: Sequence[str], output: Path) -> Job:
+    return composed([*overrides, f"output={output.parent}", f"name={output.name}"])
+
+
+def _silent() -> Console:
+    return Console(file=io.StringIO())
+
+
+def _read(job: Job, folder: Path) -> Measured:
     names = {sample.name for sample in job.experiment.task.samples()}
     lines = [line for line in records.read(folder) if line["sample"] in names]
     return Measured(

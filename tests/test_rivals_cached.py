@@ -19,7 +19,7 @@ from scope.plan import View
 from scope.prefill import PrefillMethod
 from scope.scores import Attention
 
-C, WINDOW, D, RECENT, TOKENS, EVERY = 16, 4, 10, 4, 26, 4
+C, WINDOW, D, RECENT, TOKENS, EVERY = 16, 4, 10, 4, 20, 4
 LENGTHS = (30, 9, 21)
 POLICIES: dict[str, DecodingStrategy] = {
     "tova": decoding.TOVA(D, RECENT),
@@ -33,7 +33,14 @@ POLICIES: dict[str, DecodingStrategy] = {
     "vase": decoding.VASE(D, RECENT, every=EVERY, sinks=2, anchors=2, kernel=3),
     "lazyeviction": decoding.LazyEviction(D, RECENT, threshold=0.05),
 }
-CASES = [(name, protect) for name in POLICIES for protect in ("prompt", "nothing")]
+QUICK = ("tova", "r_kv", "lazyeviction")  # heads together; a period and queries; a period and channels
+
+
+def all_of(*names: str) -> list[Any]:
+    """Parameters of which all but the quick ones are slow."""
+    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in names]
+
+
 PREFILL: dict[str, PrefillMethod] = {
     "snapkv": prefill.SnapKV(C, WINDOW),
     "tova": prefill.TOVA(C, WINDOW),
@@ -160,7 +167,8 @@ def laid_out(a: Attention, row: int, order: list[list[int]]) -> Attention:
     )
 
 
-@pytest.mark.parametrize(("name", "protect"), CASES)
+@pytest.mark.parametrize("protect", ["prompt", pytest.param("nothing", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", all_of(*POLICIES))
 def test_what_is_kept_is_what_a_replay_by_hand_keeps(name: str, protect: str) -> None:
     seen, policy = watched(name, protect), policy_of(name, protect)
     evicted = 0
@@ -179,12 +187,12 @@ def test_what_is_kept_is_what_a_replay_by_hand_keeps(name: str, protect: str) ->
 # the cache
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", all_of(*POLICIES))
 def test_in_place_is_the_twin(name: str) -> None:
     assert write(POLICIES[name]) == write(POLICIES[name], storage=Concatenated)
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", all_of(*POLICIES))
 def test_a_row_is_what_it_is_alone(name: str) -> None:
     """Refilled, too, and replayed: nothing is carried from one prompt to the next."""
     policy = policy_of(name, "prompt")
@@ -193,18 +201,19 @@ def test_a_row_is_what_it_is_alone(name: str) -> None:
     assert write(policy, batch_size=2, prefill_chunk=7) == alone
 
 
-@pytest.mark.parametrize("name", ["tova", "r_kv", "vase"])
+@pytest.mark.parametrize("name", all_of("tova", "vase"))
 def test_a_cache_per_query_head_runs_too(name: str) -> None:
     together = write(POLICIES[name], granularity="query_head")
     assert together[1] == write(POLICIES[name], prompts=random_prompts(*LENGTHS)[1:2], granularity="query_head")[0]
 
 
+@pytest.mark.slow
 def test_the_rivals_choose_differently() -> None:
     chosen = {name: str(watched(name, "nothing").held[-1]) for name in POLICIES}
     assert len(set(chosen.values())) == len(POLICIES)
 
 
-@pytest.mark.parametrize("method", PREFILL)
+@pytest.mark.parametrize("method", all_of(*PREFILL))
 def test_a_prefill_method_keeps_the_same_alone(method: str) -> None:
     together = write(decoding.Slide(D, RECENT), method)
     alone = [write(decoding.Slide(D, RECENT), method, prompts=[p])[0] for p in random_prompts(*LENGTHS)]

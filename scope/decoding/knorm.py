@@ -13,7 +13,7 @@ from scope.scores import Attention
 class KNorm(Eviction):
     """Keep the `recent` last and, of the rest, the slots whose keys have the lowest norm: no query is asked.
 
-    Departures: the paper's first layers stay whole and no recent tokens are spared; here all layers are alike.
+    All layers are alike.
     """
 
     protect: str = "nothing"

@@ -13,7 +13,7 @@ from scope.scores import Attention
 class KeyDiff(Windowed):
     """Keep the last `window` slots and those whose keys are least similar to the mean direction of the prompt's keys.
 
-    Departures: the paper goes through the prompt block by block and spares no recent tokens.
+    The whole prompt is looked at together, and the recent tokens are spared.
     """
 
     def score(self, attention: Attention) -> Tensor:

@@ -13,7 +13,7 @@ from scope.scores import Attention
 class KNorm(Windowed):
     """Keep the last `window` slots and those whose keys have the lowest norm: no query is asked.
 
-    Departures: the paper's first layers stay whole and no recent tokens are spared; here all layers are alike.
+    All layers are alike, and the recent tokens are spared.
     """
 
     def score(self, attention: Attention) -> Tensor:

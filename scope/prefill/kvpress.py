@@ -65,7 +65,10 @@ class KVPress(Budget):
 
     def _score_row(self, attention: Attention, row: int, first: int) -> Tensor:
         """-> [H, n]: what the press says of one row, whose tokens start at column `first`."""
-        assert attention.inputs is not None
+        if attention.inputs is None:
+            raise ScopeError(
+                f"{self.press} needs what the layers are given: with scope.inputs.layer_inputs(model): ..."
+            )
         module: Any = attention.inputs.module
         hidden = attention.inputs.hidden_states[row : row + 1, first:]
         cosines = tuple(x[row if len(x) > 1 else 0][None, first:] for x in attention.inputs.position_embeddings)

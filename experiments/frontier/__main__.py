@@ -1,0 +1,157 @@
+"""Accuracy against bytes: every decoding strategy, with the prompt protected and not, and the main pairs of prefill
+method and strategy, at three sizes of a sequence's cache.
+
+    python -m experiments.frontier              # goes on where it stopped
+    python -m experiments.frontier --recorded   # the table and the figure of what has been run
+
+A size is what the full prompt and D decoded slots of slide take (keys, values, and what a strategy notes of a slot);
+every row gets the largest D with which it stays within it, for a prompt of the mean length.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from experiments.frontier import picture
+from experiments.frontier.rows import FULL, OWN, ROWS, SLIDE, Row, fitted
+from experiments.measure import Measured, composed, measure, recorded
+from scope import models, records
+from scope.files import write_whole
+from scope.forecast import cache_bytes
+from scope.run import encode_all
+
+SIZES = (36, 64, 128)  # D of slide, beside the full prompt
+SEED, PROMPTS = 300, 40  # which no search has seen
+Results = Mapping[int, Mapping[Row, tuple[int, Measured]]]  # size -> row -> its D, what it did
+
+
+def mean_prompt(common: Sequence[str]) -> int:
+    """Tokens of a prompt."""
+    run = composed([*SLIDE.overrides(36), *common]).experiment
+    return round(mean(len(prompt.tokens) for prompt in encode_all(run, models.load(run.model))))
+
+
+def size_bytes(size: int, prompt: int, common: Sequence[str]) -> int:
+    """What slide with that D takes."""
+    run = composed([*SLIDE.overrides(size), *common]).experiment
+    return cache_bytes(run, models.load_shape(run.model)[0], prompt)
+
+
+def run_all(
+    sizes: Sequence[int], prompt: int, common: Sequence[str], output: Path, only_recorded: bool
+) -> tuple[Measured | None, Results]:
+    """Rows that do not fit, or have not been run where that is not wanted, are left out."""
+    get = recorded if only_recorded else measure
+    full = get([*FULL.overrides(0), *common], output)
+    found: dict[int, dict[Row, tuple[int, Measured]]] = {size: {} for size in sizes}
+    bounds = {size: size_bytes(size, prompt, common) for size in sizes}
+    console = Console(stderr=True)
+    jobs = [(row, size) for row in ROWS for size in sizes]
+    for row, size in track(jobs, "frontier", console=console, disable=not console.is_terminal):
+        budget = fitted(row, bounds[size], prompt, common)
+        if budget is None:
+            continue
+        if done := get([*row.overrides(budget), *common], output):
+            found[size][row] = budget, done
+    return full, found
+
+
+def report(full: Measured, results: Results, about: str) -> dict[str, Any]:
+    """All figures as plain data: accuracies in %, differences in points, with the bounds of 95% intervals."""
+    rows = []
+    for size, found in results.items():
+        bases = {"slide": found.get(SLIDE), "ours": found.get(OWN)}
+        for row, (budget, measured) in found.items():
+            against = {"full": full} | {name: base[1] for name, base in bases.items() if base}
+            rows.append(
+                {
+                    "label": row.label,
+                    "method": row.method,
+                    "decoding": row.decoding,
+                    "protect": row.protect,
+                    "size": size,
+                    "D": budget,
+                    "accuracy": [round(100 * value, 2) for value in measured.accuracy],
+                    "cache_kib": round(measured.cache_bytes / 1024, 1),
+                    "of_full": round(measured.cache_bytes / full.cache_bytes, 4),
+                    "minus": {
+                        name: [round(100 * value, 2) for value in measured.minus(other)]
+                        for name, other in against.items()
+                        if other is not measured
+                    },
+                }
+            )
+    return {
+        "about": about,
+        "full": {"accuracy": [round(100 * value, 2) for value in full.accuracy], "cache_kib": full.cache_bytes / 1024},
+        "sizes": list(results),
+        "rows": rows,
+        "surroundings": records.surroundings(),
+    }
+
+
+def markdown(made: Mapping[str, Any]) -> str:
+    sizes = made["sizes"]
+    rows: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for row in made["rows"]:
+        rows.setdefault(row["label"], {})[row["size"]] = row
+    kib = {s: mean(row["cache_kib"] for row in made["rows"] if row["size"] == s) for s in sizes}
+    head = [f"{kib[s]:.0f} KiB (full + slide {s})" for s in sizes]
+    parts = [
+        f"Made by `python -m experiments.frontier`: {made['about']}",
+        _table("answers right, %, with its 95% interval; D of the row", head, rows, sizes, _accuracy),
+        _table("points above slide at equal bytes, paired [95%]", head, rows, sizes, lambda r: _minus(r, "slide")),
+        _table("points above the full cache, paired [95%]", head, rows, sizes, lambda r: _minus(r, "full")),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(title: str, head: Sequence[str], rows: Mapping[str, Any], sizes: Sequence[int], cell: Any) -> str:
+    lines = [f"| {title} | " + " | ".join(head) + " |", "| --- |" + " ---: |" * len(sizes)]
+    for label, found in rows.items():
+        lines.append(f"| {label} | " + " | ".join(cell(found[s]) if s in found else "-" for s in sizes) + " |")
+    return "\n".join(lines)
+
+
+def _accuracy(row: Mapping[str, Any]) -> str:
+    return "{:.1f} [{:.1f}, {:.1f}]; {}".format(*row["accuracy"], row["D"])
+
+
+def _minus(row: Mapping[str, Any], name: str) -> str:
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*row["minus"][name]) if name in row["minus"] else ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=PROMPTS)
+    parser.add_argument("--seed", type=int, default=SEED, help="of the prompts")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="D of slide")
+    parser.add_argument("--recorded", action="store_true", help="run nothing: show what has been run")
+    parser.add_argument("--output", type=Path, default=Path("outputs/frontier"), help="where runs are recorded")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("frontier"), help="of .json .md .png")
+    args = parser.parse_args()
+    common = [f"task.prompts={args.prompts}", f"seed={args.seed}", f"engine.batch_size={args.prompts}"]
+    prompt = mean_prompt(common)
+    full, results = run_all(args.sizes, prompt, common, args.output, args.recorded)
+    if full is None:
+        raise SystemExit(f"{args.output}: the full cache has not been run yet; leave out --recorded")
+    about = (
+        f"{args.prompts} prompts of seed {args.seed}, {prompt} tokens on average, {len(full.marks)} x "
+        f"{len(next(iter(full.marks.values())))} answers; the full cache: {100 * full.accuracy.estimate:.1f}%, "
+        f"{full.cache_bytes / 1024:.0f} KiB a sequence."
+    )
+    made = report(full, results, about)
+    write_whole(args.out.with_suffix(".json"), json.dumps(made, indent=1) + "\n")
+    write_whole(args.out.with_suffix(".md"), markdown(made))
+    picture.draw(made, args.out.with_suffix(".png"))
+    print(markdown(made))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""What the frontier compares: pairs of prefill method and decoding strategy, each with the D that the bytes allow."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from experiments.measure import composed
+from scope import models
+from scope.errors import ScopeError
+from scope.forecast import cache_bytes
+
+START = 64  # a D that all rows can have
+RECENT = 2 / 3  # of D, the newest slots that always stay
+PERIOD = (
+    4  # the papers' periods and anchors are D over this: at 64, 128 and 256 of them nothing would be left to choose
+)
+LIGHT = 0.9  # C, of the prompt, where a prefill method compresses it
+SHORTER = {  # what a strategy has beside D and `recent`, as shares of D
+    "snapkv_d": {"every": 1 / PERIOD},
+    "r_kv": {"every": 1 / PERIOD},
+    "vase": {"every": 1 / PERIOD, "anchors": 1 / PERIOD},
+    "lazyeviction": {"recent": 1 / PERIOD},  # which is its period
+}
+OURS = "distinct"
+PLAIN = ("slide", "adaptive", "discontinuous", "recent", "random")
+RIVALS = (
+    "keydiff",
+    "knorm",
+    "tova",
+    "accumulated_h2o",
+    "raas",
+    "lazyeviction",
+    "snapkv_d",
+    "vase",
+    "r_kv",
+    "morphkv",
+)
+UNPROTECTED = ("h2o", "recent", "streamingllm", "pyramidinfer", *RIVALS)  # h2o is slide without protection
+PREFILLS = ("snapkv", "h2o", "pyramidkv", "streamingllm")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: the names of its options, and what the prompt's protection is."""
+
+    method: str
+    decoding: str
+    protect: str = "prompt"
+
+    @property
+    def label(self) -> str:
+        return f"{self.method} + {self.decoding}" + ("" if self.protect == "prompt" else ", prompt unprotected")
+
+    def settings(self, budget: int) -> dict[str, Any]:
+        """Of the strategy, with this D: fields and their values."""
+        if self.decoding == "none":
+            return {}
+        shares = {"recent": RECENT} | SHORTER.get(self.decoding, {})
+        scaled = {name: max(1, round(share * budget)) for name, share in shares.items()}
+        return {"budget": budget, "protect": self.protect} | scaled
+
+    def overrides(self, budget: int) -> list[str]:
+        """The same on the command line, with the row's method."""
+        keys = {"budget": "budget.decode", "recent": "budget.recent"}
+        chosen = {keys.get(name, f"decoding.{name}"): value for name, value in self.settings(budget).items()}
+        if self.method != "full":
+            chosen["budget.prefill"] = LIGHT
+        names = [f"method={self.method}", f"decoding={self.decoding}"]
+        return names + [f"{key}={value}" for key, value in chosen.items()]
+
+
+FULL = Row("full", "none")
+SLIDE = Row("full", "slide")
+OWN = Row("full", OURS)
+ROWS = [
+    *(Row("full", name) for name in (*PLAIN, OURS, *RIVALS)),
+    *(Row(method, name) for method in PREFILLS for name in ("slide", "recent", OURS)),
+    *(Row("full", name, "nothing") for name in (*UNPROTECTED, OURS)),
+]
+
+
+def fitted(row: Row, nbytes: float, prompt: int, common: Sequence[str]) -> int | None:
+    """The largest D whose cache never takes more than `nbytes`, for a prompt of that many tokens. None: none fits."""
+    run = composed([*row.overrides(START), *common]).experiment
+    config, _ = models.load_shape(run.model)
+    for budget in range(run.task.max_new_tokens, 0, -1):
+        with suppress(ScopeError):  # too few for what always stays
+            decoding = replace(run.decoding, **row.settings(budget))
+            if cache_bytes(replace(run, decoding=decoding), config, prompt) <= nbytes:
+                return budget
+    return None
