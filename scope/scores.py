@@ -199,10 +199,16 @@ def key_norm(attention: Attention) -> Tensor:
 
 def key_difference(attention: Attention) -> Tensor:
     """-> [B, H, S]: minus a key's cosine similarity to the mean direction of all that are stored."""
-    there = (attention.positions >= 0)[..., None]
-    directions = F.normalize(attention.keys.float(), dim=-1)
-    mean = (directions * there).sum(-2, keepdim=True) / there.sum(-2, keepdim=True)
-    return -F.cosine_similarity(directions, mean, dim=-1)
+    return difference(attention.keys, attention.positions >= 0)
+
+
+def difference(states: Tensor, among: Tensor) -> Tensor:
+    """-> [B, H, S]: minus the cosine similarity of each vector [B, H, S, D] to the mean direction of those `among`."""
+    states = states.float()
+    length = torch.linalg.vector_norm(states, dim=-1).clamp_min(1e-12)
+    mean = (among / length)[..., None, :] @ states  # not divided by their number: only its direction counts
+    along: Tensor = (states @ mean.transpose(-1, -2))[..., 0]
+    return -along / (length * torch.linalg.vector_norm(mean, dim=-1).clamp_min(1e-12))
 
 
 def redundancy(attention: Attention, threshold: float, block: int = 256) -> Tensor:

@@ -178,22 +178,40 @@ def test_knorm_is_minus_the_norm() -> None:
         check(policy.score(a), a, lambda b, h, s: -math.sqrt(dot(a.keys[b, h, s], a.keys[b, h, s])))
 
 
+def likeness(states: Tensor, s: int, among: list[int]) -> float:
+    """The cosine of one of the states [S, D] to the mean direction of some."""
+    mean = [0.0] * DIM
+    for x in among:
+        mean = [m + float(k) / math.sqrt(dot(states[x], states[x])) for m, k in zip(mean, states[x], strict=True)]
+    products = [
+        sum(p * q for p, q in zip(m, n, strict=True))
+        for m, n in ((states[s].tolist(), mean), (states[s].tolist(), states[s].tolist()), (mean, mean))
+    ]
+    return products[0] / math.sqrt(products[1] * products[2])
+
+
 def test_keydiff_is_minus_the_cosine_to_the_mean_direction() -> None:
     a = layer()
 
-    def cosine(x: list[float], y: list[float]) -> float:
-        products = [sum(p * q for p, q in zip(m, n, strict=True)) for m, n in ((x, y), (x, x), (y, y))]
-        return products[0] / math.sqrt(products[1] * products[2])
-
     def expected(b: int, h: int, s: int) -> float:
-        mean = [0.0] * DIM
-        for x in slots_of(a, b, h):
-            key = a.keys[b, h, x]
-            mean = [m + float(k) / math.sqrt(dot(key, key)) for m, k in zip(mean, key, strict=True)]
-        return -cosine(a.keys[b, h, s].tolist(), mean)
+        return -likeness(a.keys[b, h], s, slots_of(a, b, h))
 
     for policy in (decoding.KeyDiff(8, 3), prefill.KeyDiff(8, 3)):
         check(policy.score(a), a, expected)
+
+
+@pytest.mark.parametrize("protect", ["prompt", "nothing"])
+@pytest.mark.parametrize("values", [0.0, 0.5])
+def test_distinct_is_unlike_the_region_in_key_and_value(protect: str, values: float) -> None:
+    a = layer()
+    policy = decoding.Distinct(8, 3, protect=protect, values=values)
+    assert (policy.queries, policy.period, policy.channels) == (1, 1, ())
+
+    def expected(b: int, h: int, s: int) -> float:
+        among = [x for x in slots_of(a, b, h) if protect == "nothing" or a.positions[b, h, x] >= PROMPT[b]]
+        return -likeness(a.keys[b, h], s, among) - values * likeness(a.values[b, h], s, among)
+
+    check(policy.score(a), a, expected)
 
 
 def test_snapkv_d_pools_the_last_queries_votes() -> None:
@@ -479,6 +497,7 @@ POLICIES: dict[str, decoding.DecodingStrategy] = {
     "accumulated_h2o": decoding.AccumulatedH2O(8, 3, decay=0.9),
     "knorm": decoding.KNorm(8, 3),
     "keydiff": decoding.KeyDiff(8, 3),
+    "distinct": decoding.Distinct(8, 3),
     "snapkv_d": decoding.SnapKVD(8, 5, window=WINDOW),
     "morphkv": decoding.MorphKV(8, WINDOW),
     "r_kv": decoding.RKV(8, 5, window=WINDOW),
@@ -565,7 +584,7 @@ def test_what_cannot_be_is_refused(make, key: str) -> None:
 def test_the_yaml_makes_the_paper_s_policy(name: str) -> None:
     made = composed(f"decoding={name}", "budget.decode=300", "budget.recent=64").decoding
     assert type(made) is type(POLICIES[name])
-    settings = {"boundary": "kept", "protect": "prompt" if name == "raas" else "nothing"}
+    settings = {"boundary": "kept", "protect": "prompt" if name in ("raas", "distinct") else "nothing"}
     assert made == replace(type(made)(300, 64), **settings)
     assert composed(f"decoding={name}", "decoding.protect=prompt").decoding.protect == "prompt"
 

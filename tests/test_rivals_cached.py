@@ -26,6 +26,7 @@ POLICIES: dict[str, DecodingStrategy] = {
     "accumulated_h2o": decoding.AccumulatedH2O(D, RECENT, decay=0.9),
     "knorm": decoding.KNorm(D, RECENT),
     "keydiff": decoding.KeyDiff(D, RECENT),
+    "distinct": decoding.Distinct(D, RECENT, protect="nothing"),
     "snapkv_d": decoding.SnapKVD(D, RECENT, every=EVERY, window=3, kernel=3),
     "morphkv": decoding.MorphKV(D, RECENT),
     "r_kv": decoding.RKV(D, RECENT, every=EVERY, window=3, kernel=3),
@@ -33,7 +34,7 @@ POLICIES: dict[str, DecodingStrategy] = {
     "vase": decoding.VASE(D, RECENT, every=EVERY, sinks=2, anchors=2, kernel=3),
     "lazyeviction": decoding.LazyEviction(D, RECENT, threshold=0.05),
 }
-QUICK = ("tova", "r_kv", "lazyeviction")  # heads together; a period and queries; a period and channels
+QUICK = ("tova", "r_kv", "lazyeviction", "distinct")  # heads together; a period and queries; a period and channels; ours
 
 
 def all_of(*names: str) -> list[Any]:

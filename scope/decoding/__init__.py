@@ -3,6 +3,7 @@
 from scope.decoding.accumulated_h2o import AccumulatedH2O
 from scope.decoding.adaptive import Adaptive
 from scope.decoding.discontinuous import Discontinuous
+from scope.decoding.distinct import Distinct
 from scope.decoding.eviction import DecodingStrategy
 from scope.decoding.h2o import H2O
 from scope.decoding.keydiff import KeyDiff
@@ -30,6 +31,7 @@ __all__ = [
     "Adaptive",
     "DecodingStrategy",
     "Discontinuous",
+    "Distinct",
     "KNorm",
     "KeepAll",
     "KeyDiff",

@@ -13,8 +13,7 @@ from scope.scores import Attention
 class KeyDiff(Eviction):
     """Keep the `recent` last and, of the rest, the slots whose keys are least similar to the mean direction of all.
 
-    The mean is over everything stored, a protected prompt and the recent slots included. Departure: the paper spares no
-    recent tokens.
+    The mean is over everything stored, a protected prompt and the recent slots included.
     """
 
     protect: str = "nothing"

@@ -1,0 +1,34 @@
+"""distinct: what is unlike the rest stays, in its key and in its value (SCOPE's own; experiments/frontier)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from scope import scores
+from scope.decoding.eviction import Eviction
+from scope.errors import check_number
+from scope.scores import Attention
+
+
+@dataclass(frozen=True)
+class Distinct(Eviction):
+    """Of the decoded slots keep D: the `recent` last, and of the rest those that are least like the others.
+
+    A slot's score is minus the cosine similarity of its key to the mean direction of the decoded keys, minus `values`
+    times the same of its value. No query is asked, so that what is looked at rarely is not lost for that; nothing is
+    remembered of a slot. Without protection of the prompt the means are over everything stored.
+    """
+
+    values: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self, "values", low=0)
+
+    def score(self, attention: Attention) -> Tensor:
+        among = attention.positions >= 0
+        if self.protect == "prompt":
+            assert attention.prompt is not None
+            among = attention.positions >= attention.prompt[:, None, None]
+        found = scores.difference(attention.keys, among)
+        return found + self.values * scores.difference(attention.values, among) if self.values else found
