@@ -207,8 +207,9 @@ def difference(states: Tensor, among: Tensor) -> Tensor:
     states = states.float()
     length = torch.linalg.vector_norm(states, dim=-1).clamp_min(1e-12)
     mean = (among / length)[..., None, :] @ states  # not divided by their number: only its direction counts
-    along: Tensor = (states @ mean.transpose(-1, -2))[..., 0]
-    return -along / (length * torch.linalg.vector_norm(mean, dim=-1).clamp_min(1e-12))
+    along = (states @ mean.transpose(-1, -2))[..., 0]
+    likeness: Tensor = along / (length * torch.linalg.vector_norm(mean, dim=-1).clamp_min(1e-12))
+    return -likeness
 
 
 def redundancy(attention: Attention, threshold: float, block: int = 256) -> Tensor:

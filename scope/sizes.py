@@ -11,6 +11,7 @@ from scope.prefill import PrefillMethod
 
 CHANNEL_BYTES = 4  # float32
 
+
 def cache_bytes(
     config: PretrainedConfig,
     prefill: PrefillMethod,

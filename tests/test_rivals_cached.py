@@ -34,7 +34,12 @@ POLICIES: dict[str, DecodingStrategy] = {
     "vase": decoding.VASE(D, RECENT, every=EVERY, sinks=2, anchors=2, kernel=3),
     "lazyeviction": decoding.LazyEviction(D, RECENT, threshold=0.05),
 }
-QUICK = ("tova", "r_kv", "lazyeviction", "distinct")  # heads together; a period and queries; a period and channels; ours
+QUICK = (
+    "tova",
+    "r_kv",
+    "lazyeviction",
+    "distinct",
+)  # heads together; a period and queries; a period and channels; ours
 
 
 def all_of(*names: str) -> list[Any]:

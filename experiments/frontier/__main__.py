@@ -75,6 +75,7 @@ def report(full: Measured, results: Results, about: str) -> dict[str, Any]:
                     "method": row.method,
                     "decoding": row.decoding,
                     "protect": row.protect,
+                    "recent": row.recent,
                     "size": size,
                     "D": budget,
                     "accuracy": [round(100 * value, 2) for value in measured.accuracy],
@@ -131,18 +132,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=PROMPTS)
     parser.add_argument("--seed", type=int, default=SEED, help="of the prompts")
+    parser.add_argument("--task", default="arithmetic", help="arithmetic, or arithmetic_long")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="D of slide")
     parser.add_argument("--recorded", action="store_true", help="run nothing: show what has been run")
     parser.add_argument("--output", type=Path, default=Path("outputs/frontier"), help="where runs are recorded")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("frontier"), help="of .json .md .png")
     args = parser.parse_args()
-    common = [f"task.prompts={args.prompts}", f"seed={args.seed}", f"engine.batch_size={args.prompts}"]
+    rows = f"engine.batch_size={args.prompts}"
+    common = [f"task={args.task}", f"task.prompts={args.prompts}", f"seed={args.seed}", rows]
     prompt = mean_prompt(common)
     full, results = run_all(args.sizes, prompt, common, args.output, args.recorded)
     if full is None:
         raise SystemExit(f"{args.output}: the full cache has not been run yet; leave out --recorded")
     about = (
-        f"{args.prompts} prompts of seed {args.seed}, {prompt} tokens on average, {len(full.marks)} x "
+        f"task={args.task}, {args.prompts} prompts of seed {args.seed}, {prompt} tokens on average, {len(full.marks)} x "
         f"{len(next(iter(full.marks.values())))} answers; the full cache: {100 * full.accuracy.estimate:.1f}%, "
         f"{full.cache_bytes / 1024:.0f} KiB a sequence."
     )

@@ -30,7 +30,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     steps, model = {}, models.load(composed([]).experiment.model).model
-    for name in ("slide", *(name for name in (*PLAIN, OURS, *RIVALS) if name != "slide")):
+    for name in ("slide", *PLAIN, OURS, *RIVALS):
         policy = composed(Row("full", name).overrides(ROOM)).experiment.decoding
         cache = CompressedCache(model.config, decode=policy, tokens=PROMPT + args.steps)
         steps[name] = ours(model, cache, PROMPT, batch=args.batch)
@@ -42,8 +42,8 @@ def main() -> None:
             sum(found[t * BLOCK : (t + 1) * BLOCK]) / sum(seconds["slide"][t * BLOCK : (t + 1) * BLOCK]) for t in turns
         )
     about = (
-        f"a step's time over slide's in the same turn of {BLOCK} steps, median and quartiles of {len(turns)} turns; the "
-        f"embedded model, {args.batch} rows, {PROMPT} + {ROOM} slots, one thread; slide: "
+        f"a step's time over slide's in the same turn of {BLOCK} steps, median and quartiles of {len(turns)} turns; "
+        f"the embedded model, {args.batch} rows, {PROMPT} + {ROOM} slots, one thread; slide: "
         f"{1000 * median(seconds['slide'][ROOM + BLOCK :]):.1f} ms."
     )
     made = {name: [round(found[len(found) * part // 4], 3) for part in (2, 1, 3)] for name, found in ratios.items()}

@@ -12,9 +12,8 @@ from scope.forecast import cache_bytes
 
 START = 64  # a D that all rows can have
 RECENT = 2 / 3  # of D, the newest slots that always stay
-PERIOD = (
-    4  # the papers' periods and anchors are D over this: at 64, 128 and 256 of them nothing would be left to choose
-)
+ANSWER = 26  # `recent` where a row has its own: the most tokens that an answer takes
+PERIOD = 4  # the papers' 64, 128 and 256 steps or slots would leave nothing to choose here: they are D over this
 LIGHT = 0.9  # C, of the prompt, where a prefill method compresses it
 SHORTER = {  # what a strategy has beside D and `recent`, as shares of D
     "snapkv_d": {"every": 1 / PERIOD},
@@ -23,7 +22,7 @@ SHORTER = {  # what a strategy has beside D and `recent`, as shares of D
     "lazyeviction": {"recent": 1 / PERIOD},  # which is its period
 }
 OURS = "distinct"
-PLAIN = ("slide", "adaptive", "discontinuous", "recent", "random")
+PLAIN = ("adaptive", "discontinuous", "recent", "random")
 RIVALS = (
     "keydiff",
     "knorm",
@@ -36,7 +35,6 @@ RIVALS = (
     "r_kv",
     "morphkv",
 )
-UNPROTECTED = ("h2o", "recent", "streamingllm", "pyramidinfer", *RIVALS)  # h2o is slide without protection
 PREFILLS = ("snapkv", "h2o", "pyramidkv", "streamingllm")
 
 
@@ -47,10 +45,14 @@ class Row:
     method: str
     decoding: str
     protect: str = "prompt"
+    recent: int | None = None  # the newest slots that always stay; None: as all have it
 
     @property
     def label(self) -> str:
-        return f"{self.method} + {self.decoding}" + ("" if self.protect == "prompt" else ", prompt unprotected")
+        parts = [f"{self.method} + {self.decoding}"]
+        if self.recent is not None:
+            parts.append(f"recent {self.recent}")
+        return ", ".join([*parts, *(["prompt unprotected"] if self.protect == "nothing" else [])])
 
     def settings(self, budget: int) -> dict[str, Any]:
         """Of the strategy, with this D: fields and their values."""
@@ -58,7 +60,8 @@ class Row:
             return {}
         shares = {"recent": RECENT} | SHORTER.get(self.decoding, {})
         scaled = {name: max(1, round(share * budget)) for name, share in shares.items()}
-        return {"budget": budget, "protect": self.protect} | scaled
+        chosen = {"budget": budget, "protect": self.protect} | scaled
+        return chosen if self.recent is None else chosen | {"recent": self.recent}
 
     def overrides(self, budget: int) -> list[str]:
         """The same on the command line, with the row's method."""
@@ -72,11 +75,20 @@ class Row:
 
 FULL = Row("full", "none")
 SLIDE = Row("full", "slide")
-OWN = Row("full", OURS)
-ROWS = [
-    *(Row("full", name) for name in (*PLAIN, OURS, *RIVALS)),
-    *(Row(method, name) for method in PREFILLS for name in ("slide", "recent", OURS)),
-    *(Row("full", name, "nothing") for name in (*UNPROTECTED, OURS)),
+OWN = Row("full", OURS, recent=ANSWER)
+ROWS = [  # what matters most comes first
+    SLIDE,
+    OWN,
+    *(Row("full", name, recent=ANSWER) for name in ("slide", "keydiff")),
+    *(Row("full", name) for name in ("keydiff", *PLAIN, OURS)),
+    *(Row("full", name) for name in RIVALS if name not in ("keydiff", "morphkv")),
+    *(Row(method, "slide") for method in PREFILLS),
+    *(Row(method, OURS, recent=ANSWER) for method in PREFILLS),
+    *(Row("full", name, "nothing") for name in ("h2o", "recent", "streamingllm", "pyramidinfer")),
+    Row("full", OURS, "nothing", ANSWER),
+    *(Row(method, "recent") for method in PREFILLS),
+    *(Row("full", name, "nothing") for name in RIVALS if name != "morphkv"),
+    *(Row("full", "morphkv", protect) for protect in ("prompt", "nothing")),  # the slowest
 ]
 
 

@@ -66,7 +66,9 @@ class KVPress(Budget):
     def _score_row(self, attention: Attention, row: int, first: int) -> Tensor:
         """-> [H, n]: what the press says of one row, whose tokens start at column `first`."""
         if attention.inputs is None:
-            raise ScopeError(f"{self.press} needs what layers are given: run the model within scope.inputs.layer_inputs")
+            raise ScopeError(
+                f"{self.press} needs what layers are given: run the model within scope.inputs.layer_inputs"
+            )
         module: Any = attention.inputs.module
         hidden = attention.inputs.hidden_states[row : row + 1, first:]
         cosines = tuple(x[row if len(x) > 1 else 0][None, first:] for x in attention.inputs.position_embeddings)
