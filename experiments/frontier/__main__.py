@@ -145,8 +145,8 @@ def main() -> None:
     if full is None:
         raise SystemExit(f"{args.output}: the full cache has not been run yet; leave out --recorded")
     about = (
-        f"task={args.task}, {args.prompts} prompts of seed {args.seed}, {prompt} tokens on average, {len(full.marks)} x "
-        f"{len(next(iter(full.marks.values())))} answers; the full cache: {100 * full.accuracy.estimate:.1f}%, "
+        f"task={args.task}, {args.prompts} prompts of seed {args.seed}, {prompt} tokens on average, {len(full.marks)} "
+        f"x {len(next(iter(full.marks.values())))} answers; the full cache: {100 * full.accuracy.estimate:.1f}%, "
         f"{full.cache_bytes / 1024:.0f} KiB a sequence."
     )
     made = report(full, results, about)
