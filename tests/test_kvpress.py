@@ -253,6 +253,12 @@ def test_each_row_is_scored_alone_without_its_padding(package: ModuleType) -> No
         assert found[row, :, :first].eq(0).all()
 
 
+def test_a_model_run_without_them_is_told(package: ModuleType) -> None:
+    _, _, attention = noted("llama")
+    with pytest.raises(ScopeError, match="MixedPress needs what layers are given: .*layer_inputs"):
+        KVPress(C, press="MixedPress").score(replace(attention, inputs=None))
+
+
 def test_a_press_that_reads_weights_gets_the_prompts(package: ModuleType) -> None:
     _, _, attention = noted("llama")
     found = KVPress(C, press="ObservedAttentionPress").score(attention)
