@@ -255,7 +255,7 @@ def test_each_row_is_scored_alone_without_its_padding(package: ModuleType) -> No
 
 def test_a_model_run_without_them_is_told(package: ModuleType) -> None:
     _, _, attention = noted("llama")
-    with pytest.raises(ScopeError, match="MixedPress needs what layers are given: .*layer_inputs"):
+    with pytest.raises(ScopeError, match=r"MixedPress needs what layers are given: .*layer_inputs"):
         KVPress(C, press="MixedPress").score(replace(attention, inputs=None))
 
 
