@@ -35,11 +35,6 @@ POLICIES: dict[str, DecodingStrategy] = {
     "lazyeviction": decoding.LazyEviction(D, RECENT, threshold=0.05),
 }
 QUICK = ("tova", "snapkv_d", "lazyeviction", "distinct")  # heads together; queries and a period; channels; ours
-    "tova",
-    "r_kv",
-    "lazyeviction",
-    "distinct",
-)  # heads together; a period and queries; a period and channels; ours
 
 
 def all_of(*names: str) -> list[Any]:
