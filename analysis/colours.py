@@ -6,6 +6,7 @@ COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart, and greys
     "slide": "#0072B2",
     "adaptive": "#56B4E9",
     "discontinuous": "#009E73",
+    "distinct": "#DC050C",
     "h2o": "#D55E00",
     "pyramidinfer": "#E69F00",
     "snapkv": "#CC79A7",

@@ -34,7 +34,7 @@ POLICIES: dict[str, DecodingStrategy] = {
     "vase": decoding.VASE(D, RECENT, every=EVERY, sinks=2, anchors=2, kernel=3),
     "lazyeviction": decoding.LazyEviction(D, RECENT, threshold=0.05),
 }
-QUICK = ("tova", "snapkv_d", "lazyeviction", "distinct")  # heads together; queries and a period; channels; ours
+QUICK = ("snapkv_d", "lazyeviction", "distinct")  # queries and a period; channels; ours
 
 
 def all_of(*names: str) -> list[Any]:
