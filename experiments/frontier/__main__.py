@@ -102,6 +102,7 @@ def markdown(made: Mapping[str, Any]) -> str:
     rows: dict[str, dict[int, Mapping[str, Any]]] = {}
     for row in made["rows"]:
         rows.setdefault(row["label"], {})[row["size"]] = row
+    rows = dict(sorted(rows.items(), key=lambda item: _place(item[1])))
     kib = {s: mean(row["cache_kib"] for row in made["rows"] if row["size"] == s) for s in sizes}
     head = [f"{kib[s]:.0f} KiB (full + slide {s})" for s in sizes]
     parts = [
@@ -109,8 +110,17 @@ def markdown(made: Mapping[str, Any]) -> str:
         _table("answers right, %, with its 95% interval; D of the row", head, rows, sizes, _accuracy),
         _table("points above slide at equal bytes, paired [95%]", head, rows, sizes, lambda r: _minus(r, "slide")),
         _table("points above the full cache, paired [95%]", head, rows, sizes, lambda r: _minus(r, "full")),
+        _table(
+            f"points above {OWN.label} at equal bytes, paired [95%]", head, rows, sizes, lambda r: _minus(r, "ours")
+        ),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _place(found: Mapping[int, Mapping[str, Any]]) -> tuple[bool, bool, float]:
+    """Full prompts first, protected ones before the others, the best before the worse."""
+    row = found[max(found)]
+    return row["method"] != "full", row["protect"] != "prompt", -row["accuracy"][0]
 
 
 def _table(title: str, head: Sequence[str], rows: Mapping[str, Any], sizes: Sequence[int], cell: Any) -> str:

@@ -19,13 +19,13 @@ from scope import models, records
 from scope.cache import CompressedCache
 from scope.files import write_whole
 
-PROMPT, ROOM, BLOCK = 512, 128, 8  # tokens; D; steps in a turn
+PROMPT, ROOM, BLOCK = 512, 128, 32  # tokens; D; steps in a turn, which is the longest period at this D
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=8, help="rows")
-    parser.add_argument("--steps", type=int, default=240, help="of each strategy, of which the first D fill the cache")
+    parser.add_argument("--steps", type=int, default=448, help="of each strategy, of which the first D fill the cache")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("cost"), help="of .json .md")
     args = parser.parse_args()
     torch.set_num_threads(1)

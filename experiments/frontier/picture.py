@@ -20,40 +20,37 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(PANELS), figsize=(15, 6.5), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, len(PANELS), figsize=(15, 7.5), layout="constrained", sharex=True, sharey=True)
     for axis, (title, belongs) in zip(axes, PANELS.items(), strict=True):
-        lines: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+        lines: dict[tuple[str, str, int | None], list[Mapping[str, Any]]] = {}
         for row in report["rows"]:
             if belongs(row):
-                lines.setdefault((row["method"], row["decoding"]), []).append(row)
-        for place, ((method, decoding), rows) in enumerate(sorted(lines.items(), key=lambda item: _last(item[1]))):
-            shift = 1 + 0.004 * (place / max(1, len(lines) - 1) - 0.5)  # so that intervals do not hide each other
+                lines.setdefault((row["method"], row["decoding"], row["recent"]), []).append(row)
+        for place, ((method, decoding, recent), rows) in enumerate(
+            sorted(lines.items(), key=lambda item: -item[1][-1]["accuracy"][0])
+        ):
+            shift = 12 * (place / max(1, len(lines) - 1) - 0.5)  # KiB, so that intervals do not hide each other
             centres = [row["accuracy"][0] for row in rows]
-            errors = [[abs(row["accuracy"][i] - row["accuracy"][0]) for row in rows] for i in (1, 2)]
             name = decoding if method == "full" else f"{method} + {decoding}"
             axis.errorbar(
-                [row["cache_kib"] * shift for row in rows],
+                [row["cache_kib"] + shift for row in rows],
                 centres,
-                errors,
+                [[abs(row["accuracy"][i] - row["accuracy"][0]) for row in rows] for i in (1, 2)],
                 color=colour(decoding),
-                marker=marker(method) if method != "full" else "o",
-                ls="-" if method == "full" else "--",
-                ms=4,
+                marker=marker(method) if method != "full" else "o" if recent is None else "*",
+                ls="-" if recent is None else "--",
+                ms=4 if recent is None else 8,
                 lw=1.2,
                 elinewidth=0.6,
-                label=name,
+                label=name if recent is None else f"{name}, recent {recent}",
             )
         axis.axhline(report["full"]["accuracy"][0], color="#000000", lw=0.8, ls=":")
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("KiB of a sequence's cache (full cache: {:.0f})".format(report["full"]["cache_kib"]))
         axis.set_ylim(0, 104)
         axis.grid(alpha=0.25, lw=0.5)
-        handles, names = axis.get_legend_handles_labels()
-        axis.legend(handles[::-1], names[::-1], fontsize=7, ncols=2, framealpha=0.85)
+        if lines:
+            axis.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.1), frameon=False)
     axes[0].set_ylabel("answers right, %")
     figure.savefig(path, dpi=120, metadata={"Software": None})
     plt.close(figure)
-
-
-def _last(rows: list[Mapping[str, Any]]) -> float:
-    return float(rows[-1]["accuracy"][0])
