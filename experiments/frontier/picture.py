@@ -46,7 +46,11 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
             )
         axis.axhline(report["full"]["accuracy"][0], color="#000000", lw=0.8, ls=":")
         axis.set_title(title, fontsize=10)
-        axis.set_xlabel("KiB of a sequence's cache (full cache: {:.0f})".format(report["full"]["cache_kib"]))
+        axis.set_xlabel(
+            "KiB of a sequence's cache (full: {:.0f}); a size's points are spread apart".format(
+                report["full"]["cache_kib"]
+            )
+        )
         axis.set_ylim(0, 104)
         axis.grid(alpha=0.25, lw=0.5)
         if lines:
