@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scope import scores
-from scope.errors import ConfigError, ScopeError, SettingError, check_count
+from scope.errors import ScopeError, SettingError, check_count
 from scope.plan import Plan, View
 from scope.prefill.budget import Budget
 from scope.scores import Attention
@@ -27,7 +27,7 @@ class KVPress(Budget):
     press: the class's name; args: its settings but for the compression ratio, which follows from the budget. `seed` is
     for presses that draw. Each row is scored alone, without its padding. Nothing of kvpress but `score` is run, and
     what importing it does to transformers' attention functions is undone.
-    Raises ConfigError where the package is missing, SettingError for presses that do more than score (merge, mask, go
+    Raises ScopeError where the package is missing, SettingError for presses that do more than score (merge, mask, go
     through the prompt again, load weights of their own) and for settings a press does not have.
     """
 
@@ -100,7 +100,7 @@ def scores_only(package: ModuleType, kind: object) -> bool:
 def load() -> ModuleType:
     """The package. It wraps transformers' attention functions when imported; that is undone.
 
-    Raises ConfigError where it, or what it imports, is not installed.
+    Raises ScopeError where it, or what it imports, is not installed.
     """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -108,7 +108,7 @@ def load() -> ModuleType:
     try:
         import kvpress
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{error.name} is not installed: {INSTALL}") from error
+        raise ScopeError(f"{error.name} is not installed: {INSTALL}") from error
     finally:
         for name, function in before.items():
             if ALL_ATTENTION_FUNCTIONS[name] is not function:
