@@ -39,7 +39,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
                 color=colour(decoding),
                 marker=marker(method) if method != "full" else "o" if recent is None else "*",
                 ls="-" if recent is None else "--",
-                ms=4 if recent is None else 8,
+                ms=4 if recent is None or method != "full" else 8,
                 lw=1.2,
                 elinewidth=0.6,
                 label=name if recent is None else f"{name}, recent {recent}",
@@ -47,9 +47,8 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
         axis.axhline(report["full"]["accuracy"][0], color="#000000", lw=0.8, ls=":")
         axis.set_title(title, fontsize=10)
         axis.set_xlabel(
-            "KiB of a sequence's cache (full: {:.0f}); a size's points are spread apart".format(
-                report["full"]["cache_kib"]
-            )
+            "KiB of a sequence's cache (full: {:.0f}); a size's points are spread".format(report["full"]["cache_kib"]),
+            fontsize=8,
         )
         axis.set_ylim(0, 104)
         axis.grid(alpha=0.25, lw=0.5)
