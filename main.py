@@ -33,7 +33,8 @@ def main(cfg: DictConfig) -> str | list[float]:
         from scope import records
         from scope.config import build
         from scope.forecast import show_plan
-        from scope.run import SamplesFailedError, run, summary
+        from scope.run import SamplesFailedError, run
+        from scope.summary import summary
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()

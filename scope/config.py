@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from scope.errors import CombinationError, ConfigError, ImpossibleError, ScopeError, SettingError
+from scope.experiment import Experiment
 from scope.records import RecordKeeping
-from scope.run import Experiment
 from scope.tracking import Tracker
 
 NAME = re.compile(r"\w[\w.-]{0,99}")

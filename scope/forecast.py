@@ -13,10 +13,10 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from scope import models, sizes
 from scope.decoding import KeepAll
 from scope.errors import ConfigError, ScopeError
+from scope.experiment import Experiment
 from scope.prefill import Full
 from scope.prompts import encode
 from scope.records import describe
-from scope.run import Experiment
 from scope.tasks import Sample
 
 HEADINGS = ("samples", "prompt tokens", "to write", "cache MiB", "of full", "GPU hours")

@@ -1,9 +1,8 @@
 """The story of one run: generate, and as answers end score, record and track them."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -11,104 +10,23 @@ from typing import Any
 
 import yaml
 from rich.console import Console
-from transformers import PretrainedConfig
 
 from scope import models, records, sizes
 from scope.batches import OK, Lines, attempts, share
-from scope.cache.compressed import GRANULARITIES, check_bytes
-from scope.decoding import DecodingStrategy
-from scope.engine import Engine, rows_that_fit
-from scope.errors import ScopeError, check_choice, check_count
-from scope.generate import Generated, Prompt, Sampling, stream
-from scope.models import Loaded, ModelSource
-from scope.prefill import PrefillMethod
+from scope.engine import rows_that_fit
+from scope.errors import ScopeError
+from scope.experiment import Experiment, Request
+from scope.generate import Generated, Prompt, stream
+from scope.models import Loaded
 from scope.progress import Progress
 from scope.prompts import Encoded, encode
 from scope.records import RecordKeeping, Records
 from scope.secrets import redact
 from scope.stopping import Stopping
+from scope.summary import headline, running, sample_row, summary
 from scope.tasks import Sample, Task
 from scope.traces import Trace, record_trace
 from scope.tracking import RunInfo, Tracker
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One model, prefill method, decoding strategy and task; `labels` are the names they go by in tables."""
-
-    model: ModelSource
-    method: PrefillMethod
-    decoding: DecodingStrategy
-    task: Task
-    sampling: Sampling
-    labels: Mapping[str, str]
-    granularity: str = "kv_head"
-    max_bytes: int | None = None  # of a sequence's cache: D is what they leave beside the prompt
-    engine: Engine = field(default_factory=Engine)
-    limit: int | None = None  # the first so many prompts only
-    trace: Trace | None = None  # what is looked at besides; changes no answer
-    config: Mapping[str, Any] = field(default_factory=dict)  # as composed; recorded, not read
-
-    def __post_init__(self) -> None:
-        if self.limit is not None:
-            check_count(self, "limit", low=1)
-        check_choice(self, "granularity", GRANULARITIES)
-        check_bytes(self, self.decoding)
-
-    @property
-    def parts(self) -> dict[str, object]:
-        return {
-            "model": self.model,
-            "method": self.method,
-            "decoding": self.decoding,
-            "task": self.task,
-            "sampling": self.sampling,
-        }
-
-    def requests(self) -> list["Request"]:
-        """What is to be generated: each prompt as often as it is sampled, the first prompt's first."""
-        asked = [(s, draw) for s in self.task.samples()[: self.limit] for draw in range(self.sampling.samples)]
-        return [Request(index, sample, draw) for index, (sample, draw) in enumerate(asked)]
-
-    def identity(self) -> str:
-        """A hash of all that changes an answer: not of limits, tracking or paths."""
-        return records.identity(self.settings(limits=False) | {"weights": self.model.fingerprint()})
-
-    def settings(self, limits: bool = True) -> dict[str, Any]:
-        """All settings as plain data; without `limits`, only what can change an answer."""
-        described: dict[str, Any] = {name: records.describe(part, limits) for name, part in self.parts.items()}
-        if origin := self.task.samples()[0].origin:
-            described["task"]["origin"] = origin
-        bound = {} if self.max_bytes is None else {"max_bytes": self.max_bytes}
-        return described | {"cache": {"granularity": self.granularity, **bound}}
-
-    def prompt_room(self, config: PretrainedConfig) -> int | None:
-        """Tokens that the model's context leaves for a prompt beside T; all of it where T alone is longer."""
-        most = models.context(config)
-        return most and (most - self.task.max_new_tokens if most > self.task.max_new_tokens else most)
-
-    @property
-    def title(self) -> str:
-        return " + ".join(self.labels[key] for key in ("method", "decoding") if key in self.labels)
-
-    def folder_name(self, identity: str) -> str:
-        """For people: the labels of what is compared, and enough of the identity to tell runs apart."""
-        names = [self.labels[key] for key in ("model", "task", "method", "decoding") if key in self.labels]
-        readable = re.sub(r"[^A-Za-z0-9.-]+", "_", "-".join(names)).lstrip(".")  # an option may be named anything
-        return f"{readable[:190]}-{identity[:8]}"
-
-
-@dataclass(frozen=True)
-class Request:
-    """One generation to make: the `draw`-th of a prompt."""
-
-    index: int
-    sample: Sample
-    draw: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.sample.name}#{self.draw}" if self.draw else self.sample.name
 
 
 def run(
@@ -326,60 +244,6 @@ def record(task: Task, sample: Sample, prompt_tokens: int, made: Generated) -> d
         "prefill_evicted": prefill_evicted,
         "decode_evicted": layers * (prompt_tokens + fed) - sum(made.slots_kept) - prefill_evicted,
     }
-
-
-def headline(lines: Sequence[Mapping[str, Any]]) -> str:
-    """A run in a line."""
-    found = summary(lines)
-    parts = [f"{name} {found[name]:.1%}" for name in _measures(lines)]
-    if found["questions"]:
-        parts.insert(0, f"{found['accuracy']:.1%} of {found['questions']} answers right")
-    if found["prompts_cut"]:
-        parts.append(f"{found['prompts_cut']} of {found['samples']} prompts cut in the middle")
-    parts += [f"{found['cache_share']:.0%} of the full cache's bytes", f"{found['tokens_per_second']:.0f} tokens/s"]
-    return ", ".join(parts)
-
-
-def _measures(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The mean of each measure over the samples that have it."""
-    values: dict[str, list[float]] = {}
-    for line in lines:
-        for name, value in line.get("measures", {}).items():
-            values.setdefault(name, []).append(value)
-    return {name: sum(found) / len(found) for name, found in values.items()}
-
-
-def summary(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The few figures of a run that are worth a line; intervals are the tables' business."""
-    answers = [answer for line in lines for answer in line["questions"]]
-    decode: dict[str, float] = {}  # of each batch, up to the end of its last row
-    for line in lines:
-        decode[line["batch"]] = max(decode.get(line["batch"], 0.0), line["batch_seconds"])
-    tokens = sum(line["generated_tokens"] for line in lines)
-    return {
-        "samples": len(lines),
-        "questions": len(answers),
-        "accuracy": sum(a["correct"] for a in answers) / max(1, len(answers)),
-        "missing": sum(a["found"] is None for a in answers) / max(1, len(answers)),
-        "cache_share": sum(r["cache_bytes"] for r in lines) / max(1, sum(r["full_cache_bytes"] for r in lines)),
-        "tokens_per_second": tokens / (sum(decode.values()) or 1.0),
-        "prompts_cut": sum(line.get("prompt_cut_tokens", 0) > 0 for line in lines),
-        **_measures(lines),
-    }
-
-
-def running(done: Sequence[Mapping[str, Any]], last: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Metrics after an answer: the run's so far, and the answer's own speed."""
-    speeds = [line["tokens_per_second"] or 0.0 for line in last if line["status"] == OK]
-    return summary(done) | {"sample_tokens_per_second": sum(speeds) / max(1, len(speeds))}
-
-
-def sample_row(line: Mapping[str, Any]) -> dict[str, Any]:
-    """A record as one row of a table of samples."""
-    right = sum(answer["correct"] for answer in line["questions"])
-    row: dict[str, Any] = {k: v for k, v in line.items() if isinstance(v, str | int | float) and k != "generation"}
-    row |= line.get("measures", {})
-    return row | {"right": right, "asked": len(line["questions"]), "generation": line["generation"]}
 
 
 def as_yaml(config: Mapping[str, Any]) -> str:

@@ -27,8 +27,8 @@ from scope.attention import implementation  # noqa: E402
 from scope.cache import CompressedCache  # noqa: E402
 from scope.config import build  # noqa: E402
 from scope.errors import ScopeError  # noqa: E402
+from scope.experiment import Experiment  # noqa: E402
 from scope.generate import Prompt, generate  # noqa: E402
-from scope.run import Experiment  # noqa: E402
 
 METHODS = {
     "ALLKV": "full",

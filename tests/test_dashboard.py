@@ -12,7 +12,7 @@ from test_tracking import finished_record
 
 from analysis import dashboard, figures
 from analysis.frame import build
-from scope.run import running, summary
+from scope.summary import running, summary
 
 wandb: Any = pytest.importorskip("wandb")
 ws: Any = pytest.importorskip("wandb_workspaces.workspaces")

@@ -26,12 +26,13 @@ from scope import records
 from scope.batches import attempts, share
 from scope.config import _settings_class
 from scope.errors import ScopeError, SettingError
+from scope.experiment import Experiment
 from scope.generate import Sampling
 from scope.prefill import SnapKV
 from scope.records import RecordKeeping
 from scope.records.merge import main as merge_main
 from scope.records.merge import merge
-from scope.run import Experiment, SamplesFailedError, run
+from scope.run import SamplesFailedError, run
 from scope.secrets import redact
 from scope.stopping import Stopped, Stopping
 from scope.tasks import Arithmetic

@@ -16,7 +16,7 @@ from golden import composed
 from made_up import Row, write
 
 from scope.errors import ConfigError, ScopeError
-from scope.run import Experiment
+from scope.experiment import Experiment
 from scope.tasks import InfiniteBench, LongGenBench, Sample
 from scope.tasks.__main__ import main as command
 

@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 from scope.errors import ConfigError, ScopeError
 from scope.prompts import Encoded, encode, render
-from scope.run import headline
 from scope.scoring.answer import Answer
+from scope.summary import headline
 from scope.tasks import Sample
 
 CHAT = "{{ bos_token }} [user] {{ messages[0]['content'] }} [end]{% if add_generation_prompt %} [assistant]{% endif %}"

@@ -16,10 +16,11 @@ from analysis.frame import build
 from analysis.records import read_runs
 from analysis.report import main
 from scope.decoding import KeepAll
+from scope.experiment import Experiment
 from scope.generate import Sampling
 from scope.models import ModelSource
 from scope.prefill import Full
-from scope.run import Experiment, run
+from scope.run import run
 from scope.tasks import Arithmetic
 from scope.tracking import NoTracking
 

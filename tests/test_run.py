@@ -14,11 +14,13 @@ from scope import decoding, prefill, records
 from scope.decoding import KeepAll, Slide
 from scope.engine import Engine
 from scope.errors import ScopeError
+from scope.experiment import Experiment
 from scope.generate import Sampling
 from scope.models import ModelSource, load_shape
 from scope.prefill import Full, SnapKV
-from scope.run import Experiment, run, summary
+from scope.run import run
 from scope.sizes import cache_bytes, prefill_bytes
+from scope.summary import summary
 from scope.tasks import Arithmetic
 from scope.tracking import RunInfo
 

@@ -14,8 +14,9 @@ from test_run import experiment as usual
 
 from scope.engine import Engine
 from scope.errors import CombinationError, SettingError
+from scope.experiment import Experiment
 from scope.generate import Sampling
-from scope.run import Experiment, run
+from scope.run import run
 from scope.tasks import Arithmetic
 
 THREE = Sampling(temperature=0.9, samples=3)

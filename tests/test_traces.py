@@ -14,10 +14,11 @@ from scope import models
 from scope.cache import CompressedCache
 from scope.decoding import Slide
 from scope.errors import ScopeError, SettingError
+from scope.experiment import Experiment
 from scope.generate import Prompt, Sampling, generate
 from scope.models import ModelSource
 from scope.prefill import SnapKV
-from scope.run import Experiment, run
+from scope.run import run
 from scope.tasks import Arithmetic
 from scope.traces import Trace
 from scope.tracking import NoTracking

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -51,18 +52,23 @@ def overhead(folder: Path, _: Answers) -> Found:
         job = build(compose("config", [f"output={folder}", "name=overhead", "model.threads=1"]), {})
     models.load(job.experiment.model)  # once a process, and not once a sample
     within = 0.0
-    generate = scope.run.generate
+    stream = scope.run.stream
 
-    def timed(*arguments: Any, **more: Any) -> Any:
+    def timed(*arguments: Any, **more: Any) -> Iterator[Any]:
         nonlocal within
-        began = time.process_time()
-        try:
-            return generate(*arguments, **more)
-        finally:
-            within += time.process_time() - began
+        answers = stream(*arguments, **more)
+        while True:
+            began = time.process_time()
+            try:
+                answer = next(answers)
+            except StopIteration:
+                return
+            finally:
+                within += time.process_time() - began
+            yield answer
 
     began = time.process_time()
-    with patch.object(scope.run, "generate", timed):  # to measure a run just as it is
+    with patch.object(scope.run, "stream", timed):  # to measure a run just as it is
         scope.run.run(job.experiment, job.tracker, job.output, Console(file=io.StringIO()), job.keeping)
     beside = time.process_time() - began - within
     samples = len(job.experiment.requests())

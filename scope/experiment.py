@@ -1,0 +1,98 @@
+"""What one run is: its parts, what it asks for, and what makes it another run."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from scope import models, records
+from scope.cache.compressed import GRANULARITIES, check_bytes
+from scope.decoding import DecodingStrategy
+from scope.engine import Engine
+from scope.errors import check_choice, check_count
+from scope.generate import Sampling
+from scope.models import ModelSource
+from scope.prefill import PrefillMethod
+from scope.tasks import Sample, Task
+from scope.traces import Trace
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One model, prefill method, decoding strategy and task; `labels` are the names they go by in tables."""
+
+    model: ModelSource
+    method: PrefillMethod
+    decoding: DecodingStrategy
+    task: Task
+    sampling: Sampling
+    labels: Mapping[str, str]
+    granularity: str = "kv_head"
+    max_bytes: int | None = None  # of a sequence's cache: D is what they leave beside the prompt
+    engine: Engine = field(default_factory=Engine)
+    limit: int | None = None  # the first so many prompts only
+    trace: Trace | None = None  # what is looked at besides; changes no answer
+    config: Mapping[str, Any] = field(default_factory=dict)  # as composed; recorded, not read
+
+    def __post_init__(self) -> None:
+        if self.limit is not None:
+            check_count(self, "limit", low=1)
+        check_choice(self, "granularity", GRANULARITIES)
+        check_bytes(self, self.decoding)
+
+    @property
+    def parts(self) -> dict[str, object]:
+        return {
+            "model": self.model,
+            "method": self.method,
+            "decoding": self.decoding,
+            "task": self.task,
+            "sampling": self.sampling,
+        }
+
+    def requests(self) -> list["Request"]:
+        """What is to be generated: each prompt as often as it is sampled, the first prompt's first."""
+        asked = [(s, draw) for s in self.task.samples()[: self.limit] for draw in range(self.sampling.samples)]
+        return [Request(index, sample, draw) for index, (sample, draw) in enumerate(asked)]
+
+    def identity(self) -> str:
+        """A hash of all that changes an answer: not of limits, tracking or paths."""
+        return records.identity(self.settings(limits=False) | {"weights": self.model.fingerprint()})
+
+    def settings(self, limits: bool = True) -> dict[str, Any]:
+        """All settings as plain data; without `limits`, only what can change an answer."""
+        described: dict[str, Any] = {name: records.describe(part, limits) for name, part in self.parts.items()}
+        if origin := self.task.samples()[0].origin:
+            described["task"]["origin"] = origin
+        bound = {} if self.max_bytes is None else {"max_bytes": self.max_bytes}
+        return described | {"cache": {"granularity": self.granularity, **bound}}
+
+    def prompt_room(self, config: PretrainedConfig) -> int | None:
+        """Tokens that the model's context leaves for a prompt beside T; all of it where T alone is longer."""
+        most = models.context(config)
+        return most and (most - self.task.max_new_tokens if most > self.task.max_new_tokens else most)
+
+    @property
+    def title(self) -> str:
+        return " + ".join(self.labels[key] for key in ("method", "decoding") if key in self.labels)
+
+    def folder_name(self, identity: str) -> str:
+        """For people: the labels of what is compared, and enough of the identity to tell runs apart."""
+        names = [self.labels[key] for key in ("model", "task", "method", "decoding") if key in self.labels]
+        readable = re.sub(r"[^A-Za-z0-9.-]+", "_", "-".join(names)).lstrip(".")  # an option may be named anything
+        return f"{readable[:190]}-{identity[:8]}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One generation to make: the `draw`-th of a prompt."""
+
+    index: int
+    sample: Sample
+    draw: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.sample.name}#{self.draw}" if self.draw else self.sample.name

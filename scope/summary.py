@@ -1,0 +1,60 @@
+"""Records in a few figures, for a line on the terminal and for tracking; intervals are the tables' business."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scope.batches import OK
+
+
+def headline(lines: Sequence[Mapping[str, Any]]) -> str:
+    """A run in a line."""
+    found = summary(lines)
+    parts = [f"{name} {found[name]:.1%}" for name in _measures(lines)]
+    if found["questions"]:
+        parts.insert(0, f"{found['accuracy']:.1%} of {found['questions']} answers right")
+    if found["prompts_cut"]:
+        parts.append(f"{found['prompts_cut']} of {found['samples']} prompts cut in the middle")
+    parts += [f"{found['cache_share']:.0%} of the full cache's bytes", f"{found['tokens_per_second']:.0f} tokens/s"]
+    return ", ".join(parts)
+
+
+def _measures(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The mean of each measure over the samples that have it."""
+    values: dict[str, list[float]] = {}
+    for line in lines:
+        for name, value in line.get("measures", {}).items():
+            values.setdefault(name, []).append(value)
+    return {name: sum(found) / len(found) for name, found in values.items()}
+
+
+def summary(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The few figures of a run that are worth a line; intervals are the tables' business."""
+    answers = [answer for line in lines for answer in line["questions"]]
+    decode: dict[str, float] = {}  # of each batch, up to the end of its last row
+    for line in lines:
+        decode[line["batch"]] = max(decode.get(line["batch"], 0.0), line["batch_seconds"])
+    tokens = sum(line["generated_tokens"] for line in lines)
+    return {
+        "samples": len(lines),
+        "questions": len(answers),
+        "accuracy": sum(a["correct"] for a in answers) / max(1, len(answers)),
+        "missing": sum(a["found"] is None for a in answers) / max(1, len(answers)),
+        "cache_share": sum(r["cache_bytes"] for r in lines) / max(1, sum(r["full_cache_bytes"] for r in lines)),
+        "tokens_per_second": tokens / (sum(decode.values()) or 1.0),
+        "prompts_cut": sum(line.get("prompt_cut_tokens", 0) > 0 for line in lines),
+        **_measures(lines),
+    }
+
+
+def running(done: Sequence[Mapping[str, Any]], last: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Metrics after an answer: the run's so far, and the answer's own speed."""
+    speeds = [line["tokens_per_second"] or 0.0 for line in last if line["status"] == OK]
+    return summary(done) | {"sample_tokens_per_second": sum(speeds) / max(1, len(speeds))}
+
+
+def sample_row(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as one row of a table of samples."""
+    right = sum(answer["correct"] for answer in line["questions"])
+    row: dict[str, Any] = {k: v for k, v in line.items() if isinstance(v, str | int | float) and k != "generation"}
+    row |= line.get("measures", {})
+    return row | {"right": right, "asked": len(line["questions"]), "generation": line["generation"]}
