@@ -1,9 +1,11 @@
 """The figures of a CPU: steps, flatness, bytes, batches, prefill."""
 
 import gc
+import multiprocessing
 import random
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from scope.tasks import Arithmetic
 PROMPT, C, WINDOW, D, RECENT = 2048, 512, 8, 128, 64
 CPU = torch.device("cpu")
 Found = tuple[list[Target], dict[str, Any]]
+Policies = tuple[prefill.PrefillMethod, decoding.DecodingStrategy]
 
 
 def decode_step(steps: int) -> Found:
@@ -110,7 +113,8 @@ def _tensor_bytes() -> int:
 def batches() -> Found:
     """Batches of ragged prompts on the embedded model, and rows that are refilled."""
     loaded = load(ModelSource(threads=1))
-    policies = (prefill.Full(), decoding.Slide(192, 24))  # with which answers end where they should
+    small = (prefill.H2O(0.75, 8), decoding.Slide(64, 24))
+    right = (prefill.Full(), decoding.Slide(192, 24))  # with which answers end where they should
 
     def prompts(lengths: Sequence[int]) -> list[Prompt]:
         made = []
@@ -120,24 +124,24 @@ def batches() -> Found:
             made.append(Prompt(f"{i}", encoded.tokens, sample.stop))
         return made
 
-    def write(some: Sequence[Prompt], size: int) -> list[Generated]:
+    def write(some: Sequence[Prompt], size: int, policies: Policies) -> list[Generated]:
         return generate(loaded.model, loaded.tokenizer, some, *policies, 640, batch_size=size)
 
     def decoding_speed(some: Sequence[Prompt], size: int) -> float:
         """Tokens per second of decode steps."""
-        rows = write(some, size)
+        rows = write(some, size, small)
         return sum(len(row.tokens) for row in rows) / max(row.batch_seconds for row in rows)
 
     def speed(some: Sequence[Prompt], size: int, wait: bool) -> float:
         """Tokens per second of all; `wait`: for the longest row of each batch, refilling none."""
         parts = [some[at : at + size] for at in range(0, len(some), size)] if wait else [some]
         began = time.perf_counter()
-        rows = [row for part in parts for row in write(part, size)]
+        rows = [row for part in parts for row in write(part, size, right)]
         return sum(len(row.tokens) for row in rows) / (time.perf_counter() - began)
 
     alike = prompts([20 + i % 9 for i in range(16)])
     varied = prompts(random.Random(0).choices((4, 5, 6, 8, 10, 14, 20, 28), k=48))
-    write(alike[:1], 1)  # warm up
+    write(alike[:1], 1, small)  # warm up
     by_size = {size: decoding_speed(alike[: max(4, size)], size) for size in (1, 2, 4, 8, 16)}
     waiting, refilled = speed(varied, 8, wait=True), speed(varied, 8, wait=False)
     return [
@@ -146,39 +150,30 @@ def batches() -> Found:
     ], {"tokens_per_second": by_size, "waiting": waiting, "refilled": refilled}
 
 
+METHODS: dict[str, prefill.PrefillMethod] = {
+    "full": prefill.Full(),
+    "streamingllm": prefill.StreamingLLM(C),
+    "snapkv": prefill.SnapKV(C, WINDOW),
+    "h2o": prefill.H2O(C, WINDOW),
+    "pyramidinfer": prefill.PyramidInfer(C, WINDOW),
+}
+
+
 def prefills(prompt: int) -> Found:
-    """What the methods add to a layer's prefill: time against the attention's own, memory against the block's."""
-    source = RandomModel(num_hidden_layers=1, device="cpu")
-    model = source.weights(implementation("sdpa"))
-    methods: dict[str, prefill.PrefillMethod] = {
-        "full": prefill.Full(),
-        "streamingllm": prefill.StreamingLLM(C),
-        "snapkv": prefill.SnapKV(C, WINDOW),
-        "h2o": prefill.H2O(C, WINDOW),
-        "pyramidinfer": prefill.PyramidInfer(C, WINDOW),
-    }
+    """What the methods add to a layer's prefill: time against the attention's own, memory against the block's.
+
+    Each in a process of its own, whose memory has not been used before.
+    """
     seconds, memory = {}, {}
-    ids = torch.randint(model.config.vocab_size, (1, prompt), generator=torch.Generator().manual_seed(1))
-    heads, groups = model.config.num_attention_heads, model.config.num_key_value_heads
-    dim = model.config.hidden_size // heads
-    query, key = torch.randn(1, heads, prompt, dim), torch.randn(1, groups, prompt, dim)
-    with torch.inference_mode():
-        began = time.perf_counter()
-        torch.nn.functional.scaled_dot_product_attention(query, key, key, is_causal=True, enable_gqa=True)
-        attention = time.perf_counter() - began
-        for name, method in methods.items():
-            cache = CompressedCache(model.config, method, decoding.Slide(D, RECENT))
-            with PeakMemory(CPU) as peak:
-                began = time.perf_counter()
-                model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-                seconds[name] = time.perf_counter() - began
-            memory[name] = peak.bytes
-    extra = seconds["h2o"] - seconds["full"]
-    rows = heads // groups * prompt * 4  # what one query's attention takes in a head's group
-    block = max(TILE_BYTES[False], rows)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as processes:
+        for name in METHODS:
+            seconds[name], memory[name], attention, row = processes.submit(_prefill, name, prompt).result()
+    extra = seconds["h2o"] - seconds["streamingllm"]  # which evicts without scores
+    block = max(TILE_BYTES[False], row)
     return [
         Target(f"h2o's scores of {prompt} tokens / the attention's own time", extra / attention, 1.0),
-        Target("their extra memory / a block's attention", (memory["h2o"] - memory["full"]) / block, 4.0),
+        Target("their extra memory / a block's attention", (memory["h2o"] - memory["streamingllm"]) / block, 4.0),
     ], {
         "seconds": seconds,
         "peak_bytes": memory,
@@ -186,3 +181,26 @@ def prefills(prompt: int) -> Found:
         "prompt": prompt,
         "block_bytes": block,
     }
+
+
+@torch.inference_mode()
+def _prefill(name: str, prompt: int) -> tuple[float, int, float, int]:
+    """-> seconds and peak bytes of a layer's prefill, seconds of its attention, bytes of one query's attention."""
+    model = RandomModel(num_hidden_layers=1, device="cpu").weights(implementation("sdpa"))
+    lots = torch.Generator().manual_seed(1)
+    ids = torch.randint(model.config.vocab_size, (1, prompt), generator=lots)
+    heads, groups = model.config.num_attention_heads, model.config.num_key_value_heads
+    dim = model.config.hidden_size // heads
+
+    def cache() -> CompressedCache:
+        return CompressedCache(model.config, METHODS[name], decoding.Slide(D, RECENT))
+
+    model(ids[:, :1024], past_key_values=cache(), use_cache=True, logits_to_keep=1)  # warm up
+    with PeakMemory(CPU) as peak:
+        began = time.perf_counter()
+        model(ids, past_key_values=cache(), use_cache=True, logits_to_keep=1)
+        seconds = time.perf_counter() - began
+    query, key = torch.randn(1, heads, prompt, dim), torch.randn(1, groups, prompt, dim)
+    began = time.perf_counter()
+    torch.nn.functional.scaled_dot_product_attention(query, key, key, is_causal=True, enable_gqa=True)
+    return seconds, peak.bytes, time.perf_counter() - began, heads // groups * prompt * 4
