@@ -24,7 +24,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     ]
     there = [panel for panel in panels if panel[2]]
     figure = Figure(figsize=(11, 3.2 * ((len(there) + 1) // 2)), layout="constrained")
-    axes = figure.subplots((len(there) + 1) // 2, 2, squeeze=False).flat
+    axes = list(figure.subplots((len(there) + 1) // 2, 2, squeeze=False).flat)
     for axis in axes:
         axis.set_visible(False)
     for axis, (plot, title, values) in zip(axes, there, strict=False):
@@ -42,14 +42,16 @@ def _mebibytes(part: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _colour(name: str) -> str:
-    """Of the strategy, or of what else is compared."""
+    """Of the strategy, or of what else is compared; batches are slide's."""
+    if name.isdigit():
+        return colour("slide")
     return colour(name.partition(" + ")[2].partition(",")[0] or name.partition(",")[0])
 
 
 def _bars(axis: Any, values: Mapping[Any, float]) -> None:
     names = [str(name) for name in values]
     bars = axis.barh(range(len(names)), list(values.values()), color=[_colour(name) for name in names])
-    axis.bar_label(bars, fmt="%.3g", fontsize=7, padding=2)
+    axis.bar_label(bars, fmt="%.4g", fontsize=7, padding=2)
     axis.set_yticks(range(len(names)), names, fontsize=7)
     axis.invert_yaxis()
     axis.margins(x=0.12)
