@@ -12,6 +12,7 @@ from typing import Any
 
 from experiments.soak.sweep import RUNS, Answers, Found, Loss, compare, finish, log_of
 
+ROOT = Path(__file__).parents[2]
 TRACKED = ["tracking=wandb", "tracking.mode=online", "tracking.init_timeout_seconds=3"]
 WARNING = "W&B is off for the rest of this run"
 
@@ -29,15 +30,17 @@ def tracked(server: Callable[[], Any]) -> Callable[[Path, Answers], Found]:
         seconds = time.monotonic() - began
         compare(folder, whole)
         log = log_of(folder).read_text()
-        if code or "Traceback" in log:
+        ours = any(f'File "{ROOT / part}' in log for part in ("scope/", "main.py", "hydra_plugins/"))
+        if code or ("Traceback" in log and ours):  # a thread of wandb's may end in one of its own once its core is gone
             raise Loss(f"{folder}: exit code {code}, see {log_of(folder)}")
         warnings = log.count(WARNING)
         if not warnings:
             raise Loss(f"{folder}: nobody was told that nothing was tracked")
-        figures = {"requests": asked(), "warnings": warnings, "seconds": round(seconds, 1)}
+        tracebacks = log.count("Traceback")
+        figures = {"requests": asked(), "warnings": warnings, "seconds": round(seconds, 1), "tracebacks": tracebacks}
         return Found(
             f"exit code 0, {warnings} warnings for {RUNS} runs, {asked()} requests, {seconds:.0f} s; "
-            "nothing lost, doubled or changed",
+            f"{tracebacks} tracebacks of wandb's own threads; nothing lost, doubled or changed",
             figures,
         )
 
