@@ -5,6 +5,7 @@ holds for every other that `CompressedCache.begin` calls equal: new tokens, posi
 they lie on the device. A kind of step is recorded when it has come often enough to be worth it.
 """
 
+import time
 from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -161,3 +162,10 @@ def free_memory(device: torch.device) -> int:
     import psutil
 
     return int(psutil.virtual_memory().available)
+
+
+def synchronised(device: torch.device) -> float:
+    """The time once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -20,7 +20,7 @@ from transformers.generation.logits_process import (
 from scope.cache import CompressedCache
 from scope.cache.slots import StorageFactory
 from scope.decoding import DecodingStrategy
-from scope.engine import Stepper
+from scope.engine import Stepper, synchronised
 from scope.errors import CombinationError, ScopeError, SettingError, check_count
 from scope.inputs import layer_inputs
 from scope.prefill import PrefillMethod
@@ -292,11 +292,11 @@ class _Clock:
         return self._before + time.perf_counter() - self._since
 
     def stop(self) -> None:
-        self._before, self._since = self.now(), _now(self._device)
+        self._before, self._since = self.now(), synchronised(self._device)
 
     def go(self) -> float:
         """-> seconds for which it stood still."""
-        began, self._since = self._since, _now(self._device)
+        began, self._since = self._since, synchronised(self._device)
         return self._since - began
 
 
@@ -386,10 +386,3 @@ def _eos(model: PreTrainedModel) -> frozenset[int]:
     if ends is None:
         return frozenset()
     return frozenset([ends] if isinstance(ends, int) else ends)
-
-
-def _now(device: torch.device) -> float:
-    """The time once the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

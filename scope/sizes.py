@@ -30,7 +30,7 @@ def cache_bytes(
     steps = tokens - 1  # the last token is never fed back
     layers = int(config.get_text_config(decoder=True).num_hidden_layers)
     of_slot = slot_bytes_of(config, granularity, dtype, decode)
-    room = None if max_bytes is None else max_bytes // (layers * of_slot)
+    room = None if max_bytes is None else slots_within(max_bytes, layers, of_slot)
     kept = tuple(prefilled(prefill, prompt, layers))
     slots = 0
     for layer in range(layers):
@@ -45,6 +45,11 @@ def prefilled(prefill: PrefillMethod, prompt: int, layers: int) -> list[int]:
     """Slots that the prefill leaves in each layer, of a prompt of that many tokens."""
     plans = [prefill.plan(View(layer, layers, prompt, stored=prompt)) for layer in range(layers)]
     return [plan.slots if plan else prompt for plan in plans]
+
+
+def slots_within(max_bytes: int, layers: int, of_slot: int) -> int:
+    """Slots that so many bytes leave each layer, the layers being alike."""
+    return max_bytes // (layers * of_slot)
 
 
 def slot_bytes(heads: int, numbers: int, itemsize: int, channels: int) -> int:

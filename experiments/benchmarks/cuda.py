@@ -6,11 +6,11 @@ from typing import Any
 import torch
 
 from experiments.benchmarks.steps import ours, theirs
-from experiments.benchmarks.timing import PeakMemory, Target, in_turns, milliseconds, synchronised
+from experiments.benchmarks.timing import PeakMemory, Target, in_turns, milliseconds
 from scope import decoding, prefill, sizes
 from scope.attention import implementation
 from scope.cache import CompressedCache
-from scope.engine import rows_that_fit
+from scope.engine import rows_that_fit, synchronised
 from scope.models import RandomModel
 
 C, WINDOW, D, RECENT = 2048, 8, 512, 256

@@ -1,7 +1,6 @@
 """How things are timed: in turns, in blocks, with the device idle at both ends; figures are medians."""
 
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
@@ -9,6 +8,8 @@ from types import TracebackType
 
 import psutil
 import torch
+
+from scope.engine import synchronised
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,6 @@ class Target:
     def line(self) -> str:
         sign = "<=" if self.at_most else ">="
         return f"{self.name:58} {self.measured:8.3f}  target {sign} {self.bound:g}  {'ok' if self.reached else 'short'}"
-
-
-def synchronised(device: torch.device) -> float:
-    """The time once the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def in_turns(

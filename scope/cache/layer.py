@@ -19,7 +19,7 @@ from scope.inputs import taken
 from scope.plan import Plan, View
 from scope.prefill import PrefillMethod
 from scope.scores import Attention
-from scope.sizes import prefilled, slot_bytes
+from scope.sizes import prefilled, slot_bytes, slots_within
 
 
 @dataclass
@@ -28,6 +28,7 @@ class Rows:
 
     lengths: list[int] = field(default_factory=list)
     positions: Tensor | None = None  # [B, P] int32 of the prompts, -1 = padding
+    left: dict[int, tuple[int, ...]] = field(default_factory=dict)  # by prompt length: slots that the prefill leaves
     columns: int | None = None  # P where the prompts come in chunks; None: they come in one piece
     steps: list[int] = field(default_factory=list)  # t of the step under way, per row
 
@@ -223,12 +224,14 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             slots = slots.to(self.device)
             index[b, :, : stored[b]] = slots
             positions[b, :, : stored[b]] = slots - (longest - lengths[b])
+        for n in set(lengths) - rows.left.keys():  # the first layer counts for all
+            rows.left[n] = tuple(prefilled(self.prefill, n, self.layers))
         self.views = [
             replace(
                 view,
                 budget=self.prefill.slots(view.prompt),
                 capacity=self.prefill.capacity(view),
-                prefilled=tuple(prefilled(self.prefill, view.prompt, self.layers)),
+                prefilled=rows.left[view.prompt],
             )
             for view in asked
         ]
@@ -323,7 +326,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             return None
         numbers = keys.shape[3] + values.shape[3]
         of_slot = slot_bytes(keys.shape[1], numbers, keys.element_size(), len(self.decode.channels))
-        return self.max_bytes // (self.layers * of_slot)
+        return slots_within(self.max_bytes, self.layers, of_slot)
 
     def _room(self, view: View) -> int:
         """Slots to allocate for a row: what the strategy can ever need, or what the generation can."""
