@@ -3,6 +3,7 @@
 Shapes: B batch, Hq query heads, H key/value heads, G = Hq / H that share one, Q queries, S slots, D head dim.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -10,7 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-TILE_BYTES = {False: 2**23, True: 2**28}  # of attention that is looked at together: on a CPU, on a GPU
+# How much attention is looked at together: bytes for each core or GPU, rows, and columns. On a CPU or a GPU:
+TILE_BYTES = {False: 2**26, True: 2**28}
+TILE_ROWS = 512
+TILE_COLUMNS = {False: 1024, True: 2**16}
+LEAST = torch.finfo(torch.float32).min  # a logit that is looked at by nobody; unlike -inf, it has a softmax
 
 
 @dataclass(frozen=True)
@@ -60,56 +65,104 @@ def received(attention: Attention) -> Tensor:
     return attention.probabilities.mean(2)
 
 
+@torch.no_grad()
 def votes(
     attention: Attention, last: int | None = None, block: int | None = None, causal_within: int | None = None
 ) -> Tensor:
     """-> [B, H, S]: attention probability summed over the `last` queries (None = all), mean over each group's heads.
 
-    Queries are taken `block` at a time (None: as many as are quick), so that the L x L matrix never exists. Softmax is
-    in float32. `causal_within=w` is the released code's mask: only the last w queries are kept from looking ahead.
+    Of a prompt, queries are taken `block` at a time (None: as many as are quick), so that the L x L matrix never
+    exists. Softmax is in float32. `causal_within=w` is the released code's mask: only the last w queries are kept from
+    looking ahead.
     """
-    batch, query_heads, queries, dim = attention.queries.shape
-    heads, slots = attention.keys.shape[1:3]
-    group = query_heads // heads
-    grouped = attention.queries.reshape(batch, heads, group, queries, dim)
+    if attention.decoding:
+        return looks(attention if last is None else latest(attention, last)).sum(3).mean(2)
+    batch, heads, slots, _ = attention.keys.shape
+    group = attention.queries.shape[1] // heads
+    together = heads if attention.keys.is_cuda else min(heads, torch.get_num_threads())  # a head for each core
+    fitting = TILE_BYTES[attention.keys.is_cuda] // (4 * group * slots)
+    block = block or max(1, min(fitting, TILE_ROWS // group))
+    tiles = _Tiles(attention.keys, together * group * min(block, slots))
     total = attention.keys.new_zeros(batch, heads, slots, dtype=torch.float32)
-    first = 0 if last is None else max(0, queries - last)
-    block = block or max(1, TILE_BYTES[attention.keys.is_cuda] // (4 * batch * group * slots))
-    in_order = not attention.decoding and causal_within is None  # no query sees the slots behind its own
-    padded = attention.decoding or bool((attention.query_positions < 0).any())  # a decode step never asks the device
-    plain = in_order and attention.sliding_window is None and not padded  # and it sees all before
-    for start in range(first, queries, block):
-        stop = min(start + block, queries)
-        count, looked_at = stop - start, stop if in_order else slots
-        hidden = _visible(attention, start, stop, causal_within, start if plain else 0, looked_at).logical_not_()
-        asks = (attention.query_positions[:, start:stop] >= 0)[:, None, :, None]
-        for head in range(heads):  # one after the other: what is in the processor's cache stays there
-            some = grouped[:, head, :, start:stop].reshape(batch, group * count, dim)
-            logits = (some @ attention.keys[:, head, :looked_at].transpose(-1, -2)).float()
-            logits = logits.view(batch, group, count, looked_at).mul_(attention.scaling)
-            of_head = hidden[:, head if hidden.shape[1] > 1 else 0, None]
-            logits[..., -of_head.shape[-1] :].masked_fill_(of_head, -torch.inf)
-            weights = logits.softmax(-1)
-            if padded:
-                weights.masked_fill_(~asks, 0.0)  # a padding query sees nothing: its row is not a number
-            total[:, head, :looked_at] += weights.view(batch, -1, looked_at).sum(1)
+    for row, padding in enumerate((attention.query_positions < 0).sum(-1).tolist()):
+        of_row = _only(attention, row, padding)
+        queries = slots - padding
+        for head in range(0, heads, together):
+            some = slice(head, head + together)
+            for start in range(0 if last is None else max(0, queries - last), queries, block):
+                asking = slice(start, min(start + block, queries))
+                tiles.add_votes(total[row, some, padding:], of_row, some, asking, causal_within)
     return total / group
 
 
+def _only(attention: Attention, row: int, padding: int) -> Attention:
+    """One prompt of the batch, without what it was padded with on its left."""
+    return replace(
+        attention,
+        queries=attention.queries[row : row + 1, :, padding:],
+        keys=attention.keys[row : row + 1, :, padding:],
+        values=attention.values[row : row + 1, :, padding:],
+        positions=attention.positions[row : row + 1, :, padding:],
+        query_positions=attention.query_positions[row : row + 1, padding:],
+    )
+
+
+class _Tiles:
+    """Room for the attention of some of a prompt's queries, a part of the slots at a time: what is looked at again soon
+    is then still in the processor's cache. It is made once, since memory fresh from the system is slow."""
+
+    def __init__(self, keys: Tensor, rows: int) -> None:
+        """keys [B, H, S, D]; rows: heads x queries that are looked at together, at the most."""
+        self.width = min(keys.shape[2], TILE_COLUMNS[keys.is_cuda])
+        self._product = keys.new_empty(rows * self.width)
+        self._shares = keys.new_empty(rows * keys.shape[2], dtype=torch.float32)
+
+    def add_votes(
+        self, total: Tensor, attention: Attention, heads: slice, asking: slice, causal_within: int | None
+    ) -> None:
+        """Adds to total [N, S] what these queries look at, in one row and N of its key/value heads.
+
+        The softmax over all slots is the softmax over a part of them, times the part's share of all: the softmax of the
+        parts' log-sum-exps.
+        """
+        keys = attention.keys[0, heads]
+        group = attention.queries.shape[1] // attention.keys.shape[1]
+        queries = attention.queries[0, :, asking].view(-1, group, asking.stop - asking.start, keys.shape[-1])
+        queries = queries[heads].flatten(1, 2)
+        in_order = causal_within is None  # no query sees the slots behind its own
+        end = asking.stop if in_order else keys.shape[1]
+        parts = [slice(low, min(low + self.width, end)) for low in range(0, end, self.width)]
+        shares, sums, used = [], [], 0
+        for part in parts:
+            shape = (*queries.shape[:2], part.stop - part.start)
+            size = math.prod(shape)
+            product = torch.bmm(queries, keys[:, part].transpose(-1, -2), out=self._product[:size].view(shape))
+            logits = product.float().mul_(attention.scaling)
+            if not in_order or attention.sliding_window is not None or part.stop > asking.start:
+                hidden = ~_visible(attention, asking, causal_within, part)[0]
+                logits.view(shape[0], group, -1, shape[2]).masked_fill_(hidden, LEAST)
+            share = torch.softmax(logits, -1, out=self._shares[used : used + size].view(shape))
+            sums.append(logits.amax(-1) - share.amax(-1).log())
+            shares.append(share)
+            used += size
+        for part, share, weight in zip(parts, shares, torch.stack(sums).softmax(0), strict=True):
+            total[:, part] += (weight[:, None] @ share)[:, 0]
+
+
 def _visible(
-    attention: Attention, start: int, stop: int, causal_within: int | None, low: int = 0, high: int | None = None
+    attention: Attention, asking: slice, causal_within: int | None = None, looked_at: slice = slice(None)
 ) -> Tensor:
-    """-> [B, H or 1, Q, S] bool: what the queries start..stop may look at, of the slots low..high."""
-    asking = attention.query_positions[:, None, start:stop, None]
+    """-> [B, H or 1, Q, S] bool: which of these slots these queries may look at."""
+    queries = attention.query_positions[:, None, asking, None]
     heads = None if attention.decoding else 1  # a prompt lies alike in all heads
-    looked_at = attention.positions[:, :heads, None, low:high]
-    seen = looked_at <= asking
+    slots = attention.positions[:, :heads, None, looked_at]
+    seen = slots <= queries
     if causal_within is not None:
         last = attention.query_positions[:, -1, None, None, None]
-        seen = seen | (asking <= last - causal_within)
+        seen = seen | (queries <= last - causal_within)
     if attention.sliding_window is not None:
-        seen = seen & (looked_at > asking - attention.sliding_window)
-    return seen & (looked_at >= 0)
+        seen = seen & (slots > queries - attention.sliding_window)
+    return seen & (slots >= 0)
 
 
 def probabilities(attention: Attention, first: int, last: int) -> Tensor:
@@ -118,7 +171,7 @@ def probabilities(attention: Attention, first: int, last: int) -> Tensor:
     heads, slots = attention.keys.shape[1:3]
     some = attention.queries[:, :, first:last].reshape(batch, heads, -1, dim)
     logits = (some @ attention.keys.transpose(-1, -2)).view(batch, heads, query_heads // heads, last - first, slots)
-    seen = _visible(attention, first, last, None)[:, :, None]
+    seen = _visible(attention, slice(first, last))[:, :, None]
     weights = (logits.float() * attention.scaling).masked_fill_(~seen, -torch.inf).softmax(-1)
     return weights.view(batch, query_heads, last - first, slots)
 

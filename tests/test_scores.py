@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scope import scores
 from scope.cache.grouped import grouped
 from scope.scores import Attention, age, noise, pooled, received, votes
 
@@ -70,6 +71,13 @@ def naive_votes(a: Attention, last: int | None = None, causal_within: int | None
     return result
 
 
+@pytest.fixture(params=[2, 1024])
+def columns(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slots that are looked at together."""
+    monkeypatch.setitem(scores.TILE_COLUMNS, False, request.param)
+
+
+@pytest.mark.usefixtures("columns")
 @pytest.mark.parametrize("block", [1, 3, 1000])
 @pytest.mark.parametrize("sliding_window", [None, 4])
 @pytest.mark.parametrize("last", [None, 1, 3, 50])
@@ -79,6 +87,7 @@ def test_votes_are_the_sums_of_a_loop(last: int | None, sliding_window: int | No
     torch.testing.assert_close(votes(attention, last, block), expected, atol=2e-6, rtol=2e-6)
 
 
+@pytest.mark.usefixtures("columns")
 @pytest.mark.parametrize("block", [1, 3, 1000])
 @pytest.mark.parametrize("causal_within", [1, 3, 11])
 def test_released_votes_hide_the_future_only_from_the_last_queries(causal_within: int, block: int) -> None:
