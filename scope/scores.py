@@ -45,6 +45,8 @@ class Attention:
     probabilities: Tensor | None = None  # [B, H, G, S], or [B, H, 1, S] of a group's mean: a decode step's own
     channels: Mapping[str, Tensor] = field(default_factory=dict)  # [B, H, S] float32: what the strategy noted of a slot
     prompt: Tensor | None = None  # [B] int, in a decode step: tokens of the row's prompt; what was decoded comes after
+    head: int = 0  # in a decode step: the first so many slots hold, in every row, what is protected
+    alike: bool = False  # all heads hold the same tokens, in the same slots
     inputs: LayerInputs | None = None
 
     @property
@@ -76,7 +78,7 @@ def votes(
     looking ahead.
     """
     if attention.decoding:
-        return looks(attention if last is None else latest(attention, last)).sum(3).mean(2)
+        return _decoded_votes(attention if last is None else latest(attention, last))
     batch, heads, slots, _ = attention.keys.shape
     group = attention.queries.shape[1] // heads
     together = heads if attention.keys.is_cuda else min(heads, torch.get_num_threads())  # a head for each core
@@ -93,6 +95,20 @@ def votes(
                 asking = slice(start, min(start + block, queries))
                 tiles.add_votes(total[row, some, padding:], of_row, some, asking, causal_within)
     return total / group
+
+
+def _decoded_votes(attention: Attention) -> Tensor:
+    """The same in a decode step, of all its queries at once."""
+    batch, heads, slots, dim = attention.keys.shape
+    queries = attention.queries.shape[2]
+    logits = (attention.queries.reshape(batch, heads, -1, dim) @ attention.keys.transpose(-1, -2)).float()
+    by_query = logits.view(batch, heads, -1, queries, slots)
+    hidden = _visible(attention, slice(None)).logical_not_().float().mul_(LEAST)[:, :, None]
+    torch.add(hidden, by_query, alpha=attention.scaling, out=by_query)  # to fill masked ones would take longer
+    shares = torch.softmax(logits, -1, out=None if logits.is_cuda else logits)
+    group = shares.shape[2] // queries
+    there = (attention.query_positions >= 0).float().repeat(1, group)[:, None, None] / group
+    return (there @ shares)[:, :, 0]
 
 
 def _only(attention: Attention, row: int, padding: int) -> Attention:
@@ -206,15 +222,27 @@ def age(attention: Attention) -> Tensor:
     return attention.positions.float()
 
 
+def beyond(attention: Attention) -> Attention:
+    """The same keys, values and positions without the `head` slots at the front that are protected in every row."""
+    head = attention.head
+    return replace(
+        attention,
+        keys=attention.keys[:, :, head:],
+        values=attention.values[:, :, head:],
+        positions=attention.positions[..., head:],
+    )
+
+
 def noise(attention: Attention, seed: int) -> Tensor:
-    """-> [B, H, S] in [0, 1): a hash of seed, layer, head, slot's token and time, so the same whatever the batch."""
+    """-> [B, H, S] in [0, 1): a hash of seed, layer, head, time and slot's token, so the same whatever the batch."""
     heads = torch.arange(attention.positions.shape[1], device=attention.positions.device)[None, :, None]
-    mixed = torch.zeros_like(attention.positions, dtype=torch.int64)
-    for part in (seed, attention.layer, heads, attention.positions, attention.now):
+    mixed: int | Tensor = 0
+    for part in (seed, attention.layer, heads, attention.now, attention.positions):  # the widest last
         mixed = (mixed + part + 1) * 0x2545F491 & 0xFFFFFFFF
         mixed = (mixed ^ mixed >> 15) * 0x2C1B3C6D & 0xFFFFFFFF
         mixed = (mixed ^ mixed >> 12) * 0x297A2D39 & 0xFFFFFFFF
         mixed = mixed ^ mixed >> 15
+    assert isinstance(mixed, Tensor)
     return (mixed >> 8).float() / 2**24
 
 
@@ -231,13 +259,15 @@ def neighbourhood(weights: Tensor, positions: Tensor, kernel: int, average: bool
     return torch.empty_like(weights).scatter(-1, order, found.view_as(weights))
 
 
-def across_heads(weights: Tensor, positions: Tensor) -> Tensor:
+def across_heads(weights: Tensor, attention: Attention) -> Tensor:
     """-> [B, H, S]: the mean over all heads of what a slot's token gets in each; 0 where a head does not hold it.
 
-    weights, positions [B, H, S]. Heads may hold other tokens, and in other slots.
+    weights [B, H, S]. Heads may hold other tokens, and in other slots.
     """
-    heads = positions.shape[1]
-    token = positions.flatten(1).contiguous()
+    if attention.alike:
+        return weights.mean(1, keepdim=True).expand_as(weights)
+    heads = weights.shape[1]
+    token = attention.positions.flatten(1).contiguous()
     tokens, order = token.sort(-1)
     sums: Tensor = F.pad(weights.flatten(1).gather(-1, order).double().cumsum(-1), (1, 0))
     above, below = torch.searchsorted(tokens, token, right=True), torch.searchsorted(tokens, token)
@@ -258,30 +288,32 @@ def key_difference(attention: Attention) -> Tensor:
 def difference(states: Tensor, among: Tensor) -> Tensor:
     """-> [B, H, S]: minus the cosine similarity of each vector [B, H, S, D] to the mean direction of those `among`."""
     states = states.float()
-    length = torch.linalg.vector_norm(states, dim=-1).clamp_min(1e-12)
+    length = (states.square() @ states.new_ones(states.shape[-1])).sqrt().clamp_min(1e-12)
     mean = (among / length)[..., None, :] @ states  # not divided by their number: only its direction counts
-    along = (states @ mean.transpose(-1, -2))[..., 0]
+    along = (mean @ states.transpose(-1, -2))[..., 0, :]
     likeness: Tensor = along / (length * torch.linalg.vector_norm(mean, dim=-1).clamp_min(1e-12))
     return -likeness
 
 
-def redundancy(attention: Attention, threshold: float, block: int = 256) -> Tensor:
+def redundancy(attention: Attention, threshold: float, block: int = 32) -> Tensor:
     """-> [B, H, S], softmax over the slots: how alike a slot's key is to the others (R-KV, arXiv 2505.24133).
 
     The mean of the cosine similarities to it that are above `threshold`; each slot spares the newest of those it is
     alike to. `block` slots are compared with all at a time.
     """
-    positions = attention.positions
-    there = positions >= 0
+    there = attention.positions >= 0
+    by_age = attention.positions.argsort(-1)
     directions = F.normalize(attention.keys.float(), dim=-1) * there[..., None]
-    slot = torch.arange(positions.shape[-1], device=positions.device)
-    total = torch.zeros_like(positions, dtype=torch.float32)
-    for start in range(0, len(slot), block):
-        some = slot[start : start + block]
-        similar = directions[:, :, some] @ directions.transpose(-1, -2)
-        similar = similar.masked_fill((similar <= threshold) | (some[:, None] == slot), 0.0)
-        newest = torch.where(similar > 0, positions[:, :, None], -1).argmax(-1, keepdim=True)
-        total += similar.scatter(-1, newest, 0.0).sum(-2)
+    directions = directions.gather(2, by_age[..., None].expand_as(directions))
+    total = torch.zeros_like(there, dtype=torch.float32)
+    place = torch.arange(1.0, there.shape[-1] + 1, device=there.device)  # in order of age; 0 for none
+    for start in range(0, len(place), block):
+        similar = directions[:, :, start : start + block] @ directions.transpose(-1, -2)
+        similar = F.threshold(similar, threshold, 0.0, inplace=True)
+        similar.diagonal(start, -2, -1).zero_()
+        newest = similar.sign().mul_(place).amax(-1, keepdim=True).long() - 1
+        total += similar.scatter_(-1, newest.clamp_min(0), 0.0).sum(-2)
+    total = torch.empty_like(total).scatter_(-1, by_age, total)
     mean = total / there.sum(-1, keepdim=True)
     return mean.masked_fill(~there, -torch.inf).softmax(-1)
 

@@ -8,11 +8,13 @@ from itertools import pairwise
 import pytest
 import torch
 from golden import composed
-from tiny_models import tiny
+from tiny_models import WORDS, random_prompts, tiny
 from torch import Tensor
 
 from scope import decoding, prefill, scores
+from scope.decoding.eviction import Eviction
 from scope.errors import CombinationError, ScopeError, SettingError
+from scope.generate import generate
 from scope.plan import Plan, View
 from scope.scores import Attention
 from scope.sizes import slot_bytes_of
@@ -170,6 +172,33 @@ def test_tova_takes_the_mean_over_all_heads_that_hold_the_token(shared: bool) ->
         for b in range(BATCH):
             by_token = [[float(found[b, h, s]) for s in slots_of(a, b, h)] for h in range(HEADS)]
             assert by_token[0] == by_token[1]
+
+
+@pytest.mark.parametrize("method", [prefill.Full(), prefill.SnapKV(8, 4)], ids=["full", "snapkv"])
+@pytest.mark.parametrize(
+    "policy",
+    [decoding.TOVA(8, 3), decoding.TOVA(8, 3, protect="prompt"), decoding.Distinct(8, 3), decoding.KeyDiff(8, 3)],
+    ids=["tova", "tova, protecting", "distinct", "keydiff"],
+)
+def test_what_a_step_is_told_of_its_slots_is_so(method: prefill.PrefillMethod, policy: Eviction) -> None:
+    told = []
+
+    def watch(a: Attention) -> None:
+        if not a.decoding:
+            return
+        told.append((a.head, a.alike))
+        assert a.prompt is not None
+        front = a.positions[..., : a.head]
+        assert ((front >= 0) & (front < a.prompt[:, None, None])).all()
+        if a.alike:
+            given = scores.received(a)
+            assert (a.positions == a.positions[:, :1]).all()
+            one_by_one = scores.across_heads(given, replace(a, alike=False))
+            torch.testing.assert_close(scores.across_heads(given, a).double(), one_by_one.double(), atol=1e-6, rtol=0)
+
+    generate(tiny(), WORDS, random_prompts(30, 9, 21, 40, 12), method, policy, 20, batch_size=2, watch=watch)
+    assert any(head for head, _ in told) == (policy.protect == "prompt")
+    assert any(alike for _, alike in told) == (policy.heads_agree and method == prefill.Full())
 
 
 def test_knorm_is_minus_the_norm() -> None:

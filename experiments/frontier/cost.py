@@ -24,12 +24,13 @@ PROMPT, ROOM, BLOCK = 512, 128, 32  # tokens; D; steps in a turn, which is the l
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="embedded", help="embedded, or random")
     parser.add_argument("--batch", type=int, default=8, help="rows")
     parser.add_argument("--steps", type=int, default=448, help="of each strategy, of which the first D fill the cache")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("cost"), help="of .json .md")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    steps, model = {}, models.load(composed([]).experiment.model).model
+    steps, model = {}, models.load(composed([f"model={args.model}"]).experiment.model).model
     for name in ("slide", *PLAIN, OURS, *RIVALS):
         policy = composed(Row("full", name).overrides(ROOM)).experiment.decoding
         cache = CompressedCache(model.config, decode=policy, tokens=PROMPT + args.steps)

@@ -104,6 +104,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.accounts: list[Account] = []  # per row
         self._begun = False  # the coming step has been settled already
         self._scored = False  # the step under way evicts by score
+        self._head = 0  # slots at the front that it protects in every row
+        self._alike = False  # all heads hold the same tokens in the same slots, and the strategy keeps it so
 
     # transformers' interface
 
@@ -167,11 +169,13 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         held = [n + 1 for n in storage.stored]
         plans = self._plans(held)
         self._scored = any(plan and plan.best and n > plan.slots for plan, n in zip(plans, held, strict=True))
+        heads = [plan.head for plan in plans if plan]
+        self._head = min(heads + [view.kept for view in self.views]) if heads else 0
         move = storage.begin(plans)
         for account, had, left in zip(self.accounts, held, storage.stored, strict=True):
             account.step(had - left)
         self._begun = True
-        return None if move is None else (self._scored, move)
+        return None if move is None else (self._scored, self._head, self._alike, move)
 
     # what the attention function calls
 
@@ -248,6 +252,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         if self.decode.queries > 1:
             self.asked = Ring(query, places, self.decode.queries)
         self.prompt = places[:, -1] + 1
+        self._alike = self.decode.heads_agree and bool((positions == positions[:, :1]).all())
         self.accounts = [Account(n) for n in stored]
 
     def _observed(self, attention: Attention) -> Mapping[str, Tensor]:
@@ -281,6 +286,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
                 probabilities,
                 storage.channels,
                 self.prompt,
+                self._head,
+                self._alike,
             )
             if self.watch:
                 self.watch(attention)
@@ -300,6 +307,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         assert self.prompt is not None
         assert other.prompt is not None
         self.prompt[list(rows)] = other.prompt
+        self._alike = self._alike and other._alike
         if self.asked is not None and other.asked is not None:
             self.asked.replace(rows, other.asked)
         for row, view, account in zip(rows, other.views, other.accounts, strict=True):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from scope import scores
@@ -26,9 +27,14 @@ class Distinct(Eviction):
         check_number(self, "values", low=0)
 
     def score(self, attention: Attention) -> Tensor:
-        among = attention.positions >= 0
+        first = 0
         if self.protect == "prompt":
+            first, attention = attention.head, scores.beyond(attention)
             assert attention.prompt is not None
             among = attention.positions >= attention.prompt[:, None, None]
+        else:
+            among = attention.positions >= 0
         found = scores.difference(attention.keys, among)
-        return found + self.values * scores.difference(attention.values, among) if self.values else found
+        if self.values:
+            found = found + self.values * scores.difference(attention.values, among)
+        return F.pad(found, (first, 0))

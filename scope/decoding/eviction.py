@@ -17,11 +17,15 @@ class DecodingStrategy(Protocol):
     """Decides at every decode step, after the step's attention, what stays (one row of one layer at a time).
 
     A strategy that remembers says what: `channels` are numbers by name that the cache keeps for each slot, 0 for a new
-    one; `queries` is how many of the last queries it wants to see.
+    one; `queries` is how many of the last queries it wants to see. `heads_agree`: a layer's heads, while they hold the
+    same tokens, are given the same scores.
     """
 
     @property
     def channels(self) -> tuple[str, ...]: ...
+
+    @property
+    def heads_agree(self) -> bool: ...
 
     @property
     def queries(self) -> int: ...
@@ -62,6 +66,7 @@ class Eviction:
     boundary: str = "kept"
 
     channels: ClassVar[tuple[str, ...]] = ()
+    heads_agree: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_count(self, "budget", low=1)

@@ -30,5 +30,4 @@ class MorphKV(Eviction):
         return self.recent
 
     def score(self, attention: Attention) -> Tensor:
-        weights = scores.looks(attention).mean(2)
-        return weights.sum(2) if self.fusion == "sum" else weights.amax(2)
+        return scores.votes(attention) if self.fusion == "sum" else scores.looks(attention).mean(2).amax(2)

@@ -16,6 +16,7 @@ class KeepAll:
     """No eviction while decoding."""
 
     channels: ClassVar[tuple[str, ...]] = ()
+    heads_agree: ClassVar[bool] = False
     queries: ClassVar[int] = 1
 
     def most(self, view: View) -> int | None:

@@ -1,5 +1,6 @@
 """raas: what was not looked at for longest goes (Hu et al. 2025, arXiv 2502.11147)."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -41,7 +42,9 @@ class RaaS(Eviction):
         weights = scores.received(attention)
         if self.threshold is None:
             high = (self.share * (attention.positions >= 0).sum(-1, keepdim=True)).ceil().long()
-            least = weights.sort(-1, descending=True).values.gather(-1, high - 1)
+            slots = weights.shape[-1]
+            highest = weights.topk(min(slots, math.ceil(self.share * slots) + 1)).values  # of a row that is full
+            least = highest.gather(-1, high - 1)
             looked_at = (weights >= least) & (weights > 0)
         else:
             looked_at = weights >= self.threshold

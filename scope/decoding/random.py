@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from scope import scores
@@ -21,4 +22,4 @@ class Random(Eviction):
         check_count(self, "seed")
 
     def score(self, attention: Attention) -> Tensor:
-        return scores.noise(attention, self.seed)
+        return F.pad(scores.noise(scores.beyond(attention), self.seed), (attention.head, 0))

@@ -1,6 +1,7 @@
 """tova: what this query looks at least in the whole layer goes (Oren et al. 2024, arXiv 2401.06104)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -19,5 +20,7 @@ class TOVA(Eviction):
 
     protect: str = "nothing"
 
+    heads_agree: ClassVar[bool] = True
+
     def score(self, attention: Attention) -> Tensor:
-        return scores.across_heads(scores.received(attention), attention.positions)
+        return scores.across_heads(scores.received(attention), attention)
