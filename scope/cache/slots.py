@@ -169,6 +169,8 @@ class Slots:
 
     @property
     def channels(self) -> Mapping[str, Tensor]:
+        if not self._names:  # asked for in every step
+            return {}
         return dict(zip(self._names, self._channels[..., : self._width], strict=True))
 
     @property
@@ -276,7 +278,7 @@ class Slots:
 
     def _eligible(self) -> Tensor:
         """-> [B, H, S] bool: neither empty nor in a row's head or tail."""
-        head, tail = self._control[0], self._control[1]
+        head, tail, _ = self._control
         if self._move.gaps:  # count the tokens that are left
             order = self._ranks()
             return (order >= head) & (order < (self.ordinals >= 0).sum(-1, keepdim=True) - tail)
