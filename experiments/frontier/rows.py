@@ -37,6 +37,8 @@ RIVALS = (
 )
 SLOW = ("r_kv", "morphkv")
 PREFILLS = ("snapkv", "h2o", "pyramidkv", "streamingllm")
+OTHERS = ("pyramidinfer", "r_kv", "keydiff", "knorm", "tova", "recent", "random")
+UNIFIED = ("h2o", "streamingllm", "pyramidinfer")  # which hold prompt and generation to one budget
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Row:
 FULL = Row("full", "none")
 SLIDE = Row("full", "slide")
 OWN = Row("full", OURS, recent=ANSWER)
-ROWS = [  # what matters most comes first
+MAIN = [  # what matters most comes first
     SLIDE,
     OWN,
     *(Row("full", name, recent=ANSWER) for name in ("slide", "keydiff")),
@@ -85,12 +87,22 @@ ROWS = [  # what matters most comes first
     *(Row("full", name) for name in RIVALS if name not in ("keydiff", *SLOW)),
     *(Row(method, "slide") for method in PREFILLS),
     *(Row(method, OURS, recent=ANSWER) for method in PREFILLS),
-    *(Row("full", name, "nothing") for name in ("h2o", "recent", "streamingllm", "pyramidinfer")),
+    *(Row("full", name, "nothing") for name in ("recent", *UNIFIED)),
     Row("full", OURS, "nothing", ANSWER),
     *(Row(method, "recent") for method in PREFILLS),
     *(Row("full", name, "nothing") for name in RIVALS if name not in SLOW),
     *(Row("full", name, protect) for name in SLOW for protect in ("prompt", "nothing")),
 ]
+CROSSED = [  # every prefill method with the paper's strategies, recency and ours
+    *(
+        Row(method, name)
+        for method in (*PREFILLS, *OTHERS)
+        for name in ("slide", "adaptive", "discontinuous", "recent")
+    ),
+    *(Row(method, OURS, protect, ANSWER) for method in (*PREFILLS, *OTHERS) for protect in ("prompt", "nothing")),
+    *(Row(method, name, "nothing") for method in (*PREFILLS, *OTHERS) for name in UNIFIED),
+]
+ROWS = list(dict.fromkeys([*MAIN, *CROSSED]))
 
 
 def fitted(row: Row, nbytes: float, prompt: int, common: Sequence[str]) -> int | None:

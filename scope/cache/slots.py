@@ -278,7 +278,7 @@ class Slots:
 
     def _eligible(self) -> Tensor:
         """-> [B, H, S] bool: neither empty nor in a row's head or tail."""
-        head, tail, _ = self._control
+        head, tail = self._control[0], self._control[1]
         if self._move.gaps:  # count the tokens that are left
             order = self._ranks()
             return (order >= head) & (order < (self.ordinals >= 0).sum(-1, keepdim=True) - tail)
