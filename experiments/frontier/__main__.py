@@ -1,5 +1,5 @@
-"""Accuracy against bytes: every decoding strategy, with the prompt protected and not, and the main pairs of prefill
-method and strategy, at three sizes of a sequence's cache.
+"""Accuracy against bytes: every decoding strategy, with the prompt protected and not, and every prefill method with the
+paper's strategies and ours, at three sizes of a sequence's cache.
 
     python -m experiments.frontier              # goes on where it stopped
     python -m experiments.frontier --recorded   # the table and the figure of what has been run
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from experiments.frontier import picture
-from experiments.frontier.rows import FULL, OWN, ROWS, SLIDE, Row, fitted
+from experiments.frontier.rows import FULL, MAIN, OWN, ROWS, SLIDE, Row, fitted, matrix
 from experiments.measure import Measured, composed, measure, recorded
 from scope import models, records
 from scope.files import write_whole
@@ -100,8 +100,10 @@ def report(full: Measured, results: Results, about: str) -> dict[str, Any]:
 def markdown(made: Mapping[str, Any]) -> str:
     sizes = made["sizes"]
     rows: dict[str, dict[int, Mapping[str, Any]]] = {}
+    main = {row.label for row in MAIN}
     for row in made["rows"]:
-        rows.setdefault(row["label"], {})[row["size"]] = row
+        if row["label"] in main:
+            rows.setdefault(row["label"], {})[row["size"]] = row
     rows = dict(sorted(rows.items(), key=lambda item: _place(item[1])))
     kib = {s: mean(row["cache_kib"] for row in made["rows"] if row["size"] == s) for s in sizes}
     head = [f"{kib[s]:.0f} KiB (full + slide {s})" for s in sizes]
@@ -113,8 +115,22 @@ def markdown(made: Mapping[str, Any]) -> str:
         _table(
             f"points above {OWN.label} at equal bytes, paired [95%]", head, rows, sizes, lambda r: _minus(r, "ours")
         ),
+        *(_crossed(made["rows"], size, about) for size, about in zip(sizes, head, strict=True)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _crossed(rows: Sequence[Mapping[str, Any]], size: int, about: str) -> str:
+    """All prefill methods by the strategies that were crossed with them, at one size."""
+    found = matrix(rows, size)
+    strategies = list(dict.fromkeys(strategy for row in found.values() for strategy in row))
+    lines = [f"| {about}: answers right, % | " + " | ".join(strategies) + " |", "| --- |" + " ---: |" * len(strategies)]
+    for method, row in found.items():
+        cells = [
+            "{:.1f} [{:.0f}, {:.0f}]".format(*row[name]["accuracy"]) if name in row else "-" for name in strategies
+        ]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def _place(found: Mapping[int, Mapping[str, Any]]) -> tuple[bool, bool, float]:
@@ -163,6 +179,7 @@ def main() -> None:
     write_whole(args.out.with_suffix(".json"), json.dumps(made, indent=1) + "\n")
     write_whole(args.out.with_suffix(".md"), markdown(made))
     picture.draw(made, args.out.with_suffix(".png"))
+    picture.draw_crossed(made, args.out.with_name(f"{args.out.name}_crossed.png"))
     print(markdown(made))
 
 

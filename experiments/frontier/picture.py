@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from analysis.colours import colour, marker
+from experiments.frontier.rows import MAIN, PREFILLS, matrix
 
 PANELS = {
     "full prompt, protected": lambda row: row["method"] == "full" and row["protect"] == "prompt",
     "full prompt, not protected": lambda row: row["method"] == "full" and row["protect"] == "nothing",
-    "prompt compressed to 0.9 P, protected": lambda row: row["method"] != "full",
+    "prompt compressed to 0.9 P, protected": lambda row: row["method"] in PREFILLS and row["label"] in SHOWN,
 }
+SHOWN = {row.label for row in MAIN if row.protect == "prompt"}
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
@@ -55,5 +57,33 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
         if lines:
             axis.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.1), frameon=False)
     axes[0].set_ylabel("answers right, %")
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+    plt.close(figure)
+
+
+def draw_crossed(report: Mapping[str, Any], path: Path) -> None:
+    """Write a PNG with a map for each size: prefill methods by strategies, darker is better."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    sizes = report["sizes"]
+    figure, axes = plt.subplots(1, len(sizes), figsize=(5 * len(sizes), 5.5), layout="constrained", sharey=True)
+    for axis, size in zip(axes if len(sizes) > 1 else [axes], sizes, strict=True):
+        found = matrix(report["rows"], size)
+        strategies = list(dict.fromkeys(name for row in found.values() for name in row))
+        values = [
+            [row[name]["accuracy"][0] if name in row else float("nan") for name in strategies] for row in found.values()
+        ]
+        axis.imshow(values, cmap="cividis_r", vmin=0, vmax=100, aspect="auto")
+        for y, row in enumerate(values):
+            for x, value in enumerate(row):
+                text = "-" if value != value else f"{value:.0f}"
+                axis.text(x, y, text, ha="center", va="center", fontsize=8, color="white" if value > 55 else "black")
+        axis.set_xticks(range(len(strategies)), strategies, rotation=40, ha="right", fontsize=8)
+        axis.set_yticks(range(len(found)), list(found), fontsize=8)
+        kib = [row["cache_kib"] for row in report["rows"] if row["size"] == size]
+        axis.set_title(f"{sum(kib) / max(1, len(kib)):.0f} KiB a sequence: answers right, %", fontsize=9)
     figure.savefig(path, dpi=120, metadata={"Software": None})
     plt.close(figure)

@@ -1,7 +1,7 @@
 """What the frontier compares: pairs of prefill method and decoding strategy, each with the D that the bytes allow."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,11 +51,13 @@ class Row:
     recent: int | None = None  # the newest slots that always stay; None: as all have it
 
     @property
-    def label(self) -> str:
-        parts = [f"{self.method} + {self.decoding}"]
-        if self.recent is not None:
-            parts.append(f"recent {self.recent}")
+    def strategy(self) -> str:
+        parts = [self.decoding] if self.recent is None else [self.decoding, f"recent {self.recent}"]
         return ", ".join([*parts, *(["prompt unprotected"] if self.protect == "nothing" else [])])
+
+    @property
+    def label(self) -> str:
+        return f"{self.method} + {self.strategy}"
 
     def settings(self, budget: int) -> dict[str, Any]:
         """Of the strategy, with this D: fields and their values."""
@@ -105,13 +107,32 @@ CROSSED = [  # every prefill method with the paper's strategies, recency and our
 ROWS = list(dict.fromkeys([*MAIN, *CROSSED]))
 
 
+def matrix(rows: Sequence[Mapping[str, Any]], size: int) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Of a report's rows those of one size: by prefill method and strategy, where a strategy has several methods."""
+    strategies = [row.strategy for row in CROSSED]
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for method in ("full", *PREFILLS, *OTHERS):
+        for row in rows:
+            strategy = row["label"].removeprefix(f"{method} + ")
+            if row["size"] == size and row["method"] == method and strategy in strategies:
+                found.setdefault(method, {})[strategy] = row
+    return {
+        method: {name: row[name] for name in dict.fromkeys(strategies) if name in row} for method, row in found.items()
+    }
+
+
 def fitted(row: Row, nbytes: float, prompt: int, common: Sequence[str]) -> int | None:
     """The largest D whose cache never takes more than `nbytes`, for a prompt of that many tokens. None: none fits."""
     run = composed([*row.overrides(START), *common]).experiment
     config, _ = models.load_shape(run.model)
-    for budget in range(run.task.max_new_tokens, 0, -1):
-        with suppress(ScopeError):  # too few for what always stays
+
+    def most(budget: int) -> int:
+        """Bytes, which grow with D; 0 where D is too small for what always stays."""
+        try:
             decoding = replace(run.decoding, **row.settings(budget))
-            if cache_bytes(replace(run, decoding=decoding), config, prompt) <= nbytes:
-                return budget
-    return None
+            return cache_bytes(replace(run, decoding=decoding), config, prompt)
+        except ScopeError:
+            return 0
+
+    budget = bisect_right(range(1, run.task.max_new_tokens + 1), nbytes, key=most)
+    return budget if budget and most(budget) else None
