@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from experiments.benchmarks.layouts import Gathered
-from experiments.benchmarks.steps import ours, theirs
+from experiments.benchmarks.steps import ours, peers, theirs
 from experiments.benchmarks.timing import PeakMemory, Target, in_turns, milliseconds
 from scope import decoding, prefill, sizes
 from scope.attention import implementation
@@ -58,7 +58,7 @@ def decode_step(steps: int) -> Found:
         "same size, nothing evicted, compiled": compiled(CompressedCache(model.config, whole=True, **grown), alike),
         "h2o + slide, gathered at each step": ours(model, cache(slide, storage=Gathered), PROMPT),
         "h2o + slide, released layout": ours(model, cache(slide, storage=Gathered, granularity="query_head"), PROMPT),
-    }
+    } | peers(lambda: RandomModel(device="cpu").weights("sdpa"), PROMPT, C, WINDOW, D)
     ms = milliseconds(in_turns(kinds, steps, CPU), D + 32)
     full, released = ms["full, transformers' DynamicCache"], ms["h2o + slide, released layout"]
     own, fast = ms["h2o + slide"], ms["h2o + slide, compiled"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from experiments.benchmarks.steps import ours, theirs
+from experiments.benchmarks.steps import ours, peers, theirs
 from experiments.benchmarks.timing import PeakMemory, Target, in_turns, milliseconds
 from scope import decoding, prefill, sizes
 from scope.attention import implementation
@@ -33,7 +33,7 @@ def decode_step(steps: int) -> Found:
         "snapkv + slide": ours(model, _cache(model, tokens), 2 * C, "graph"),
         "snapkv + slide, eager": ours(model, _cache(model, tokens), 2 * C),
         "same size, nothing evicted": ours(model, still, C + D + 1 - tokens, "graph"),
-    }
+    } | peers(lambda: SOURCE.weights("sdpa", True), 2 * C, C, WINDOW, D)
     in_turns(kinds, D, model.device)  # until it evicts
     ms = milliseconds(in_turns(kinds, steps, model.device), 32)
     own = ms["snapkv + slide"]

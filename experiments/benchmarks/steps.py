@@ -1,5 +1,6 @@
 """Decode steps of one kind of cache, ready to be timed."""
 
+import sys
 from collections.abc import Callable
 
 import torch
@@ -8,6 +9,10 @@ from transformers.cache_utils import Cache
 
 from scope.cache import CompressedCache
 from scope.engine import Stepper
+from scope.errors import ScopeError
+from scope.prefill import kvpress
+
+Step = Callable[[], object]
 
 
 @torch.inference_mode()
@@ -18,9 +23,7 @@ def prefilled(model: PreTrainedModel, cache: Cache, prompt: int, batch: int = 1)
     return model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1].argmax(-1)
 
 
-def ours(
-    model: PreTrainedModel, cache: CompressedCache, prompt: int, engine: str = "eager", batch: int = 1
-) -> Callable[[], object]:
+def ours(model: PreTrainedModel, cache: CompressedCache, prompt: int, engine: str = "eager", batch: int = 1) -> Step:
     tokens = prefilled(model, cache, prompt, batch)
     stepper = Stepper(model, cache, torch.full_like(tokens[:, None], prompt - 1), engine)
 
@@ -32,7 +35,7 @@ def ours(
     return step
 
 
-def theirs(model: PreTrainedModel, prompt: int, batch: int = 1, static: int | None = None) -> Callable[[], object]:
+def theirs(model: PreTrainedModel, prompt: int, batch: int = 1, static: int | None = None) -> Step:
     """transformers' own full cache: growing, or with room for `static` tokens from the start."""
     cache: Cache = DynamicCache(config=model.config)
     if static is not None:
@@ -48,3 +51,50 @@ def theirs(model: PreTrainedModel, prompt: int, batch: int = 1, static: int | No
         tokens = out.logits[:, -1].argmax(-1)
 
     return step
+
+
+@torch.inference_mode()
+def pressed(model: PreTrainedModel, prompt: int, kept: int, window: int, decoded: int, every: int) -> Step:
+    """kvpress's own hooks, on a model that nothing else runs: snapkv leaves `kept` slots, and every so many steps knorm
+    cuts the cache down so that it holds `decoded` more on average.
+
+    Raises ScopeError where kvpress is not installed.
+    """
+    package = kvpress.load()
+    decoding = package.DecodingPress(
+        package.KnormPress(), compression_interval=every, target_size=kept + decoded - every // 2
+    )
+    snapkv = package.SnapKVPress(compression_ratio=1 - (kept + 0.5) / prompt, window_size=window)
+    package.PrefillDecodingPress(snapkv, decoding)(model).__enter__()  # for good
+    cache = DynamicCache(config=model.config)
+    lots = torch.Generator().manual_seed(1)
+    tokens = torch.randint(model.config.vocab_size, (1, prompt), generator=lots).to(model.device)
+    positions = torch.arange(prompt, device=model.device)
+
+    @torch.inference_mode()
+    def step() -> None:
+        nonlocal tokens, positions
+        out = model(
+            tokens,
+            position_ids=positions[None],
+            cache_position=positions,  # which the hooks ask for, and transformers no longer makes
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        tokens, positions = out.logits[:, -1].argmax(-1, keepdim=True), positions[-1:] + 1
+
+    step()
+    return step
+
+
+def peers(make: Callable[[], PreTrainedModel], prompt: int, kept: int, window: int, decoded: int) -> dict[str, Step]:
+    """kvpress evicting at each step, and once in D; nothing, and a line that says so, where it is not installed."""
+    try:
+        return {
+            f"kvpress, snapkv + knorm every {every} steps": pressed(make(), prompt, kept, window, decoded, every)
+            for every in (1, decoded)
+        }
+    except ScopeError as missing:
+        print(f"kvpress is not compared: {missing}", file=sys.stderr)
+        return {}
