@@ -180,7 +180,10 @@ def test_tova_takes_the_mean_over_all_heads_that_hold_the_token(shared: bool) ->
     [decoding.TOVA(8, 3), decoding.TOVA(8, 3, protect="prompt"), decoding.Distinct(8, 3), decoding.KeyDiff(8, 3)],
     ids=["tova", "tova, protecting", "distinct", "keydiff"],
 )
-def test_what_a_step_is_told_of_its_slots_is_so(method: prefill.PrefillMethod, policy: Eviction) -> None:
+def test_what_a_step_is_told_of_its_slots_is_so(
+    method: prefill.PrefillMethod, policy: Eviction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scope.cache.layer.COARSE", 1)
     told = []
 
     def watch(a: Attention) -> None:
@@ -197,7 +200,7 @@ def test_what_a_step_is_told_of_its_slots_is_so(method: prefill.PrefillMethod, p
             torch.testing.assert_close(scores.across_heads(given, a).double(), one_by_one.double(), atol=1e-6, rtol=0)
 
     generate(tiny(), WORDS, random_prompts(30, 9, 21, 40, 12), method, policy, 20, batch_size=2, watch=watch)
-    assert any(head for head, _ in told) == (policy.protect == "prompt")
+    assert any(head for head, _ in told) == policy.skips_protected
     assert any(alike for _, alike in told) == (policy.heads_agree and method == prefill.Full())
 
 

@@ -105,6 +105,11 @@ class CompressedCache(Cache):
             own.replace(rows, new)
         self.rows.replace(rows, other.rows)
 
+    def rest(self, rows: Sequence[int]) -> None:
+        """These rows of the batch have ended, and none takes their place: what they store is no longer looked at."""
+        for layer in self._layers:
+            layer.rest(rows)
+
     def require_prompt(self) -> None:
         """Raises ScopeError where a prompt went by without being compressed: the model runs another attention."""
         if any(layer.seen and layer.storage is None for layer in self._layers):
@@ -116,7 +121,8 @@ class CompressedCache(Cache):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys and values, as allocated, in all layers."""
+        """Bytes of keys, values and channels, as allocated, in all layers; the last queries, where a strategy asks for
+        them, are not among them."""
         return sum(self._storage(i).nbytes for i in range(len(self._layers)))
 
     def slots(self, row: int, steps: int) -> list[int]:

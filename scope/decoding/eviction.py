@@ -18,7 +18,8 @@ class DecodingStrategy(Protocol):
 
     A strategy that remembers says what: `channels` are numbers by name that the cache keeps for each slot, 0 for a new
     one; `queries` is how many of the last queries it wants to see. `heads_agree`: a layer's heads, while they hold the
-    same tokens, are given the same scores.
+    same tokens, are given the same scores. `skips_protected`: the score wants to know which slots at the front no row
+    can lose (`Attention.head`).
     """
 
     @property
@@ -26,6 +27,9 @@ class DecodingStrategy(Protocol):
 
     @property
     def heads_agree(self) -> bool: ...
+
+    @property
+    def skips_protected(self) -> bool: ...
 
     @property
     def queries(self) -> int: ...
@@ -67,6 +71,7 @@ class Eviction:
 
     channels: ClassVar[tuple[str, ...]] = ()
     heads_agree: ClassVar[bool] = False
+    skips_protected: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_count(self, "budget", low=1)
