@@ -1,5 +1,6 @@
 """A cache that is given bytes instead of D: it fills them, never passes them, and says so in records and forecasts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from golden import composed
 from test_run import experiment, go
 from tiny_models import DIM, HEADS, LAYERS, WORDS, random_prompts, tiny
 
-from scope import decoding, models, prefill
+from scope import decoding, models, prefill, sizes
 from scope.cache import CompressedCache
 from scope.cache.twin import Concatenated
 from scope.decoding import DecodingStrategy
@@ -81,6 +82,52 @@ def test_bytes_give_d_its_size() -> None:
     assert (as_bytes[0].tokens, as_bytes[0].trace) == (as_slots[0].tokens, as_slots[0].trace)
 
 
+BESIDE = prefill.PyramidInfer(16, 4, short="flat", beside=True)  # leaves C + window, at prompts below 2 (C - window)
+LATE = decoding.Discontinuous(8, 4, tokens=TOKENS, boundary="budget", wait="full")  # the pyramid's last layer is awaited
+UNEVEN: dict[str, tuple[PrefillMethod, DecodingStrategy, tuple[int, ...]]] = {  # and slots a layer
+    "adaptive": (METHODS["snapkv"], decoding.Adaptive(8, 4, tokens=TOKENS), (28, 46)),
+    "adaptive-start": (METHODS["pyramidkv"], decoding.Adaptive(8, 4, tokens=TOKENS, growth="start"), (28, 46)),
+    "discontinuous": (METHODS["snapkv"], decoding.Discontinuous(5, 4, tokens=TOKENS), (36, 46)),
+    "discontinuous-full": (METHODS["pyramidkv"], replace(LATE, boundary="kept"), (40, 46)),
+    "discontinuous-late": (METHODS["pyramidkv"], LATE, (46, 60)),
+    "boundary": (METHODS["pyramidkv"], decoding.Slide(8, 4, boundary="budget"), (24, 28)),
+    "boundary-h2o": (METHODS["pyramidkv"], decoding.H2O(8, 4, boundary="budget"), (24, 28)),
+    "boundary-pyramid": (METHODS["pyramidkv"], decoding.PyramidInfer(8, 4, "prompt", "budget"), (24, 46)),
+    "beside": (BESIDE, decoding.H2O(8, 4), (28, 46)),
+    "beside-pyramid": (BESIDE, decoding.PyramidInfer(8, 4), (28, 46)),
+}
+
+
+@pytest.mark.parametrize("name", UNEVEN)
+def test_bytes_are_never_passed_where_layers_or_prompts_differ(name: str) -> None:
+    method, policy, rooms = UNEVEN[name]
+    prompts = random_prompts(12, 16, 18, 30)
+    for room in rooms:
+        given, model = LAYERS * room * SLOT, tiny()
+        rows = generate(model, WORDS, prompts, method, policy, TOKENS, max_bytes=given)
+        for row, prompt in zip(rows, prompts, strict=True):
+            length = len(prompt.tokens)
+            told = sizes.cache_bytes(model.config, method, policy, "kv_head", "float64", length, TOKENS, given)
+            assert row.cache_bytes <= told <= given
+            if not isinstance(policy, decoding.Adaptive):  # which may end before it is at its most
+                assert row.cache_bytes == told
+                assert told > given - 3 * LAYERS * SLOT or length < 16  # C counts, of which a short prompt leaves some
+
+
+@pytest.mark.parametrize("make", [decoding.Adaptive, decoding.Discontinuous])
+@pytest.mark.parametrize("as_given", [16, 20, 29])
+def test_bytes_are_the_d_that_takes_them(make: type[decoding.Adaptive], as_given: int) -> None:
+    """The interval is that D's, whatever D the strategy was given beside."""
+    method, prompts = prefill.SnapKV(16, 4), random_prompts(PROMPT)
+    wanted = make(as_given, 4, tokens=TOKENS)
+    (as_slots,) = generate(tiny(), WORDS, prompts, method, wanted, TOKENS)
+    bytes_of_it = LAYERS * (16 + as_given + wanted.period) * SLOT
+    for own in (5, 8, as_given, 200):
+        policy = replace(wanted, budget=own)
+        (as_bytes,) = generate(tiny(), WORDS, prompts, method, policy, TOKENS, max_bytes=bytes_of_it)
+        assert (as_bytes.tokens, as_bytes.trace) == (as_slots.tokens, as_slots.trace)
+
+
 def test_bytes_that_cannot_be_are_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"^budget\.bytes=0: must be a whole number of at least 1$"):
         composed("budget.bytes=0")
@@ -90,6 +137,12 @@ def test_bytes_that_cannot_be_are_refused_by_name() -> None:
         CompressedCache(tiny().config, decode=decoding.Slide(8, 4), max_bytes=-1)
     with pytest.raises(CombinationError):
         CompressedCache(tiny().config, max_bytes=9000)
+    for strategy in ("adaptive", "discontinuous"):
+        with pytest.raises(ImpossibleError, match=r"^budget\.bytes=9000: must be null where .*\(capped=false\)$"):
+            composed(f"decoding={strategy}", "fidelity=released", "budget.bytes=9000")
+    with pytest.raises(CombinationError, match="max_bytes=9000"):
+        free = decoding.Adaptive(8, 4, tokens=TOKENS, capped=False)
+        CompressedCache(tiny().config, decode=free, max_bytes=9000)
     with pytest.raises(ScopeError, match=r"beside 30 for a prompt of 30 tokens"):
         generate(tiny(), WORDS, random_prompts(30), prefill.Full(), decoding.Slide(8, 4), 9, max_bytes=9 * SLOT)
 

@@ -679,6 +679,6 @@ def test_a_room_too_small_is_refused() -> None:
     with pytest.raises(ScopeError) as refused:
         decoding.Slide(8, 6).plan(view)
     assert str(refused.value) == (
-        "22 slots a layer leave 5 beside 16 for a prompt of 30 tokens and the 1 of a period: recent, 6, has to fit"
+        "22 slots a layer leave 6 beside 16 for a prompt of 30 tokens: recent, 6, and a period have to fit"
     )
     assert decoding.Slide(8, 5).plan(replace(view, stored=23)) == Plan(head=16, best=0, tail=5)

@@ -13,6 +13,7 @@ from scope.cache.layer import CompressedLayer, Rows
 from scope.cache.slots import Storage, StorageFactory
 from scope.decoding import DecodingStrategy, KeepAll
 from scope.errors import CombinationError, ScopeError, check_choice, check_count
+from scope.plan import View
 from scope.prefill import Full, PrefillMethod
 from scope.scores import Attention
 from scope.sizes import slot_bytes
@@ -26,13 +27,15 @@ class Bounded(Protocol):
 
 
 def check_bytes(owner: "Bounded", decode: DecodingStrategy) -> None:
-    """Refuse a field `max_bytes` that is no number of bytes, or that binds a strategy which evicts nothing."""
+    """Refuse a field `max_bytes` that is no number of bytes, or that binds a strategy which grows without bound."""
     max_bytes = owner.max_bytes
     if max_bytes is None:
         return
     check_count(owner, "max_bytes", low=1)
-    if isinstance(decode, KeepAll):
-        raise CombinationError(owner, "max_bytes", max_bytes, "null where nothing is evicted while decoding")
+    anywhere = View(0, 1, prompt=1, stored=1, budget=1, capacity=1, prefilled=(1,))  # a bound or none is so for all
+    if decode.most(anywhere) is None:
+        allowed = "null where nothing is evicted while decoding, or D may be passed (capped=false)"
+        raise CombinationError(owner, "max_bytes", max_bytes, allowed)
 
 
 class CompressedCache(Cache):

@@ -1,6 +1,6 @@
 """discontinuous: adaptive, but evicting only now and then (SCOPE, section 4.2)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 from scope.decoding.adaptive import Adaptive
@@ -29,14 +29,25 @@ class Discontinuous(Adaptive):
     def due(self, view: View) -> bool:
         if self.wait == "steps":
             return super().due(view)
-        since = [self._full_since(replace(view, layer=layer)) for layer in range(view.layers)]
+        since = self._full_since(view)
         before = sum(max(0, view.step - t) for t in since) + sum(t <= view.step for t in since[: view.layer])
         return before // view.layers % self.period == self.interval
 
-    def _full_since(self, view: View) -> int:
-        """The first step at which that layer's region is full."""
-        missing = self.protected(view) + self.shared(view) + self.recent - view.kept - 1
-        return first_full(missing, self.interval, 0 if self.growth == "start" else self.recent, self.tokens)
+    def between(self, view: View) -> int:
+        if self.wait == "steps":
+            return self.period
+        since = self._full_since(view)
+        return self.period + max(since) - min(since)  # the first layer to be full waits for the last
+
+    def _full_since(self, view: View) -> list[int]:
+        """The first step at which each layer's region is full."""
+        since = []
+        for layer in map(view.of, range(view.layers)):
+            missing = self.protected(layer) + self.shared(layer) - layer.kept - 1
+            start = 0 if self.growth == "start" else self.recent
+            full = first_full(missing + self.recent, self.interval, start, self.tokens)
+            since.append(min(full, max(0, missing + self.limit(layer))) if self.capped else full)
+        return since
 
 
 @cache

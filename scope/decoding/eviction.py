@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import ClassVar, Protocol
 
 from torch import Tensor
@@ -91,21 +92,20 @@ class Eviction:
         """Steps from one eviction to the next."""
         return 1
 
-    def limit(self, view: View) -> int:
-        """D in this layer: as given, or what the view's room leaves beside the prompt, the same in all layers.
+    def within(self, view: View) -> "Eviction":
+        """This strategy with the D that the view's room leaves, and all that follows from D; itself without a room.
 
         Raises ScopeError where that is less than the slots that always stay.
         """
-        if view.room is None:
-            return self.budget
-        prompt = math.ceil(sum(view.prefilled) / len(view.prefilled))
-        if self.boundary == "budget" or (self.protect == "nothing" and view.prompt <= view.budget):
-            prompt = view.budget  # even where less is there
-        left = view.room - prompt - self.period  # a slot is filled before another is freed
-        if left < self.recent:
-            beside = f"beside {prompt} for a prompt of {view.prompt} tokens and the {self.period} of a period"
-            raise ScopeError(f"{view.room} slots a layer leave {left} {beside}: recent, {self.recent}, has to fit")
-        return left
+        return self if view.room is None else largest_within(self, view.of(0).at(0, 0), view.room)
+
+    def between(self, view: View) -> int:
+        """The most slots that come before some go."""
+        return self.period
+
+    def limit(self, view: View) -> int:
+        """D in this layer."""
+        return self.budget
 
     def decoded(self, view: View) -> int:
         """How much of D there is at this step."""
@@ -127,17 +127,19 @@ class Eviction:
         return view.step % self.period == 0
 
     def plan(self, view: View) -> Plan | None:
-        head, size = self.protected(view), self.shared(view) + self.decoded(view)
-        if view.stored - head <= size or not self.due(view):
+        fit = self.within(view)
+        head, size = fit.protected(view), fit.shared(view) + fit.decoded(view)
+        if view.stored - head <= size or not fit.due(view):
             return None
-        return self.cut(head, size)
+        return fit.cut(head, size)
 
     def cut(self, head: int, size: int) -> Plan:
         """The region down to `size` slots."""
         return Plan(head=head, best=size - self.recent, tail=self.recent)
 
     def most(self, view: View) -> int | None:
-        return max(view.kept, self.protected(view) + self.shared(view) + self.limit(view)) + self.period
+        fit = self.within(view)
+        return max(view.kept, fit.protected(view) + fit.shared(view) + fit.limit(view)) + fit.between(view)
 
     def observe(self, attention: Attention) -> Mapping[str, Tensor]:
         return {}
@@ -153,3 +155,23 @@ class Eviction:
             return free
         assert attention.prompt is not None
         return free & (positions >= attention.prompt[:, None, None])
+
+
+@cache
+def largest_within(strategy: Eviction, view: View, room: int) -> Eviction:
+    """The strategy with the largest D whose most, summed over the layers, is no more than `room` slots in each.
+
+    A sum, since layers differ: a pyramid's, of the prompt or of D. Of two D that take the same slots, as where a longer
+    interval needs more beside a smaller D, it is the larger. Raises ScopeError where not even `recent` fits.
+    """
+    views = [replace(view.of(layer), room=None) for layer in range(view.layers)]
+    budget = room
+    while budget >= strategy.recent:
+        tried = replace(strategy, budget=budget)
+        over = sum(tried.most(each) or 0 for each in views) - room * len(views)
+        if over <= 0:
+            return tried
+        budget -= math.ceil(over / (2 * len(views)))  # a slot of D is at most two in a layer, a pyramid's first
+    prompt = math.ceil(sum(max(v.kept, strategy.protected(v) + strategy.shared(v)) for v in views) / len(views))
+    beside = f"{room - prompt} beside {prompt} for a prompt of {view.prompt} tokens"
+    raise ScopeError(f"{room} slots a layer leave {beside}: recent, {strategy.recent}, and a period have to fit")
