@@ -667,11 +667,10 @@ def test_a_room_is_filled_and_never_passed(
             stored[i] = plan.slots if plan else stored[i]
     assert peak <= layers * room
     rounding = 2 * layers if "Pyramid" in f"{method}{policy}" else 0
-    growing = isinstance(policy, decoding.Adaptive)  # by its own budget
     unused = (
         layers * (16 - prompt) if protect == "nothing" and prompt < 16 and not isinstance(method, prefill.Full) else 0
     )
-    assert growing or peak >= layers * room - rounding - max(0, unused)
+    assert peak >= layers * room - rounding - max(0, unused)
 
 
 def test_a_room_too_small_is_refused() -> None:

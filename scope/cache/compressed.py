@@ -49,8 +49,8 @@ class CompressedCache(Cache):
     (`query_head`, the released code's layout: each key/value head is stored as often as it is shared).
     `watch` is shown the attention of each layer and step before anything is evicted; it must not keep its tensors.
     `whole`: a step attends over all slots that there is room for, the empty ones masked: its shapes never change.
-    `max_bytes`: the most that a sequence's slots may take in all layers, channels included; D is then what this leaves
-    beside the prompt, whatever the strategy's budget.
+    `max_bytes`: the most that a sequence's slots may take in all layers, channels included; D is then the largest that
+    this has room for beside the prompt, whatever the strategy's budget. One without a bound is refused.
     Raises ScopeError for what eviction cannot support: a second prompt, beam search, cropping.
     """
 

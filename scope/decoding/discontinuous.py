@@ -12,6 +12,8 @@ from scope.plan import View
 class Discontinuous(Adaptive):
     """Adaptive's size, restored every `delta` steps only; in between the region grows by up to delta slots.
 
+    Where bytes bound the cache they have room for D + delta, and D is the largest for which they have: as delta falls
+    where D rises, two D may take the same bytes, and it is the larger, which evicts more often.
     As the released code has it, wait="full" starts to count once the region is full, and evicts in every (delta + 1)-th
     step from there. It counts the steps of all layers together: where a pyramid fills some later, all are late.
     """

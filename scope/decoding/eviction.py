@@ -162,7 +162,8 @@ def largest_within(strategy: Eviction, view: View, room: int) -> Eviction:
     """The strategy with the largest D whose most, summed over the layers, is no more than `room` slots in each.
 
     A sum, since layers differ: a pyramid's, of the prompt or of D. Of two D that take the same slots, as where a longer
-    interval needs more beside a smaller D, it is the larger. Raises ScopeError where not even `recent` fits.
+    interval needs more beside a smaller D, it is the larger. Where layers wait for others (discontinuous's wait="full"
+    after a pyramid) a larger one may fit too. Raises ScopeError where none does down to `recent`.
     """
     views = [replace(view.of(layer), room=None) for layer in range(view.layers)]
     budget = room
