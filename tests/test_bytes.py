@@ -84,9 +84,7 @@ def test_bytes_give_d_its_size() -> None:
 
 
 BESIDE = prefill.PyramidInfer(16, 4, short="flat", beside=True)  # leaves C + window, at prompts below 2 (C - window)
-LATE = decoding.Discontinuous(
-    8, 4, tokens=TOKENS, boundary="budget", wait="full"
-)  # the pyramid's last layer is awaited
+LATE = decoding.Discontinuous(8, 4, tokens=TOKENS, boundary="budget", wait="full")  # a pyramid's layers are awaited
 UNEVEN: dict[str, tuple[PrefillMethod, DecodingStrategy, tuple[int, ...]]] = {  # and slots a layer
     "adaptive": (METHODS["snapkv"], decoding.Adaptive(8, 4, tokens=TOKENS), (28, 46)),
     "adaptive-start": (METHODS["pyramidkv"], decoding.Adaptive(8, 4, tokens=TOKENS, growth="start"), (28, 46)),
