@@ -14,6 +14,7 @@ from typing import Any
 
 from scope.errors import ScopeError
 from scope.records.lines import DamagedLineError, parse
+from scope.records.merge import JOINED, Joined
 
 SHARDS = "shards"  # the folder in a run's where its shards have theirs
 LABELS = ("model", "method", "decoding", "task")
@@ -71,9 +72,9 @@ class Sample:
 class Run:
     """One run of a sweep, as its manifest and records tell it.
 
-    `created` is in seconds since the epoch, `planned` the number of samples the run is to have; `samples` are the
-    answered ones and `failed` the names of those that ended any other way. `made_by`: commit, versions and hardware of
-    the program that began the run, and of each that went on with it.
+    `created` is in seconds since the epoch, `planned` the number of samples the run is to have, or at most has where it
+    lacks shards; `samples` are the answered ones and `failed` the names of those that ended any other way. `made_by`:
+    commit, versions and hardware of the program that began the run, and of each that went on with it.
     """
 
     folder: Path
@@ -140,6 +141,11 @@ def _read_run(path: Path) -> Run:
     try:
         manifest = json.loads(path.read_bytes())
         records, notes = read_records(folder / "records.jsonl", manifest["identity"])
+        if "shard" in manifest:
+            notes = (*notes, f"shard {manifest['shard']}, not merged")
+        joined = Joined(manifest[JOINED]) if JOINED in manifest else None
+        if joined:
+            notes = (*notes, f"{joined.lacks}: at most {joined.most_samples} samples in all")
         samples = tuple(_sample(folder, record) for record in records.values() if record.get("status") == "ok")
         answered = {sample.name for sample in samples}
         return Run(
@@ -148,12 +154,12 @@ def _read_run(path: Path) -> Run:
             name=manifest["run"],
             created=datetime.fromisoformat(manifest["created"]).timestamp(),
             seed=manifest.get("seed"),
-            planned=manifest["samples"],
+            planned=joined.most_samples if joined else manifest["samples"],
             labels={key: manifest["labels"][key] for key in LABELS} | manifest["labels"],
             settings=manifest["settings"],
             samples=samples,
             failed=tuple(name for name in records if name not in answered),
-            notes=(*notes, f"shard {manifest['shard']}, not merged") if "shard" in manifest else notes,
+            notes=notes,
             identity=manifest["identity"],
             made_by=tuple(_made_by(m) for m in (manifest, *manifest.get("continued", []))),
         )

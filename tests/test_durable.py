@@ -152,8 +152,8 @@ def test_merged_shards_are_the_run_undivided(tmp_path: Path) -> None:
     go(what, tmp_path / "a" / "x", shard="1/2")
     assert merge_main(["merge", str(tmp_path / "a")]) == 1  # a shard is missing
     go(what, tmp_path / "b" / "x", shard="2/2")
-    ((folder, samples, missing),) = merge([tmp_path / "a", tmp_path / "b"])
-    assert (samples, missing) == (5, 0)
+    ((folder, samples, joined),) = merge([tmp_path / "a", tmp_path / "b"])
+    assert (samples, joined.missing) == (5, [])
     assert folder == tmp_path / "a" / "x" / whole.name
     by_name = {line["sample"]: line for line in lines(folder)}
     assert by_name == {line["sample"]: line for line in lines(whole)}

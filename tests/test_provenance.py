@@ -100,3 +100,10 @@ def test_shards_are_not_counted_beside_the_run_they_made(tmp_path: Path) -> None
     frame = build(tmp_path)
     assert len(frame) == 2
     assert "shard 1/2, not merged" in frame["notes"][0]
+
+
+def test_a_run_that_lacks_shards_is_partial(tmp_path: Path) -> None:
+    write_run(tmp_path, "run", [sample(0)], joined={"1/3": 1})
+    (row,) = build(tmp_path).to_dict("records")
+    assert (row["prompts"], row["planned_prompts"]) == (1, 3)
+    assert "partial: 1 of 3; shards 2-3 of 3 are missing: at most 3 samples in all" in row["notes"]

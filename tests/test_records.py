@@ -15,6 +15,7 @@ from scope import records
 from scope.errors import ScopeError
 from scope.records import RecordKeeping, Records
 from scope.records.lines import DamagedLineError, parse, seal
+from scope.records.merge import Joined, main, merge
 
 MANIFEST = {"identity": "a" * 64, "samples": 2}
 KEEP = RecordKeeping()
@@ -243,3 +244,87 @@ def test_asking_for_fewer_samples_takes_nothing_away(tmp_path: Path) -> None:
     assert (tmp_path / "config.yaml").read_text() == "prompts: 9"
     Records(tmp_path, "prompts: 12", MANIFEST | {"samples": 12}, KEEP).close()
     assert json.loads((tmp_path / "manifest.json").read_text())["samples"] == 12
+
+
+# --- shards ----------------------------------------------------------------------------------------------------------
+
+
+def write_shard(sweep: Path, part: str, whole: int) -> None:
+    """A shard of a run of `whole` samples, as the run itself leaves it."""
+    keeping = RecordKeeping(shard=part)
+    i, n = keeping.part
+    mine = [f"sample-{at}" for at in range(whole)][i - 1 :: n]
+    about = {"identity": "a" * 64, "run": "run", "samples": len(mine), "shard": part}
+    kept = Records(keeping.place(sweep / "run"), "", about, keeping)
+    kept.append([line(name) for name in mine])
+    kept.close()
+
+
+def test_a_merge_says_which_shards_are_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_shard(tmp_path, "1/3", 3)
+    assert main(["merge", str(tmp_path)]) == 1
+    assert capsys.readouterr().out == f"{tmp_path / 'run'}: 1 sample; shards 2-3 of 3 are missing\n"
+    write_shard(tmp_path, "3/3", 3)
+    assert main(["merge", str(tmp_path)]) == 1
+    assert capsys.readouterr().out == f"{tmp_path / 'run'}: 2 samples; shard 2 of 3 is missing\n"
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["joined"] == {"1/3": 1, "3/3": 1}
+    write_shard(tmp_path, "2/3", 3)
+    assert main(["merge", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'run'}: 3 samples\n"
+    assert "joined" not in json.loads((tmp_path / "run" / "manifest.json").read_text())
+
+
+def test_shards_that_were_merged_before_need_not_come_again(tmp_path: Path) -> None:
+    for host, part in (("a", "1/2"), ("b", "2/2")):
+        write_shard(tmp_path / host, part, 5)
+        ((folder, samples, joined),) = merge([tmp_path / host], tmp_path / "all")
+    assert (samples, joined.missing) == (5, [])
+    assert json.loads((folder / "manifest.json").read_text())["samples"] == 5
+
+
+def test_empty_shards_make_a_run_whole_too(tmp_path: Path) -> None:
+    write_shard(tmp_path, "1/3", 1)
+    assert merge([tmp_path])[0][2].missing == [2, 3]
+    for part in ("2/3", "3/3"):
+        write_shard(tmp_path, part, 1)
+    ((folder, samples, joined),) = merge([tmp_path])
+    assert (samples, joined.missing, joined.most_samples) == (1, [], 1)
+    assert "joined" not in json.loads((folder / "manifest.json").read_text())
+
+
+def test_a_merge_before_shards_were_counted_is_mended(tmp_path: Path) -> None:
+    write_shard(tmp_path, "1/3", 3)
+    ((folder, *_),) = merge([tmp_path])
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "joined"}))
+    merge([tmp_path])
+    assert json.loads(path.read_text())["joined"] == {"1/3": 1}
+
+
+def test_a_run_begun_undivided_keeps_its_plan(tmp_path: Path) -> None:
+    Records(tmp_path / "run", "", {"identity": "a" * 64, "run": "run", "samples": 9}, KEEP).close()
+    write_shard(tmp_path, "1/3", 3)
+    merge([tmp_path])
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert (manifest["samples"], "joined" in manifest) == (9, False)
+
+
+@given(whole=st.integers(0, 30), n=st.integers(1, 7), data=st.data())
+def test_a_part_is_never_taken_for_the_whole(whole: int, n: int, data: st.DataObject) -> None:
+    parts = data.draw(st.sets(st.integers(1, n), min_size=1))
+    joined = Joined({f"{i}/{n}": len(range(whole)[i - 1 :: n]) for i in parts})
+    assert whole <= joined.most_samples < whole + n
+    assert joined.missing or joined.most_samples == whole
+    assert bool(joined.lacks) == bool(joined.missing)
+
+
+def test_missing_shards_in_words() -> None:
+    assert Joined({"2/7": 1, "6/7": 1}).lacks == "shards 1, 3-5, 7 of 7 are missing"
+    assert Joined({"1/2": 1}).lacks == "shard 2 of 2 is missing"
+
+
+def test_shards_of_two_divisions_are_refused(tmp_path: Path) -> None:
+    write_shard(tmp_path, "1/3", 3)
+    write_shard(tmp_path, "1/2", 3)
+    with pytest.raises(ScopeError, match=r"shards of 2 and of 3: merge those of one division"):
+        merge([tmp_path])

@@ -2,20 +2,77 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from scope.errors import ScopeError
-from scope.records.folder import CONFIG, MANIFEST, RecordKeeping, Records, read, read_manifest
+from scope.files import write_whole
+from scope.records.folder import CONFIG, MANIFEST, RecordKeeping, Records, as_json, read, read_manifest
+
+JOINED = "joined"  # in the manifest of a run that lacks shards: those that it has, as in `Joined`
 
 
-def merge(folders: Sequence[Path], out: Path | None = None) -> list[tuple[Path, int, int]]:
+@dataclass(frozen=True)
+class Joined:
+    """The shards that a run is made of: `i/n` -> its samples. Raises ScopeError for shards of several divisions."""
+
+    shards: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        numbers = sorted({n for _, n in self._parts})
+        if len(numbers) > 1:
+            raise ScopeError(f"shards of {' and of '.join(map(str, numbers))}: merge those of one division")
+
+    @property
+    def _parts(self) -> dict[tuple[int, int], int]:
+        return {RecordKeeping(shard=shard).part: samples for shard, samples in self.shards.items()}
+
+    @property
+    def division(self) -> int:
+        return next(n for _, n in self._parts)
+
+    @property
+    def missing(self) -> list[int]:
+        there = {i for i, _ in self._parts}
+        return [i for i in range(1, self.division + 1) if i not in there]
+
+    @property
+    def samples(self) -> int:
+        return sum(self.shards.values())
+
+    @property
+    def most_samples(self) -> int:
+        """How many samples the undivided run has; where shards are missing, at the most.
+
+        No shard knows that. Its m samples are every n-th of the run from the i-th on, so the run ends before the place
+        where it would have one more: fewer than n too many are assumed, and a part is never taken for the whole.
+        """
+        ends = [samples * n + i - 1 for (i, n), samples in self._parts.items()]
+        return max(self.samples, min(ends)) if self.missing else self.samples
+
+    @property
+    def lacks(self) -> str:
+        """`shard 2 of 3 is missing`, `shards 1, 3-5 of 7 are missing`; nothing where none is."""
+        rows: list[list[int]] = []
+        for i in self.missing:
+            if rows and rows[-1][-1] == i - 1:
+                rows[-1].append(i)
+            else:
+                rows.append([i])
+        named = ", ".join(str(row[0]) if len(row) == 1 else f"{row[0]}-{row[-1]}" for row in rows)
+        several = len(self.missing) > 1
+        verb = "are" if several else "is"
+        return f"shard{'s' * several} {named} of {self.division} {verb} missing" if rows else ""
+
+
+def merge(folders: Sequence[Path], out: Path | None = None) -> list[tuple[Path, int, Joined]]:
     """Join all shards in and below `folders`, each run's into the folder that it would have had undivided.
 
     out: the sweep's folder to write to; by default where the first shard of a run lies. What is there already stays, so
-    it can be done again when more shards have come. -> for each run its folder, the samples it has, and how many of its
-    shards are missing. Raises ScopeError for a folder without shards, and for shards that do not belong together.
+    it can be done again when more shards have come. -> for each run its folder, the samples it has, and the shards that
+    these are from. Raises ScopeError for a folder without shards, and for shards that do not belong together.
     """
     found: dict[str, list[Path]] = {}
     for folder in folders:
@@ -28,26 +85,48 @@ def merge(folders: Sequence[Path], out: Path | None = None) -> list[tuple[Path, 
     return [_merge_run(shards, out) for shards in found.values()]
 
 
-def _merge_run(shards: Sequence[Path], out: Path | None) -> tuple[Path, int, int]:
-    manifests = [read_manifest(shard) for shard in shards]
-    parts = {manifest["shard"] for manifest in manifests}
-    numbers = {part.partition("/")[2] for part in parts}
-    if len(numbers) > 1:
-        raise ScopeError(
-            f"{shards[0].parent}: shards of {' and of '.join(sorted(numbers))}: merge those of one division"
-        )
-    of_part = {manifest["shard"]: manifest["samples"] for manifest in manifests}
-    first = manifests[0]
+def _merge_run(shards: Sequence[Path], out: Path | None) -> tuple[Path, int, Joined]:
+    first = read_manifest(shards[0])
     folder = out / first["run"] if out else shards[0].parent.parent
-    manifest = {key: value for key, value in first.items() if key != "shard"}
+    joined = _joined(shards, folder)
+    asked = {key: value for key, value in first.items() if key != "shard"} | {"samples": joined.samples}
     lines = {line["sample"]: line for shard in shards for line in read(shard)}
-    with closing(
-        Records(
-            folder, (shards[0] / CONFIG).read_text(), manifest | {"samples": sum(of_part.values())}, RecordKeeping()
-        )
-    ) as kept:
+    with closing(Records(folder, (shards[0] / CONFIG).read_text(), asked, RecordKeeping())) as kept:
         kept.append([line for name, line in lines.items() if name not in kept.done])
-        return folder, len(kept.done), int(numbers.pop()) - len(parts)
+        _say_what_is_missing(folder, joined)
+        return folder, len(kept.done), joined
+
+
+def _joined(shards: Sequence[Path], folder: Path) -> Joined:
+    """These shards, and those that were joined in `folder` before and need not be given again."""
+    manifests = [read_manifest(shard) for shard in shards]
+    found: dict[str, int] = {}
+    for manifest in manifests:
+        found[manifest["shard"]] = max(manifest["samples"], found.get(manifest["shard"], 0))
+    try:
+        division = Joined(found).division
+    except ScopeError as error:
+        raise ScopeError(f"{shards[0].parent}: {error}") from error
+    before = read_manifest(folder) if (folder / MANIFEST).exists() else {}
+    if before.get("identity") == manifests[0]["identity"]:
+        earlier = {shard: n for shard, n in before.get(JOINED, {}).items() if shard.endswith(f"/{division}")}
+        found = earlier | found
+    return Joined(found)
+
+
+def _say_what_is_missing(folder: Path, joined: Joined) -> None:
+    """Have the manifest tell a part of a run from a whole one.
+
+    `samples` stays the number of those that are here: the run, if it goes on here undivided, plans more and writes its
+    own manifest. Where more are planned already it was begun so, and knows best.
+    """
+    manifest = read_manifest(folder)
+    if manifest["samples"] > joined.samples:
+        return
+    now = {key: value for key, value in manifest.items() if key != JOINED}
+    now |= {JOINED: dict(joined.shards)} if joined.missing else {}
+    if now != manifest:
+        write_whole(folder / MANIFEST, as_json(now))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,6 +141,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ScopeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for folder, samples, missing in merged:
-        print(f"{folder}: {samples} samples" + (f"; {missing} shards are missing" if missing else ""))
-    return int(any(missing for *_, missing in merged))
+    for folder, samples, joined in merged:
+        print("; ".join([f"{folder}: {samples} sample{'s' * (samples != 1)}", *[joined.lacks] * bool(joined.missing)]))
+    return int(any(joined.missing for *_, joined in merged))
