@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,16 @@ import pandas as pd
 
 from analysis.provenance import provenance
 from analysis.records import Run, Sample, read_runs
-from analysis.statistics import UNKNOWN, Interval, Scores, clustered_proportion, lost_to, mean_by_prompt, tied_with_best
+from analysis.statistics import (
+    SAME,
+    UNKNOWN,
+    Interval,
+    Scores,
+    clustered_proportion,
+    lost_to,
+    mean_by_prompt,
+    tied_with_best,
+)
 
 ACCURACY = ("accuracy_percent", "accuracy_low_percent", "accuracy_high_percent")
 RELEASED = ("released_percent", "released_low_percent", "released_high_percent")
@@ -244,7 +254,7 @@ def _row(run: Run, baseline: Run | None, same: Sequence[Run], behind: Mapping[Pa
         "cache_mib": _ratio(cache_bytes, len(samples)) / 2**20,
         "cache_percent": 100 * _cache_share(run, baseline),
         "tokens_per_second": _ratio(sum(s.generated_tokens for s in samples), _decoding_seconds(samples)),
-        "notes": "; ".join((*_notes(run, baseline, paired, same), *behind[run.folder])),
+        "notes": "; ".join((*_notes(run, baseline, lost, paired, same), *behind[run.folder])),
         "identity": run.identity,
         "commit": run.made_by[0]["commit"],
     }
@@ -305,7 +315,7 @@ def _decoding_seconds(samples: Sequence[Sample]) -> float:
     return sum(longest.values())
 
 
-def _notes(run: Run, baseline: Run | None, paired: int, same: Sequence[Run]) -> Iterator[str]:
+def _notes(run: Run, baseline: Run | None, lost: Interval, paired: int, same: Sequence[Run]) -> Iterator[str]:
     recorded, answered = len(run.samples) + len(run.failed), len(run.samples)
     if recorded < run.planned:
         yield f"partial: {recorded} of {run.planned}"
@@ -329,6 +339,9 @@ def _notes(run: Run, baseline: Run | None, paired: int, same: Sequence[Run]) -> 
     asked = sum(bool(sample.correct) for sample in run.samples)
     if baseline is not None and paired < asked:
         yield f"points lost over {paired} of {asked} prompts"
+    if paired > 1 and isnan(lost.low):
+        what = "no prompt's score differs" if abs(lost.estimate) < SAME else "every prompt's score differs by as much"
+        yield f"points lost: {what}, no interval"
 
 
 def _idle(part: str, evicted: Sequence[int]) -> Iterator[str]:

@@ -97,9 +97,9 @@ def _typeset(name: str, cells: list[str], bold: Sequence[bool]) -> list[_Column]
     """Figures in a column of siunitx's, an interval behind them in one of its own; anything else as text."""
     above, _, below = name.partition("\n") if "\n" in name else ("", "", name)
     filled = [cell for cell in cells if cell != NOTHING]
-    if filled and all(_WITH_INTERVAL.fullmatch(cell) for cell in filled):
-        parts = [_WITH_INTERVAL.fullmatch(cell) for cell in cells]
-        figures = [part[1] if part else NOTHING for part in parts]
+    parts = [_WITH_INTERVAL.fullmatch(cell) for cell in cells]
+    if any(parts) and all(_WITH_INTERVAL.fullmatch(cell) or _FIGURE.fullmatch(cell) for cell in filled):
+        figures = [part[1] if part else cell for part, cell in zip(parts, cells, strict=True)]
         bounds = ["{" + (part[2] if part else "") + "}" for part in parts]
         under, bracket, rest = below.partition("[")
         return [

@@ -18,7 +18,7 @@ from analysis.provenance import provenance
 from analysis.published import published
 from analysis.records import Run
 from analysis.sheets import NOTHING, STAR, Sheet, bytes_unit, interval, number, plain, signed
-from analysis.statistics import UNKNOWN, Interval, lost_to, mean_of_independent, tied_with_best
+from analysis.statistics import UNKNOWN, Interval, cautious, lost_to, mean_of_independent, tied_with_best
 
 FULL = "no budget"  # the block of what keeps all that is generated
 
@@ -190,8 +190,8 @@ class Grid:
                 continue
             top = max(rivals, key=lambda row: self.average(row).estimate)
             for row in rivals:
-                lost = [lost_to(self._scores(top, column), self._scores(row, column))[0] for column in self.columns()]
-                behind = mean_of_independent(lost)
+                lost = [lost_to(self._scores(top, column), self._scores(row, column)) for column in self.columns()]
+                behind = mean_of_independent([cautious(*found) for found in lost])
                 found |= {row} if row == top or behind.low <= 0 <= behind.high else set()
         return found
 

@@ -36,10 +36,11 @@ def signed(value: float, digits: int = 1) -> str:
 
 
 def interval(estimate: float, low: float, high: float, whole: bool = True) -> str:
-    """`46.5 [38.1, 55.2]`, with a star where not all prompts were answered."""
+    """`46.5 [38.1, 55.2]`, with a star where not all prompts were answered; `46.5` where there is no interval."""
     if pd.isna(estimate):
         return NOTHING
-    return f"{number(estimate)}{'' if whole else STAR} [{number(low)}, {number(high)}]"
+    bounds = "" if pd.isna(low) else f" [{number(low)}, {number(high)}]"
+    return f"{number(estimate)}{'' if whole else STAR}{bounds}"
 
 
 def numbers(values: Iterable[float]) -> list[str]:

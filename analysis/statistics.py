@@ -10,6 +10,7 @@ place, since no resample of a handful goes beyond what that handful showed.
 """
 
 from collections.abc import Mapping, Sequence
+from math import fsum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,17 +18,22 @@ from scipy import stats
 
 RESAMPLES = 1999
 FEW = 12  # prompts
+SAME = 1e-9  # 2/3 - 1/3 and 1 - 2/3 are the same difference
 
 
 class Interval(NamedTuple):
-    """An estimate and the bounds of its confidence interval, all in the unit of what was estimated."""
+    """An estimate and the bounds of its confidence interval, all in the unit of what was estimated.
+
+    Bounds of NaN: the data give an estimate and no interval.
+    """
 
     estimate: float
     low: float
     high: float
 
 
-UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
+NAN = float("nan")
+UNKNOWN = Interval(NAN, NAN, NAN)
 
 
 def clustered_proportion(successes: Sequence[float], sizes: Sequence[float], confidence: float = 0.95) -> Interval:
@@ -38,7 +44,7 @@ def clustered_proportion(successes: Sequence[float], sizes: Sequence[float], con
     times (t[trials - 1] / t[clusters - 1])^2 for a variance that few clusters estimate badly. It has width at 0 and 1
     too; there the data hold no sign of a design effect and 1 is taken, so that it is the narrowest it can be.
 
-    A single cluster shows nothing of the spread between clusters: the bounds are then 0 and 1. None at all: NaN.
+    A single cluster shows nothing of the spread between clusters: bounds of NaN, no interval. None at all: NaN.
 
     Source: E. L. Korn and B. I. Graubard, Confidence intervals for proportions with small expected number of positive
     counts estimated from survey data, Survey Methodology 24 (1998), 193-201.
@@ -49,7 +55,7 @@ def clustered_proportion(successes: Sequence[float], sizes: Sequence[float], con
     total = trials.sum()
     estimate = float(hits.sum() / total)
     if len(trials) == 1:
-        return Interval(estimate, 0.0, 1.0)
+        return Interval(estimate, NAN, NAN)
     tail = (1 + confidence) / 2
     few_clusters = (stats.t.ppf(tail, total - 1) / stats.t.ppf(tail, len(trials) - 1)) ** 2
     effective = total / design_effect(successes, sizes) * few_clusters
@@ -96,7 +102,7 @@ def bootstrap(totals: Sequence[float], sizes: Sequence[float], confidence: float
         return UNKNOWN
     estimate = float(amounts.sum() / weights.sum())
     if count == 1:
-        return Interval(estimate, float("nan"), float("nan"))
+        return Interval(estimate, NAN, NAN)
     reach = np.sqrt(count / (count - 1)) * stats.t.ppf((1 + confidence) / 2, count - 1)
     found = stats.bootstrap(
         (amounts, weights),
@@ -114,19 +120,38 @@ def bootstrap(totals: Sequence[float], sizes: Sequence[float], confidence: float
 def mean_by_prompt(differences: Sequence[float]) -> Interval:
     """The mean of values, one per prompt and each in -1..1, with the interval of `bootstrap`; below `FEW`, Student's.
 
-    Where all prompts differ by the same (as with one prompt, or a method that changes no answer) resampling would claim
-    a width of zero. The bounds are then those of the share of prompts that could still differ otherwise, 1 - 0.05^(1/n)
-    by Clopper & Pearson's one-sided bound, each by as much as it can. No prompt: NaN.
+    Where all prompts differ by the same (as with one prompt, or a method that changes no answer) there is no interval.
+    Resampling would claim a width of zero. What could be claimed instead, that a prompt not seen may differ by all that
+    it has, answers another question than the intervals beside it, which go by how much prompts did differ: a method
+    that changed nothing would look less certain than one that changed a little. No prompt: NaN.
+
+    The interval of b - a is that of a - b with its sign turned, and no order of the prompts changes it: the bounds are
+    the means of those of the sorted values and of those of the sorted values with their signs turned.
     """
     if not len(differences):
         return UNKNOWN
-    if np.ptp(differences) < 1e-9:  # 2/3 - 1/3 and 1 - 2/3 are the same difference
-        mean, unseen = float(np.mean(differences)), float(1 - 0.05 ** (1 / len(differences)))
-        return Interval(mean, mean - unseen * (mean + 1), mean + unseen * (1 - mean))
+    mean = fsum(differences) / len(differences)
+    if np.ptp(differences) < SAME:
+        return Interval(mean, NAN, NAN)
     if len(differences) >= FEW:
-        return bootstrap(differences, [1.0] * len(differences))
-    found = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
-    return Interval(float(np.mean(differences)), max(-1.0, float(found.low)), min(1.0, float(found.high)))
+        ones = [1.0] * len(differences)
+        _, low, high = bootstrap(np.sort(differences), ones)
+        _, against_low, against_high = bootstrap(np.sort(np.negative(differences)), ones)
+        return Interval(mean, (low - against_high) / 2, (high - against_low) / 2)
+    found = stats.ttest_1samp(np.sort(differences), 0).confidence_interval(0.95)
+    return Interval(mean, max(-1.0, float(found.low)), min(1.0, float(found.high)))
+
+
+def cautious(lost: Interval, prompts: int) -> Interval:
+    """A mean of `mean_by_prompt` with bounds in any case, to decide by and not to show.
+
+    Where there is no interval these are the bounds of the share of prompts that could still differ otherwise,
+    1 - 0.05^(1/n) by Clopper & Pearson's one-sided bound, each by as much as it can.
+    """
+    if not prompts or not np.isnan(lost.low):
+        return lost
+    mean, unseen = lost.estimate, float(1 - 0.05 ** (1 / prompts))
+    return Interval(mean, mean - unseen * (mean + 1), mean + unseen * (1 - mean))
 
 
 def mean_of_independent(parts: Sequence[Interval]) -> Interval:
@@ -168,7 +193,7 @@ def tied_with_best(runs: Sequence[Scores]) -> list[bool]:
     best = max(scored, key=lambda row: _ratio(runs[row]))
     tied = []
     for row, run in enumerate(runs):
-        _, low, high = lost_to(runs[best], run)[0]
+        _, low, high = cautious(*lost_to(runs[best], run))
         tied.append(row == best or low <= 0 <= high)
     return tied
 

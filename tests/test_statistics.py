@@ -12,6 +12,7 @@ from analysis.statistics import (
     Interval,
     bootstrap,
     by_position,
+    cautious,
     clopper_pearson,
     clustered_proportion,
     design_effect,
@@ -79,9 +80,11 @@ def test_coverage_of_clustered_data() -> None:
     assert naive / rounds < 0.85
 
 
-def test_one_cluster_says_nothing_of_its_spread() -> None:
-    assert clustered_proportion([3], [4]) == (0.75, 0.0, 1.0)
-    assert clustered_proportion([3, 0], [4, 0]) == (0.75, 0.0, 1.0)
+@pytest.mark.parametrize("found", [clustered_proportion([3], [4]), clustered_proportion([3, 0], [4, 0])])
+def test_one_cluster_says_nothing_of_its_spread(found: Interval) -> None:
+    assert found.estimate == 0.75
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
 
 
 def test_no_trial_is_unknown() -> None:
@@ -95,14 +98,34 @@ def test_the_paired_interval_of_few_prompts_is_students() -> None:
     assert mean_by_prompt(differences) == pytest.approx((np.mean(differences), expected.low, expected.high))
 
 
-def test_pairs_without_spread_still_leave_doubt() -> None:
+@pytest.mark.parametrize("differences", [[0.0] * 20, [0.25], [0.25] * 4, [2 / 3 - 1 / 3, 1 - 2 / 3]])
+def test_prompts_that_differ_by_the_same_give_no_interval(differences: list[float]) -> None:
+    found = mean_by_prompt(differences)
+    assert found.estimate == pytest.approx(differences[0])
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+
+
+def test_decisions_without_spread_still_have_doubt() -> None:
     """If a share of 1 - 0.05^(1/20) of all prompts differed, 20 prompts would show none of them once in 20 times."""
-    mean, low, high = mean_by_prompt([0.0] * 20)
+    found = mean_by_prompt([0.0] * 20)
+    mean, low, high = cautious(found, 20)
     assert mean == 0
     assert (1 - high) ** 20 == pytest.approx(0.05)
     assert low == -high
-    mean, low, high = mean_by_prompt([2 / 3 - 1 / 3, 1 - 2 / 3])  # equal but for rounding
-    assert -1 < low < mean < high < 1
+    known = mean_by_prompt([0.0, 0.5, 0.25])
+    assert cautious(known, 3) == known
+    assert all(math.isnan(value) for value in cautious(UNKNOWN, 0))
+    assert tied_with_best([{0: (3, 4)}, {0: (1, 4)}]) == [True, True]  # one prompt tells nothing apart
+
+
+@pytest.mark.parametrize("count", [5, FEW, 40])
+def test_a_difference_has_one_interval_whichever_run_comes_first(count: int) -> None:
+    differences = np.random.default_rng(7).integers(-3, 12, size=count) / 24
+    mean, low, high = mean_by_prompt(differences.tolist())
+    assert mean_by_prompt((-differences).tolist()) == (-mean, -high, -low)
+    assert mean_by_prompt(differences[::-1].tolist()) == (mean, low, high)
+    assert low < mean < high
 
 
 def test_the_paired_interval_stays_in_range() -> None:

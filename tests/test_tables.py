@@ -345,6 +345,37 @@ def test_policies_with_nothing_to_evict_are_marked(
     assert only_row(tmp_path)["notes"] == notes
 
 
+def test_one_prompt_has_no_interval_anywhere(tmp_path: Path) -> None:
+    write_run(tmp_path / "x", "run", [sample(0, (True, False, False, False))])
+    full = {"method": "full", "decoding": "none", "budgets": (None, None)}
+    write_run(tmp_path / "x", "full", [sample(0, (True, True, True, False))], **full)
+    frame = build(tmp_path / "x")
+    assert list(frame["accuracy_percent"]) == [75, 25]
+    assert frame["points_lost"][1] == 50
+    assert frame[[*ACCURACY[1:], *LOST[1:]]].isna().all(axis=None)
+    markdown = write(frame, tmp_path / "out")[1].read_text()
+    for text in (printed(frame, 200), markdown, (tmp_path / "out" / "table.tex").read_text()):
+        assert not re.search(r"\[\S+, ", text)
+        assert "25.0" in text
+
+
+def test_a_run_that_changes_no_answer_says_so_instead_of_an_interval(tmp_path: Path) -> None:
+    """Beside another that changes a few, whose interval stays."""
+    correct = [(True, True, False)] * 3
+    full = {"method": "full", "decoding": "none", "budgets": (None, None)}
+    write_run(tmp_path, "full", [sample(i, c) for i, c in enumerate(correct)], **full)
+    write_run(tmp_path, "same", [sample(i, c) for i, c in enumerate(correct)], created=1)
+    write_run(tmp_path, "less", [sample(i, (True, i > 0, False)) for i in range(3)], created=2, method="h2o")
+    frame = build(tmp_path).set_index("run")
+    assert frame.loc["same", "points_lost"] == 0
+    assert frame.loc["same", list(LOST[1:])].isna().all()
+    assert frame.loc["same", "notes"] == "points lost: no prompt's score differs, no interval"
+    assert frame.loc["less", list(LOST[1:])].notna().all()
+    assert "points lost:" not in frame.loc["less", "notes"]
+    tex = write(frame.reset_index(), tmp_path / "out")[2].read_text()
+    assert re.search(r"11\.1 & \{\[", tex)  # siunitx has the figure, its column the interval
+
+
 def test_a_part_without_budget_is_never_marked(tmp_path: Path) -> None:
     records = [sample(index, prefill_evicted=0, decode_evicted=0) for index in range(2)]
     write_run(tmp_path, "run", records, method="full", decoding="none", budgets=(None, None))

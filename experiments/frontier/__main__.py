@@ -11,6 +11,7 @@ every row gets the largest D with which it stays within it, for a prompt of the 
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
+from analysis.statistics import Interval
 from experiments.frontier import picture
 from experiments.frontier.rows import FULL, MAIN, OWN, ROWS, SLIDE, Row, fitted, matrix
 from experiments.measure import Measured, composed, measure, recorded
@@ -63,7 +65,10 @@ def run_all(
 
 
 def report(full: Measured, results: Results, about: str) -> dict[str, Any]:
-    """All figures as plain data: accuracies in %, differences in points, with the bounds of 95% intervals."""
+    """All figures as plain data: accuracies in %, differences in points, with the bounds of 95% intervals.
+
+    Bounds are null where there is no interval, as of a difference between runs whose answers do not differ.
+    """
     rows = []
     for size, found in results.items():
         bases = {"slide": found.get(SLIDE), "ours": found.get(OWN)}
@@ -78,11 +83,11 @@ def report(full: Measured, results: Results, about: str) -> dict[str, Any]:
                     "recent": row.recent,
                     "size": size,
                     "D": budget,
-                    "accuracy": [round(100 * value, 2) for value in measured.accuracy],
+                    "accuracy": _percent(measured.accuracy),
                     "cache_kib": round(measured.cache_bytes / 1024, 1),
                     "of_full": round(measured.cache_bytes / full.cache_bytes, 4),
                     "minus": {
-                        name: [round(100 * value, 2) for value in measured.minus(other)]
+                        name: _percent(measured.minus(other))
                         for name, other in against.items()
                         if other is not measured
                     },
@@ -90,7 +95,7 @@ def report(full: Measured, results: Results, about: str) -> dict[str, Any]:
             )
     return {
         "about": about,
-        "full": {"accuracy": [round(100 * value, 2) for value in full.accuracy], "cache_kib": full.cache_bytes / 1024},
+        "full": {"accuracy": _percent(full.accuracy), "cache_kib": full.cache_bytes / 1024},
         "sizes": list(results),
         "rows": rows,
         "surroundings": records.surroundings(),
@@ -126,9 +131,7 @@ def _crossed(rows: Sequence[Mapping[str, Any]], size: int, about: str) -> str:
     strategies = list(dict.fromkeys(strategy for row in found.values() for strategy in row))
     lines = [f"| {about}: answers right, % | " + " | ".join(strategies) + " |", "| --- |" + " ---: |" * len(strategies)]
     for method, row in found.items():
-        cells = [
-            "{:.1f} [{:.0f}, {:.0f}]".format(*row[name]["accuracy"]) if name in row else "-" for name in strategies
-        ]
+        cells = [_text(row[name]["accuracy"], ".1f", ".0f") if name in row else "-" for name in strategies]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -146,12 +149,26 @@ def _table(title: str, head: Sequence[str], rows: Mapping[str, Any], sizes: Sequ
     return "\n".join(lines)
 
 
+def _percent(found: Interval) -> list[float | None]:
+    return [None if isnan(value) else round(100 * value, 2) for value in found]
+
+
 def _accuracy(row: Mapping[str, Any]) -> str:
-    return "{:.1f} [{:.1f}, {:.1f}]; {}".format(*row["accuracy"], row["D"])
+    return f"{_text(row['accuracy'], '.1f')}; {row['D']}"
 
 
 def _minus(row: Mapping[str, Any], name: str) -> str:
-    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*row["minus"][name]) if name in row["minus"] else ""
+    if name not in row["minus"]:
+        return ""
+    found = row["minus"][name]
+    return "no prompt differs" if found == [0, None, None] else _text(found, "+.1f")
+
+
+def _text(found: Sequence[float | None], form: str, of_bounds: str = "") -> str:
+    """An estimate and, where there is one, its interval."""
+    estimate, *bounds = found
+    shown = [format(value, of_bounds or form) for value in bounds if value is not None]
+    return f"{format(estimate, form)}{' [' + ', '.join(shown) + ']' if shown else ''}"
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """The frontier as a picture: accuracy over a sequence's bytes with 95% intervals."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
             axis.errorbar(
                 [row["cache_kib"] + shift for row in rows],
                 centres,
-                [[abs(row["accuracy"][i] - row["accuracy"][0]) for row in rows] for i in (1, 2)],
+                [[_reach(row["accuracy"], i) for row in rows] for i in (1, 2)],
                 color=colour(decoding),
                 marker=marker(method) if method != "full" else "o" if recent is None else "*",
                 ls="-" if recent is None else "--",
@@ -87,3 +87,9 @@ def draw_crossed(report: Mapping[str, Any], path: Path) -> None:
         axis.set_title(f"{sum(kib) / max(1, len(kib)):.0f} KiB a sequence: answers right, %", fontsize=9)
     figure.savefig(path, dpi=120, metadata={"Software": None})
     plt.close(figure)
+
+
+def _reach(found: Sequence[float | None], bound: int) -> float:
+    """How far a bound lies from its estimate; nothing where there is no interval."""
+    estimate, end = found[0], found[bound]
+    return 0.0 if estimate is None or end is None else abs(end - estimate)

@@ -7,6 +7,7 @@ python -m scope.scoring <folder with the released code's result files>
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from math import isnan
 from pathlib import Path
 
 from rich import box
@@ -59,7 +60,9 @@ def _scores(runs: Sequence[Scored], right: Callable[[Answer], bool]) -> list[Tex
     for prompts, tied in zip(counts, ties, strict=True):
         hits, sizes = zip(*prompts.values(), strict=True)
         found = clustered_proportion(hits, sizes)
-        text = f"{100 * found.estimate:.2f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+        text = f"{100 * found.estimate:.2f}"
+        if not isnan(found.low):  # of one prompt there is none
+            text += f" [{100 * found.low:.1f}, {100 * found.high:.1f}]"
         cells.append(Text(text, "bold" if tied and len(runs) > 1 else ""))
     return cells
 
