@@ -44,17 +44,19 @@ def workspace(entity: str, project: str, figures: Sequence[str], artifact: str) 
             is_open=True,
             panels=[
                 wr.ScatterPlot(
-                    "Accuracy over the share of the full cache's bytes",
+                    "Accuracy over bytes, as a share of a full cache's for the same texts",
                     x=_summary("cache_share"),
                     y=_summary("accuracy"),
                 ),
                 wr.ScatterPlot(
-                    "Tokens/s over the share of bytes", x=_summary("cache_share"), y=_summary("tokens_per_second")
+                    "Tokens/s over bytes, as a share of a full cache's for the same texts",
+                    x=_summary("cache_share"),
+                    y=_summary("tokens_per_second"),
                 ),
                 bars("Accuracy by prefill method", "accuracy"),
                 bars("Questions without an answer", "missing"),
                 bars("Tokens/s", "tokens_per_second"),
-                bars("Bytes of the cache, share of the full one's", "cache_share"),
+                bars("Bytes, as a share of a full cache's for the same texts", "cache_share"),
             ],
         ),
         ws.Section(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.frame import batches, ordered, settings
+from analysis.frame import OWN_TEXTS, batches, ordered, settings
 from analysis.layouts import extra
 from analysis.published import published
 from analysis.records import Run
@@ -44,6 +44,7 @@ def _line(figures: Mapping[str, Any], run: Run, telling: Sequence[str]) -> dict[
         "batch_rows": max((count for count, _ in made), default=0),
         "batch_mib": max((mib for _, mib in made), default=UNKNOWN),
         "cache_percent": figures["cache_percent"],
+        "cache_percent_of": figures["cache_percent_of"],
         "tokens_per_second": figures["tokens_per_second"],
         **_published(figures["model"], figures["method"], figures["decoding"]),
         **{key: figures[key] for key in ("notes", "experiment", "run", "commit")},
@@ -89,8 +90,13 @@ def _sheet(found: pd.DataFrame) -> Sheet:
         columns["published\ntokens/s"] = [number(value, 2) for value in found["published_tokens_per_second"]]
         about.append("publ.: RTX 3090, batch 8, eager attention. diff.: ours less that, in points.")
     remarks = []
-    if found["compressed"].all():
-        remarks.append("MISSING: the uncompressed run (full + none); bytes are a share of what each needed itself.")
+    own = found["cache_percent_of"] == OWN_TEXTS
+    if own.any():
+        rows = ", ".join(found.loc[own, "method"] + " + " + found.loc[own, "decoding"])
+        which = "all rows" if own.all() else rows
+        remarks.append(
+            f"MISSING: the uncompressed run (full + none) of {which}; bytes in % of what each needed itself."
+        )
     if not whole.all():
         remarks.append(f"PARTIAL ({STAR}): not all prompts answered.")
     return Sheet(

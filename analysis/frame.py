@@ -24,6 +24,7 @@ from analysis.statistics import (
 ACCURACY = ("accuracy_percent", "accuracy_low_percent", "accuracy_high_percent")
 RELEASED = ("released_percent", "released_low_percent", "released_high_percent")
 LOST = ("points_lost", "points_lost_low", "points_lost_high")
+UNCOMPRESSED, OWN_TEXTS = "uncompressed run", "own texts"  # what a share of bytes is of; both, in two rows, differ
 MEASURED = "measured."  # the columns of what a task measures on whole texts, measured.rougeL_percent for one
 IDENTITY = ("experiment", "run", "model", "task", "method", "decoding", "budget", "fidelity")
 MEASURES = (
@@ -45,6 +46,7 @@ MEASURES = (
     "kept_percent",
     "cache_mib",
     "cache_percent",
+    "cache_percent_of",
     "tokens_per_second",
     "notes",
     "identity",
@@ -59,7 +61,9 @@ accuracy of the uncompressed run minus that of this one in percentage points, so
 `paired_prompts`, the prompts that both answered, each with the same weight. `missing_percent`: questions without an
 answer; `duplicates`: answers beyond the first to a question. `slots`: those of one layer and head at the end, mean;
 `kept_percent`: in percent of the run's own tokens.
-`cache_mib`: mean bytes of one sequence's cache in 2^20; `cache_percent`: of the bytes of the full one.
+`cache_mib`: mean bytes of one sequence's cache in 2^20; `cache_percent`: in percent of `cache_percent_of`, which is what
+the uncompressed run needed for the same prompts (`UNCOMPRESSED`), or, where there is none, what a full cache would have
+needed for this run's own texts (`OWN_TEXTS`): a method that stops early then looks larger.
 `tokens_per_second`: all tokens generated over the decoding time of all batches.
 """
 
@@ -79,6 +83,7 @@ def of_runs(read: Sequence[Run]) -> pd.DataFrame:
     runs = ordered(read)
     behind = provenance(runs)
     frame = pd.DataFrame([_row(run, _baseline(run, runs), _same_evictions(run, runs), behind) for run in runs])
+    _note_shares_of_own_texts(frame)
     settings = [flat(run.settings) | {"seed": run.seed} for run in runs]
     for position, key in enumerate(_telling(settings, frame), start=len(IDENTITY)):
         values = [setting.get(key) for setting in settings]
@@ -93,6 +98,19 @@ def of_runs(read: Sequence[Run]) -> pd.DataFrame:
             frame[column] = [100 * value for value in percent]
         frame[f"{MEASURED}{name}_best"] = _best(frame, totals)
     return frame
+
+
+def cache_heading(frame: pd.DataFrame) -> str:
+    """What `cache_percent` is called: where only some rows are of their own texts, their notes say so."""
+    return "cache % of own texts" if (frame["cache_percent_of"] == OWN_TEXTS).all() else "cache % of full"
+
+
+def _note_shares_of_own_texts(frame: pd.DataFrame) -> None:
+    """Mark the rows whose share of bytes is of another thing than that of the rows beside them."""
+    if cache_heading(frame) == "cache % of full":
+        note = "cache % of its own texts: no uncompressed run of them"
+        own = (frame["cache_percent_of"] == OWN_TEXTS) & frame["cache_percent"].notna()
+        frame.loc[own, "notes"] = ["; ".join([*[notes] * bool(notes), note]) for notes in frame.loc[own, "notes"]]
 
 
 def measure_columns(name: str) -> tuple[str, str, str]:
@@ -231,6 +249,7 @@ def _row(run: Run, baseline: Run | None, same: Sequence[Run], behind: Mapping[Pa
     released = sum(size for _, size in released_scores(samples).values())
     lost, paired = _lost(run, baseline)
     cache_bytes = sum(s.cache_bytes for s in samples)
+    cache_share, cache_of = _cache_share(run, baseline)
     return {
         "experiment": run.experiment,
         "run": run.name,
@@ -252,7 +271,8 @@ def _row(run: Run, baseline: Run | None, same: Sequence[Run], behind: Mapping[Pa
         "slots": _ratio(sum(sum(s.slots_kept) for s in samples), sum(len(s.slots_kept) for s in samples)),
         "kept_percent": 100 * _ratio(sum(sum(s.slots_kept) for s in samples), sum(s.slots_full for s in samples)),
         "cache_mib": _ratio(cache_bytes, len(samples)) / 2**20,
-        "cache_percent": 100 * _cache_share(run, baseline),
+        "cache_percent": 100 * cache_share,
+        "cache_percent_of": cache_of,
         "tokens_per_second": _ratio(sum(s.generated_tokens for s in samples), _decoding_seconds(samples)),
         "notes": "; ".join((*_notes(run, baseline, lost, paired, same), *behind[run.folder])),
         "identity": run.identity,
@@ -280,16 +300,14 @@ def _lost(run: Run, baseline: Run | None) -> tuple[Interval, int]:
     return lost_to(aligned_scores(baseline.samples), aligned_scores(run.samples))
 
 
-def _cache_share(run: Run, baseline: Run | None) -> float:
-    """Bytes of the cache, of what the uncompressed run needed for the same prompts.
-
-    Without such a run, of what this one's own texts would have needed: a method that stops early then looks larger.
-    """
+def _cache_share(run: Run, baseline: Run | None) -> tuple[float, str]:
+    """Bytes of the cache as a share of the full one's, and which full one that is, as `MEASURES` has it."""
     full = {s.name: s.full_cache_bytes for s in (baseline.samples if baseline else ())}
     common = [s for s in run.samples if s.name in full] if full else []
     if common:
-        return _ratio(sum(s.cache_bytes for s in common), sum(full[s.name] for s in common))
-    return _ratio(sum(s.cache_bytes for s in run.samples), sum(s.full_cache_bytes for s in run.samples))
+        return _ratio(sum(s.cache_bytes for s in common), sum(full[s.name] for s in common)), UNCOMPRESSED
+    share = _ratio(sum(s.cache_bytes for s in run.samples), sum(s.full_cache_bytes for s in run.samples))
+    return share, OWN_TEXTS if run.compressed else UNCOMPRESSED
 
 
 def batches(samples: Sequence[Sample]) -> list[tuple[float, int, float, float]]:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from analysis.colours import colour, marker
 from analysis.command import command
-from analysis.frame import flat, measure_columns, measured, of_runs, ordered, settings
+from analysis.frame import cache_heading, flat, measure_columns, measured, of_runs, ordered, settings
 from analysis.prompts import prompts_of
 from analysis.provenance import warnings
 from analysis.records import Run, read_records
@@ -82,7 +82,7 @@ def columns(frame: pd.DataFrame) -> list[Column]:
         "slots": ("slots", 0),
         "kept %": ("kept_percent", 1),
         "cache MiB": ("cache_mib", 2),
-        "cache % of full": ("cache_percent", 1),
+        cache_heading(frame): ("cache_percent", 1),
         "tokens/s": ("tokens_per_second", 1),
     }
     found += [{"heading": heading, "key": key, "digits": digits} for heading, (key, digits) in rest.items()]

@@ -11,7 +11,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.frame import ACCURACY, LOST, MEASURED, RELEASED, blocks, complete, measure_columns, measured, settings
+from analysis.frame import (
+    ACCURACY,
+    LOST,
+    MEASURED,
+    OWN_TEXTS,
+    RELEASED,
+    blocks,
+    cache_heading,
+    complete,
+    measure_columns,
+    measured,
+    settings,
+)
 from analysis.sheets import NOTHING, STAR, Sheet, bytes_unit, interval, number, numbers, plain
 
 BOLD = {"best": "accuracy %\n[95% interval]", "released_best": "released %\n[95% interval]"}  # frame's column: heading
@@ -62,7 +74,7 @@ def make_view(frame: pd.DataFrame) -> View:
         "slots": numbers(frame["slots"]),
         "slots\nkept %": numbers(frame["kept_percent"]),
         f"cache\n{unit}": numbers(frame["cache_mib"] * scale),
-        "cache %\nof full": numbers(frame["cache_percent"]),
+        cache_heading(frame).replace(" of ", "\nof "): numbers(frame["cache_percent"]),
         "tokens/s": numbers(frame["tokens_per_second"]),
     }
     if any(frame["notes"]):
@@ -70,7 +82,7 @@ def make_view(frame: pd.DataFrame) -> View:
     return View(
         experiment=", ".join(frame["experiment"].unique()),
         constant=", ".join(constant),
-        about=f"{ABOUT} {ABOUT_LOST}" if compared else ABOUT,
+        about=" ".join([ABOUT, *[ABOUT_LOST] * compared, *[ABOUT_OWN] * (OWN_TEXTS in set(frame["cache_percent_of"]))]),
         keys=pd.DataFrame({key: [plain(value) for value in frame[key]] for key in keys}),
         quality=pd.DataFrame(quality),
         cost=pd.DataFrame(cost),
@@ -146,6 +158,7 @@ ABOUT = (
 ABOUT_LOST = (
     "Points lost: accuracy of the uncompressed run minus this one's, over the prompts both answered; positive is worse."
 )
+ABOUT_OWN = "Bytes in % of own texts: of what a full cache would have needed for the texts that the run itself wrote."
 ABOUT_GRID = "Accuracy in % by method (rows) and decoding strategy (columns)"
 ABOUT_STAR = "* not all prompts answered"
 

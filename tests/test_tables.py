@@ -606,3 +606,22 @@ def test_the_title_says_when_the_released_code_is_meant(tmp_path: Path) -> None:
     labels = {"model": "embedded", "task": "arithmetic", "method": "snapkv", "decoding": "slide"}
     write_run(tmp_path, "run", [sample(0), sample(1)], labels=labels | {"fidelity": "released"})
     assert "fidelity released" in printed(build(tmp_path), 100)
+
+
+def test_shares_of_different_things_are_marked(tmp_path: Path) -> None:
+    """The note where one row has an uncompressed run to be held against and another has not; else the heading."""
+    full = {"method": "full", "decoding": "none", "budgets": (None, None)}
+    write_run(tmp_path / "a", "alone", [sample(i) for i in range(2)], seed=1)
+    frame = build(tmp_path)
+    assert list(frame["cache_percent_of"]) == ["own texts"]
+    assert "own texts" not in frame["notes"][0]
+    assert "of own texts" in printed(frame, 200)
+    write_run(tmp_path / "a", "full", [sample(i) for i in range(2)], created=1, **full)
+    write_run(tmp_path / "a", "beside", [sample(i) for i in range(2)], created=2)
+    frame = build(tmp_path).set_index("run")
+    assert list(frame.loc[["full", "beside", "alone"], "cache_percent_of"]) == [*["uncompressed run"] * 2, "own texts"]
+    assert "cache % of its own texts: no uncompressed run of them" in frame.loc["alone", "notes"]
+    assert "own texts" not in frame.loc["beside", "notes"] + frame.loc["full", "notes"]
+    text = printed(frame.reset_index(), 200)
+    assert "of full" in text
+    assert "of own texts:" in text
