@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis.colours import colour, marker
 from analysis.command import command
-from analysis.frame import batches, of_runs
+from analysis.frame import asked, batches, of_runs, ordered, settings_of
 from analysis.panels import NothingToShowError, dress, panels
 from analysis.records import Run, Sample
 from analysis.statistics import clustered_proportion
@@ -31,9 +31,10 @@ def frontier(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
     known = frame.dropna(subset=["accuracy_percent", "cache_mib"])
     if known.empty:
         raise NothingToShowError("no run has answers and an account of bytes")
-    blocks = list(known.groupby(["model", "task"], sort=False))
+    asked_by_row = pd.Series([", ".join(names) for names in asked(frame)], index=frame.index)
+    blocks = list(known.groupby(asked_by_row[known.index], sort=False))
     figure, axes = panels(len(blocks), (5.2, 3.8))
-    for axis, ((model, task), block) in zip(axes, blocks, strict=True):
+    for axis, (title, block) in zip(axes, blocks, strict=True):
         unit, scale = ("KiB", 1024) if block["cache_mib"].max() < 1 else ("MiB", 1)
         for row in block.to_dict("records"):
             estimate, low, high = (row[f"accuracy{part}_percent"] for part in ("", "_low", "_high"))
@@ -50,7 +51,7 @@ def frontier(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
             )
         best = pareto(list(zip(block["cache_mib"] * scale, block["accuracy_percent"], strict=True)))
         axis.plot(*zip(*best, strict=True), color="#666666", lw=0.9, ls="--", zorder=0)
-        dress(axis, f"{model}, {task}", f"cache of one sequence, {unit}", "answers right, %")
+        dress(axis, title, f"cache of one sequence, {unit}", "answers right, %")
         axis.set_xlim(left=0)
         open_marks = (block["prompts"] < block["planned_prompts"]).any()
         _legend(axis, block["method"], block["decoding"], ["open mark: partial run"] * bool(open_marks))
@@ -68,10 +69,11 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def position(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
     """Accuracy by a question's place among those of its prompt (the paper's figure 4a), a panel for each method."""
-    asked = [run for run in runs if any(len(s.correct) > 1 for s in run.samples)]
-    if not asked:
+    several = [run for run in runs if any(len(s.correct) > 1 for s in run.samples)]
+    if not several:
         raise NothingToShowError("no run asks several questions in one prompt")
-    groups = _grouped(asked, lambda run: (run.labels["model"], run.labels["task"], run.labels["method"]))
+    alike = _asked(runs, frame)
+    groups = _grouped(several, lambda run: (*alike[run.folder], run.labels["method"]))
     figure, axes = panels(len(groups))
     for axis, (names, members) in zip(axes, groups.items(), strict=True):
         for run, style in _told_apart(members):
@@ -101,7 +103,8 @@ def prefill_share(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
     answered = [run for run in runs if run.samples]
     if not any(run.compresses_prefill for run in answered):
         raise NothingToShowError("no run compresses the prompt")
-    groups = _grouped(answered, lambda run: (run.labels["model"], run.labels["task"], run.labels["decoding"]))
+    alike = _asked(runs, frame)
+    groups = _grouped(answered, lambda run: (*alike[run.folder], run.labels["decoding"]))
     figure, axes = panels(len(groups))
     for axis, (names, members) in zip(axes, groups.items(), strict=True):
         methods = _grouped(members, lambda run: run.labels["method"])
@@ -121,12 +124,10 @@ def prefill_share(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
 
 def decode_budget(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
     """Accuracy against the decode budget D (beta1 + beta2) and against beta2, its newest part, for each method."""
-    figure_of = []
+    figure_of, alike = [], _asked(runs, frame)
     for key, label in (("budget", "decode budget D, slots"), ("recent", "of D, the newest always kept (beta2)")):
-        groups = _grouped(
-            [run for run in runs if run.samples and (run.settings["decoding"] or {}).get(key) is not None],
-            lambda run: (run.labels["model"], run.labels["task"], run.labels["method"]),
-        )
+        known = [run for run in runs if run.samples and settings_of(run).get(f"decoding.{key}") is not None]
+        groups = _grouped(known, lambda run: (*alike[run.folder], run.labels["method"]))
         for names, members in groups.items():
             if len({run.settings["decoding"][key] for run in members}) > 1:
                 figure_of.append((key, label, names, members, groups))
@@ -156,16 +157,21 @@ def cost(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
     if not points:
         raise NothingToShowError("no run has an answered prompt")
     axes_of = {"tokens of a sequence": 1} | ({"prompts in a batch": 2} if len({p[2] for p in points}) > 1 else {})
-    figure, axes = panels(2 * len(axes_of), (4.4, 3.4), columns=2)
+    alike = _asked(runs, frame)
+    groups = _grouped(points, lambda point: alike[point[0].folder])
+    places = [(names, label, at) for names in groups for label, at in axes_of.items()]
+    figure, axes = panels(2 * len(places), (4.4, 3.4), columns=2)
     unit, scale = ("KiB", 2**10) if max(point[4] for point in points) < 2**20 else ("MiB", 2**20)
-    for index, (label, at) in enumerate(axes_of.items()):
+    for index, (names, label, at) in enumerate(places):
+        of = f"{_title(names, groups)}: " * (len(groups) > 1)
         for axis, value, title in ((axes[2 * index], 3, "tokens/s"), (axes[2 * index + 1], 4, f"cache, {unit}")):
-            for point in points:
+            for point in groups[names]:
                 run = point[0]
                 height = point[value] / (scale if value == 4 else 1)
                 style = {"color": colour(run.labels["decoding"]), "marker": marker(run.labels["method"])}
                 axis.plot(point[at], height, ls="", ms=4, alpha=0.75, **style)
-            dress(axis, "of a batch" if value == 3 else "of one sequence, mean of a batch", label, title)
+            shown = "of a batch" if value == 3 else "of one sequence, mean of a batch"
+            dress(axis, f"{of}{shown}", label, title)
             axis.set_ylim(bottom=0)
     _legend(axes[1], [run.labels["method"] for run in runs], [run.labels["decoding"] for run in runs])
     return figure
@@ -202,6 +208,11 @@ def _legend(axis: Any, methods: Iterable[str], decodings: Iterable[str], notes: 
     axis.legend(handles=entries, fontsize=6.5, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
 
 
+def _asked(runs: Sequence[Run], frame: pd.DataFrame) -> dict[Path, tuple[str, str]]:
+    """By a run's folder what it was asked: what only runs that were asked the same may share, a panel."""
+    return {run.folder: names for run, names in zip(ordered(runs), asked(frame), strict=True)}
+
+
 def _grouped(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:
     groups: dict[Any, list[Any]] = {}
     for item in items:
@@ -219,7 +230,7 @@ def _told_apart(runs: Sequence[Run]) -> list[tuple[Run, str]]:
 def _name(run: Run, beside: Sequence[Run]) -> str:
     name = run.labels["decoding"]
     if sum(other.labels["decoding"] == name for other in beside) > 1:
-        name += f", {' and '.join(f'{b:g}' for b in run.budgets if b is not None)}, seed {run.seed}"
+        name += f", {' and '.join(run.budget_words)}, seed {run.seed}"
     return name
 
 

@@ -61,8 +61,8 @@ accuracy of the uncompressed run minus that of this one in percentage points, so
 `paired_prompts`, the prompts that both answered, each with the same weight. `missing_percent`: questions without an
 answer; `duplicates`: answers beyond the first to a question. `slots`: those of one layer and head at the end, mean;
 `kept_percent`: in percent of the run's own tokens.
-`cache_mib`: mean bytes of one sequence's cache in 2^20; `cache_percent`: in percent of `cache_percent_of`, which is what
-the uncompressed run needed for the same prompts (`UNCOMPRESSED`), or, where there is none, what a full cache would have
+`cache_mib`: mean bytes of one sequence's cache in 2^20; `cache_percent`: of those of `cache_percent_of`: what the
+uncompressed run needed for the same prompts (`UNCOMPRESSED`), or, where there is none, what a full cache would have
 needed for this run's own texts (`OWN_TEXTS`): a method that stops early then looks larger.
 `tokens_per_second`: all tokens generated over the decoding time of all batches.
 """
@@ -84,7 +84,7 @@ def of_runs(read: Sequence[Run]) -> pd.DataFrame:
     behind = provenance(runs)
     frame = pd.DataFrame([_row(run, _baseline(run, runs), _same_evictions(run, runs), behind) for run in runs])
     _note_shares_of_own_texts(frame)
-    settings = [flat(run.settings) | {"seed": run.seed} for run in runs]
+    settings = [settings_of(run) for run in runs]
     for position, key in enumerate(_telling(settings, frame), start=len(IDENTITY)):
         values = [setting.get(key) for setting in settings]
         frame.insert(position, key, pd.Series(values, dtype=object))  # object: a whole number stays one beside a gap
@@ -128,6 +128,19 @@ def blocks(frame: pd.DataFrame) -> list[pd.DataFrame]:
     compared = ("method.", "decoding.")
     conditions = ["model", "task"] + [column for column in settings(frame) if not column.startswith(compared)]
     return [block for _, block in frame.groupby(conditions, sort=False, dropna=False)]
+
+
+def asked(frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """For each row the model and what it was asked, the settings that tell tasks of one name apart included.
+
+    Rows where these differ belong in different panels: `arithmetic_tiny` of 8 questions is not that of 58.
+    """
+
+    def with_settings(row: Mapping[str, Any], part: str) -> str:
+        columns = [column for column in settings(frame) if column.startswith(f"{part}.") and not pd.isna(row[column])]
+        return ", ".join([str(row[part]), *(f"{column.removeprefix(f'{part}.')} {row[column]}" for column in columns)])
+
+    return [(with_settings(row, "model"), with_settings(row, "task")) for row in frame.to_dict("records")]
 
 
 def settings(frame: pd.DataFrame) -> list[str]:
@@ -210,7 +223,7 @@ def _same_evictions(run: Run, runs: Sequence[Run]) -> list[Run]:
     def methods(r: Run) -> tuple[Any, ...]:
         return _conditions(r), r.labels["method"], r.labels["decoding"]
 
-    alike = [other for other in runs if methods(other) == methods(run) and other.budgets != run.budgets]
+    alike = [other for other in runs if methods(other) == methods(run) and other.budget_words != run.budget_words]
     traces = {sample.name: sample.trace for sample in run.samples if sample.trace}
     found = []
     for other in alike:
@@ -222,6 +235,17 @@ def _same_evictions(run: Run, runs: Sequence[Run]) -> list[Run]:
 
 def _conditions(run: Run) -> tuple[Any, ...]:
     return run.settings.get("model"), run.settings.get("task"), run.seed
+
+
+TYPED = {"cache.max_bytes": "budget.bytes", "cache.granularity": "fidelity.granularity"}  # as a command line has them
+
+
+def settings_of(run: Run) -> dict[str, Any]:
+    """All that a run was asked for, by the keys of the command line; no D where it is what `budget.bytes` leave."""
+    found = {TYPED.get(key, key): value for key, value in flat(run.settings).items()}
+    if run.max_bytes is not None:
+        found["decoding.budget"] = None
+    return found | {"seed": run.seed}
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -236,10 +260,19 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _telling(settings: Sequence[Mapping[str, Any]], frame: pd.DataFrame) -> list[str]:
-    """The keys whose values differ between runs that the frame labels alike."""
+    """The keys whose values differ between runs that the frame labels alike: for one of a model or task, these alone.
+
+    Runs of one method on 8 questions and of another on 58 are not alike, and must not look it.
+    """
     keys = dict.fromkeys(key for setting in settings for key in setting)
     alike = frame.groupby(["model", "task", "method", "decoding"]).indices.values()
-    return [key for key in keys if any(len({repr(settings[row].get(key)) for row in rows}) > 1 for rows in alike)]
+    asked_alike = frame.groupby(["model", "task"]).indices.values()
+
+    def tells(key: str) -> bool:
+        groups = asked_alike if key.startswith(("model.", "task.")) else alike
+        return any(len({repr(settings[row].get(key)) for row in rows}) > 1 for rows in groups)
+
+    return [key for key in keys if tells(key)]
 
 
 def _row(run: Run, baseline: Run | None, same: Sequence[Run], behind: Mapping[Path, tuple[str, ...]]) -> dict[str, Any]:
@@ -352,8 +385,7 @@ def _notes(run: Run, baseline: Run | None, lost: Interval, paired: int, same: Se
     if any(s.released_correct is None for s in run.samples):
         yield "older records: python -m scope.scoring gives the released score"
     for other in same:
-        budgets = [f"{b:g}" for b in other.budgets if b is not None]
-        yield f"same evictions as with budget {' and '.join(budgets)}"
+        yield f"same evictions as with budget {' and '.join(other.budget_words)}"
     asked = sum(bool(sample.correct) for sample in run.samples)
     if baseline is not None and paired < asked:
         yield f"points lost over {paired} of {asked} prompts"

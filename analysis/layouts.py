@@ -369,7 +369,7 @@ TIDY = (
 
 def _entries(layout: Layout, runs: Sequence[Run], frame: pd.DataFrame) -> list[Entry]:
     """Each run with its place; runs that would share one are set apart by what differs, by their names in the end."""
-    telling = [column for column in settings(frame) if column not in ("method.budget", "decoding.budget")]
+    telling = [c for c in settings(frame) if c not in ("method.budget", "decoding.budget", "budget.bytes")]
     by_prefill = "method.budget" in settings(frame) and not layout.split
     made = []
     for figures, run in zip(frame.to_dict("records"), ordered(runs), strict=True):
@@ -404,10 +404,11 @@ def extra(figures: Mapping[str, Any], telling: Sequence[str]) -> str:
 def _block(layout: Layout, run: Run) -> str:
     prefill, decode = run.budgets
     both = isinstance(prefill, int) and isinstance(decode, int)
+    room = [f"D = what {run.max_bytes} bytes leave"] * (run.max_bytes is not None)
     if layout.split:
         parts = [f"C = {_budget(prefill)}"] * (prefill is not None) + [f"D = {_budget(decode)}"] * (decode is not None)
-        return ", ".join(parts) + (f" (total {prefill + decode})" if both else "") if parts else FULL
-    return FULL if decode is None else f"D = {_budget(decode)}"
+        return ", ".join(parts + room) + (f" (total {prefill + decode})" if both else "") if parts + room else FULL
+    return room[0] if room else FULL if decode is None else f"D = {_budget(decode)}"
 
 
 def _budget(value: Any) -> str:

@@ -99,7 +99,7 @@ class Run:
     @property
     def compresses_decoding(self) -> bool:
         """Whether the decoding strategy has a budget to keep to."""
-        return self.budgets[1] is not None
+        return (self.settings.get("decoding") or {}).get("budget") is not None
 
     @property
     def compressed(self) -> bool:
@@ -107,9 +107,22 @@ class Run:
         return self.compresses_prefill or self.compresses_decoding
 
     @property
+    def max_bytes(self) -> int | None:
+        """What a sequence's cache may take, where that decides instead of a D."""
+        found = (self.settings.get("cache") or {}).get("max_bytes")
+        return None if found is None else int(found)
+
+    @property
     def budgets(self) -> tuple[Any, Any]:
-        """The prefill's and the decoding's budget, None where there is none."""
-        return (self.settings.get("method") or {}).get("budget"), (self.settings.get("decoding") or {}).get("budget")
+        """C and D; None where there is none, as where D is what `max_bytes` leave."""
+        decode = (self.settings.get("decoding") or {}).get("budget") if self.max_bytes is None else None
+        return (self.settings.get("method") or {}).get("budget"), decode
+
+    @property
+    def budget_words(self) -> list[str]:
+        """All that bounds the cache, in words: `0.6` and `128`, or `0.6` and `300000 bytes`."""
+        words = [f"{budget:g}" for budget in self.budgets if budget is not None]
+        return words + [f"{self.max_bytes} bytes"] * (self.max_bytes is not None)
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:

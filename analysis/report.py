@@ -18,7 +18,7 @@ import pandas as pd
 
 from analysis.colours import colour, marker
 from analysis.command import command
-from analysis.frame import cache_heading, flat, measure_columns, measured, of_runs, ordered, settings
+from analysis.frame import cache_heading, measure_columns, measured, of_runs, ordered, settings, settings_of
 from analysis.prompts import prompts_of
 from analysis.provenance import warnings
 from analysis.records import Run, read_records
@@ -92,7 +92,7 @@ def columns(frame: pd.DataFrame) -> list[Column]:
 
 def differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Settings whose value is not the same in all runs: the key, and the value of each run in turn."""
-    found = [flat(run.settings) | {"seed": run.seed} for run in runs]
+    found = [settings_of(run) for run in runs]
     keys = dict.fromkeys(key for values in found for key in values)
     rows = [{"key": key, "values": [values.get(key) for values in found]} for key in keys]
     return [row for row in rows if len({repr(value) for value in row["values"]}) > 1]

@@ -11,6 +11,7 @@ from test_tables import sample, write_run, write_sweep
 from analysis.colours import COLOURS, MARKERS, OTHER, colour, marker
 from analysis.figures import FIGURES, by_position, main, pareto, prompt_share, save
 from analysis.frame import build
+from analysis.panels import NothingToShowError
 from analysis.records import read_runs
 from analysis.traces import highest
 
@@ -95,6 +96,44 @@ def test_accuracy_over_decode_budgets_is_that_of_each_run(tmp_path: Path) -> Non
     assert list(line.get_xdata()) == [16, 32, 64]
     assert list(line.get_ydata()) == [75, 50, 25]
     assert len(figure.axes) == 1  # beta2 is the same in all
+
+
+def test_tasks_of_one_name_that_ask_otherwise_have_panels_of_their_own(tmp_path: Path) -> None:
+    """Also where no method has both, so that no pair of rows alike in all else shows the difference."""
+    for position, (count, decoding) in enumerate(((8, "slide"), (58, "h2o"))):
+        write_run(
+            tmp_path, decoding, [sample(k, [True] * count) for k in range(2)], decoding=decoding, created=position
+        )
+        path = tmp_path / decoding / "manifest.json"
+        manifest = json.loads(path.read_text())
+        manifest["settings"]["task"]["questions"] = count
+        path.write_text(json.dumps(manifest))
+    runs, frame = read_runs([tmp_path]), build(tmp_path)
+    assert list(frame["task.questions"]) == [8, 58]
+    for name, panels in {"frontier": 2, "position": 2, "prefill_share": 2, "cost": 4}.items():
+        titles = [axis.get_title() for axis in FIGURES[name](runs, frame).axes]
+        assert len(titles) == panels
+        for count in (8, 58):
+            assert sum(f"arithmetic, questions {count}" in title for title in titles) == panels / 2, name
+
+
+def test_one_prompt_has_no_error_bar(tmp_path: Path) -> None:
+    write_run(tmp_path, "one", [sample(0)], created=1)
+    write_run(tmp_path, "two", [sample(0), sample(1, (True, True))], method="h2o")
+    runs, frame = read_runs([tmp_path]), build(tmp_path)
+    for name in ("frontier", "prefill_share"):
+        bars = [bar.get_segments()[0] for bar in FIGURES[name](runs, frame).axes[0].collections]
+        assert sorted(map(len, bars)) == [0, 2], name
+
+
+def test_where_bytes_bind_there_is_no_decode_budget(tmp_path: Path) -> None:
+    for budget in (36, 64):
+        folder = write_run(tmp_path, f"run{budget}", [sample(k) for k in range(3)], budgets=(0.5, budget))
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["settings"]["cache"] = {"granularity": "layer", "max_bytes": 1000 * budget}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(NothingToShowError, match="several decode budgets"):
+        FIGURES["decode_budget"](read_runs([tmp_path]), build(tmp_path))
 
 
 def test_no_peak_of_a_map_falls_between_two_pixels() -> None:

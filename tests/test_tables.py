@@ -18,9 +18,9 @@ from rich.console import Console
 from scipy import stats
 
 from analysis.frame import ACCURACY, LOST
-from analysis.records import RecordsError
+from analysis.records import RecordsError, read_runs
 from analysis.statistics import clustered_proportion, mean_by_prompt
-from analysis.tables import build, main, show, write
+from analysis.tables import build, main, show, write, write_preset
 
 LAYERS = 4
 
@@ -625,3 +625,21 @@ def test_shares_of_different_things_are_marked(tmp_path: Path) -> None:
     text = printed(frame.reset_index(), 200)
     assert "of full" in text
     assert "of own texts:" in text
+
+
+def test_bytes_that_bind_are_named_as_they_are_typed_and_leave_no_d(tmp_path: Path) -> None:
+    bound = {"granularity": "layer", "max_bytes": 300_000}
+    folder = write_run(tmp_path, "bound", [sample(i) for i in range(2)], budgets=(0.6, 36))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["settings"]["cache"] = bound
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_run(tmp_path, "free", [sample(i) for i in range(2)], budgets=(0.6, 64), created=1)
+    frame = build(tmp_path)
+    assert "cache.max_bytes" not in frame
+    assert list(frame["budget.bytes"]) == [300_000, None]
+    assert list(frame["decoding.budget"]) == [None, 64]
+    assert not re.search(r"\b36\b", printed(frame, 200))
+    for preset in ("table1_4k", "table2", "table5", "table3"):
+        text = write_preset(read_runs([tmp_path]), preset, tmp_path / "out")[1][1].read_text()
+        assert "D = 36" not in text
+        assert "300000" in text, preset
