@@ -206,10 +206,10 @@ def show_sheet(sheet: Sheet, console: Console) -> None:
 def print_columns(
     keys: pd.DataFrame, columns: pd.DataFrame, best: Mapping[str, Sequence[bool]], console: Console
 ) -> None:
-    for part in _fitting(columns, console.width - _width(keys)):
+    for part in _fitting(columns, console.width - width(keys)):
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
         # Cropped or wrapped, half a number is a wrong number: beyond the console's width, the terminal breaks the line.
-        needed = _width(keys) + _width(part)
+        needed = width(keys) + width(part)
         table.width = needed if needed > console.width else None
         for column in (*keys, *part):
             words = column in keys or column == "notes"
@@ -223,14 +223,14 @@ def _fitting(columns: pd.DataFrame, room: int) -> Iterator[pd.DataFrame]:
     """The columns in as few parts as are at most `room` characters wide each."""
     part: list[str] = []
     for column in columns:
-        if part and _width(columns[[*part, column]]) > room:
+        if part and width(columns[[*part, column]]) > room:
             yield columns[part]
             part = []
         part.append(column)
     yield columns[part]
 
 
-def _width(text: pd.DataFrame) -> int:
+def width(text: pd.DataFrame) -> int:
     """Characters that the columns need, two more for each to keep it from the next."""
     return sum(_column_width(column, text[column]) + 2 for column in text)
 

@@ -1,5 +1,6 @@
 """Scoring again from disk: made-up result files in the released format, and a run's records with old and torn lines."""
 
+import io
 import json
 import os
 import subprocess
@@ -8,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from analysis.statistics import clustered_proportion
 from scope.errors import ScopeError
-from scope.scoring.__main__ import main
+from scope.scoring import Question, score
+from scope.scoring.__main__ import main, show
 from scope.scoring.sources import Scored, read
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "longgenbench_sample" / "results"
@@ -125,11 +129,16 @@ def test_what_cannot_be_scored_ends_with_one_line_and_code_2(
     write(tmp_path / "cut" / "gsm8k" / "X.json", [number_line("a", ["5"], [5])], tail='{"pred": "cut')
     write_run(tmp_path / "no_text", [{"sample": "a", "status": "ok", "questions": []}])
     (tmp_path / "empty").mkdir()
+    for name, text in (("broken", "{broken"), ("list", "[]"), ("labels", '{"labels": 3}')):
+        (write_run(tmp_path / name, [record("a", "7")]) / "manifest.json").write_text(text)
     for name, told in (
         ("nowhere", "no such folder"),
         ("empty", "no generation with questions here or below"),
         ("cut", "X.json:2: not JSON"),
         ("no_text", "records.jsonl:1: lacks 'generation'"),
+        ("broken", f"{tmp_path / 'broken' / 'manifest.json'}: not the manifest of a run (Expecting"),
+        ("list", f"{tmp_path / 'list' / 'manifest.json'}: not the manifest of a run ("),
+        ("labels", f"{tmp_path / 'labels' / 'manifest.json'}: not the manifest of a run (labels must be an object)"),
     ):
         assert main([str(tmp_path / name)]) == 2
         out, err = capsys.readouterr()
@@ -162,6 +171,35 @@ def test_the_table_shows_both_scorers_and_what_ties_with_the_best(tmp_path: Path
     assert [rows[name].count("\x1b[1m") for name in rows] == [2, 2, 0, 1]  # Dollar leads by one scorer only
     assert "100.00 [" in rows["Dollar"]
     assert " 0.00 [" in rows["Dollar"]
+
+
+LONG = "embedded + streamingllm + discontinuous + tiny"
+
+
+@pytest.mark.parametrize("width", [80, 100, 10_000])
+def test_names_and_intervals_are_readable_at_any_width(width: int) -> None:
+    """Each figure stands whole beside the names of its row, however many tables that takes."""
+    answers = {f"p{k}": score([Question(1, "7")], f"Answer_1: The answer is {7 + (k > 3)}.") for k in range(6)}
+    runs = [Scored("sums", name, answers) for name in (LONG, f"{LONG} other")]
+    out = io.StringIO()
+    show(runs, Console(file=out, width=width, force_terminal=False))
+    text = out.getvalue()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    tables = text.count("task ")
+    assert (tables == 1) == (width == 10_000)
+    for word in LONG.split(" + "):
+        assert text.count(word) == 2 * tables
+    estimate, low, high = clustered_proportion([1] * 4 + [0] * 2, [1] * 6)
+    assert text.count(f"{100 * estimate:.2f} [{100 * low:.1f}, {100 * high:.1f}]") == 4
+
+
+def test_what_is_not_a_terminal_has_every_run_on_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "run", [record("a", "7"), record("b", "6")])
+    assert main([str(tmp_path)]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "embedded + snapkv + slide" in line]
+    assert line.startswith("arithmetic ")
+    assert line.count("[") == 2
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of the benchmark's released files is not here")

@@ -9,62 +9,72 @@ import sys
 from collections.abc import Callable, Sequence
 from math import isnan
 from pathlib import Path
+from textwrap import fill
 
-from rich import box
+import pandas as pd
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from analysis.statistics import clustered_proportion, tied_with_best
+from analysis.view import print_columns, width
 from scope.errors import ScopeError
 from scope.scoring.answer import Answer
 from scope.scoring.sources import Scored, read
 
+NAME_WIDTH = 24  # characters that a run's name is folded to where space is short
+UNBOUNDED = 10_000  # columns: more than any table has
 SCORERS: dict[str, Callable[[Answer], bool]] = {
     "aligned": lambda answer: answer.correct,
     "released": lambda answer: answer.released_correct,
 }
 
 
-def table(runs: Sequence[Scored]) -> Table:
-    """A row per run, those of a task below each other; bold: not to be told from the task's best by that scorer."""
-    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for heading in ("task", "run"):
-        made.add_column(heading, overflow="fold")
-    for heading in ("prompts", "questions", *(f"{name} %\n[95% interval]" for name in SCORERS)):
-        made.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("missing", "duplicates", "missing\nreleased"):
-        made.add_column(heading, justify="right", no_wrap=True)
-    for task in dict.fromkeys(run.task for run in runs):
-        block = [run for run in runs if run.task == task]
-        cells = [_scores(block, right) for right in SCORERS.values()]
-        for run, *scores in zip(block, *cells, strict=True):
-            answers = [answer for given in run.answers.values() for answer in given]
-            made.add_row(
-                Text(task),
-                Text(run.name),
-                str(len(run.answers)),
-                str(len(answers)),
-                *scores,
-                str(sum(answer.found is None for answer in answers)),
-                str(sum(max(0, answer.given - 1) for answer in answers)),
-                str(sum(answer.released_found is None for answer in answers)),
-            )
-    return made
+def table(runs: Sequence[Scored]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, list[bool]]]:
+    """A row per run, those of a task below each other: what they are, their figures, and by heading which are bold.
+
+    Bold: not to be told from the task's best by that scorer.
+    """
+    by_task = [[run for run in runs if run.task == task] for task in dict.fromkeys(run.task for run in runs)]
+    rows = [run for block in by_task for run in block]
+    answers = [[answer for given in run.answers.values() for answer in given] for run in rows]
+    columns = {
+        "prompts": [str(len(run.answers)) for run in rows],
+        "questions": [str(len(given)) for given in answers],
+    }
+    bold = {}
+    for name, right in SCORERS.items():
+        heading = f"{name} %\n[95% interval]"
+        found = [_scores(block, right) for block in by_task]
+        columns[heading] = [cell for cells, _ in found for cell in cells]
+        bold[heading] = [tied for _, ties in found for tied in ties]
+    columns["missing"] = [str(sum(answer.found is None for answer in given)) for given in answers]
+    columns["duplicates"] = [str(sum(max(0, answer.given - 1) for answer in given)) for given in answers]
+    columns["missing\nreleased"] = [str(sum(answer.released_found is None for answer in given)) for given in answers]
+    keys = pd.DataFrame({"task": [run.task for run in rows], "run": [run.name for run in rows]})
+    return keys, pd.DataFrame(columns), bold
 
 
-def _scores(runs: Sequence[Scored], right: Callable[[Answer], bool]) -> list[Text]:
+def _scores(runs: Sequence[Scored], right: Callable[[Answer], bool]) -> tuple[list[str], list[bool]]:
     counts = [{p: (sum(map(right, given)), len(given)) for p, given in run.answers.items()} for run in runs]
-    ties = tied_with_best(counts)
     cells = []
-    for prompts, tied in zip(counts, ties, strict=True):
+    for prompts in counts:
         hits, sizes = zip(*prompts.values(), strict=True)
         found = clustered_proportion(hits, sizes)
         text = f"{100 * found.estimate:.2f}"
         if not isnan(found.low):  # of one prompt there is none
             text += f" [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-        cells.append(Text(text, "bold" if tied and len(runs) > 1 else ""))
-    return cells
+        cells.append(text)
+    return cells, [tied and len(runs) > 1 for tied in tied_with_best(counts)]
+
+
+def show(runs: Sequence[Scored], console: Console) -> None:
+    """Print the table; where the console is too narrow for it, names take several lines and columns several tables."""
+    keys, columns, bold = table(runs)
+    if width(keys) + width(columns) > console.width:
+        keys["run"] = [fill(name, NAME_WIDTH, break_long_words=False, break_on_hyphens=False) for name in keys["run"]]
+    print_columns(keys, columns, bold, console)
+    console.print(Text("aligned: answers by their printed number. released: the paper's scorer, by position.", "dim"))
+    console.print(Text("Bold: not distinguishable from the task's best (95%, paired by prompt).", "dim"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,10 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     console = Console()
-    made = table(runs)
-    console.print(made, width=max(console.measure(made).minimum, console.width), crop=False)
-    console.print(Text("aligned: answers by their printed number. released: the paper's scorer, by position.", "dim"))
-    console.print(Text("Bold: not distinguishable from the task's best (95%, paired by prompt).", "dim"))
+    if not console.is_terminal:  # a file or a pipe has no width: whoever reads it wants each run on one line
+        console.width = UNBOUNDED
+    show(runs, console)
     return 0
 
 

@@ -49,7 +49,7 @@ def read(folder: Path) -> list[Scored]:
 
 def _record_run(manifest: Path) -> Scored:
     path = manifest.with_name("records.jsonl")
-    labels = json.loads(manifest.read_text()).get("labels", {})
+    labels = _labels(manifest)
     latest: dict[str, tuple[int, dict[str, Any]]] = {}
     for number, line in _lines(path, torn=True) if path.exists() else ():
         latest[line.get("sample", "")] = number, line
@@ -66,6 +66,16 @@ def _record_run(manifest: Path) -> Scored:
             answers.setdefault(line.get("prompt", line["sample"]), []).extend(scored)
     name = " + ".join(str(labels[key]) for key in ("model", "method", "decoding", "budget") if key in labels)
     return Scored(str(labels.get("task", "")), name or manifest.parent.name, answers)
+
+
+def _labels(manifest: Path) -> dict[str, Any]:
+    try:
+        labels = json.loads(manifest.read_bytes()).get("labels", {})
+    except (ValueError, AttributeError) as error:
+        raise ScopeError(f"{manifest}: not the manifest of a run ({error})") from error
+    if not isinstance(labels, dict):
+        raise ScopeError(f"{manifest}: not the manifest of a run (labels must be an object)")
+    return labels
 
 
 def _released_run(path: Path, folder: Path) -> Scored:
