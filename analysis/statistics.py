@@ -135,10 +135,10 @@ def mean_by_prompt(differences: Sequence[float]) -> Interval:
         return Interval(mean, NAN, NAN)
     if len(differences) >= FEW:
         ones = [1.0] * len(differences)
-        _, low, high = bootstrap(np.sort(differences), ones)
-        _, against_low, against_high = bootstrap(np.sort(np.negative(differences)), ones)
+        _, low, high = bootstrap(sorted(differences), ones)
+        _, against_low, against_high = bootstrap(sorted(-value for value in differences), ones)
         return Interval(mean, (low - against_high) / 2, (high - against_low) / 2)
-    found = stats.ttest_1samp(np.sort(differences), 0).confidence_interval(0.95)
+    found = stats.ttest_1samp(sorted(differences), 0).confidence_interval(0.95)
     return Interval(mean, max(-1.0, float(found.low)), min(1.0, float(found.high)))
 
 
