@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 
 import numpy as np
@@ -75,5 +76,13 @@ def _read(job: Job, folder: Path) -> Measured:
 
 
 def points(difference: Interval) -> str:
-    """A difference of accuracies in percentage points, with its interval."""
-    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * value for value in difference))
+    """A difference of accuracies in percentage points, with its interval where it has one."""
+    return in_points([None if isnan(value) else 100 * value for value in difference])
+
+
+def in_points(difference: Sequence[float | None]) -> str:
+    """The same of estimate and bounds in points; bounds of None: the prompts all differ by as much."""
+    estimate, low, high = difference
+    if estimate is None or low is None or high is None:
+        return f"{estimate:+.1f}, no interval" if estimate else "no prompt differs"
+    return f"{estimate:+.1f} [{low:+.1f}, {high:+.1f}]"

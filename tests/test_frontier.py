@@ -1,6 +1,7 @@
 """The frontier: each row gets all that the bytes allow and no more, and the report says what the records say."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from experiments.frontier import __main__ as frontier
 from experiments.frontier.rows import OWN, ROWS, SLIDE, Row, fitted
-from experiments.measure import composed
+from experiments.measure import Measured, composed, in_points, points
 from scope import models
 from scope.forecast import cache_bytes
 
@@ -66,3 +67,12 @@ def test_the_report_says_what_was_measured(
     monkeypatch.setattr("sys.argv", [*words, "--recorded"])
     frontier.main()
     assert capsys.readouterr().out == out.with_suffix(".md").read_text() + "\n"
+
+
+def test_a_difference_without_an_interval_is_shown_as_that() -> None:
+    rows = {f"p{k}": [True, False] for k in range(4)}
+    less = {name: [True, False] if name == "p0" else [False, False] for name in rows}
+    here, same, other = (Measured(marks, 1.0, 1.0) for marks in (rows, dict(reversed(rows.items())), less))
+    assert points(here.minus(same)) == "no prompt differs"
+    assert re.fullmatch(r"\+37\.5 \[-?\+?\d+\.\d, \+\d+\.\d\]", points(here.minus(other)))
+    assert in_points([12.5, None, None]) == "+12.5, no interval"

@@ -22,7 +22,7 @@ from rich.progress import track
 from analysis.statistics import Interval
 from experiments.frontier import picture
 from experiments.frontier.rows import FULL, MAIN, OWN, ROWS, SLIDE, Row, fitted, matrix
-from experiments.measure import Measured, composed, measure, recorded
+from experiments.measure import Measured, composed, in_points, measure, recorded
 from scope import models, records
 from scope.files import write_whole
 from scope.forecast import cache_bytes
@@ -131,7 +131,7 @@ def _crossed(rows: Sequence[Mapping[str, Any]], size: int, about: str) -> str:
     strategies = list(dict.fromkeys(strategy for row in found.values() for strategy in row))
     lines = [f"| {about}: answers right, % | " + " | ".join(strategies) + " |", "| --- |" + " ---: |" * len(strategies)]
     for method, row in found.items():
-        cells = [_text(row[name]["accuracy"], ".1f", ".0f") if name in row else "-" for name in strategies]
+        cells = [_text(row[name]["accuracy"], ".0f") if name in row else "-" for name in strategies]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -154,21 +154,18 @@ def _percent(found: Interval) -> list[float | None]:
 
 
 def _accuracy(row: Mapping[str, Any]) -> str:
-    return f"{_text(row['accuracy'], '.1f')}; {row['D']}"
+    return f"{_text(row['accuracy'])}; {row['D']}"
 
 
 def _minus(row: Mapping[str, Any], name: str) -> str:
-    if name not in row["minus"]:
-        return ""
-    found = row["minus"][name]
-    return "no prompt differs" if found == [0, None, None] else _text(found, "+.1f")
+    return in_points(row["minus"][name]) if name in row["minus"] else ""
 
 
-def _text(found: Sequence[float | None], form: str, of_bounds: str = "") -> str:
-    """An estimate and, where there is one, its interval."""
-    estimate, *bounds = found
-    shown = [format(value, of_bounds or form) for value in bounds if value is not None]
-    return f"{format(estimate, form)}{' [' + ', '.join(shown) + ']' if shown else ''}"
+def _text(accuracy: Sequence[float | None], of_bounds: str = ".1f") -> str:
+    """An accuracy and, where it has one, its interval."""
+    estimate, *bounds = accuracy
+    shown = [format(bound, of_bounds) for bound in bounds if bound is not None]
+    return f"{estimate:.1f}{' [' + ', '.join(shown) + ']' if shown else ''}"
 
 
 def main() -> None:
