@@ -183,3 +183,10 @@ def test_a_browser_sorts_plots_and_compares(tmp_path: Path) -> None:
     assert found["right"] == "text"
     assert found["wrong"] == sum(not right for right in chosen.samples[0].correct)
     assert "tokens/s" in found["title"]
+
+
+def test_one_prompt_has_an_accuracy_and_no_bounds(tmp_path: Path) -> None:
+    write_run(tmp_path, "run", [sample(0, (True, False, False, False))])
+    assert main([str(tmp_path)]) == 0
+    (row,) = data_of(tmp_path / "report.html")["rows"]
+    assert (row["accuracy_percent"], row["accuracy_low_percent"], row["accuracy_high_percent"]) == (25, None, None)
