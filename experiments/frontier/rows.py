@@ -90,7 +90,7 @@ MAIN = [  # what matters most comes first
     *(Row(method, "slide") for method in PREFILLS),
     *(Row(method, OURS, recent=ANSWER) for method in PREFILLS),
     *(Row("full", name, "nothing") for name in ("recent", *UNIFIED)),
-    Row("full", OURS, "nothing", ANSWER),
+    *(Row("full", name, "nothing", ANSWER) for name in (OURS, "keydiff")),
     *(Row(method, "recent") for method in PREFILLS),
     *(Row("full", name, "nothing") for name in RIVALS if name not in SLOW),
     *(Row("full", name, protect) for name in SLOW for protect in ("prompt", "nothing")),
