@@ -22,6 +22,11 @@ from scope.secrets import redact
 CONF = Path(__file__).resolve().with_name("conf")
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"  # Hydra's own switch, as the user left it
 
+TOLD_BETTER = {  # what Hydra raises as a bare ValueError, and what there is to say of it
+    "Config group override": "a group takes the name of an option, not null; --help lists them",
+    "Only one of --run": "-m, --cfg and --info exclude each other: drop -m to look at one configuration",
+}
+
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> str | list[float]:
@@ -97,9 +102,10 @@ def cli() -> int:
             raise
         return refuse(error)
     except ValueError as error:
-        if TRACEBACKS or "Config group override" not in str(error):  # Hydra's answer to group=null
+        mended = [instead for told, instead in TOLD_BETTER.items() if told in str(error)]
+        if TRACEBACKS or not mended:
             raise
-        return refuse(ConfigError("a group takes the name of an option, not null; --help lists them"))
+        return refuse(ConfigError(mended[0]))
 
 
 if __name__ == "__main__":

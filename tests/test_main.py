@@ -136,6 +136,7 @@ REFUSED = {
     "+spare=1": "spare: no such key; the keys are attention, .*",
     "attention=flash": "attention=flash: must be one of sdpa, eager, flash_attention_2",
     "-m experiment=search": "hydra.sweeper.direction: is for a sweeper that searches: add hydra/sweeper=optuna",
+    "-m experiment=demo --cfg job": "-m, --cfg and --info exclude each other: drop -m to look at one configuration",
     "-m method=h2o,snapkb": "method=snapkb: must be one of .*",
     "-m budget.decode=0,128": "budget.decode=0: must be a whole number of at least 1",
     "-m budget.recent=200,300": "no job of this sweep can run: budget.recent=200: must be at most .*",
