@@ -16,6 +16,7 @@ from scope.batches import OK, Lines, attempts, share
 from scope.engine import rows_that_fit
 from scope.errors import ScopeError
 from scope.experiment import Experiment, Request
+from scope.forecast import require_fit
 from scope.generate import Generated, Prompt, stream
 from scope.models import Loaded
 from scope.progress import Progress
@@ -123,7 +124,10 @@ def announce(experiment: Experiment, lines: Sequence[Mapping[str, Any]], console
 
 
 def encode_all(experiment: Experiment, loaded: Loaded) -> list[Encoded]:
-    """Each prompt's tokens, in order; equal prompts of several draws share theirs."""
+    """Each prompt's tokens, in order; equal prompts of several draws share theirs.
+
+    Raises ConfigError for a prompt that does not fit the model's context, or not the budget.
+    """
     source, room = experiment.model, experiment.prompt_room(loaded.model.config)
     made: list[Encoded] = []
     for request in experiment.requests():
@@ -131,6 +135,7 @@ def encode_all(experiment: Experiment, loaded: Loaded) -> list[Encoded]:
             made.append(made[-1])
         else:
             made.append(encode(loaded.tokenizer, request.sample, source.layout, room, source.overlong))
+    require_fit(experiment, loaded.model.config, [len(prompt.tokens) for prompt in made])
     return made
 
 

@@ -136,6 +136,12 @@ REFUSED = {
     "+spare=1": "spare: no such key; the keys are attention, .*",
     "attention=flash": "attention=flash: must be one of sdpa, eager, flash_attention_2",
     "-m experiment=search": "hydra.sweeper.direction: is for a sweeper that searches: add hydra/sweeper=optuna",
+    "task.prompts=1 task.questions=8 budget.bytes=1000": "budget.bytes=1000: must be at least 299520 for a prompt .*",
+    "task.prompts=1 task.questions=8 budget.bytes=299519": "budget.bytes=299519: must be at least 299520 for .*",
+    "task.prompts=1 task.questions=8 budget.bytes=1000 plan=true": "budget.bytes=1000: must be at least 299520 .*",
+    "task.prompts=1 task.questions=8 budget.window=170": "budget.window=170: must be smaller than the prefill budget, "
+    "170: 0.75 of a prompt of 227 tokens",
+    "task.prompts=1 method=streamingllm method.window=999": "method.window=999: must be smaller than .*",
     "-m experiment=demo --cfg job": "-m, --cfg and --info exclude each other: drop -m to look at one configuration",
     "-m method=h2o,snapkb": "method=snapkb: must be one of .*",
     "-m budget.decode=0,128": "budget.decode=0: must be a whole number of at least 1",
@@ -149,6 +155,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(scope: Scope, tmp_path: Path, 
     assert re.fullmatch(rf"error: {REFUSED[arguments]}\n", done.err), done.err
     assert done.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_bytes_that_a_refusal_names_are_enough(scope: Scope, tmp_path: Path) -> None:
+    scope("task.prompts=1", "task.questions=8", "task.max_new_tokens=60", "budget.bytes=299520")
+    (run,) = runs(tmp_path)
+    (line,) = [json.loads(line) for line in (run / "records.jsonl").open()]
+    assert line["cache_bytes"] <= 299520
 
 
 def test_an_impossible_pair_in_a_sweep_is_skipped_with_its_reason(scope: Scope, tmp_path: Path) -> None:
