@@ -61,6 +61,8 @@ def run(
     if experiment.trace:  # refused before anything is written
         config = models.load(experiment.model).model.config.get_text_config(decoder=True)
         experiment.trace.require(config.num_hidden_layers)
+        traced = experiment.requests()[: experiment.trace.prompts]
+        experiment.trace.require_no_loss(folder, (request.name for request in traced))
     failed = 0
     with closing(Records(folder, as_yaml(experiment.config), manifest, keeping)) as kept, Stopping() as stopping:
         todo = [request for request in asked if request.name not in kept.done]
