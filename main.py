@@ -5,6 +5,7 @@ import shlex
 import signal
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -40,6 +41,7 @@ def main(cfg: DictConfig) -> str | list[float]:
         from scope.forecast import show_plan
         from scope.run import SamplesFailedError, run
         from scope.summary import summary
+        from scope.sweep import setting_of
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
@@ -50,6 +52,9 @@ def main(cfg: DictConfig) -> str | list[float]:
         if alone and hydra_cfg.sweeper.get("params"):
             raise ConfigError(f"experiment={hydra_cfg.runtime.choices.get('experiment')}: is a sweep: add -m")
         job = build(cfg, hydra_cfg.runtime.choices)
+        if not alone:
+            setting = setting_of(hydra_cfg.overrides.task, hydra_cfg.job.config.override_dirname.exclude_keys)
+            job = replace(job, experiment=replace(job.experiment, setting=setting))
         if job.assumed_speed:
             show_plan([job.experiment], job.assumed_speed, console)
             return ""

@@ -122,7 +122,7 @@ def finished(experiment: Experiment, output: Path, console: Console, keeping: Re
 
 
 def announce(experiment: Experiment, lines: Sequence[Mapping[str, Any]], console: Console, note: str = "") -> None:
-    console.print(f"{experiment.title}: {headline(lines)}{note}", highlight=False, soft_wrap=True)
+    console.print(f"{experiment.title}: {headline(lines)}{note}", highlight=False, soft_wrap=True, markup=False)
 
 
 def encode_all(experiment: Experiment, loaded: Loaded) -> list[Encoded]:

@@ -176,10 +176,33 @@ def test_a_job_that_fails_does_not_stop_the_sweep(scope: Scope, tmp_path: Path) 
     nowhere = tmp_path / "nowhere"
     done = scope("-m", f"model.path={nowhere},embedded", "name=some", *SMALL, code=1)
     assert len(runs(tmp_path)) == 1
-    assert f"FAILED: model.path={nowhere}: there is no such folder" in done.out
+    where = f"model.path={nowhere}"
+    assert f"FAILED snapkv + slide (model.path={nowhere}): model.path={nowhere}: there is no such folder" in done.out
     assert re.search(rf"repeat it alone: python main.py .*model.path={nowhere}", done.out)
     assert "1 of 2 runs failed" in done.err
     assert "Traceback" not in done.err
+
+
+def test_lines_of_a_sweep_say_what_differs_and_nothing_else(scope: Scope) -> None:
+    command = ["-m", "method=snapkv,full", "budget.decode=32,48,400", "budget.recent=16,40", "name=bd", *SMALL[:-2]]
+    ran, again = scope(*command), scope(*command)
+    for said in (ran, again):
+        lines = re.findall(r"^(\w+ \+ slide.*?):", said.out, re.M)
+        pairs = ("32 {}16", "48 {}16", "48 {}40", "400 {}16", "400 {}40")
+        settings = [f"(budget.decode={pair.format('budget.recent=')})" for pair in pairs]
+        assert sorted(lines) == sorted(f"{m} + slide {setting}" for m in ("snapkv", "full") for setting in settings)
+    alone = scope("-m", "budget.decode=40", "name=one", *SMALL[:-2])
+    assert "\nsnapkv + slide: " in alone.out
+
+
+def test_a_search_says_what_it_found_and_where(scope: Scope, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    command = ["hydra/sweeper=optuna", "experiment=search", "hydra.sweeper.n_trials=2", *SMALL[:3]]
+    said = scope("-m", *command).out
+    found = tmp_path / "outputs" / "search" / "optimization_results.yaml"
+    assert re.search(r"^best: budget.prefill=0\.\d+ budget.decode=\d+: [\d.]+% of the answers right", said, re.M)
+    assert said.endswith(f"written: {found}\n")
+    assert len(re.findall(r"^snapkv \+ slide \(budget.prefill=0\.\d+ budget.decode=\d+ task", said, re.M)) == 2
 
 
 def test_a_killed_sweep_goes_on_where_it_was(scope: Scope, tmp_path: Path) -> None:
