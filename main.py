@@ -37,7 +37,7 @@ def main(cfg: DictConfig) -> str | list[float]:
 
         from analysis import tables
         from scope import records
-        from scope.config import build
+        from scope.config import NO_USE, build, unused
         from scope.forecast import show_plan
         from scope.run import SamplesFailedError, run
         from scope.summary import summary
@@ -51,7 +51,12 @@ def main(cfg: DictConfig) -> str | list[float]:
     try:
         if alone and hydra_cfg.sweeper.get("params"):
             raise ConfigError(f"experiment={hydra_cfg.runtime.choices.get('experiment')}: is a sweep: add -m")
+        for word in hydra_cfg.overrides.hydra if alone else ():
+            if word.startswith(("hydra/launcher=", "hydra/sweeper=")) and not word.endswith("=scope"):
+                raise ConfigError(f"{word}: is for a sweep: add -m")
         job = build(cfg, hydra_cfg.runtime.choices)
+        for word in unused(cfg, hydra_cfg.overrides.task) if alone else ():
+            console.print(NO_USE.format(word), highlight=False, soft_wrap=True, markup=False)
         if not alone:
             setting = setting_of(hydra_cfg.overrides.task, hydra_cfg.job.config.override_dirname.exclude_keys)
             job = replace(job, experiment=replace(job.experiment, setting=setting))

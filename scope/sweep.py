@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from scope.config import Job, build
+from scope.config import NO_USE, Job, build, unused
 from scope.errors import ConfigError, ImpossibleError, ScopeError
 from scope.forecast import show_plan
 from scope.importing import uncollected
@@ -54,7 +54,7 @@ def shared_keys(jobs: Sequence[Sequence[str]]) -> list[str]:
 
 def setting_of(job: Sequence[str], shared: Sequence[str]) -> str:
     """What a job overrides beside the keys that tell it from no other."""
-    return redact(" ".join(override for override in job if _key_of(override) not in shared))
+    return str(redact(" ".join(override for override in job if _key_of(override) not in shared)))
 
 
 def _key_of(override: str) -> str:
@@ -84,10 +84,13 @@ class Sweep:
         Raises ConfigError for a value that is wrong by itself, or where no job is left.
         """
         jobs, skipped, built = [], [], []
+        useless: dict[str, int] = {}
         for overrides, cfg in composed:
             try:
                 built.append(build(cfg, cfg.hydra.runtime.choices))
                 jobs.append(overrides)
+                for word in unused(cfg, overrides):
+                    useless[word] = useless.get(word, 0) + 1
             except ImpossibleError as error:
                 skipped.append((overrides, str(error)))
         if not jobs:
@@ -99,6 +102,9 @@ class Sweep:
         ]
         sweep = cls(tuple(jobs), tuple(skipped), tuple(told_apart))
         sweep._announce()
+        for word, times in useless.items():
+            if times == sum(word in overrides for overrides in jobs):
+                sweep.tell(NO_USE.format(redact(word)))
         return sweep
 
     def _announce(self) -> None:

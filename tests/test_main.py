@@ -122,6 +122,18 @@ REFUSED = {
     "task=csqa_4k task.prompt=3": "task.prompt: no such key; the keys of task are name, hub, columns, form, .*",
     "-m task=en_sum,gsm8k_4k task.promt_tokens=9": "task.promt_tokens: no such key; did you mean task.prompt_tokens\\?",
     "-m experiment=en_sum task.templat=x": "task.templat: no such key; did you mean task.template\\?",
+    "decoding=none decoding.budget=3": "decoding.budget: decoding=none has no settings; decoding=accumulated_h2o, "
+    "adaptive, discontinuous and \\d+ more have budget",
+    "tracking.mode=offline": "tracking.mode: tracking=none has no settings; tracking=wandb has mode",
+    "tracking.spare=1": "tracking.spare: tracking=none has no settings",
+    "+tracking.mode=offline": "tracking.mode: no such setting of scope.tracking.NoTracking; it has none",
+    "metod.window=3": "metod.window: no such key; did you mean method.window\\?",
+    "decoding=none decodng.budget=3": "decodng.budget: no such key; --help lists them",
+    "fidelity.votes=foo": "fidelity.votes=foo: must be one of sum, mean, released",
+    "fidelity.capped=foo": "fidelity.capped=foo: must be true or false",
+    "method=full budget.prefill=1.5": "budget.prefill=1.5: must be a number of slots .*",
+    "decoding=none budget.recent=0": "budget.recent=0: must be a whole number of at least 1",
+    "hydra/launcher=joblib": "hydra/launcher=joblib: is for a sweep: add -m",
     "decoding=null": "a group takes the name of an option, not null; .*",
     "method={a:1}": "method: takes the name of an option, not a value; --help lists them",
     "output=null": "output=null: must be a folder",
@@ -157,6 +169,16 @@ def test_bad_input_is_one_line_and_leaves_nothing(scope: Scope, tmp_path: Path, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_setting_that_nothing_uses_is_noted(scope: Scope) -> None:
+    note = "note: budget.prefill=0.5 changes nothing: none of the options taken uses it\n"
+    assert scope("method=full", "budget.prefill=0.5", "plan=true").out.startswith(note)
+    assert "note:" not in scope("method=snapkv", "budget.prefill=0.5", "plan=true").out
+    assert scope("-m", "method=full", "budget.prefill=0.5", "decoding=h2o,slide", "plan=true").out.count(note) == 1
+    assert "note:" not in scope("-m", "method=full,snapkv", "budget.prefill=0.5", "plan=true").out
+    assert "note: fidelity.votes=mean changes nothing" in scope("fidelity.votes=mean", "plan=true").out
+    assert "note:" not in scope("fidelity=released", "fidelity.granularity=kv_head", "plan=true").out
+
+
 def test_the_bytes_that_a_refusal_names_are_enough(scope: Scope, tmp_path: Path) -> None:
     scope("task.prompts=1", "task.questions=8", "task.max_new_tokens=60", "budget.bytes=299520")
     (run,) = runs(tmp_path)
@@ -176,7 +198,6 @@ def test_a_job_that_fails_does_not_stop_the_sweep(scope: Scope, tmp_path: Path) 
     nowhere = tmp_path / "nowhere"
     done = scope("-m", f"model.path={nowhere},embedded", "name=some", *SMALL, code=1)
     assert len(runs(tmp_path)) == 1
-    where = f"model.path={nowhere}"
     assert f"FAILED snapkv + slide (model.path={nowhere}): model.path={nowhere}: there is no such folder" in done.out
     assert re.search(rf"repeat it alone: python main.py .*model.path={nowhere}", done.out)
     assert "1 of 2 runs failed" in done.err
