@@ -6,7 +6,7 @@ cache's slots as they lie, key/value heads not repeated, and its probabilities a
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,10 @@ NAMES = {"sdpa": "scope_sdpa", "eager": "scope_eager", "flash_attention_2": "sco
 BACKENDS = tuple(NAMES)
 
 
+UNKNOWN = {"softcap": "soft-capped logits", "s_aux": "sinks"}
+KINDS = ("full_attention", "sliding_attention")  # of layers
+
+
 def implementation(backend: str) -> str:
     """The name to load a model with (`attn_implementation`), so that its cache may be compressed.
 
@@ -37,8 +41,11 @@ def implementation(backend: str) -> str:
 def adopt(config: PretrainedConfig) -> None:
     """Have a model that is loaded already run scope's attention: without a compressed cache it is the backend's own.
 
-    Raises ScopeError for a backend that cannot be compressed.
+    Raises ScopeError for a backend or a kind of layer that cannot be compressed.
     """
+    for kind in getattr(config, "layer_types", None) or ():
+        if kind not in KINDS:
+            raise ScopeError(f"this model has layers of {kind}: a compressed cache takes {' and '.join(KINDS)}")
     found = config._attn_implementation
     if found in BACKENDS:
         config._attn_implementation = implementation(found)
@@ -59,6 +66,8 @@ def _attend(
     **kwargs: object,  # what a model passes on to its backend is the backend's business
 ) -> tuple[Tensor, Tensor | None]:
     layer = getattr(key, "scope_layer", None)
+    if layer is not None:
+        _check(kwargs)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if layer is not None and layer.storage is not None:
         return layer.step(query, scaling, sliding_window), None
@@ -79,6 +88,13 @@ def _attend(
     if layer is not None:
         layer.compress(module, query, key, value, _padding(attention_mask), scaling, sliding_window)
     return output, weights
+
+
+def _check(extras: Mapping[str, object]) -> None:
+    """Raises ScopeError for what a decode step over the slots would leave out."""
+    for name, meaning in UNKNOWN.items():
+        if extras.get(name) is not None:
+            raise ScopeError(f"this model's attention has {meaning} ({name}), which a compressed cache does not know")
 
 
 class _Instead:

@@ -7,11 +7,12 @@ they lie on the device. A kind of step is recorded when it has come often enough
 
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import PreTrainedModel
 
@@ -107,30 +108,30 @@ def _recorder(kind: str, device: torch.device) -> Recorder | None:
     return _CudaGraphs() if device.type == "cuda" else _traced
 
 
-def _traced(
-    step: Step, instead: Mapping[torch._ops.OpOverload, Callable[..., Tensor]] | None = None
-) -> tuple[Tensor, Step]:
-    """The operators that a step ran, without the Python that chose them; others `instead` of some."""
+def _traced(step: Step) -> tuple[Tensor, GraphModule]:
+    """The operators that a step ran, without the Python that chose them."""
     made: list[Tensor] = []
 
     def run() -> Tensor:
         made.append(step())
         return made[0]
 
-    recorded: Step = make_fx(run, instead)()
+    recorded = make_fx(run)()
     return made[0].clone(), recorded
 
 
 def _compiled(step: Step) -> tuple[Tensor, Step]:
-    logits, recorded = _traced(step, {torch.ops.aten.mm.default: _product})
+    logits, recorded = _traced(step)
+    for node in recorded.graph.nodes:
+        if node.target is torch.ops.aten.mm.default and not logits.is_cuda and len(node.meta["val"]) <= THIN:
+            node.target = _product
+    recorded.recompile()
     return logits, torch.compile(recorded, fullgraph=True, dynamic=False)
 
 
 def _product(rows: Tensor, weights: Tensor) -> Tensor:
     """rows [B, E] @ weights [E, F], so written that the compiler reads the weights once and as fast as memory gives
     them, where a processor's library does not: some 2.4 times as fast for one row, and no faster for more than THIN."""
-    if rows.is_cuda or rows.shape[0] > THIN:
-        return NotImplemented  # type: ignore[no-any-return]  # as it is
     return torch.stack([(weights.t() * row).sum(-1) for row in rows])
 
 

@@ -226,12 +226,13 @@ def stream(
     if ahead is None:
         ahead = model.device.type == "cuda" and sampling.temperature == 0 and not sampling.min_new_tokens
 
-    def start(some: Sequence[tuple[int, Prompt]]) -> tuple[CompressedCache, list[_Row], _Tokens, Tensor]:
-        """A cache with these prompts, their rows, their next tokens, and the positions of their last [B, 1]."""
+    def start(
+        some: Sequence[tuple[int, Prompt]], tokens: int, whole: bool
+    ) -> tuple[CompressedCache, list[_Row], _Tokens, Tensor]:
+        """A cache with these prompts and room for so many tokens each, their rows, their next tokens, and the positions
+        of their last [B, 1]."""
         clock.stop()
-        cache = CompressedCache(
-            model.config, prefill, decode, max_new_tokens, storage, granularity, watch, kind != "eager", max_bytes
-        )
+        cache = CompressedCache(model.config, prefill, decode, tokens, storage, granularity, watch, whole, max_bytes)
         with layer_inputs(model) if prefill.layer_inputs else nullcontext():
             logits, positions = _prefill(model, cache, [p for _, p in some], tokenizer.pad_token_id or 0, prefill_chunk)
         cache.require_prompt()
@@ -243,7 +244,7 @@ def stream(
 
     if not (first := list(islice(waiting, batch_size))):
         return
-    cache, rows, chosen, positions = start(first)
+    cache, rows, chosen, positions = start(first, max_new_tokens, kind != "eager")
     stepper = Stepper(model, cache, positions, kind)
     if observe:
         observe(cache)
@@ -256,10 +257,12 @@ def stream(
             for b in ended:
                 rows[b].taken = True
                 yield rows[b].place, _result(rows[b], b, cache)
-            if not (fresh := list(islice(waiting, len(ended)))):
-                break
-            other, started, tokens, positions = start(fresh)
+            fresh = list(islice(waiting, len(ended)))
             refilled = ended[: len(fresh)]
+            cache.rest(ended[len(fresh) :])
+            if not fresh:
+                break
+            other, started, tokens, positions = start(fresh, 0, False)  # which gives up what it holds at once
             cache.replace(refilled, other)
             at = torch.tensor(refilled, device=positions.device)
             stepper.place(at, positions)

@@ -44,6 +44,13 @@ class View:
         view.__dict__.update(self.__dict__, step=step, stored=stored)
         return view
 
+    def of(self, layer: int) -> "View":
+        """The same row in another layer. Slots that a short prompt leaves unused are as many in all of them."""
+        view = object.__new__(View)
+        unused = self.capacity - self.kept
+        view.__dict__.update(self.__dict__, layer=layer, capacity=self.prefilled[layer] + unused)
+        return view
+
     @property
     def kept(self) -> int:
         """Slots that the prefill left in this layer."""

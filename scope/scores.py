@@ -57,7 +57,17 @@ class Attention:
     @property
     def decoding(self) -> bool:
         """Whether this is a decode step, whose slots lie in any order, and not a prompt, with a query for each slot."""
-        return self.probabilities is not None or self.queries.shape[2] != self.keys.shape[2]
+        return self.prompt is not None
+
+
+def scaled_products(queries: Tensor, keys: Tensor, scaling: float, out: Tensor | None = None) -> Tensor:
+    """queries [..., Q, D] and keys [..., S, D] -> logits [..., Q, S], float32 or wider; `out`: room for the products.
+
+    The power of two in `scaling` goes onto the queries, which rounds nothing: float16 holds no product above 65504.
+    """
+    rest, power = math.frexp(scaling)
+    found = torch.matmul(queries * 2.0**power, keys.transpose(-1, -2), out=out)
+    return (found if found.dtype == torch.float64 else found.float()).mul_(rest)
 
 
 def received(attention: Attention) -> Tensor:
@@ -82,8 +92,8 @@ def votes(
     batch, heads, slots, _ = attention.keys.shape
     group = attention.queries.shape[1] // heads
     together = heads if attention.keys.is_cuda else min(heads, torch.get_num_threads())  # a head for each core
-    fitting = TILE_BYTES[attention.keys.is_cuda] // (4 * group * slots)
-    block = block or max(1, min(fitting, TILE_ROWS // group))
+    fitting = TILE_BYTES[attention.keys.is_cuda] // (4 * group * slots * (together if attention.keys.is_cuda else 1))
+    block = min(block or max(1, min(fitting, TILE_ROWS // group)), slots if last is None else last)
     tiles = _Tiles(attention.keys, together * group * min(block, slots))
     total = attention.keys.new_zeros(batch, heads, slots, dtype=torch.float32)
     for row, padding in enumerate((attention.query_positions < 0).sum(-1).tolist()):
@@ -101,14 +111,15 @@ def _decoded_votes(attention: Attention) -> Tensor:
     """The same in a decode step, of all its queries at once."""
     batch, heads, slots, dim = attention.keys.shape
     queries = attention.queries.shape[2]
-    logits = (attention.queries.reshape(batch, heads, -1, dim) @ attention.keys.transpose(-1, -2)).float()
-    by_query = logits.view(batch, heads, -1, queries, slots)
-    hidden = _visible(attention, slice(None)).logical_not_().float().mul_(LEAST)[:, :, None]
-    torch.add(hidden, by_query, alpha=attention.scaling, out=by_query)  # to fill masked ones would take longer
+    asked = attention.queries.reshape(batch, heads, -1, dim)
+    logits = scaled_products(asked, attention.keys, attention.scaling).float()
+    seen = _visible(attention, slice(None))
+    hidden = seen.logical_not().float().mul_(LEAST)[:, :, None]
+    logits.view(batch, heads, -1, queries, slots).add_(hidden)  # to fill where they are would take longer
     shares = torch.softmax(logits, -1, out=None if logits.is_cuda else logits)
     group = shares.shape[2] // queries
-    there = (attention.query_positions >= 0).float().repeat(1, group)[:, None, None] / group
-    return (there @ shares)[:, :, 0]
+    looking = seen.any(-1).float().repeat(1, 1, group)[:, :, None] / group  # not one that sees nothing
+    return (looking @ shares)[:, :, 0]
 
 
 def _only(attention: Attention, row: int, padding: int) -> Attention:
@@ -152,8 +163,8 @@ class _Tiles:
         for part in parts:
             shape = (*queries.shape[:2], part.stop - part.start)
             size = math.prod(shape)
-            product = torch.bmm(queries, keys[:, part].transpose(-1, -2), out=self._product[:size].view(shape))
-            logits = product.float().mul_(attention.scaling)
+            room = self._product[:size].view(shape)
+            logits = scaled_products(queries, keys[:, part], attention.scaling, room).float()
             if not in_order or attention.sliding_window is not None or part.stop > asking.start:
                 hidden = ~_visible(attention, asking, causal_within, part)[0]
                 logits.view(shape[0], group, -1, shape[2]).masked_fill_(hidden, LEAST)
@@ -183,22 +194,25 @@ def _visible(
 
 def probabilities(attention: Attention, first: int, last: int) -> Tensor:
     """-> [B, Hq, last - first, S] float32: what the queries first..last look at; one that is not there: NaN."""
-    batch, query_heads, _, dim = attention.queries.shape
-    heads, slots = attention.keys.shape[1:3]
-    some = attention.queries[:, :, first:last].reshape(batch, heads, -1, dim)
-    logits = (some @ attention.keys.transpose(-1, -2)).view(batch, heads, query_heads // heads, last - first, slots)
-    seen = _visible(attention, slice(first, last))[:, :, None]
-    weights = (logits.float() * attention.scaling).masked_fill_(~seen, -torch.inf).softmax(-1)
-    return weights.view(batch, query_heads, last - first, slots)
+    asking = slice(first, last)
+    absent = (attention.query_positions[:, asking] < 0)[:, None, :, None]
+    return _weights(attention, asking).flatten(1, 2).masked_fill(absent, torch.nan)
 
 
 def looks(attention: Attention) -> Tensor:
     """-> [B, H, G, Q, S] float32: what each of the queries looks at, over what is stored now; 0 for one not there."""
-    batch, query_heads, queries, _ = attention.queries.shape
-    heads, slots = attention.keys.shape[1:3]
-    asks = (attention.query_positions >= 0)[:, None, :, None]
-    weights = probabilities(attention, 0, queries).masked_fill(~asks, 0.0)
-    return weights.view(batch, heads, query_heads // heads, queries, slots)
+    return _weights(attention, slice(None))
+
+
+def _weights(attention: Attention, asking: slice) -> Tensor:
+    """-> [B, H, G, Q, S] float32: what these queries look at; 0 for one that sees nothing."""
+    batch, heads, slots, dim = attention.keys.shape
+    some = attention.queries[:, :, asking]
+    queries = some.shape[2]
+    logits = scaled_products(some.reshape(batch, heads, -1, dim), attention.keys, attention.scaling).float()
+    seen = _visible(attention, asking)[:, :, None]
+    logits = logits.view(batch, heads, -1, queries, slots).masked_fill_(~seen, LEAST)
+    return logits.softmax(-1) * seen.any(-1, keepdim=True)
 
 
 def latest(attention: Attention, count: int) -> Attention:

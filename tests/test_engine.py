@@ -7,9 +7,10 @@ import torch
 from tiny_models import WORDS, random_prompts, strategies, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from scope import engine as engines
 from scope import prefill
 from scope.cache import CompressedCache
-from scope.decoding import DecodingStrategy
+from scope.decoding import DecodingStrategy, KeepAll
 from scope.engine import OFTEN, Engine, Stepper, rows_that_fit
 from scope.errors import ScopeError, SettingError
 from scope.generate import Generated, generate, pad_left, stream
@@ -124,3 +125,44 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ScopeError, match="one row takes"):
         rows_that_fit(2**60, 0, torch.device("cpu"))
     assert rows_that_fit(2**20, 2**20, torch.device("cpu")) >= 1
+
+
+def test_a_refill_records_no_step_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is recorded depends on kinds of steps, not on which prompts happen to be in the batch."""
+    made = []
+    record = engines._traced
+
+    def counted(step: engines.Step) -> tuple[torch.Tensor, engines.Step]:
+        made.append(step)
+        return record(step)
+
+    monkeypatch.setattr(engines, "_traced", counted)
+    prompts = random_prompts(*range(40, 16, -2))
+    generate(tiny(), WORDS, prompts, prefill.Full(), DECODING["slide"], TOKENS, batch_size=3, engine="graph")
+    assert 0 < len(made) < 6
+
+
+def test_a_refill_needs_no_second_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[CompressedCache] = []
+
+    class Watched(CompressedCache):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            made.append(self)
+
+    monkeypatch.setattr("scope.generate.CompressedCache", Watched)
+    generate(tiny(), WORDS, random_prompts(30, 30, 30, 30), prefill.Full(), KeepAll(), TOKENS, batch_size=2)
+    first, *others = [cache.nbytes for cache in made]
+    assert [round(first / size, 2) for size in others] == [round((30 + TOKENS) / 30, 2)]
+
+
+def test_rows_that_have_ended_do_not_make_the_cache_grow() -> None:
+    sizes = []
+    prompts = random_prompts(36, 36, 36)
+    generate(
+        *(tiny(), WORDS, prompts, prefill.Full(), KeepAll(), TOKENS),
+        batch_size=2,
+        observe=lambda cache: sizes.append(cache.nbytes),
+    )
+    assert len(sizes) > TOKENS  # the third was written beside a row that had ended
+    assert len(set(sizes)) == 1

@@ -7,8 +7,22 @@ import pytest
 import torch
 from test_cache import DECODING, PREFILL, RECENT, WHOLE, counts
 from tiny_models import FAMILIES, HEADS, LAYERS, WORDS, Trace, random_prompts, tiny
+from transformers import AutoModelForCausalLM, Gemma2Config, GptOssConfig, Llama4TextConfig, PretrainedConfig
 
+from scope.cache import CompressedCache
+from scope.decoding import Slide
+from scope.errors import ScopeError
 from scope.generate import generate
+
+SMALL = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
 
 LENGTHS = (21, 9)  # over the budget, where the pyramid is clipped; under it
 TOKENS = 20
@@ -43,3 +57,23 @@ def test_every_pair_holds_its_budget(family: str, method: str) -> None:
                         assert set(range(max(prompt, length - RECENT), length)) <= set(held), where
                         if strategy not in WHOLE:
                             assert held[: len(start)] == start, where
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (Gemma2Config(attn_logit_softcapping=2.0, **SMALL), "soft-capped logits"),
+        (GptOssConfig(num_local_experts=2, num_experts_per_tok=1, **SMALL), "sinks"),
+        (Llama4TextConfig(num_local_experts=2, intermediate_size_mlp=32, **SMALL), "chunked_attention"),
+    ],
+    ids=["gemma2", "gpt_oss", "llama4"],
+)
+def test_attention_that_a_step_over_slots_would_get_wrong_is_refused(config: PretrainedConfig, said: str) -> None:
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+
+    def run() -> None:
+        cache = CompressedCache(model.config, decode=Slide(8, 4))
+        model(torch.tensor([[1, 2, 3, 4, 5, 6]]), past_key_values=cache, use_cache=True)
+
+    with torch.no_grad(), pytest.raises(ScopeError, match=said):
+        run()

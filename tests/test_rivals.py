@@ -180,7 +180,10 @@ def test_tova_takes_the_mean_over_all_heads_that_hold_the_token(shared: bool) ->
     [decoding.TOVA(8, 3), decoding.TOVA(8, 3, protect="prompt"), decoding.Distinct(8, 3), decoding.KeyDiff(8, 3)],
     ids=["tova", "tova, protecting", "distinct", "keydiff"],
 )
-def test_what_a_step_is_told_of_its_slots_is_so(method: prefill.PrefillMethod, policy: Eviction) -> None:
+def test_what_a_step_is_told_of_its_slots_is_so(
+    method: prefill.PrefillMethod, policy: Eviction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scope.cache.layer.COARSE", 1)
     told = []
 
     def watch(a: Attention) -> None:
@@ -197,7 +200,7 @@ def test_what_a_step_is_told_of_its_slots_is_so(method: prefill.PrefillMethod, p
             torch.testing.assert_close(scores.across_heads(given, a).double(), one_by_one.double(), atol=1e-6, rtol=0)
 
     generate(tiny(), WORDS, random_prompts(30, 9, 21, 40, 12), method, policy, 20, batch_size=2, watch=watch)
-    assert any(head for head, _ in told) == (policy.protect == "prompt")
+    assert any(head for head, _ in told) == policy.skips_protected
     assert any(alike for _, alike in told) == (policy.heads_agree and method == prefill.Full())
 
 
@@ -664,11 +667,10 @@ def test_a_room_is_filled_and_never_passed(
             stored[i] = plan.slots if plan else stored[i]
     assert peak <= layers * room
     rounding = 2 * layers if "Pyramid" in f"{method}{policy}" else 0
-    growing = isinstance(policy, decoding.Adaptive)  # by its own budget
     unused = (
         layers * (16 - prompt) if protect == "nothing" and prompt < 16 and not isinstance(method, prefill.Full) else 0
     )
-    assert growing or peak >= layers * room - rounding - max(0, unused)
+    assert peak >= layers * room - rounding - max(0, unused)
 
 
 def test_a_room_too_small_is_refused() -> None:
@@ -676,6 +678,6 @@ def test_a_room_too_small_is_refused() -> None:
     with pytest.raises(ScopeError) as refused:
         decoding.Slide(8, 6).plan(view)
     assert str(refused.value) == (
-        "22 slots a layer leave 5 beside 16 for a prompt of 30 tokens and the 1 of a period: recent, 6, has to fit"
+        "22 slots a layer leave 6 beside 16 for a prompt of 30 tokens: recent, 6, and a period have to fit"
     )
     assert decoding.Slide(8, 5).plan(replace(view, stored=23)) == Plan(head=16, best=0, tail=5)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scope import scores
 from scope.cache.grouped import grouped
-from scope.scores import Attention, age, noise, pooled, received, votes
+from scope.scores import Attention, age, noise, pooled, received, scaled_products, votes
 
 BATCH, HEADS, GROUP, LENGTH, DIM = 3, 2, 3, 11, 8
 PADDING = (0, 4, 10)  # empty columns at the left of each row: the last row is one token
@@ -161,7 +161,8 @@ def test_what_a_step_gave_each_slot_is_the_mean_over_its_group() -> None:
     _, probabilities = grouped(query, keys, values, visible, 0.4)
     positions = torch.where(visible, torch.arange(LENGTH), -1)
     now = torch.full((BATCH, 1), LENGTH)
-    attention = Attention(query, keys, values, positions, now, 0.4, layer=0, probabilities=probabilities)
+    prompt = torch.ones(BATCH, dtype=torch.int32)
+    attention = Attention(query, keys, values, positions, now, 0.4, 0, None, probabilities, prompt=prompt)
     expected = torch.zeros(BATCH, HEADS, LENGTH, dtype=torch.float64)
     for g in range(GROUP):
         expected += probabilities[:, :, g] / GROUP
@@ -211,3 +212,26 @@ def test_noise_is_unrelated_between_heads_and_between_neighbours() -> None:
     drawn = noisy()[0]
     assert float((torch.corrcoef(drawn) - torch.eye(4)).abs().max()) < 0.2
     assert abs(float(torch.corrcoef(torch.stack([drawn[0, 1:], drawn[0, :-1]]))[0, 1])) < 0.15
+
+
+@pytest.mark.parametrize("scaling", [0.125, 128**-0.5])
+def test_float16_holds_what_large_queries_and_keys_give(scaling: float) -> None:
+    """Unscaled, their products pass 65504, and everything that follows is not a number."""
+    lots = torch.Generator().manual_seed(0)
+    states = 30 * torch.randn(2, 1, 4, 128, generator=lots)
+    wide = scaled_products(states, states, scaling)
+    assert states.half().square().sum(-1, dtype=torch.float32).max() > 65504
+    torch.testing.assert_close(scaled_products(states.half(), states.half(), scaling), wide, atol=8, rtol=5e-3)
+    exact = (states @ states.transpose(-1, -2)) * scaling
+    torch.testing.assert_close(wide, exact, atol=1e-3, rtol=1e-6)
+
+
+def test_a_query_that_sees_nothing_has_no_votes() -> None:
+    a = ragged_attention()
+    asked = torch.stack([torch.zeros(BATCH, dtype=torch.int32), a.query_positions[:, -1]], -1)
+    without_first = a.positions.masked_fill(a.positions == 0, -1)
+    prompt = torch.zeros(BATCH, dtype=torch.int32)
+    older = replace(a, queries=a.queries[:, :, -2:], query_positions=asked, positions=without_first, prompt=prompt)
+    assert scores.looks(older)[:2, :, :, 0].eq(0).all()
+    torch.testing.assert_close(votes(older)[:2].sum(-1), torch.ones(2, HEADS))
+    assert not votes(older)[:2][(without_first < 0)[:2]].any()

@@ -13,6 +13,7 @@ from scope.cache.layer import CompressedLayer, Rows
 from scope.cache.slots import Storage, StorageFactory
 from scope.decoding import DecodingStrategy, KeepAll
 from scope.errors import CombinationError, ScopeError, check_choice, check_count
+from scope.plan import View
 from scope.prefill import Full, PrefillMethod
 from scope.scores import Attention
 from scope.sizes import slot_bytes
@@ -26,13 +27,15 @@ class Bounded(Protocol):
 
 
 def check_bytes(owner: "Bounded", decode: DecodingStrategy) -> None:
-    """Refuse a field `max_bytes` that is no number of bytes, or that binds a strategy which evicts nothing."""
+    """Refuse a field `max_bytes` that is no number of bytes, or that binds a strategy which grows without bound."""
     max_bytes = owner.max_bytes
     if max_bytes is None:
         return
     check_count(owner, "max_bytes", low=1)
-    if isinstance(decode, KeepAll):
-        raise CombinationError(owner, "max_bytes", max_bytes, "null where nothing is evicted while decoding")
+    anywhere = View(0, 1, prompt=1, stored=1, budget=1, capacity=1, prefilled=(1,))  # a bound or none is so for all
+    if decode.most(anywhere) is None:
+        allowed = "null where nothing is evicted while decoding, or D may be passed (capped=false)"
+        raise CombinationError(owner, "max_bytes", max_bytes, allowed)
 
 
 class CompressedCache(Cache):
@@ -46,8 +49,8 @@ class CompressedCache(Cache):
     (`query_head`, the released code's layout: each key/value head is stored as often as it is shared).
     `watch` is shown the attention of each layer and step before anything is evicted; it must not keep its tensors.
     `whole`: a step attends over all slots that there is room for, the empty ones masked: its shapes never change.
-    `max_bytes`: the most that a sequence's slots may take in all layers, channels included; D is then what this leaves
-    beside the prompt, whatever the strategy's budget.
+    `max_bytes`: the most that a sequence's slots may take in all layers, channels included; D is then the largest that
+    this has room for beside the prompt, whatever the strategy's budget. One without a bound is refused.
     Raises ScopeError for what eviction cannot support: a second prompt, beam search, cropping.
     """
 
@@ -105,6 +108,11 @@ class CompressedCache(Cache):
             own.replace(rows, new)
         self.rows.replace(rows, other.rows)
 
+    def rest(self, rows: Sequence[int]) -> None:
+        """These rows of the batch have ended, and none takes their place: what they store is no longer looked at."""
+        for layer in self._layers:
+            layer.rest(rows)
+
     def require_prompt(self) -> None:
         """Raises ScopeError where a prompt went by without being compressed: the model runs another attention."""
         if any(layer.seen and layer.storage is None for layer in self._layers):
@@ -116,7 +124,8 @@ class CompressedCache(Cache):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys and values, as allocated, in all layers."""
+        """Bytes of keys, values and channels, as allocated, in all layers; the last queries, where a strategy asks for
+        them, are not among them."""
         return sum(self._storage(i).nbytes for i in range(len(self._layers)))
 
     def slots(self, row: int, steps: int) -> list[int]:

@@ -1,5 +1,7 @@
 """Slots whose steps run as Triton kernels, where there are any: the same as `Slots`, in fewer passes over memory."""
 
+from collections.abc import Hashable
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ class Storages:
     """
 
     def __init__(self) -> None:
-        self._workspaces: dict[tuple[int, ...], Workspace] = {}
+        self._workspaces: dict[Hashable, Workspace] = {}
 
     def __call__(self, kept: Kept, room: int, whole: bool) -> Slots:
         if kernels.runs_on(kept.keys.device) and kernels.takes(kept.keys, kept.values):
@@ -26,9 +28,10 @@ class Storages:
     def workspace(self, query: Tensor, keys: Tensor, room: int) -> Workspace:
         """For query [B, Hq, D] and keys [B, H, S, D], with that many slots at the most."""
         batch, query_heads, dim = query.shape
-        key = (batch, query_heads, keys.shape[1], dim)
+        heads = keys.shape[1]
+        key = (batch, query_heads, heads, dim, query.dtype, query.device)  # layers may lie on several devices
         if key not in self._workspaces or self._workspaces[key].slots < room:
-            self._workspaces[key] = Workspace(*key[:3], room, dim, query.dtype, query.device)
+            self._workspaces[key] = Workspace(batch, query_heads, heads, room, dim, query.dtype, query.device)
         return self._workspaces[key]
 
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from scope.scores import scaled_products
+
 
 def grouped(
     query: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None, scaling: float
@@ -13,8 +15,7 @@ def grouped(
     """
     batch, query_heads, _, dim = query.shape
     heads = keys.shape[1]
-    logits = query.reshape(batch, heads, query_heads // heads, dim) @ keys.transpose(-1, -2)
-    logits = logits.float() * scaling if logits.dtype != torch.float64 else logits * scaling
+    logits = scaled_products(query.reshape(batch, heads, query_heads // heads, dim), keys, scaling)
     if visible is not None:
         logits = logits.masked_fill(~visible[:, :, None], -torch.inf)
     probabilities = logits.softmax(-1)

@@ -21,6 +21,8 @@ from scope.prefill import PrefillMethod
 from scope.scores import Attention
 from scope.sizes import prefilled, slot_bytes, slots_within
 
+COARSE = 64  # slots by which the protected front is told
+
 
 @dataclass
 class Rows:
@@ -104,7 +106,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.accounts: list[Account] = []  # per row
         self._begun = False  # the coming step has been settled already
         self._scored = False  # the step under way evicts by score
-        self._head = 0  # slots at the front that it protects in every row
+        self._head = 0  # slots at the front that it protects in every row, where the strategy asks for it
         self._alike = False  # all heads hold the same tokens in the same slots, and the strategy keeps it so
 
     # transformers' interface
@@ -169,8 +171,10 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         held = [n + 1 for n in storage.stored]
         plans = self._plans(held)
         self._scored = any(plan and plan.best and n > plan.slots for plan, n in zip(plans, held, strict=True))
-        heads = [plan.head for plan in plans if plan]
-        self._head = min(heads + [view.kept for view in self.views]) if heads else 0
+        heads, self._head = [plan.head for plan in plans if plan], 0
+        if heads and self.decode.skips_protected:
+            front = min(heads + [view.kept for view in self.views])
+            self._head = front - front % COARSE  # other prompts come and go, and steps are recorded by it
         move = storage.begin(plans)
         for account, had, left in zip(self.accounts, held, storage.stored, strict=True):
             account.step(had - left)
@@ -312,6 +316,11 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             self.asked.replace(rows, other.asked)
         for row, view, account in zip(rows, other.views, other.accounts, strict=True):
             self.views[row], self.accounts[row] = view, account
+
+    def rest(self, rows: Sequence[int]) -> None:
+        """These rows have ended for good: where nothing bounds what they would go on to store, they begin anew."""
+        assert self.storage is not None
+        self.storage.clear([row for row in rows if self.decode.most(self.views[row]) is None])
 
     def _plans(self, stored: Sequence[int]) -> list[Plan | None]:
         """Each row's plan; rows that are alike share one call."""

@@ -78,6 +78,10 @@ class Storage(Protocol):
         """These rows become those of `other`; what was in them is dropped."""
         ...
 
+    def clear(self, rows: Sequence[int]) -> None:
+        """What is in these rows is dropped."""
+        ...
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -275,6 +279,13 @@ class Slots:
             self.stored[row] = other.stored[source]
             self._head[row], self._tail[row] = other._head[source], other._tail[source]
         self._remembered = False
+
+    def clear(self, rows: Sequence[int]) -> None:
+        if rows:
+            self._marks[:, torch.tensor(rows, device=self._keys.device)] = -1
+            self._remembered = False
+        for row in rows:
+            self.stored[row], self._head[row], self._tail[row] = 0, math.inf, 0
 
     def _eligible(self) -> Tensor:
         """-> [B, H, S] bool: neither empty nor in a row's head or tail."""

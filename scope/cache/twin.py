@@ -46,7 +46,7 @@ class Concatenated:
         return grouped(query, self.keys, self.values, visible, scaling)
 
     def write(self, channels: Mapping[str, Tensor]) -> None:
-        self.channels = {name: channels[name] for name in self.channels}
+        self.channels = {name: channels[name].float() for name in self.channels}
 
     def evict(self, scores: Tensor | None) -> None:
         if not any(self._plans):
@@ -83,6 +83,11 @@ class Concatenated:
         self.newest[list(rows)] = other.newest
         for row, n in zip(rows, other.stored, strict=True):
             self.stored[row] = n
+
+    def clear(self, rows: Sequence[int]) -> None:
+        self.positions = self.positions.clone()
+        for row in rows:
+            self.positions[row], self.stored[row] = -1, 0
 
     def _padded(self, width: int) -> list[Tensor]:
         """Copies of keys, values, positions and channels with that many slots, the added ones empty."""

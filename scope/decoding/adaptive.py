@@ -14,6 +14,7 @@ class Adaptive(Slide):
     tokens: T, the most tokens a sample may generate, over which the budget is spread. delta: steps for each slot that
     the region grows by; None is equation 4's (T - recent) // (D - recent), at least 1. As the released code has it:
     growth="start" counts the steps from the first one, recent + floor(t / delta), and capped=False lets D be passed.
+    Where bytes bound the cache, equation 4's D is the one that they leave: the bytes that a D takes give its interval.
     """
 
     tokens: int

@@ -1,6 +1,7 @@
 """distinct: what is unlike the rest stays, in its key and in its value (SCOPE's own; experiments/frontier)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,6 +22,8 @@ class Distinct(Eviction):
     """
 
     values: float = 1.0
+
+    skips_protected: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import ClassVar, Protocol
 
 from torch import Tensor
@@ -18,7 +19,8 @@ class DecodingStrategy(Protocol):
 
     A strategy that remembers says what: `channels` are numbers by name that the cache keeps for each slot, 0 for a new
     one; `queries` is how many of the last queries it wants to see. `heads_agree`: a layer's heads, while they hold the
-    same tokens, are given the same scores.
+    same tokens, are given the same scores. `skips_protected`: the score wants to know which slots at the front no row
+    can lose (`Attention.head`).
     """
 
     @property
@@ -26,6 +28,9 @@ class DecodingStrategy(Protocol):
 
     @property
     def heads_agree(self) -> bool: ...
+
+    @property
+    def skips_protected(self) -> bool: ...
 
     @property
     def queries(self) -> int: ...
@@ -67,6 +72,7 @@ class Eviction:
 
     channels: ClassVar[tuple[str, ...]] = ()
     heads_agree: ClassVar[bool] = False
+    skips_protected: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_count(self, "budget", low=1)
@@ -86,21 +92,20 @@ class Eviction:
         """Steps from one eviction to the next."""
         return 1
 
-    def limit(self, view: View) -> int:
-        """D in this layer: as given, or what the view's room leaves beside the prompt, the same in all layers.
+    def within(self, view: View) -> "Eviction":
+        """This strategy with the D that the view's room leaves, and all that follows from D; itself without a room.
 
         Raises ScopeError where that is less than the slots that always stay.
         """
-        if view.room is None:
-            return self.budget
-        prompt = math.ceil(sum(view.prefilled) / len(view.prefilled))
-        if self.boundary == "budget" or (self.protect == "nothing" and view.prompt <= view.budget):
-            prompt = view.budget  # even where less is there
-        left = view.room - prompt - self.period  # a slot is filled before another is freed
-        if left < self.recent:
-            beside = f"beside {prompt} for a prompt of {view.prompt} tokens and the {self.period} of a period"
-            raise ScopeError(f"{view.room} slots a layer leave {left} {beside}: recent, {self.recent}, has to fit")
-        return left
+        return self if view.room is None else largest_within(self, view.of(0).at(0, 0), view.room)
+
+    def between(self, view: View) -> int:
+        """The most slots that come before some go."""
+        return self.period
+
+    def limit(self, view: View) -> int:
+        """D in this layer."""
+        return self.budget
 
     def decoded(self, view: View) -> int:
         """How much of D there is at this step."""
@@ -122,17 +127,19 @@ class Eviction:
         return view.step % self.period == 0
 
     def plan(self, view: View) -> Plan | None:
-        head, size = self.protected(view), self.shared(view) + self.decoded(view)
-        if view.stored - head <= size or not self.due(view):
+        fit = self.within(view)
+        head, size = fit.protected(view), fit.shared(view) + fit.decoded(view)
+        if view.stored - head <= size or not fit.due(view):
             return None
-        return self.cut(head, size)
+        return fit.cut(head, size)
 
     def cut(self, head: int, size: int) -> Plan:
         """The region down to `size` slots."""
         return Plan(head=head, best=size - self.recent, tail=self.recent)
 
     def most(self, view: View) -> int | None:
-        return max(view.kept, self.protected(view) + self.shared(view) + self.limit(view)) + self.period
+        fit = self.within(view)
+        return max(view.kept, fit.protected(view) + fit.shared(view) + fit.limit(view)) + fit.between(view)
 
     def observe(self, attention: Attention) -> Mapping[str, Tensor]:
         return {}
@@ -148,3 +155,24 @@ class Eviction:
             return free
         assert attention.prompt is not None
         return free & (positions >= attention.prompt[:, None, None])
+
+
+@cache
+def largest_within(strategy: Eviction, view: View, room: int) -> Eviction:
+    """The strategy with the largest D whose most, summed over the layers, is no more than `room` slots in each.
+
+    A sum, since layers differ: a pyramid's, of the prompt or of D. Of two D that take the same slots, as where a longer
+    interval needs more beside a smaller D, it is the larger. Where layers wait for others (discontinuous's wait="full"
+    after a pyramid) a larger one may fit too. Raises ScopeError where none does down to `recent`.
+    """
+    views = [replace(view.of(layer), room=None) for layer in range(view.layers)]
+    budget = room
+    while budget >= strategy.recent:
+        tried = replace(strategy, budget=budget)
+        over = sum(tried.most(each) or 0 for each in views) - room * len(views)
+        if over <= 0:
+            return tried
+        budget -= math.ceil(over / (2 * len(views)))  # a slot of D is at most two in a layer, a pyramid's first
+    prompt = math.ceil(sum(max(v.kept, strategy.protected(v) + strategy.shared(v)) for v in views) / len(views))
+    beside = f"{room - prompt} beside {prompt} for a prompt of {view.prompt} tokens"
+    raise ScopeError(f"{room} slots a layer leave {beside}: recent, {strategy.recent}, and a period have to fit")

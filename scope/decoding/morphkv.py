@@ -15,7 +15,8 @@ class MorphKV(Eviction):
     """At each step keep the `recent` last and, of the rest, the slots that the recent tokens' queries attend to most.
 
     `fusion`: their attention's `sum` or its `max`, of the mean over the query heads that share a key/value head.
-    Departure: the softmax is over what is stored now, not over what was when each of the queries was asked.
+    Departure: the softmax is over what is stored now, not over what was when each of the queries was asked. The queries
+    are held beside the slots, and not counted among their bytes.
     """
 
     protect: str = "nothing"

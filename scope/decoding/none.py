@@ -17,6 +17,7 @@ class KeepAll:
 
     channels: ClassVar[tuple[str, ...]] = ()
     heads_agree: ClassVar[bool] = False
+    skips_protected: ClassVar[bool] = False
     queries: ClassVar[int] = 1
 
     def most(self, view: View) -> int | None:

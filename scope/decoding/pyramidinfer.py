@@ -24,11 +24,7 @@ class PyramidInfer(H2O):
         check_choice(self, "spread", ("pyramid", "flat"))
 
     def limit(self, view: View) -> int:
-        budget = super().limit(view)
         if self.spread == "flat":
-            return budget
-        mean = budget - self.recent
-        if view.room is not None and mean:  # the formula's layers hold more than the mean; bytes do not give way
-            spread = sum(pyramid(layer, view.layers, mean, 2 * mean, self.beta) for layer in range(view.layers))
-            mean = mean * mean * view.layers // spread
+            return self.budget
+        mean = self.budget - self.recent
         return self.recent + pyramid(view.layer, view.layers, mean, 2 * mean, self.beta)

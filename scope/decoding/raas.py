@@ -19,8 +19,8 @@ class RaaS(Eviction):
     """Keep the `recent` last and, of the rest, the slots with the newest clocks, which high attention sets to now.
 
     High: at least `threshold`; None: among the top `share` of the slots stored. A new slot's clock is its birth, a
-    prompt's 0 until it is looked at. Of equal clocks the newer slot stays. Single slots are
-    evicted, no pages of them.
+    prompt's 0 until it is looked at. Of equal clocks the newer slot stays. Departure: single slots are evicted, no
+    pages of them.
     """
 
     share: float = 0.5

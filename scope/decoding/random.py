@@ -1,6 +1,7 @@
 """random: a control, slide by lot."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,6 +17,8 @@ class Random(Eviction):
     """Of the decoded slots keep D: the `recent` last; of the rest a seeded lot decides what goes at each step."""
 
     seed: int = 0
+
+    skips_protected: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

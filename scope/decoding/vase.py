@@ -17,8 +17,9 @@ class VASE(Periodic):
     largest range of values (maximum - minimum over the coordinates), and others drawn without replacement.
 
     The draw is in proportion to the mean attention of the `recent` last queries (64 in the paper), averaged over
-    `kernel` neighbours; its lots are hashes of `seed`, layer, head, token and time. Anchors are sought among what may
-    be evicted: of a protected prompt nothing takes their place. Not known to us from the paper, and our choice: the
+    `kernel` neighbours, of which the recent slots count as 0; its lots are hashes of `seed`, layer, head, token and
+    time. The queries are held beside the slots, and not counted among their bytes. Anchors are sought among what may be
+    evicted: of a protected prompt nothing takes their place. Not known to us from the paper, and our choice: the
     kernel, and that the group's attention is averaged.
     """
 
