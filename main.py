@@ -5,6 +5,7 @@ import shlex
 import signal
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -22,6 +23,11 @@ from scope.secrets import redact
 CONF = Path(__file__).resolve().with_name("conf")
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"  # Hydra's own switch, as the user left it
 
+TOLD_BETTER = {  # what Hydra raises as a bare ValueError, and what there is to say of it
+    "Config group override": "a group takes the name of an option, not null; --help lists them",
+    "Only one of --run": "-m, --cfg and --info exclude each other: drop -m to look at one configuration",
+}
+
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> str | list[float]:
@@ -31,10 +37,11 @@ def main(cfg: DictConfig) -> str | list[float]:
 
         from analysis import tables
         from scope import records
-        from scope.config import build
+        from scope.config import NO_USE, build, unused
         from scope.forecast import show_plan
         from scope.run import SamplesFailedError, run
         from scope.summary import summary
+        from scope.sweep import setting_of
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
@@ -44,7 +51,15 @@ def main(cfg: DictConfig) -> str | list[float]:
     try:
         if alone and hydra_cfg.sweeper.get("params"):
             raise ConfigError(f"experiment={hydra_cfg.runtime.choices.get('experiment')}: is a sweep: add -m")
+        for word in hydra_cfg.overrides.hydra if alone else ():
+            if word.startswith(("hydra/launcher=", "hydra/sweeper=")) and not word.endswith("=scope"):
+                raise ConfigError(f"{word}: is for a sweep: add -m")
         job = build(cfg, hydra_cfg.runtime.choices)
+        for word in unused(cfg, hydra_cfg.overrides.task) if alone else ():
+            console.print(NO_USE.format(word), highlight=False, soft_wrap=True, markup=False)
+        if not alone:
+            setting = setting_of(hydra_cfg.overrides.task, hydra_cfg.job.config.override_dirname.exclude_keys)
+            job = replace(job, experiment=replace(job.experiment, setting=setting))
         if job.assumed_speed:
             show_plan([job.experiment], job.assumed_speed, console)
             return ""
@@ -97,9 +112,10 @@ def cli() -> int:
             raise
         return refuse(error)
     except ValueError as error:
-        if TRACEBACKS or "Config group override" not in str(error):  # Hydra's answer to group=null
+        mended = [instead for told, instead in TOLD_BETTER.items() if told in str(error)]
+        if TRACEBACKS or not mended:
             raise
-        return refuse(ConfigError("a group takes the name of an option, not null; --help lists them"))
+        return refuse(ConfigError(mended[0]))
 
 
 if __name__ == "__main__":

@@ -54,7 +54,11 @@ def answer(source: ModelSource, prompt: str, method: PrefillMethod) -> tuple[lis
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.backends",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--prompts", type=int, default=8)
     args = parser.parse_args()
     samples = Arithmetic(prompts=args.prompts).samples()

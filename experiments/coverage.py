@@ -26,7 +26,7 @@ The expanded percentile bootstrap holds as Student's interval does, and takes ra
 below a dozen prompts it is Student's that holds.
 """
 
-import sys
+import argparse
 
 import numpy as np
 from scipy import stats
@@ -91,8 +91,24 @@ def about(intervals: list[tuple[float, float]], truth: float) -> str:
     return f"{100 * held:.1f} ({100 * width:.1f})"
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.coverage",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("rounds", type=at_least_one, nargs="?", default=400, help="of every cell (400)")
+    rounds = parser.parse_args().rounds
+    random = np.random.default_rng(0)
+    proportions(random, rounds)
+    differences(random, rounds)
+
+
+def at_least_one(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word}: must be a whole number of at least 1")
+    return int(word)
+
+
 if __name__ == "__main__":
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 400
-    generator = np.random.default_rng(0)
-    proportions(generator, count)
-    differences(generator, count)
+    main()

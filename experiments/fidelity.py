@@ -49,7 +49,11 @@ SWITCHES = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.fidelity",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--output", type=Path, default=Path("outputs/fidelity"))
     args = parser.parse_args()

@@ -8,6 +8,7 @@ The first writes tiny random models and the positions that each press keeps of e
 scope's cache, each prompt alone and all in one batch. Exit code 1 where a kept set differs.
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -122,7 +123,24 @@ def compare(folder: Path) -> int:
     return int(wrong > 0)
 
 
+def main() -> int:
+    """-> the exit code: 1 where a kept set differs."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.kvpress_oracle" if __package__ else None,  # the first half is run as a file
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("half", choices=("record", "compare"))
+    parser.add_argument("folder", type=Path)
+    given = parser.parse_args()
+    if given.half == "record":
+        given.folder.mkdir(parents=True, exist_ok=True)
+        record(given.folder)
+        return 0
+    if not (given.folder / "kept.json").exists():
+        parser.error(f"{given.folder}: holds no kept.json: record writes it")
+    return compare(given.folder)
+
+
 if __name__ == "__main__":
-    command, where = sys.argv[1:]
-    Path(where).mkdir(parents=True, exist_ok=True)
-    sys.exit({"record": record, "compare": compare}[command](Path(where)))
+    sys.exit(main())

@@ -3,13 +3,16 @@
 import importlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from scope import decoding, prefill
+from scope.decoding.eviction import Eviction
 from scope.errors import CombinationError, ConfigError, ImpossibleError, ScopeError, SettingError
 from scope.experiment import Experiment
+from scope.prefill.budget import Budget, Pyramid, Windowed
 from scope.records import RecordKeeping
 from scope.tracking import Tracker
 
@@ -20,6 +23,28 @@ KEYS = {*GROUPS, "sampling", "name", "output", "seed", "attention", "limit", "pl
 KEYS |= {"records", "rerun", "shard"}
 ALLOWED = "a settings class of scope; set SCOPE_ALLOW=package for one of yours"
 PARTS = ("model", "method", "decoding", "task", "sampling", "engine", "tracking", "records")
+NO_USE = "note: {} changes nothing: none of the options taken uses it"
+MANY = 2**62  # of slots: for a check that is not about their number
+SHARED: Mapping[str, Mapping[str, Callable[[Any], object]]] = {  # the class that knows what a key may be
+    "budget": {
+        "prefill": Budget,
+        "window": lambda value: Windowed(MANY, value),
+        "decode": lambda value: Eviction(value, 1),
+        "recent": lambda value: Eviction(MANY, value),
+    },
+    "fidelity": {
+        "votes": lambda value: prefill.H2O(MANY, 1, votes=value),
+        "short": lambda value: Pyramid(MANY, 1, short=value),
+        "order": lambda value: Pyramid(MANY, 1, order=value),
+        "beside": lambda value: prefill.PyramidInfer(MANY, 1, beside=value),
+        "boundary": lambda value: Eviction(MANY, 1, boundary=value),
+        "growth": lambda value: decoding.Adaptive(MANY, 1, tokens=1, growth=value),
+        "capped": lambda value: decoding.Adaptive(MANY, 1, tokens=1, capped=value),
+        "delta": lambda value: decoding.Adaptive(MANY, 1, tokens=1, delta=value),
+        "wait": lambda value: decoding.Discontinuous(MANY, 1, tokens=1, wait=value),
+        "spread": lambda value: decoding.PyramidInfer(MANY, 1, spread=value),
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +80,7 @@ def build(cfg: Any, choices: Mapping[str, str]) -> Job:
         raise ConfigError(f"name={config['name']}: must be a plain folder name of letters, digits and ._-")
     if not isinstance(config["output"], str | int) or config["output"] == "":
         raise ConfigError(f"output={'null' if config['output'] is None else config['output']}: must be a folder")
+    _check_shared(config)
     labels = {group: choices[group] for group in GROUPS if choices.get(group) and group not in UNLABELLED}
     trace = _make(config, cfg, "trace") if config.get("trace") else None
     parts = {name: _make(config, cfg, name) for name in PARTS}
@@ -80,6 +106,29 @@ def build(cfg: Any, choices: Mapping[str, str]) -> Job:
         raise ConfigError(f"steps_per_second={speed}: must be a number above 0")
     output = Path(str(config["output"])) / str(config["name"])
     return Job(experiment, tracker, output, keeping, float(speed) if plan else None)
+
+
+def _check_shared(config: Mapping[str, Any]) -> None:
+    """Refuse values of `budget` and `fidelity` that no class takes, also where none of the options taken uses them."""
+    for node, owners in SHARED.items():
+        if not isinstance(config[node], dict):
+            raise ConfigError(f"{node}: must be an option of the group")
+        for key, make in owners.items():
+            if key in config[node]:
+                try:
+                    make(config[node][key])
+                except SettingError as error:
+                    raise ConfigError(error.describe(f"{node}.{key}")) from error
+
+
+def unused(cfg: Any, words: Iterable[str]) -> list[str]:
+    """Of the words that set a key of `budget` or `fidelity`, those that this composed configuration has no use for."""
+    from omegaconf import OmegaConf
+
+    nodes = (cfg.get(key) for key in (*GROUPS, "sampling"))
+    raw = [OmegaConf.to_container(node, resolve=False) for node in nodes if OmegaConf.is_config(node)]
+    used = {"budget.bytes", "fidelity.granularity", *re.findall(r"\$\{([\w.]+)\}", str(raw))}  # `build` takes two
+    return [word for word in words if re.match(r"(budget|fidelity)\.", word) and word.partition("=")[0] not in used]
 
 
 def _plain(node: Any) -> Any:
@@ -127,7 +176,8 @@ def _instance(node: Any, key: str) -> Any:
         raise ConfigError(f"{key}._target_={target}: must be {ALLOWED}")
     known = {f.name: f for f in fields(kind) if f.init}
     if unknown := settings.keys() - known:
-        raise ConfigError(f"{key}.{min(unknown, key=str)}: no such setting of {target}; it has {', '.join(known)}")
+        named = ", ".join(known) or "none"
+        raise ConfigError(f"{key}.{min(unknown, key=str)}: no such setting of {target}; it has {named}")
     for name, f in known.items():
         if name not in settings and f.default is MISSING and f.default_factory is MISSING:
             raise ConfigError(f"{key}.{name}: must be given")

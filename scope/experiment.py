@@ -34,6 +34,7 @@ class Experiment:
     engine: Engine = field(default_factory=Engine)
     limit: int | None = None  # the first so many prompts only
     trace: Trace | None = None  # what is looked at besides; changes no answer
+    setting: str = ""  # what tells it from the other runs of a sweep, beside the labels; for people
     config: Mapping[str, Any] = field(default_factory=dict)  # as composed; recorded, not read
 
     def __post_init__(self) -> None:
@@ -76,7 +77,8 @@ class Experiment:
 
     @property
     def title(self) -> str:
-        return " + ".join(self.labels[key] for key in ("method", "decoding") if key in self.labels)
+        named = " + ".join(self.labels[key] for key in ("method", "decoding") if key in self.labels)
+        return f"{named} ({self.setting})" if self.setting else named
 
     def folder_name(self, identity: str) -> str:
         """For people: the labels of what is compared, and enough of the identity to tell runs apart."""

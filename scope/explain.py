@@ -2,8 +2,11 @@
 
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from scope.errors import nearest
 
@@ -27,7 +30,7 @@ def explain(error: Exception, conf: Path, words: Sequence[str]) -> str:
             key = refused[1].lstrip("+~")
             if (conf / key).is_dir():
                 return f"{key}: takes the name of an option, not a value; --help lists them"
-            return f"{key}: {_no_such(key, keys(conf, options_taken(conf, words)))}"
+            return f"{key}: {_no_such(key, conf, options_taken(conf, words))}"
         if several := re.match(r"Ambiguous value for argument '([^']+)'", message):
             return f"{several[1]}: several values are a sweep: add -m"
         if foreign := re.search(r"Key '(\w+)' not in 'ScopeSweeperConf'", message):
@@ -36,17 +39,32 @@ def explain(error: Exception, conf: Path, words: Sequence[str]) -> str:
     return message
 
 
-def _no_such(key: str, known: Sequence[str]) -> str:
-    """known: the keys of the options taken."""
+def _no_such(key: str, conf: Path, taken: Sequence[str]) -> str:
+    """taken: options, as overrides."""
+    known = keys(conf, taken)
     if key in known:
         return "another option taken here has no such key"
     node, _, name = key.rpartition(".")
     beside = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == node]
-    if not beside:
-        return f"no such key{nearest(key, known)}"
+    if not beside and node in known and (conf / node).is_dir():
+        return _elsewhere(node, name, conf, taken)
+    if not beside:  # of the nearest node: another one's key means something else, whatever its name
+        near = get_close_matches(node, {other.rpartition(".")[0] for other in known}, n=1)
+        meant = nearest(key, [other for other in known if other.rpartition(".")[0] in near])
+        return f"no such key{meant or '; --help lists them'}"
     meant = nearest(name, beside, f"{node}." if node else "")
     there = f"; the keys{f' of {node}' if node else ''} are {', '.join(beside)}"
     return f"no such key{meant or there}"
+
+
+def _elsewhere(group: str, name: str, conf: Path, taken: Sequence[str]) -> str:
+    """That the option taken of a group has no settings, and which options have this one."""
+    option = _compose(conf, taken).hydra.runtime.choices[group]
+    options = sorted((conf / group).glob("*.yaml"))
+    having = [path.stem for path in options if name in (yaml.safe_load(path.read_bytes()) or ())]
+    some = ", ".join(having[:3]) + (f" and {len(having) - 3} more" if len(having) > 3 else "")
+    has = "has" if len(having) == 1 else "have"
+    return f"{group}={option} has no settings" + (f"; {group}={some} {has} {name}" if having else "")
 
 
 def options_taken(conf: Path, words: Sequence[str]) -> list[str]:
@@ -61,13 +79,11 @@ def options_taken(conf: Path, words: Sequence[str]) -> list[str]:
 
 def keys(conf: Path, options: Sequence[str] = ()) -> list[str]:
     """Every key of the configuration that these options compose, dotted."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        composed = OmegaConf.to_container(compose("config", list(options)), resolve=False)
+    composed = OmegaConf.to_container(_compose(conf, options), resolve=False)
+    assert isinstance(composed, dict)
+    del composed["hydra"]
 
     def walk(node: Any, path: str) -> list[str]:
         if not isinstance(node, dict):
@@ -76,3 +92,13 @@ def keys(conf: Path, options: Sequence[str] = ()) -> list[str]:
         return [key for key, _ in below] + [key for name, value in below for key in walk(value, f"{name}.")]
 
     return walk(composed, "")
+
+
+def _compose(conf: Path, options: Sequence[str]) -> Any:
+    """-> the configuration, Hydra's own part too."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        return compose("config", list(options), return_hydra_config=True)

@@ -1,5 +1,6 @@
 """What runs would cost, before anything is run: no weights are loaded and nothing is generated."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
@@ -12,9 +13,10 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from scope import models, sizes
 from scope.decoding import KeepAll
-from scope.errors import ConfigError, ScopeError
+from scope.errors import CombinationError, ConfigError, ImpossibleError, ScopeError
 from scope.experiment import Experiment
 from scope.prefill import Full
+from scope.prefill.budget import Budget
 from scope.prompts import encode
 from scope.records import describe
 from scope.tasks import Sample
@@ -48,6 +50,7 @@ class Forecaster:
     def __init__(self, steps_per_second: float) -> None:
         self.steps_per_second = steps_per_second
         self.reasons: list[str] = []
+        self.refused: list[ImpossibleError] = []  # of runs that a prompt does not fit
         self._had: dict[str, Any] = {}
 
     def forecast(self, run: Experiment) -> Forecast:
@@ -64,8 +67,10 @@ class Forecaster:
             if lengths:
                 kept, full = None, cache_bytes(run, shape[0], max(lengths), evicting=False)
                 try:
+                    require_fit(run, shape[0], lengths)
                     kept = cache_bytes(run, shape[0], max(lengths))
-                except ScopeError as error:  # the bytes have no room for the prompt
+                except ImpossibleError as error:
+                    self.refused.append(error)
                     self.reasons.append(f"{run.title}: {error}")
                 made = replace(made, prompt_tokens=lengths, cache_bytes=kept, full_cache_bytes=full)
         return made
@@ -86,10 +91,12 @@ class Forecaster:
 def show_plan(runs: Sequence[Experiment], steps_per_second: float, console: Console) -> None:
     """Print the runs as a table with what each would take, their sum, and what is assumed.
 
-    Raises ConfigError for a data set that is malformed.
+    Raises ConfigError for a data set that is malformed, or where no run fits its prompts.
     """
     forecaster = Forecaster(steps_per_second)
     seen = [forecaster.forecast(run) for run in runs]
+    if len(forecaster.refused) == len(runs):
+        raise forecaster.refused[0]
     names = [_names(run) for run in runs]
     telling = [name for name in names[0] if name == "method" or len({row[name] for row in names}) > 1]
     table = Table(*telling, box=None, pad_edge=False)
@@ -114,7 +121,7 @@ def _lengths(
 
 def _names(run: Experiment) -> dict[str, str]:
     """What tells runs of a sweep apart: their labels, and the budgets in slots or shares."""
-    decode = describe(run.decoding).get("budget", "-") if run.max_bytes is None else f"{run.max_bytes / 2**20:.1f} MiB"
+    decode = describe(run.decoding).get("budget", "-") if run.max_bytes is None else f"{run.max_bytes / 2**20:.3g} MiB"
     budgets = {"C": describe(run.method).get("budget", "-"), "D": decode}
     labels = {part: run.labels.get(part, "") for part in ("model", "task", "method", "decoding")}
     return labels | {name: str(budget) for name, budget in budgets.items()}
@@ -127,6 +134,44 @@ def cache_bytes(run: Experiment, config: PretrainedConfig, prompt: int, evicting
     return sizes.cache_bytes(
         config, method, decoding, run.granularity, run.model.dtype, prompt, run.task.max_new_tokens, most
     )
+
+
+def require_fit(run: Experiment, config: PretrainedConfig, lengths: Sequence[int]) -> None:
+    """Raises ImpossibleError, naming the key, where what stays of a prompt of so many tokens is more than there may be.
+
+    lengths: of the prompts, in tokens.
+    """
+    for length in sorted(set(lengths), reverse=True):
+        if isinstance(run.method, Budget):
+            try:
+                run.method.require(length)
+            except CombinationError as error:
+                taken = run.config.get("budget", {}).get(error.field) == error.value
+                raise ImpossibleError(error.describe(f"{'budget' if taken else 'method'}.{error.field}")) from error
+        try:
+            cache_bytes(run, config, length)
+        except ScopeError as error:
+            least = f"must be at least {_least_bytes(run, config, max(lengths))} for a prompt of {max(lengths)} tokens"
+            why = "what stays of it, and D of at least budget.recent, have to fit"
+            raise ImpossibleError(f"budget.bytes={run.max_bytes}: {least}: {why}") from error
+
+
+def _least_bytes(run: Experiment, config: PretrainedConfig, prompt: int) -> int:
+    """The fewest bytes of a cache that have room for a prompt of that many tokens."""
+    layers = int(config.get_text_config(decoder=True).num_hidden_layers)
+    of_room = layers * sizes.slot_bytes_of(config, run.granularity, run.model.dtype, run.decoding)
+
+    def fits(room: int) -> bool:
+        try:
+            cache_bytes(replace(run, max_bytes=room * of_room), config, prompt)
+        except ScopeError:
+            return False
+        return True
+
+    most = 1
+    while not fits(most):
+        most *= 2
+    return bisect_left(range(most), True, key=fits) * of_room
 
 
 def _cells(forecast: Forecast) -> list[str]:

@@ -16,6 +16,7 @@ from scope.batches import OK, Lines, attempts, share
 from scope.engine import rows_that_fit
 from scope.errors import ScopeError
 from scope.experiment import Experiment, Request
+from scope.forecast import require_fit
 from scope.generate import Generated, Prompt, stream
 from scope.models import Loaded
 from scope.progress import Progress
@@ -60,6 +61,8 @@ def run(
     if experiment.trace:  # refused before anything is written
         config = models.load(experiment.model).model.config.get_text_config(decoder=True)
         experiment.trace.require(config.num_hidden_layers)
+        traced = experiment.requests()[: experiment.trace.prompts]
+        experiment.trace.require_no_loss(folder, (request.name for request in traced))
     failed = 0
     with closing(Records(folder, as_yaml(experiment.config), manifest, keeping)) as kept, Stopping() as stopping:
         todo = [request for request in asked if request.name not in kept.done]
@@ -68,6 +71,8 @@ def run(
             prompts = prompts or encode_all(experiment, loaded)
             todo.sort(key=lambda request: -len(prompts[request.index].tokens))  # rows of like length share a prefill
             rows = batch_rows(experiment, loaded, max(len(prompts[request.index].tokens) for request in todo))
+            if experiment.engine.on(loaded.model.device) == "compile":
+                announce(experiment, "its steps are compiled as each kind comes, which takes minutes", console)
             tracker.start(RunInfo(output.name, folder.name, identity, folder, redact(experiment.config)))
             try:
                 with Progress(experiment.title, len(todo), experiment.task.max_new_tokens, console) as progress:
@@ -78,11 +83,16 @@ def run(
                         failed += sum(line["status"] != OK for line in lines)
                         tracker.log(running(list(kept.done.values()), lines))
                     stopping.check()
+            except KeyboardInterrupt:
+                if kept.done:
+                    part = f"stopped, with the longest prompts first: {len(kept.done)} of {len(asked)} samples"
+                    announce(experiment, f"{part}: {headline(list(kept.done.values()))}", console)
+                raise
             finally:
                 tracker.finish(summary(list(kept.done.values())), [sample_row(line) for line in kept.done.values()])
     if experiment.trace:
         trace_prompts(experiment, experiment.trace, folder)
-    announce(experiment, list(kept.done.values()), console)
+    announce(experiment, headline(list(kept.done.values())), console)
     if failed:
         reason = f"{failed} of {manifest['samples']} samples failed, {folder / records.RECORDS} says why"
         raise SamplesFailedError(f"{reason}; the same command tries them again", folder)
@@ -114,16 +124,19 @@ def finished(experiment: Experiment, output: Path, console: Console, keeping: Re
     lines = {line["sample"]: line for line in records.read(folder) if line["status"] == OK}
     if any(request.name not in lines for request in share(experiment.requests(), keeping.part)):
         return None
-    announce(experiment, list(lines.values()), console, " (was finished already)")
+    announce(experiment, f"{headline(list(lines.values()))} (was finished already)", console)
     return folder
 
 
-def announce(experiment: Experiment, lines: Sequence[Mapping[str, Any]], console: Console, note: str = "") -> None:
-    console.print(f"{experiment.title}: {headline(lines)}{note}", highlight=False, soft_wrap=True)
+def announce(experiment: Experiment, said: str, console: Console) -> None:
+    console.print(f"{experiment.title}: {said}", highlight=False, soft_wrap=True, markup=False)
 
 
 def encode_all(experiment: Experiment, loaded: Loaded) -> list[Encoded]:
-    """Each prompt's tokens, in order; equal prompts of several draws share theirs."""
+    """Each prompt's tokens, in order; equal prompts of several draws share theirs.
+
+    Raises ConfigError for a prompt that does not fit the model's context, or not the budget.
+    """
     source, room = experiment.model, experiment.prompt_room(loaded.model.config)
     made: list[Encoded] = []
     for request in experiment.requests():
@@ -131,6 +144,7 @@ def encode_all(experiment: Experiment, loaded: Loaded) -> list[Encoded]:
             made.append(made[-1])
         else:
             made.append(encode(loaded.tokenizer, request.sample, source.layout, room, source.overlong))
+    require_fit(experiment, loaded.model.config, [len(prompt.tokens) for prompt in made])
     return made
 
 
@@ -164,7 +178,7 @@ def answers(
         for request in requests
         if not stopping.asked
     )
-    drawn = experiment.sampling.temperature > 0
+    drawn, engine = experiment.sampling.temperature > 0, experiment.engine.on(loaded.model.device)
     began = datetime.now(UTC).isoformat(timespec="milliseconds")
     for place, made in stream(
         loaded.model,
@@ -179,7 +193,7 @@ def answers(
         granularity=experiment.granularity,
         max_bytes=experiment.max_bytes,
         prefill_chunk=experiment.engine.prefill_chunk,
-        engine=experiment.engine.on(loaded.model.device),
+        engine=engine,
     ):
         request = requests[place]
         line = {
@@ -190,6 +204,7 @@ def answers(
             "prompt_cut_tokens": encoded[request.index].cut,
             "batch": began,
             "batch_rows": min(rows, len(requests)),
+            "engine": engine,  # a batch's seconds are with the compiling, where there is some
             "batch_seconds": round(made.batch_seconds, 4),
         }
         yield request, [line | record(experiment.task, request.sample, len(encoded[request.index].tokens), made)]

@@ -11,11 +11,19 @@ def headline(lines: Sequence[Mapping[str, Any]]) -> str:
     found = summary(lines)
     parts = [f"{name} {found[name]:.1%}" for name in _measures(lines)]
     if found["questions"]:
-        parts.insert(0, f"{found['accuracy']:.1%} of {found['questions']} answers right")
+        parts.insert(0, f"{found['accuracy']:.1%} of {found['questions']} answers right in {_prompts(lines)}")
     if found["prompts_cut"]:
         parts.append(f"{found['prompts_cut']} of {found['samples']} prompts cut in the middle")
-    parts += [f"{found['cache_share']:.0%} of the full cache's bytes", f"{found['tokens_per_second']:.0f} tokens/s"]
+    parts += [f"{found['cache_share']:.0%} of the full cache's bytes for its own text"]
+    parts += [f"{found['tokens_per_second']:.0f} tokens/s"]
+    if any(line.get("engine") == "compile" for line in lines):
+        parts[-1] += " with the compiling"
     return ", ".join(parts)
+
+
+def _prompts(lines: Sequence[Mapping[str, Any]]) -> str:
+    count = len({line["prompt"] for line in lines})
+    return f"{count} prompt{'s' * (count != 1)}"
 
 
 def _measures(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -3,13 +3,13 @@
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from scope.config import Job, build
+from scope.config import NO_USE, Job, build, unused
 from scope.errors import ConfigError, ImpossibleError, ScopeError
 from scope.forecast import show_plan
 from scope.importing import uncollected
@@ -42,6 +42,25 @@ def paired(jobs: Sequence[Sequence[str]], pairs: Sequence[str]) -> list[list[str
     return made
 
 
+def shared_keys(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """Keys of overrides that tell no job from another beside its labels: the same in all, or a label."""
+    given: dict[str, set[str]] = {}
+    for job in jobs:
+        for override in job:
+            given.setdefault(_key_of(override), set()).add(override)
+    everywhere = [key for key in given if all(any(_key_of(o) == key for o in job) for job in jobs)]
+    return [*(key for key in everywhere if len(given[key]) == 1), "method", "decoding"]
+
+
+def setting_of(job: Sequence[str], shared: Sequence[str]) -> str:
+    """What a job overrides beside the keys that tell it from no other."""
+    return str(redact(" ".join(override for override in job if _key_of(override) not in shared)))
+
+
+def _key_of(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
 def reason_of(error: Exception) -> str:
     """One line: the message's own, or of a traceback that came as text from another process the line that says it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
@@ -65,16 +84,27 @@ class Sweep:
         Raises ConfigError for a value that is wrong by itself, or where no job is left.
         """
         jobs, skipped, built = [], [], []
+        useless: dict[str, int] = {}
         for overrides, cfg in composed:
             try:
                 built.append(build(cfg, cfg.hydra.runtime.choices))
                 jobs.append(overrides)
+                for word in unused(cfg, overrides):
+                    useless[word] = useless.get(word, 0) + 1
             except ImpossibleError as error:
                 skipped.append((overrides, str(error)))
         if not jobs:
             raise ConfigError(f"no job of this sweep can run: {skipped[0][1]}" if skipped else "a sweep without jobs")
-        sweep = cls(tuple(jobs), tuple(skipped), tuple(built))
+        shared = shared_keys(jobs)
+        told_apart = [
+            replace(job, experiment=replace(job.experiment, setting=setting_of(overrides, shared)))
+            for overrides, job in zip(jobs, built, strict=True)
+        ]
+        sweep = cls(tuple(jobs), tuple(skipped), tuple(told_apart))
         sweep._announce()
+        for word, times in useless.items():
+            if times == sum(word in overrides for overrides in jobs):
+                sweep.tell(NO_USE.format(redact(word)))
         return sweep
 
     def _announce(self) -> None:
@@ -137,14 +167,12 @@ class Sweep:
             tables.show(frame, console)
             for path in tables.write(frame, written[0].parent):
                 console.print(f"written: {path}", soft_wrap=True)
-        failed = [
-            (job, outcome) for job, outcome in zip(self.jobs, outcomes, strict=True) if isinstance(outcome, Exception)
-        ]
+        runs = zip(self.jobs, self.built, outcomes, strict=True)
+        failed = [(overrides, job, outcome) for overrides, job, outcome in runs if isinstance(outcome, Exception)]
         self._say_skipped(console)
-        for overrides, error in failed:
+        for overrides, job, error in failed:
             command = shlex.join(["python", "main.py", *repeat, *overrides])
-            console.print(
-                f"FAILED: {redact(reason_of(error))}\n  repeat it alone: {command}", soft_wrap=True, markup=False
-            )
+            said = f"FAILED {job.experiment.title}: {redact(reason_of(error))}\n  repeat it alone: {command}"
+            console.print(said, soft_wrap=True, markup=False)
         if failed:
             raise SweepError(f"{len(failed)} of {len(outcomes)} runs failed; the same command tries them again")

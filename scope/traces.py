@@ -11,6 +11,7 @@ stored, Hq query heads, X = prompt + generated tokens. The first look is the pre
 
 import io
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,17 @@ class Trace:
         wrong = [layer for layer in self.layers if not -layers <= layer < layers]
         if wrong:
             raise ConfigError(f"trace.layers: the model has no layer {wrong[0]}; it has layers 0 to {layers - 1}")
+
+    def require_no_loss(self, folder: Path, names: Iterable[str]) -> None:
+        """Raises ConfigError where these samples' files in a run's folder hold attention that this trace does not."""
+        for path in (file_of(folder, name) for name in names):
+            if not self.queries and path.exists() and "prompt_attention" in np.load(path).files:
+                raise ConfigError(f"trace.queries=0: {path} holds attention too: move it away, or take trace=attention")
+
+
+def file_of(folder: Path, name: str) -> Path:
+    """Where the trace of the sample of that name lies in a run's folder."""
+    return folder / "traces" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.npz"
 
 
 class Observer:
@@ -167,7 +179,7 @@ def record_trace(
         observe=observe,
         watch=observer.watch if trace.queries else None,
     )
-    path = folder / "traces" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', prompt.name)}.npz"
+    path = file_of(folder, prompt.name)
     path.parent.mkdir(exist_ok=True)
     packed = io.BytesIO()
     np.savez_compressed(packed, **observer.arrays(len(prompt.tokens), sizes))

@@ -5,19 +5,18 @@ than a program may have. Needs triton, no GPU: `python tests/kernels_compile.py`
 and case, or `python tests/kernels_compile.py 90` for Hopper. The interpreter does not see what the compiler refuses.
 """
 
+import argparse
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
-from scope.kernels import decode_triton, votes_triton
 from scope.kernels.decode import Eligible, Workspace, attend, free, write
 from scope.kernels.votes import votes
 
@@ -43,6 +42,10 @@ class Compiled:
         return self.compile
 
     def compile(self, *args: Any, **named: Any) -> None:
+        import triton
+        from triton.backends.compiler import GPUTarget
+        from triton.compiler import ASTSource
+
         names = self.kernel.arg_names
         options = {name: value for name, value in named.items() if name not in names}
         given = dict(zip(names, args, strict=False)) | {name: named[name] for name in named if name in names}
@@ -69,6 +72,8 @@ class Compiled:
 
 def stack(binary: bytes) -> int:
     """Bytes of memory that each thread has beside its registers."""
+    import triton
+
     tool = Path(triton.__path__[0]) / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary)
@@ -95,7 +100,9 @@ def launch(query_heads: int, heads: int, dim: int, dtype: torch.dtype) -> None:
         votes(prompt, prompt[:, :heads], 0.1, sliding_window=sliding_window)
 
 
-def main(capabilities: list[int]) -> int:
+def main(capabilities: Sequence[int]) -> int:
+    from scope.kernels import decode_triton, votes_triton
+
     places = dict.fromkeys(("split", "finish", "free", "write"), decode_triton)
     places |= dict.fromkeys(("normalise", "collect"), votes_triton)
     originals = {name: getattr(module, name) for name, module in places.items()}
@@ -117,5 +124,20 @@ def main(capabilities: list[int]) -> int:
     return int(short > 0)
 
 
+def capability(word: str) -> int:
+    if word not in map(str, SHARED):
+        raise argparse.ArgumentTypeError(f"{word}: must be one of {', '.join(map(str, SHARED))}")
+    return int(word)
+
+
 if __name__ == "__main__":
-    sys.exit(main([int(name) for name in sys.argv[1:]] or list(SHARED)))
+    parser = argparse.ArgumentParser(
+        prog="python tests/kernels_compile.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("capabilities", type=capability, nargs="*", help=f"of {', '.join(map(str, SHARED))}")
+    given = parser.parse_args().capabilities
+    if find_spec("triton") is None:
+        parser.error("triton is not installed: pip install 'scope-kv[kernels]'")
+    sys.exit(main(given or tuple(SHARED)))

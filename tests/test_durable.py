@@ -40,7 +40,7 @@ from scope.tracking import NoTracking
 from tests.test_run import experiment
 
 ROOT = Path(__file__).parents[1]
-TIMINGS = {"batch", "batch_rows", "batch_seconds", "prefill_seconds", "decode_seconds", "tokens_per_second"}
+TIMINGS = {"batch", "engine", "batch_rows", "batch_seconds", "prefill_seconds", "decode_seconds", "tokens_per_second"}
 
 
 def go(what: Experiment, output: Path, **keeping: Any) -> Path:

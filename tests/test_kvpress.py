@@ -135,9 +135,14 @@ def test_on_the_command_line_too(scope: Scope, absent: None) -> None:
     assert "pip install" in said.err
 
 
-def test_a_press_has_to_be_named(scope: Scope, package: ModuleType) -> None:
+def test_a_press_has_to_be_named(scope: Scope, package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     said = scope("method=kvpress", code=2)
-    assert said.err == "error: method.press: must be given\n"
+    named = "method.press=null: must be the name of a press, such as ExpectedAttentionPress"
+    assert said.err == f"error: {named}\n"
+    monkeypatch.setitem(sys.modules, "kvpress", None)
+    said = scope("method=kvpress", code=2)
+    assert said.err.startswith(f"error: {named}; and kvpress is not installed: pip install ")
+    assert said.err.count("\n") == 1
 
 
 def test_settings_reach_the_press_from_the_command_line(scope: Scope, package: ModuleType) -> None:

@@ -66,7 +66,8 @@ def runs(folder: Path) -> list[Path]:
 
 def test_help_names_every_group_in_a_line(scope: Scope) -> None:
     said = scope("--help").out
-    for group in ("model", "method", "decoding", "budget", "task", "tracking", "experiment"):
+    groups = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()} - {"hydra"}
+    for group in (*groups, "hydra/launcher", "hydra/sweeper"):
         assert re.search(rf"^  {group} +\w+", said, re.M), group
     for words in ("plan=true", "limit=2", "sampling.samples=4"):
         assert words in said
@@ -122,6 +123,18 @@ REFUSED = {
     "task=csqa_4k task.prompt=3": "task.prompt: no such key; the keys of task are name, hub, columns, form, .*",
     "-m task=en_sum,gsm8k_4k task.promt_tokens=9": "task.promt_tokens: no such key; did you mean task.prompt_tokens\\?",
     "-m experiment=en_sum task.templat=x": "task.templat: no such key; did you mean task.template\\?",
+    "decoding=none decoding.budget=3": "decoding.budget: decoding=none has no settings; decoding=accumulated_h2o, "
+    "adaptive, discontinuous and \\d+ more have budget",
+    "tracking.mode=offline": "tracking.mode: tracking=none has no settings; tracking=wandb has mode",
+    "tracking.spare=1": "tracking.spare: tracking=none has no settings",
+    "+tracking.mode=offline": "tracking.mode: no such setting of scope.tracking.NoTracking; it has none",
+    "metod.window=3": "metod.window: no such key; did you mean method.window\\?",
+    "decoding=none decodng.budget=3": "decodng.budget: no such key; --help lists them",
+    "fidelity.votes=foo": "fidelity.votes=foo: must be one of sum, mean, released",
+    "fidelity.capped=foo": "fidelity.capped=foo: must be true or false",
+    "method=full budget.prefill=1.5": "budget.prefill=1.5: must be a number of slots .*",
+    "decoding=none budget.recent=0": "budget.recent=0: must be a whole number of at least 1",
+    "hydra/launcher=joblib": "hydra/launcher=joblib: is for a sweep: add -m",
     "decoding=null": "a group takes the name of an option, not null; .*",
     "method={a:1}": "method: takes the name of an option, not a value; --help lists them",
     "output=null": "output=null: must be a folder",
@@ -136,6 +149,13 @@ REFUSED = {
     "+spare=1": "spare: no such key; the keys are attention, .*",
     "attention=flash": "attention=flash: must be one of sdpa, eager, flash_attention_2",
     "-m experiment=search": "hydra.sweeper.direction: is for a sweeper that searches: add hydra/sweeper=optuna",
+    "task.prompts=1 task.questions=8 budget.bytes=1000": "budget.bytes=1000: must be at least 299520 for a prompt .*",
+    "task.prompts=1 task.questions=8 budget.bytes=299519": "budget.bytes=299519: must be at least 299520 for .*",
+    "task.prompts=1 task.questions=8 budget.bytes=1000 plan=true": "budget.bytes=1000: must be at least 299520 .*",
+    "task.prompts=1 task.questions=8 budget.window=170": "budget.window=170: must be smaller than the prefill budget, "
+    "170: 0.75 of a prompt of 227 tokens",
+    "task.prompts=1 method=streamingllm method.window=999": "method.window=999: must be smaller than .*",
+    "-m experiment=demo --cfg job": "-m, --cfg and --info exclude each other: drop -m to look at one configuration",
     "-m method=h2o,snapkb": "method=snapkb: must be one of .*",
     "-m budget.decode=0,128": "budget.decode=0: must be a whole number of at least 1",
     "-m budget.recent=200,300": "no job of this sweep can run: budget.recent=200: must be at most .*",
@@ -150,6 +170,23 @@ def test_bad_input_is_one_line_and_leaves_nothing(scope: Scope, tmp_path: Path, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_setting_that_nothing_uses_is_noted(scope: Scope) -> None:
+    note = "note: budget.prefill=0.5 changes nothing: none of the options taken uses it\n"
+    assert scope("method=full", "budget.prefill=0.5", "plan=true").out.startswith(note)
+    assert "note:" not in scope("method=snapkv", "budget.prefill=0.5", "plan=true").out
+    assert scope("-m", "method=full", "budget.prefill=0.5", "decoding=h2o,slide", "plan=true").out.count(note) == 1
+    assert "note:" not in scope("-m", "method=full,snapkv", "budget.prefill=0.5", "plan=true").out
+    assert "note: fidelity.votes=mean changes nothing" in scope("fidelity.votes=mean", "plan=true").out
+    assert "note:" not in scope("fidelity=released", "fidelity.granularity=kv_head", "plan=true").out
+
+
+def test_the_bytes_that_a_refusal_names_are_enough(scope: Scope, tmp_path: Path) -> None:
+    scope("task.prompts=1", "task.questions=8", "task.max_new_tokens=60", "budget.bytes=299520")
+    (run,) = runs(tmp_path)
+    (line,) = [json.loads(line) for line in (run / "records.jsonl").open()]
+    assert line["cache_bytes"] <= 299520
+
+
 def test_an_impossible_pair_in_a_sweep_is_skipped_with_its_reason(scope: Scope, tmp_path: Path) -> None:
     done = scope("-m", "budget.recent=16,99", "name=pairs", *SMALL[:-1])
     assert len(runs(tmp_path)) == 1
@@ -162,10 +199,32 @@ def test_a_job_that_fails_does_not_stop_the_sweep(scope: Scope, tmp_path: Path) 
     nowhere = tmp_path / "nowhere"
     done = scope("-m", f"model.path={nowhere},embedded", "name=some", *SMALL, code=1)
     assert len(runs(tmp_path)) == 1
-    assert f"FAILED: model.path={nowhere}: there is no such folder" in done.out
+    assert f"FAILED snapkv + slide (model.path={nowhere}): model.path={nowhere}: there is no such folder" in done.out
     assert re.search(rf"repeat it alone: python main.py .*model.path={nowhere}", done.out)
     assert "1 of 2 runs failed" in done.err
     assert "Traceback" not in done.err
+
+
+def test_lines_of_a_sweep_say_what_differs_and_nothing_else(scope: Scope) -> None:
+    command = ["-m", "method=snapkv,full", "budget.decode=32,48,400", "budget.recent=16,40", "name=bd", *SMALL[:-2]]
+    ran, again = scope(*command), scope(*command)
+    for said in (ran, again):
+        lines = re.findall(r"^(\w+ \+ slide.*?):", said.out, re.M)
+        pairs = ("32 {}16", "48 {}16", "48 {}40", "400 {}16", "400 {}40")
+        settings = [f"(budget.decode={pair.format('budget.recent=')})" for pair in pairs]
+        assert sorted(lines) == sorted(f"{m} + slide {setting}" for m in ("snapkv", "full") for setting in settings)
+    alone = scope("-m", "budget.decode=40", "name=one", *SMALL[:-2])
+    assert "\nsnapkv + slide: " in alone.out
+
+
+def test_a_search_says_what_it_found_and_where(scope: Scope, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    command = ["hydra/sweeper=optuna", "experiment=search", "hydra.sweeper.n_trials=2", *SMALL[:3]]
+    said = scope("-m", *command).out
+    found = tmp_path / "outputs" / "search" / "optimization_results.yaml"
+    assert re.search(r"^best: budget.prefill=0\.\d+ budget.decode=\d+: [\d.]+% of the answers right", said, re.M)
+    assert said.endswith(f"written: {found}\n")
+    assert len(re.findall(r"^snapkv \+ slide \(budget.prefill=0\.\d+ budget.decode=\d+ task", said, re.M)) == 2
 
 
 def test_a_killed_sweep_goes_on_where_it_was(scope: Scope, tmp_path: Path) -> None:

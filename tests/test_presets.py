@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from tiny_models import strategies
 from transformers import AutoModelForCausalLM
 
 from scope import models
-from scope.forecast import cache_bytes
+from scope.errors import ImpossibleError
+from scope.forecast import cache_bytes, require_fit
 from scope.generate import Sampling
 from scope.prefill import Full, PyramidKV, SnapKV
 
@@ -255,3 +256,16 @@ def test_a_forecast_is_the_bytes_that_a_longest_generation_takes(name: str, tmp_
         config, _ = models.load_shape(what.model)
         assert 0 <= cache_bytes(what, config, line["prompt_tokens"]) - line["cache_bytes"] <= slack
         assert cache_bytes(what, config, line["prompt_tokens"], evicting=False) == line["full_cache_bytes"]
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "none"])
+@pytest.mark.parametrize("method", [Full(), PyramidKV(24, 8)], ids=["full", "pyramidkv"])
+def test_the_fewest_bytes_that_a_refusal_names_are_the_fewest(name: str, method: Any) -> None:
+    what = experiment(method=method, decoding=STRATEGIES[name], max_bytes=1)
+    config, _ = models.load_shape(what.model)
+    with pytest.raises(ImpossibleError, match=r"^budget\.bytes=1: must be at least \d+ for a prompt of 91 ") as refused:
+        require_fit(what, config, [60, 91])
+    least = int(re.findall(r"least (\d+)", str(refused.value))[0])
+    require_fit(replace(what, max_bytes=least), config, [60, 91])
+    with pytest.raises(ImpossibleError, match=f"least {least} for"):
+        require_fit(replace(what, max_bytes=least - 1), config, [60, 91])

@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +22,12 @@ from scope.models import ModelSource, load_shape
 from scope.prefill import Full, SnapKV
 from scope.run import run
 from scope.sizes import cache_bytes, prefill_bytes
+from scope.stopping import Stopped
 from scope.summary import summary
 from scope.tasks import Arithmetic
 from scope.tracking import RunInfo
 
-TIMINGS = {"batch", "batch_rows", "batch_seconds", "prefill_seconds", "decode_seconds", "tokens_per_second"}
+TIMINGS = {"batch", "engine", "batch_rows", "batch_seconds", "prefill_seconds", "decode_seconds", "tokens_per_second"}
 
 
 class Silent:
@@ -115,6 +118,39 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Pat
     again, resumed = go(experiment(), tmp_path / "cut")
     assert again == folder
     assert but_for_timings(resumed) == but_for_timings(whole)
+
+
+def test_an_interruption_says_whose_answers_there_are(tmp_path: Path) -> None:
+    class Interrupting(Silent):
+        def log(self, metrics: Mapping[str, float]) -> None:
+            raise Stopped(signal.SIGINT)
+
+    told = io.StringIO()
+    with pytest.raises(Stopped):
+        run(experiment(engine=Engine(batch_size=1)), Interrupting(), tmp_path, Console(file=told))
+    start = "snapkv + slide: stopped, with the longest prompts first: 1 of 3 samples: "
+    assert re.match(rf"{re.escape(start)}[\d.]+% of 4 answers right in 1 prompt, ", told.getvalue())
+
+
+def test_speed_with_the_compiling_in_it_says_so(tmp_path: Path) -> None:
+    told = io.StringIO()
+    short = experiment(engine=Engine(kind="compile"), task=Arithmetic(questions=4, max_new_tokens=4, prompts=1))
+    run(short, Silent(), tmp_path, Console(file=told))
+    first, last = told.getvalue().splitlines()
+    assert "steps are compiled" in first
+    assert last.endswith("tokens/s with the compiling")
+    eager = io.StringIO()
+    run(replace(short, engine=Engine(kind="eager")), Silent(), tmp_path / "eager", Console(file=eager))
+    assert eager.getvalue().endswith("tokens/s\n")
+
+
+def test_a_line_says_of_how_many_prompts_and_of_what_text_it_is(tmp_path: Path) -> None:
+    go(experiment(), tmp_path)
+    told = io.StringIO()
+    fewer = experiment(task=replace(experiment().task, prompts=1))
+    run(fewer, Silent(), tmp_path, Console(file=told))  # the folder holds three
+    assert "% of 12 answers right in 3 prompts, " in told.getvalue()
+    assert "% of the full cache's bytes for its own text, " in told.getvalue()
 
 
 def test_batch_size_changes_no_record(tmp_path: Path) -> None:

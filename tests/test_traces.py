@@ -13,7 +13,7 @@ from analysis.traces import heavy_hitters, read_traces
 from scope import models
 from scope.cache import CompressedCache
 from scope.decoding import Slide
-from scope.errors import ScopeError, SettingError
+from scope.errors import ConfigError, ScopeError, SettingError
 from scope.experiment import Experiment
 from scope.generate import Prompt, Sampling, generate
 from scope.models import ModelSource
@@ -72,6 +72,21 @@ def test_a_trace_says_what_the_cache_held_and_looked_at(tmp_path: Path) -> None:
     middle = arrays["prompt_queries"][1]
     assert (maps[:, :, 1, middle + 1 :] == 0).all()
     assert (maps[:, :, 0, 0] == 1).all()
+
+
+def test_attention_that_was_kept_is_not_lost_to_a_trace_without(tmp_path: Path) -> None:
+    folder = traced(tmp_path, Trace([0], queries=2))
+    (path,) = folder.glob("traces/*.npz")
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match=rf"^trace\.queries=0: {path} holds attention too: "):
+        traced(tmp_path, Trace([0]))
+    assert path.read_bytes() == before
+    traced(tmp_path, Trace([0], queries=3))  # as rich, and asked for
+    assert path.read_bytes() != before
+    path.unlink()
+    traced(tmp_path, Trace([0]))
+    traced(tmp_path, Trace([0], queries=2))  # richer
+    assert "prompt_attention" in np.load(path).files
 
 
 def test_heavy_hitters_are_the_highest_among_what_was_seen() -> None:

@@ -186,7 +186,11 @@ def label_of(row: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.tiny.calibrate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0, help="of the prompts")
     parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS, help="values of D")

@@ -22,7 +22,11 @@ LOOKED_UP = {  # what the model has to find somewhere else; the other kinds are 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.tiny.curve",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--log", type=Path, default=HERE / "log.jsonl")
     parser.add_argument("--out", type=Path, default=HERE / "curve.png")
     args = parser.parse_args()

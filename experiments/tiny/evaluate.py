@@ -93,7 +93,11 @@ def measure(loaded: Loaded, prompts: int, steps: Callable[[Sequence[Any]], Any])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.tiny.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--model", default="embedded", help="a folder written by experiments.tiny.export")
     parser.add_argument("--prompts", type=int, default=40)
     parser.add_argument("--out", type=Path, default=RESULT)

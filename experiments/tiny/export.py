@@ -41,7 +41,11 @@ def export(recipe: Recipe, weights: dict[str, torch.Tensor], folder: Path) -> No
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.tiny.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("weights", type=Path, help="final.pt or checkpoint.pt of a training run")
     parser.add_argument("--to", type=Path, default=EMBEDDED)
     args = parser.parse_args()

@@ -186,7 +186,11 @@ def work(rank: int, recipe: Recipe, out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.tiny.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/tiny"))
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="override recipe.yaml")
     args = parser.parse_args()

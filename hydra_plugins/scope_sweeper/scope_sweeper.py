@@ -17,7 +17,7 @@ from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.config_source import ConfigResult
-from omegaconf import DictConfig, flag_override
+from omegaconf import DictConfig, flag_override, open_dict
 
 from scope.importing import uncollected
 
@@ -97,7 +97,7 @@ class ScopeSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         with uncollected():
-            from scope.sweep import Sweep, paired
+            from scope.sweep import Sweep, paired, shared_keys
         gc.freeze()  # nor is it to be looked through while jobs are composed, which makes many more objects
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
@@ -112,12 +112,15 @@ class ScopeSweeper(BasicSweeper):
         sweep.require_data()
         outcomes: dict[int, Path | Exception] = {i: f for i, f in enumerate(sweep.finished()) if f}
         todo = [i for i in range(len(sweep.jobs)) if i not in outcomes]  # a finished run costs no launch
+        hydra = [o for o in self.config.hydra.overrides.hydra if not o.startswith(LAUNCHING)]
+        with open_dict(self.config):  # a job learns which of its overrides tell it from the others
+            same = ",".join(f"'{key}'" for key in shared_keys(sweep.jobs))
+            self.config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{same}]")
         if todo and (printed := self.config.hydra.launcher.get("submitit_folder")):
             sweep.tell(f"what a job prints, %j its id: {printed}")
         size = self.max_batch_size or len(todo) or 1
         for some in (todo[at : at + size] for at in range(0, len(todo), size)):
             outcomes |= zip(some, self._launch([sweep.jobs[i] for i in some], some[0]), strict=True)
-        hydra = [o for o in self.config.hydra.overrides.hydra if not o.startswith(LAUNCHING)]
         sweep.report([outcomes[i] for i in range(len(sweep.jobs))], hydra)
         return []
 

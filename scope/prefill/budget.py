@@ -62,6 +62,9 @@ class Budget:
     def capacity(self, view: View) -> int:
         return self.slots(view.prompt)
 
+    def require(self, prompt: int) -> None:
+        """Raises CombinationError where a prompt of that many tokens has too few to keep this budget."""
+
     def score(self, attention: Attention) -> Tensor:
         return scores.age(attention)
 
@@ -70,7 +73,8 @@ class Budget:
 class Windowed(Budget):
     """Keep the last `window` slots of the prompt and the best-scored others, `budget` in all.
 
-    Raises CombinationError where the window leaves nothing to choose.
+    Raises CombinationError where the window leaves nothing to choose. What a share comes to is known with a prompt:
+    `require` refuses one of which it is no more than the window, else one slot beside the window is kept.
     """
 
     window: int
@@ -83,6 +87,12 @@ class Windowed(Budget):
 
     def slots(self, prompt: int) -> int:
         return max(super().slots(prompt), self.window + 1)
+
+    def require(self, prompt: int) -> None:
+        budget = super().slots(prompt)
+        if self.window >= budget:
+            share = f"{self.budget:g} of a prompt of {prompt} tokens"
+            raise CombinationError(self, "window", self.window, f"smaller than the prefill budget, {budget}: {share}")
 
     def plan(self, view: View) -> Plan | None:
         if view.prompt <= self.slots(view.prompt):

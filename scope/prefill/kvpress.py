@@ -40,6 +40,10 @@ class KVPress(Budget):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count(self, "seed")
+        if not isinstance(self.press, str):
+            raise SettingError(
+                self, "press", self.press, f"the name of a press, such as ExpectedAttentionPress{_missing()}"
+            )
         package = load()
         kind = getattr(package, self.press, None)
         if not scores_only(package, kind):
@@ -95,6 +99,15 @@ def scores_only(package: ModuleType, kind: object) -> bool:
     if not isinstance(kind, type) or not issubclass(kind, base) or kind is base:
         return False
     return all(getattr(kind, name) is getattr(base, name) for name in OWN_WAY)
+
+
+def _missing() -> str:
+    """The end of a message: what has to be installed first, if anything has to."""
+    try:
+        load()
+    except ScopeError as error:
+        return f"; and {error}"
+    return ""
 
 
 def load() -> ModuleType:

@@ -17,6 +17,10 @@ class StreamingLLM(Budget):
         if self.window is not None:
             Windowed(self.budget, self.window)  # for its checks
 
+    def require(self, prompt: int) -> None:
+        if self.window is not None:
+            Windowed(self.budget, self.window).require(prompt)
+
     def plan(self, view: View) -> Plan | None:
         slots = self.slots(view.prompt)
         if view.prompt <= slots:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from scope.errors import ConfigError, ScopeError
+from scope.errors import ConfigError, ScopeError, nearest
 from scope.prompts import encode, render
 from scope.tasks.sets import write_set
 
+USAGE = "python -m scope.tasks build task=gsm8k_4k model=llama3.1_8b budget=4k_512"
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
@@ -53,10 +54,13 @@ def main(arguments: Sequence[str]) -> int:
 
     from scope.explain import explain
 
-    if not arguments or arguments[0] != "build" or {"-h", "--help"} & set(arguments):
-        print(__doc__, file=sys.stderr)
-        return 2
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
     try:
+        if list(arguments[:1]) != ["build"]:
+            given = f"{arguments[0]}: must be build{nearest(arguments[0], ['build'])}" if arguments else "nothing to do"
+            raise ConfigError(f"{given}; as in: {USAGE}")
         build(arguments[1:])
     except (ScopeError, HydraException, OmegaConfBaseException) as error:
         print(f"error: {explain(error, CONF, arguments)}", file=sys.stderr)
