@@ -345,7 +345,7 @@ def test_the_readmes_own_method_keeps_the_lowest_key_norms() -> None:
         names["KNorm"](budget, window),
         DECODING["none"],
         1,
-        observe=lambda cache: kept.extend(cache.positions(layer)[0] for layer in range(len(cache.layers))),
+        observe=lambda cache: kept.extend(cache.positions(layer)[0].clone() for layer in range(len(cache.layers))),
     )
     whole = DynamicCache(config=tiny("llama", "sdpa").config)
     with torch.inference_mode():
