@@ -21,7 +21,7 @@ from rich.progress import track
 
 from analysis.statistics import Interval
 from experiments.frontier import picture
-from experiments.frontier.rows import FULL, MAIN, OWN, ROWS, SLIDE, Row, fitted, matrix
+from experiments.frontier.rows import FULL, MAIN, OWN, ROWS, SLIDE, Row, columns, fitted, matrix
 from experiments.measure import Measured, composed, in_points, measure, recorded
 from scope import models, records
 from scope.files import write_whole
@@ -128,7 +128,7 @@ def markdown(made: Mapping[str, Any]) -> str:
 def _crossed(rows: Sequence[Mapping[str, Any]], size: int, about: str) -> str:
     """All prefill methods by the strategies that were crossed with them, at one size."""
     found = matrix(rows, size)
-    strategies = list(dict.fromkeys(strategy for row in found.values() for strategy in row))
+    strategies = columns(found)
     lines = [f"| {about}: answers right, % | " + " | ".join(strategies) + " |", "| --- |" + " ---: |" * len(strategies)]
     for method, row in found.items():
         cells = [_text(row[name]["accuracy"], ".0f") if name in row else "-" for name in strategies]

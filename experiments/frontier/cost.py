@@ -1,5 +1,5 @@
 """What a decode step costs under each strategy, as a ratio to slide's: all in turns, so that what else the machine does
-falls on all alike.
+falls on all alike; on the embedded model, and on one of a width at which the weights take most of a step.
 
     python -m experiments.frontier.cost
 """
@@ -20,37 +20,50 @@ from scope.cache import CompressedCache
 from scope.files import write_whole
 
 PROMPT, ROOM, BLOCK = 512, 128, 32  # tokens; D; steps in a turn, which is the longest period at this D
+MODELS = {"embedded": "the embedded model", "random": "random weights, hidden 512"}
+
+
+def ratios(model_name: str, batch: int, count: int) -> tuple[dict[str, list[float]], float]:
+    """-> each strategy's step over slide's, of every turn in rising order; slide's median in ms."""
+    steps, model = {}, models.load(composed([f"model={model_name}"]).experiment.model).model
+    for name in ("slide", *PLAIN, OURS, *RIVALS):
+        policy = composed(Row("full", name).overrides(ROOM)).experiment.decoding
+        cache = CompressedCache(model.config, decode=policy, tokens=PROMPT + count)
+        steps[name] = ours(model, cache, PROMPT, batch=batch)
+    seconds = in_turns(steps, count, torch.device("cpu"), BLOCK)
+    turns = [slice(t * BLOCK, (t + 1) * BLOCK) for t in range(ROOM // BLOCK + 1, count // BLOCK)]  # it is full by then
+    slide = seconds["slide"]
+    found = {name: sorted(sum(times[t]) / sum(slide[t]) for t in turns) for name, times in seconds.items()}
+    return found, 1000 * median(slide[turns[0].start :])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="embedded", help="embedded, or random")
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.frontier.cost",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--batch", type=int, default=8, help="rows")
     parser.add_argument("--steps", type=int, default=448, help="of each strategy, of which the first D fill the cache")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("cost"), help="of .json .md")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    steps, model = {}, models.load(composed([f"model={args.model}"]).experiment.model).model
-    for name in ("slide", *PLAIN, OURS, *RIVALS):
-        policy = composed(Row("full", name).overrides(ROOM)).experiment.decoding
-        cache = CompressedCache(model.config, decode=policy, tokens=PROMPT + args.steps)
-        steps[name] = ours(model, cache, PROMPT, batch=args.batch)
-    seconds = in_turns(steps, args.steps, torch.device("cpu"), BLOCK)
-    turns = range(ROOM // BLOCK + 1, args.steps // BLOCK)  # the cache is full, and evicts
-    ratios: dict[str, list[float]] = {}
-    for name, found in seconds.items():
-        ratios[name] = sorted(
-            sum(found[t * BLOCK : (t + 1) * BLOCK]) / sum(seconds["slide"][t * BLOCK : (t + 1) * BLOCK]) for t in turns
-        )
+    found = {name: ratios(name, args.batch, args.steps) for name in MODELS}
+    turns = len(found["embedded"][0]["slide"])
     about = (
-        f"a step's time over slide's in the same turn of {BLOCK} steps, median and quartiles of {len(turns)} turns; "
-        f"the embedded model, {args.batch} rows, {PROMPT} + {ROOM} slots, one thread; slide: "
-        f"{1000 * median(seconds['slide'][ROOM + BLOCK :]):.1f} ms."
+        f"a step's time over slide's in the same turn of {BLOCK} steps, median and quartiles of {turns} turns; "
+        f"{args.batch} rows, {PROMPT} + {ROOM} slots, one thread."
     )
-    made = {name: [round(found[len(found) * part // 4], 3) for part in (2, 1, 3)] for name, found in ratios.items()}
+    made = {
+        name: {key: [round(times[len(times) * part // 4], 3) for part in (2, 1, 3)] for key, times in of.items()}
+        for name, (of, _) in found.items()
+    }
+    heads = [f"{about} (slide: {found[name][1]:.1f} ms)" for name, about in MODELS.items()]
+    lines = ["| strategy | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(heads)]
+    for name in made["embedded"]:
+        cells = ["{:.2f} [{:.2f}, {:.2f}]".format(*of[name]) for of in made.values()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     report = {"about": about, "ratios": made, "surroundings": records.surroundings()}
-    lines = ["| strategy | step / slide's | quartiles |", "| --- | ---: | ---: |"]
-    lines += [f"| {name} | {middle:.2f} | {low:.2f} - {high:.2f} |" for name, (middle, low, high) in made.items()]
     write_whole(args.out.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
     table = "\n".join([f"Made by `python -m experiments.frontier.cost`: {about}", "", *lines]) + "\n"
     write_whole(args.out.with_suffix(".md"), table)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.colours import colour, marker
-from experiments.frontier.rows import MAIN, PREFILLS, matrix
+from experiments.frontier.rows import MAIN, PREFILLS, columns, matrix
 
 PANELS = {
     "full prompt, protected": lambda row: row["method"] == "full" and row["protect"] == "prompt",
@@ -72,7 +72,7 @@ def draw_crossed(report: Mapping[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(1, len(sizes), figsize=(5 * len(sizes), 5.5), layout="constrained", sharey=True)
     for axis, size in zip(axes if len(sizes) > 1 else [axes], sizes, strict=True):
         found = matrix(report["rows"], size)
-        strategies = list(dict.fromkeys(name for row in found.values() for name in row))
+        strategies = columns(found)
         values = [
             [row[name]["accuracy"][0] if name in row else float("nan") for name in strategies] for row in found.values()
         ]

@@ -121,6 +121,12 @@ def matrix(rows: Sequence[Mapping[str, Any]], size: int) -> dict[str, dict[str, 
     }
 
 
+def columns(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The strategies of a matrix, in their order."""
+    there = {strategy for row in found.values() for strategy in row}
+    return [name for name in dict.fromkeys(row.strategy for row in CROSSED) if name in there]
+
+
 def fitted(row: Row, nbytes: float, prompt: int, common: Sequence[str]) -> int | None:
     """The largest D whose cache never takes more than `nbytes`, for a prompt of that many tokens. None: none fits."""
     run = composed([*row.overrides(START), *common]).experiment
