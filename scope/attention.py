@@ -22,9 +22,7 @@ from scope.errors import ScopeError
 # Backend -> our name for it. A name with "flash" in it would be looked for among transformers' own kernels.
 NAMES = {"sdpa": "scope_sdpa", "eager": "scope_eager", "flash_attention_2": "scope_fa2"}
 BACKENDS = tuple(NAMES)
-
-
-UNKNOWN = {"softcap": "soft-capped logits", "s_aux": "sinks"}
+UNKNOWN = {"softcap": "soft-capped logits", "s_aux": "sinks"}  # what models pass on that steps over slots leave out
 KINDS = ("full_attention", "sliding_attention")  # of layers
 
 
@@ -66,11 +64,11 @@ def _attend(
     **kwargs: object,  # what a model passes on to its backend is the backend's business
 ) -> tuple[Tensor, Tensor | None]:
     layer = getattr(key, "scope_layer", None)
-    if layer is not None:
-        _check(kwargs)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if layer is not None and layer.storage is not None:
         return layer.step(query, scaling, sliding_window), None
+    if layer is not None:
+        _check(kwargs)  # with the prompt: the steps that follow are given the same
     attend = _backend(backend, module)
     if backend == "flash_attention_2":  # it reads its own name in the module's configuration
         module = _Instead(module, config=_Instead(module.config, _attn_implementation=backend))  # type: ignore[assignment]

@@ -109,16 +109,14 @@ ROWS = list(dict.fromkeys([*MAIN, *CROSSED]))
 
 def matrix(rows: Sequence[Mapping[str, Any]], size: int) -> dict[str, dict[str, Mapping[str, Any]]]:
     """Of a report's rows those of one size: by prefill method and strategy, where a strategy has several methods."""
-    strategies = [row.strategy for row in CROSSED]
+    strategies = {row.strategy for row in CROSSED}
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
     for method in ("full", *PREFILLS, *OTHERS):
         for row in rows:
             strategy = row["label"].removeprefix(f"{method} + ")
             if row["size"] == size and row["method"] == method and strategy in strategies:
                 found.setdefault(method, {})[strategy] = row
-    return {
-        method: {name: row[name] for name in dict.fromkeys(strategies) if name in row} for method, row in found.items()
-    }
+    return found
 
 
 def columns(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
