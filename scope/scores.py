@@ -63,11 +63,13 @@ class Attention:
 def scaled_products(queries: Tensor, keys: Tensor, scaling: float, out: Tensor | None = None) -> Tensor:
     """queries [..., Q, D] and keys [..., S, D] -> logits [..., Q, S], float32 or wider; `out`: room for the products.
 
-    The power of two in `scaling` goes onto the queries, which rounds nothing: float16 holds no product above 65504.
+    The scaling goes onto the queries; of narrower ones only its power of two, which rounds nothing: float16 holds no
+    product above 65504.
     """
+    if queries.dtype in (torch.float32, torch.float64):
+        return torch.matmul(queries * scaling, keys.transpose(-1, -2), out=out)
     rest, power = math.frexp(scaling)
-    found = torch.matmul(queries * 2.0**power, keys.transpose(-1, -2), out=out)
-    return (found if found.dtype == torch.float64 else found.float()).mul_(rest)
+    return torch.matmul(queries * 2.0**power, keys.transpose(-1, -2), out=out).float().mul_(rest)
 
 
 def received(attention: Attention) -> Tensor:
@@ -302,11 +304,10 @@ def key_difference(attention: Attention) -> Tensor:
 def difference(states: Tensor, among: Tensor) -> Tensor:
     """-> [B, H, S]: minus the cosine similarity of each vector [B, H, S, D] to the mean direction of those `among`."""
     states = states.float()
-    length = (states.square() @ states.new_ones(states.shape[-1])).sqrt().clamp_min(1e-12)
+    length = torch.linalg.vector_norm(states, dim=-1).clamp_min(1e-12)
     mean = (among / length)[..., None, :] @ states  # not divided by their number: only its direction counts
-    along = (mean @ states.transpose(-1, -2))[..., 0, :]
-    likeness: Tensor = along / (length * torch.linalg.vector_norm(mean, dim=-1).clamp_min(1e-12))
-    return -likeness
+    along = F.normalize(mean, dim=-1) @ states.transpose(-1, -2)
+    return -along[..., 0, :] / length
 
 
 def redundancy(attention: Attention, threshold: float, block: int = 32) -> Tensor:

@@ -21,6 +21,7 @@ from scope.files import write_whole
 
 PROMPT, ROOM, BLOCK = 512, 128, 32  # tokens; D; steps in a turn, which is the longest period at this D
 MODELS = {"embedded": "the embedded model", "random": "random weights, hidden 512"}
+BATCHES = 1, 8  # rows
 
 
 def ratios(model_name: str, batch: int, count: int) -> tuple[dict[str, list[float]], float]:
@@ -43,24 +44,25 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--batch", type=int, default=8, help="rows")
     parser.add_argument("--steps", type=int, default=448, help="of each strategy, of which the first D fill the cache")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("cost"), help="of .json .md")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found = {name: ratios(name, args.batch, args.steps) for name in MODELS}
-    turns = len(found["embedded"][0]["slide"])
+    found = {(name, rows): ratios(name, rows, args.steps) for name in MODELS for rows in BATCHES}
+    turns = len(found["embedded", 1][0]["slide"])
     about = (
         f"a step's time over slide's in the same turn of {BLOCK} steps, median and quartiles of {turns} turns; "
-        f"{args.batch} rows, {PROMPT} + {ROOM} slots, one thread."
+        f"{PROMPT} + {ROOM} slots, one thread."
     )
     made = {
-        name: {key: [round(times[len(times) * part // 4], 3) for part in (2, 1, 3)] for key, times in of.items()}
-        for name, (of, _) in found.items()
+        f"{name}, batch {rows}": {
+            key: [round(times[len(times) * part // 4], 3) for part in (2, 1, 3)] for key, times in of.items()
+        }
+        for (name, rows), (of, _) in found.items()
     }
-    heads = [f"{about} (slide: {found[name][1]:.1f} ms)" for name, about in MODELS.items()]
+    heads = [f"{MODELS[name]}, batch {rows} (slide: {slide:.1f} ms)" for (name, rows), (_, slide) in found.items()]
     lines = ["| strategy | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(heads)]
-    for name in made["embedded"]:
+    for name in ["slide", *PLAIN, OURS, *RIVALS]:
         cells = ["{:.2f} [{:.2f}, {:.2f}]".format(*of[name]) for of in made.values()]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     report = {"about": about, "ratios": made, "surroundings": records.surroundings()}

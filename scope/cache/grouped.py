@@ -1,9 +1,8 @@
 """A decode step's attention over slots as they lie: key/value heads not repeated, its probabilities at hand."""
 
-import torch
 from torch import Tensor
 
-from scope.scores import scaled_products
+from scope.scores import LEAST, scaled_products
 
 
 def grouped(
@@ -17,7 +16,8 @@ def grouped(
     heads = keys.shape[1]
     logits = scaled_products(query.reshape(batch, heads, query_heads // heads, dim), keys, scaling)
     if visible is not None:
-        logits = logits.masked_fill(~visible[:, :, None], -torch.inf)
+        hidden = visible.logical_not().float().mul_(LEAST)[:, :, None]
+        logits.add_(hidden)  # to fill where they are would take longer
     probabilities = logits.softmax(-1)
     output = probabilities.to(values.dtype) @ values
     return output.reshape(batch, 1, query_heads, values.shape[-1]), probabilities

@@ -41,10 +41,14 @@ class RaaS(Eviction):
             return attention.channels
         weights = scores.received(attention)
         if self.threshold is None:
-            high = (self.share * (attention.positions >= 0).sum(-1, keepdim=True)).ceil().long()
             slots = weights.shape[-1]
-            highest = weights.topk(min(slots, math.ceil(self.share * slots) + 1)).values  # of a row that is full
-            least = highest.gather(-1, high - 1)
+            high = math.ceil(self.share * slots)  # of a row that is full
+            empty = attention.positions < 0
+            nth = empty.cumsum(-1)
+            fewer = high - ((slots - nth[..., -1:]).double() * self.share).ceil()
+            # as many empty slots as this row has fewer go first, so that one rank serves all rows
+            highest = (weights + (empty & (nth <= fewer))).topk(high, sorted=False).values
+            least = highest.amin(-1, keepdim=True)
             looked_at = (weights >= least) & (weights > 0)
         else:
             looked_at = weights >= self.threshold
