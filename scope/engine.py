@@ -7,11 +7,11 @@ they lie on the device. A kind of step is recorded when it has come often enough
 
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import PreTrainedModel
@@ -51,11 +51,23 @@ class Engine:
         if self.prefill_chunk is not None:
             check_count(self, "prefill_chunk", low=1)
 
-    def on(self, device: torch.device) -> str:
-        """The kind that is meant there: eager, graph or compile."""
-        if self.kind != AUTO:
-            return self.kind
-        return "graph" if device.type == "cuda" else "eager"
+    def on(self, devices: Collection[torch.device]) -> str:
+        """The kind that is meant for a model whose weights lie there: eager, graph or compile.
+
+        Raises ScopeError where that is a graph over several GPUs, each of which would need one of its own.
+        """
+        several = len(devices) > 1
+        if self.kind == AUTO:
+            return "graph" if not several and all(device.type == "cuda" for device in devices) else "eager"
+        if self.kind == "graph" and several:
+            there = ", ".join(sorted(map(str, devices)))
+            raise ScopeError(f"engine=graph: the model lies on {there}; auto, eager or compile run there")
+        return self.kind
+
+
+def devices_of(model: nn.Module) -> set[torch.device]:
+    """Where its weights lie."""
+    return {weights.device for weights in model.parameters()}
 
 
 class Stepper:

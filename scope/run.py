@@ -13,7 +13,7 @@ from rich.console import Console
 
 from scope import models, records, sizes
 from scope.batches import OK, Lines, attempts, share
-from scope.engine import rows_that_fit
+from scope.engine import devices_of, rows_that_fit
 from scope.errors import ScopeError
 from scope.experiment import Experiment, Request
 from scope.forecast import require_fit
@@ -56,8 +56,10 @@ def run(
         **({"shard": keeping.shard} if keeping.shard else {}),
     }
     prompts: list[Encoded] = []
-    if not folder.exists():  # a model that is not there, or a prompt that does not fit, leaves no folder behind
-        prompts = encode_all(experiment, models.load(experiment.model))
+    if not folder.exists():  # a model that is not there, a graph or a prompt that does not fit, leaves no folder behind
+        loaded = models.load(experiment.model)
+        experiment.engine.on(devices_of(loaded.model))
+        prompts = encode_all(experiment, loaded)
     if experiment.trace:  # refused before anything is written
         config = models.load(experiment.model).model.config.get_text_config(decoder=True)
         experiment.trace.require(config.num_hidden_layers)
@@ -71,7 +73,7 @@ def run(
             prompts = prompts or encode_all(experiment, loaded)
             todo.sort(key=lambda request: -len(prompts[request.index].tokens))  # rows of like length share a prefill
             rows = batch_rows(experiment, loaded, max(len(prompts[request.index].tokens) for request in todo))
-            if experiment.engine.on(loaded.model.device) == "compile":
+            if experiment.engine.on(devices_of(loaded.model)) == "compile":
                 announce(experiment, "its steps are compiled as each kind comes, which takes minutes", console)
             tracker.start(RunInfo(output.name, folder.name, identity, folder, redact(experiment.config)))
             try:
@@ -178,7 +180,7 @@ def answers(
         for request in requests
         if not stopping.asked
     )
-    drawn, engine = experiment.sampling.temperature > 0, experiment.engine.on(loaded.model.device)
+    drawn, engine = experiment.sampling.temperature > 0, experiment.engine.on(devices_of(loaded.model))
     began = datetime.now(UTC).isoformat(timespec="milliseconds")
     for place, made in stream(
         loaded.model,

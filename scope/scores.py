@@ -304,7 +304,7 @@ def key_difference(attention: Attention) -> Tensor:
 def difference(states: Tensor, among: Tensor) -> Tensor:
     """-> [B, H, S]: minus the cosine similarity of each vector [B, H, S, D] to the mean direction of those `among`."""
     states = states.float()
-    length = torch.linalg.vector_norm(states, dim=-1).clamp_min(1e-12)
+    length: Tensor = torch.linalg.vector_norm(states, dim=-1).clamp_min(1e-12)
     mean = (among / length)[..., None, :] @ states  # not divided by their number: only its direction counts
     along = F.normalize(mean, dim=-1) @ states.transpose(-1, -2)
     return -along[..., 0, :] / length

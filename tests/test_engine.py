@@ -11,7 +11,7 @@ from scope import engine as engines
 from scope import prefill
 from scope.cache import CompressedCache
 from scope.decoding import DecodingStrategy, KeepAll
-from scope.engine import OFTEN, Engine, Stepper, rows_that_fit
+from scope.engine import OFTEN, Engine, Stepper, devices_of, rows_that_fit
 from scope.errors import ScopeError, SettingError
 from scope.generate import Generated, generate, pad_left, stream
 
@@ -35,6 +35,21 @@ def test_a_replayed_step_is_the_step(strategy: str) -> None:
         for prompt in random_prompts(*LENGTHS)
     ]
     assert write(DECODING[strategy], engine="graph", batch_size=2) == alone  # a row is refilled
+
+
+def test_a_graph_is_for_one_gpu() -> None:
+    cpu, first, second = (torch.device(name) for name in ("cpu", "cuda:0", "cuda:1"))
+    assert [Engine().on(where) for where in ([cpu], [first], [first, second], [cpu, first])] == [
+        "eager",
+        "graph",
+        "eager",
+        "eager",
+    ]
+    assert Engine("graph").on([cpu]) == "graph"
+    assert Engine("compile").on([first, second]) == "compile"
+    with pytest.raises(ScopeError, match="the model lies on cuda:0, cuda:1; auto, eager or compile run there"):
+        Engine("graph").on([second, first])
+    assert devices_of(tiny()) == {cpu}
 
 
 @pytest.mark.slow
