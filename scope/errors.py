@@ -46,6 +46,14 @@ def check_count(owner: object, field: str, low: int = 0) -> None:
         raise SettingError(owner, field, value, f"a whole number of at least {low}")
 
 
+def check_odd(owner: object, field: str) -> None:
+    """Refuse a field that is not an odd whole number: neighbours that are pooled, as many on either side."""
+    check_count(owner, field, low=1)
+    value = getattr(owner, field)
+    if value % 2 == 0:
+        raise SettingError(owner, field, value, "odd, so that pooling keeps the length")
+
+
 def check_number(owner: object, field: str, low: float) -> None:
     """Refuse a field that is not a finite number of at least `low`."""
     value = getattr(owner, field)

@@ -17,11 +17,7 @@ SHOWN = {row.label for row in MAIN if row.protect == "prompt"}
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
     """Write the PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = _pyplot()
     figure, axes = plt.subplots(1, len(PANELS), figsize=(15, 7.5), layout="constrained", sharex=True, sharey=True)
     for axis, (title, belongs) in zip(axes, PANELS.items(), strict=True):
         lines: dict[tuple[str, str, int | None], list[Mapping[str, Any]]] = {}
@@ -62,15 +58,12 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
 
 
 def draw_crossed(report: Mapping[str, Any], path: Path) -> None:
-    """Write a PNG with a map for each size: prefill methods by strategies, darker is better."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    """Write a PNG with a map for each size, below each other: prefill methods by strategies, darker is better."""
+    plt = _pyplot()
     sizes = report["sizes"]
-    figure, axes = plt.subplots(1, len(sizes), figsize=(5 * len(sizes), 5.5), layout="constrained", sharey=True)
-    for axis, size in zip(axes if len(sizes) > 1 else [axes], sizes, strict=True):
+    grid = {"layout": "constrained", "sharex": True, "squeeze": False}
+    figure, axes = plt.subplots(len(sizes), 1, figsize=(13, 1 + 4 * len(sizes)), **grid)
+    for axis, size in zip(axes[:, 0], sizes, strict=True):
         found = matrix(report["rows"], size)
         strategies = columns(found)
         values = [
@@ -87,6 +80,16 @@ def draw_crossed(report: Mapping[str, Any], path: Path) -> None:
         axis.set_title(f"{sum(kib) / max(1, len(kib)):.0f} KiB a sequence: answers right, %", fontsize=9)
     figure.savefig(path, dpi=120, metadata={"Software": None})
     plt.close(figure)
+
+
+def _pyplot() -> Any:
+    """matplotlib, drawing to files only; imported where something is drawn, since a table needs none."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
 
 
 def _reach(found: Sequence[float | None], bound: int) -> float:

@@ -95,7 +95,7 @@ MAIN = [  # what matters most comes first
     *(Row("full", name, "nothing") for name in RIVALS if name not in SLOW),
     *(Row("full", name, protect) for name in SLOW for protect in ("prompt", "nothing")),
 ]
-CROSSED = [  # every prefill method with the paper's strategies, recency and ours
+CROSSED = [  # every prefill method with every strategy, but for the slow ones
     *(
         Row(method, name)
         for method in (*PREFILLS, *OTHERS)
@@ -103,6 +103,7 @@ CROSSED = [  # every prefill method with the paper's strategies, recency and our
     ),
     *(Row(method, OURS, protect, ANSWER) for method in (*PREFILLS, *OTHERS) for protect in ("prompt", "nothing")),
     *(Row(method, name, "nothing") for method in (*PREFILLS, *OTHERS) for name in UNIFIED),
+    *(Row(method, name) for method in (*PREFILLS, *OTHERS) for name in ("random", *RIVALS) if name not in SLOW),
 ]
 ROWS = list(dict.fromkeys([*MAIN, *CROSSED]))
 

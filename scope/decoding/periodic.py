@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from scope.decoding.eviction import Eviction
-from scope.errors import CombinationError, SettingError, check_count
+from scope.errors import CombinationError, check_count, check_odd
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,7 @@ class Polled(Periodic):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count(self, "window", low=1)
-        check_count(self, "kernel", low=1)
-        if self.kernel % 2 == 0:
-            raise SettingError(self, "kernel", self.kernel, "odd, so that pooling keeps the length")
+        check_odd(self, "kernel")
         if self.window > self.recent:
             raise CombinationError(self, "window", self.window, f"at most the slots that always stay, {self.recent}")
 

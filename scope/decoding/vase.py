@@ -7,7 +7,7 @@ from torch import Tensor
 
 from scope import scores
 from scope.decoding.periodic import Periodic
-from scope.errors import SettingError, check_count
+from scope.errors import check_count, check_odd
 from scope.scores import Attention
 
 
@@ -33,9 +33,7 @@ class VASE(Periodic):
         super().__post_init__()
         for field in ("sinks", "anchors", "seed"):
             check_count(self, field)
-        check_count(self, "kernel", low=1)
-        if self.kernel % 2 == 0:
-            raise SettingError(self, "kernel", self.kernel, "odd, so that pooling keeps the length")
+        check_odd(self, "kernel")
 
     @property
     def queries(self) -> int:

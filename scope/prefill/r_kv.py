@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from scope import scores
-from scope.errors import SettingError, check_count, check_number
+from scope.errors import SettingError, check_number, check_odd
 from scope.prefill.budget import Windowed
 from scope.scores import Attention
 
@@ -24,11 +24,9 @@ class RKV(Windowed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count(self, "kernel", low=1)
+        check_odd(self, "kernel")
         check_number(self, "balance", low=0)
         check_number(self, "threshold", low=0)
-        if self.kernel % 2 == 0:
-            raise SettingError(self, "kernel", self.kernel, "odd, so that pooling keeps the length")
         if self.balance > 1:
             raise SettingError(self, "balance", self.balance, "a number between 0 and 1")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from scope import scores
-from scope.errors import SettingError, check_count
+from scope.errors import check_odd
 from scope.prefill.budget import Windowed
 from scope.scores import Attention
 
@@ -18,9 +18,7 @@ class SnapKV(Windowed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count(self, "kernel", low=1)
-        if self.kernel % 2 == 0:
-            raise SettingError(self, "kernel", self.kernel, "odd, so that pooling keeps the length")
+        check_odd(self, "kernel")
 
     def score(self, attention: Attention) -> Tensor:
         return scores.pooled(scores.votes(attention, last=self.window), self.kernel, self.window)
