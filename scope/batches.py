@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from scope.engine import out_of_memory
 from scope.errors import ScopeError
 from scope.secrets import redact
 
@@ -60,17 +61,11 @@ def _judge(error: Exception) -> tuple[str, str]:
     if isinstance(error, ScopeError | OSError):
         raise error
     reason = redact(" ".join(f"{type(error).__name__}: {error}".split()))[:500]
-    if _is_out_of_memory(error):
+    if out_of_memory(error):
         return OUT_OF_MEMORY, reason
     if isinstance(error, torch.AcceleratorError):
         raise ScopeError(f"the device is lost: {reason}") from error
     return FAILED, reason
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def _free() -> None:

@@ -93,7 +93,13 @@ class Stepper:
         self._come[kind] += 1
         if self._come[kind] <= OFTEN:
             return self._forward()
-        logits, self._recorded[kind] = self._record(self._forward)
+        try:
+            logits, self._recorded[kind] = self._record(self._forward)
+        except RuntimeError as error:  # as of experts that ask the host which of them are needed
+            if out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0]
+            raise ScopeError(f"this model's step cannot be recorded, engine=eager runs it: {reason}") from error
         return logits
 
     def place(self, rows: Tensor, positions: Tensor) -> None:
@@ -186,6 +192,13 @@ def free_memory(device: torch.device) -> int:
     import psutil
 
     return int(psutil.virtual_memory().available)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether that is what it says, on a GPU or here."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def synchronised(device: torch.device) -> float:

@@ -37,6 +37,14 @@ def test_a_replayed_step_is_the_step(strategy: str) -> None:
     assert write(DECODING[strategy], engine="graph", batch_size=2) == alone  # a row is refilled
 
 
+def test_a_step_that_asks_the_host_is_refused_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny()
+    monkeypatch.setattr(type(model.model.norm), "forward", lambda norm, states: states * float(states.sum() > 0))
+    with pytest.raises(ScopeError, match="cannot be recorded, engine=eager runs it") as refused:
+        generate(model, WORDS, random_prompts(9), prefill.Full(), DECODING["slide"], TOKENS, engine="graph")
+    assert "\n" not in str(refused.value)
+
+
 def test_a_graph_is_for_one_gpu() -> None:
     cpu, first, second = (torch.device(name) for name in ("cpu", "cuda:0", "cuda:1"))
     assert [Engine().on(where) for where in ([cpu], [first], [first, second], [cpu, first])] == [
