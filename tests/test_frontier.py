@@ -63,6 +63,9 @@ def test_the_report_says_what_was_measured(
     gained = own["accuracy"][0] - slide["accuracy"][0]
     assert own["minus"]["slide"][0] == pytest.approx(gained, abs=0.02)
     assert out.with_suffix(".png").stat().st_size > 5000
+    crossed = out.with_name("frontier_crossed.md").read_text()
+    assert crossed.count("| full |") == 3  # what was answered, above slide, above the full cache
+    assert in_points(own["minus"]["slide"]) in crossed
     capsys.readouterr()
     monkeypatch.setattr("sys.argv", [*words, "--recorded"])
     frontier.main()

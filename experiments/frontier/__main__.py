@@ -10,7 +10,7 @@ every row gets the largest D with which it stays within it, for a prompt of the 
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isnan
 from pathlib import Path
 from statistics import mean
@@ -110,8 +110,7 @@ def markdown(made: Mapping[str, Any]) -> str:
         if row["label"] in main:
             rows.setdefault(row["label"], {})[row["size"]] = row
     rows = dict(sorted(rows.items(), key=lambda item: _place(item[1])))
-    kib = {s: mean(row["cache_kib"] for row in made["rows"] if row["size"] == s) for s in sizes}
-    head = [f"{kib[s]:.0f} KiB (full + slide {s})" for s in sizes]
+    head = _heads(made)
     parts = [
         f"Made by `python -m experiments.frontier`: {made['about']}",
         _table("answers right, %, with its 95% interval; D of the row", head, rows, sizes, _accuracy),
@@ -120,18 +119,34 @@ def markdown(made: Mapping[str, Any]) -> str:
         _table(
             f"points above {OWN.label} at equal bytes, paired [95%]", head, rows, sizes, lambda r: _minus(r, "ours")
         ),
-        *(_crossed(made["rows"], size, about) for size, about in zip(sizes, head, strict=True)),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _crossed(rows: Sequence[Mapping[str, Any]], size: int, about: str) -> str:
-    """All prefill methods by the strategies that were crossed with them, at one size."""
-    found = matrix(rows, size)
+def crossed_markdown(made: Mapping[str, Any]) -> str:
+    """All prefill methods by all strategies that were crossed with them, each size apart."""
+    parts = [f"Made by `python -m experiments.frontier`: {made['about']}"]
+    for size, about in zip(made["sizes"], _heads(made), strict=True):
+        found = matrix(made["rows"], size)
+        parts += [
+            _crossed(found, f"{about}: answers right, %", lambda row: _text(row["accuracy"], ".0f")),
+            _crossed(found, "points above full + slide at equal bytes, paired", lambda row: _minus(row, "slide")),
+            _crossed(found, "points above the full cache, paired", lambda row: _minus(row, "full")),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _heads(made: Mapping[str, Any]) -> list[str]:
+    """What each size is."""
+    kib = {s: mean(row["cache_kib"] for row in made["rows"] if row["size"] == s) for s in made["sizes"]}
+    return [f"{kib[s]:.0f} KiB (full + slide {s})" for s in made["sizes"]]
+
+
+def _crossed(found: Mapping[str, Mapping[str, Any]], title: str, cell: Callable[[Any], str]) -> str:
     strategies = columns(found)
-    lines = [f"| {about}: answers right, % | " + " | ".join(strategies) + " |", "| --- |" + " ---: |" * len(strategies)]
+    lines = [f"| {title} | " + " | ".join(strategies) + " |", "| --- |" + " ---: |" * len(strategies)]
     for method, row in found.items():
-        cells = [_text(row[name]["accuracy"], ".0f") if name in row else "-" for name in strategies]
+        cells = [cell(row[name]) if name in row else "-" for name in strategies]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -192,8 +207,10 @@ def main() -> None:
     made = report(full, results, about)
     write_whole(args.out.with_suffix(".json"), json.dumps(made, indent=1) + "\n")
     write_whole(args.out.with_suffix(".md"), markdown(made))
+    crossed = args.out.with_name(f"{args.out.name}_crossed.md")
+    write_whole(crossed, crossed_markdown(made))
     picture.draw(made, args.out.with_suffix(".png"))
-    picture.draw_crossed(made, args.out.with_name(f"{args.out.name}_crossed.png"))
+    picture.draw_crossed(made, crossed.with_suffix(".png"))
     print(markdown(made))
 
 
