@@ -48,8 +48,8 @@ class RaaS(Eviction):
             fewer = high - ((slots - nth[..., -1:]).double() * self.share).ceil()
             # as many empty slots as this row has fewer go first, so that one rank serves all rows
             highest = (weights + (empty & (nth <= fewer))).topk(high, sorted=False).values
-            least = highest.amin(-1, keepdim=True)
-            looked_at = (weights >= least) & (weights > 0)
+            least = highest.amin(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)  # 0 is not looked at
+            looked_at = weights >= least
         else:
             looked_at = weights >= self.threshold
         born = attention.positions == attention.now
