@@ -31,6 +31,7 @@ COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart, and greys
 }
 FURTHER = ("#94346E", "#38A6A5", "#73AF48", "#EDAD08", "#1D6996", "#CC503E")  # for names not listed
 MARKERS = {
+    "distinct": "H",
     "full": "o",
     "h2o": "s",
     "keydiff": "<",

@@ -310,6 +310,12 @@ def difference(states: Tensor, among: Tensor) -> Tensor:
     return -along[..., 0, :] / length
 
 
+def distinctness(attention: Attention, among: Tensor, values: float) -> Tensor:
+    """-> [B, H, S]: how unlike the mean direction of those `among` a key is, and `values` times the same of a value."""
+    found = difference(attention.keys, among)
+    return found + values * difference(attention.values, among) if values else found
+
+
 def redundancy(attention: Attention, threshold: float, block: int = 32) -> Tensor:
     """-> [B, H, S], softmax over the slots: how alike a slot's key is to the others (R-KV, arXiv 2505.24133).
 

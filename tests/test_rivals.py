@@ -244,6 +244,8 @@ def test_distinct_is_unlike_the_region_in_key_and_value(protect: str, values: fl
         return -likeness(a.keys[b, h], s, among) - values * likeness(a.values[b, h], s, among)
 
     check(policy.score(a), a, expected)
+    if protect == "nothing":  # as over a whole prompt
+        check(prefill.Distinct(8, 3, values=values).score(a), a, expected)
 
 
 def test_snapkv_d_pools_the_last_queries_votes() -> None:
@@ -621,10 +623,18 @@ def test_the_yaml_makes_the_paper_s_policy(name: str) -> None:
     assert composed(f"decoding={name}", "decoding.protect=prompt").decoding.protect == "prompt"
 
 
-@pytest.mark.parametrize("name", ["tova", "knorm", "keydiff", "r_kv"])
+PREFILL = {
+    "tova": prefill.TOVA,
+    "knorm": prefill.KNorm,
+    "keydiff": prefill.KeyDiff,
+    "r_kv": prefill.RKV,
+    "distinct": prefill.Distinct,
+}
+
+
+@pytest.mark.parametrize("name", [*PREFILL])
 def test_the_yaml_makes_the_prefill_method(name: str) -> None:
-    kind = {"tova": prefill.TOVA, "knorm": prefill.KNorm, "keydiff": prefill.KeyDiff, "r_kv": prefill.RKV}[name]
-    assert composed(f"method={name}", "budget.prefill=100", "budget.window=8").method == kind(100, 8)
+    assert composed(f"method={name}", "budget.prefill=100", "budget.window=8").method == PREFILL[name](100, 8)
 
 
 # bytes

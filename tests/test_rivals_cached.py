@@ -48,6 +48,7 @@ PREFILL: dict[str, PrefillMethod] = {
     "knorm": prefill.KNorm(C, WINDOW),
     "keydiff": prefill.KeyDiff(C, WINDOW),
     "r_kv": prefill.RKV(C, WINDOW),
+    "distinct": prefill.Distinct(C, WINDOW),
 }
 
 

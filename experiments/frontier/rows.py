@@ -36,8 +36,8 @@ RIVALS = (
     "morphkv",
 )
 SLOW = ("r_kv", "morphkv")
-PREFILLS = ("snapkv", "h2o", "pyramidkv", "streamingllm")
-OTHERS = ("pyramidinfer", "r_kv", "keydiff", "knorm", "tova", "recent", "random")
+PREFILLS = (OURS, "keydiff", "snapkv", "h2o", "pyramidkv", "streamingllm")
+OTHERS = ("pyramidinfer", "r_kv", "knorm", "tova", "recent", "random")
 UNIFIED = ("h2o", "streamingllm", "pyramidinfer")  # which hold prompt and generation to one budget
 
 

@@ -37,7 +37,4 @@ class Distinct(Eviction):
             among = attention.positions >= attention.prompt[:, None, None]
         else:
             among = attention.positions >= 0
-        found = scores.difference(attention.keys, among)
-        if self.values:
-            found = found + self.values * scores.difference(attention.values, among)
-        return F.pad(found, (first, 0))
+        return F.pad(scores.distinctness(attention, among, self.values), (first, 0))

@@ -1,6 +1,7 @@
 """Prefill methods: what of the prompt stays. One method, one file."""
 
 from scope.prefill.budget import PrefillMethod
+from scope.prefill.distinct import Distinct
 from scope.prefill.full import Full
 from scope.prefill.h2o import H2O
 from scope.prefill.keydiff import KeyDiff
@@ -19,6 +20,7 @@ __all__ = [
     "H2O",
     "RKV",
     "TOVA",
+    "Distinct",
     "Full",
     "KNorm",
     "KVPress",
