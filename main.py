@@ -74,9 +74,10 @@ def main(cfg: DictConfig) -> str | list[float]:
         if job.keeping.shard is None:
             tables.show(tables.build([folder]), console)
         console.print(f"written: {folder}", soft_wrap=True, highlight=False)
-    if hydra_cfg.sweeper.get("direction"):  # a sweeper that searches wants to know how good this was
+    if direction := hydra_cfg.sweeper.get("direction"):  # a sweeper that searches wants to know how good this was
         found = summary(records.read(folder))
-        return [found["accuracy"], found["cache_share"]]
+        one = isinstance(direction, str) or len(direction) == 1
+        return found["accuracy"] if one else [found["accuracy"], found["cache_share"]]
     return str(folder)
 
 

@@ -227,6 +227,18 @@ def test_a_search_says_what_it_found_and_where(scope: Scope, tmp_path: Path) -> 
     assert len(re.findall(r"^snapkv \+ slide \(budget.prefill=0\.\d+ budget.decode=\d+ task", said, re.M)) == 2
 
 
+def test_a_search_for_accuracy_alone(scope: Scope) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    search = [
+        "hydra/sweeper=optuna",
+        "experiment=search",
+        "hydra.sweeper.n_trials=1",
+        "hydra.sweeper.direction=maximize",
+    ]
+    said = scope("-m", *search, *SMALL[:3]).out
+    assert re.search(r"^best: budget.prefill=0\.\d+ budget.decode=\d+: [\d.]+% of the answers right$", said, re.M)
+
+
 def test_a_killed_sweep_goes_on_where_it_was(scope: Scope, tmp_path: Path) -> None:
     arguments = [
         "-m",

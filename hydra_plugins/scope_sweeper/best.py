@@ -7,7 +7,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 FOUND = "optimization_results.yaml"  # the searching sweeper's own
-MEASURED = "{:.1%} of the answers right, {:.0%} of the full cache's bytes for its own text"  # what main.py returns
+MEASURED = "{:.1%} of the answers right", "{:.0%} of the full cache's bytes for its own text"  # what main.py returns
 
 
 class Best(Callback):
@@ -19,9 +19,12 @@ class Best(Callback):
             return
         found = OmegaConf.load(path)
         solutions = found.get("solutions") or []
+        if "best_value" in found:  # there was one direction
+            solutions = [OmegaConf.create({"params": found.best_params, "values": [found.best_value]})]
         if len(solutions) > 1:
             print(f"best: {len(solutions)} trials, none of them better than another in both")
         for solution in solutions:
             params = " ".join(f"{key}={value}" for key, value in solution.params.items())
-            print(f"best: {params}: {MEASURED.format(*solution['values'])}")
+            values = [text.format(value) for text, value in zip(MEASURED, solution["values"], strict=False)]
+            print(f"best: {params}: {', '.join(values)}")
         print(f"written: {path}")
