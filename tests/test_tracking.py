@@ -60,6 +60,8 @@ def messages(data: bytes) -> Iterator[bytes]:
         _, length, kind = header.unpack_from(data, position)
         position += header.size
         piece = data[position : position + length]
+        if len(piece) < length:  # wandb-core is still writing it
+            return
         position += length
         message = piece if kind in (whole, first) else message + piece
         if kind in (whole, last):
