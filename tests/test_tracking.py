@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import statistics
 import struct
 import subprocess
 import sys
@@ -115,7 +116,7 @@ def info(folder: Path, identity: str = IDENTITY) -> RunInfo:
     return RunInfo(experiment="sweep", name=folder.name, identity=identity, folder=folder, config=CONFIG)
 
 
-def wait_for(condition: Any, seconds: float = 20) -> None:
+def wait_for(condition: Any, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -215,10 +216,12 @@ def test_a_run_left_open_does_not_receive_the_next_one(folder: Path, warned: lis
 def test_logging_costs_next_to_nothing(folder: Path) -> None:
     tracker = Wandb()
     tracker.start(info(folder))
-    begin = time.perf_counter()
+    took = []
     for step in range(1000):
+        begin = time.perf_counter()
         tracker.log({"x": float(step)})
-    assert time.perf_counter() - begin < 0.5
+        took.append(time.perf_counter() - begin)
+    assert statistics.median(took) < 0.0005  # the median: now and then another process has the core
     tracker.finish({}, [])
     assert len(finished_record(folder).history) == 1000  # more than one block of the file, too
 
@@ -241,7 +244,7 @@ def test_no_login_warns_once(folder: Path, warned: list[str]) -> None:
     tracker.finish({"x": 1.0}, [{"id": "a"}])
     tracker.log({"x": 1.0})
     tracker.finish({"x": 1.0}, [{"id": "a"}])
-    assert time.monotonic() - begin < 6
+    assert time.monotonic() - begin < 12  # below the 15 s that an answer is waited for
     assert len(warned) == 1
     assert "wandb login" in warned[0]
     assert record_files(folder) == []
@@ -257,11 +260,11 @@ def test_a_server_that_never_answers_is_waited_for_once(
         begin = time.monotonic()
         tracker.start(info(folder))
         tracker.log({"x": 1.0})
-        assert time.monotonic() - begin < 5  # the import of wandb, if this test is the first
+        assert time.monotonic() - begin < 15  # the import of wandb, if this test is the first
         begin = time.monotonic()
         tracker.finish({"x": 1.0}, [{"id": "a"}])
         tracker.finish({"x": 1.0}, [{"id": "a"}])
-        assert time.monotonic() - begin < 3
+        assert time.monotonic() - begin < 10
         wait_for(lambda: all(thread.name != "wandb" for thread in threading.enumerate()))
     assert len(warned) == 1
     assert "\n" not in warned[0]
