@@ -35,7 +35,6 @@ RIVALS = (
     "r_kv",
     "morphkv",
 )
-SLOW = ("r_kv", "morphkv")
 PREFILLS = (OURS, "keydiff", "snapkv", "h2o", "pyramidkv", "streamingllm")
 OTHERS = ("pyramidinfer", "r_kv", "knorm", "tova", "recent", "random")
 UNIFIED = ("h2o", "streamingllm", "pyramidinfer")  # which hold prompt and generation to one budget
@@ -86,16 +85,15 @@ MAIN = [  # what matters most comes first
     OWN,
     *(Row("full", name, recent=ANSWER) for name in ("slide", "keydiff")),
     *(Row("full", name) for name in ("keydiff", *PLAIN, OURS)),
-    *(Row("full", name) for name in RIVALS if name not in ("keydiff", *SLOW)),
+    *(Row("full", name) for name in RIVALS if name != "keydiff"),
     *(Row(method, "slide") for method in PREFILLS),
     *(Row(method, OURS, recent=ANSWER) for method in PREFILLS),
     *(Row("full", name, "nothing") for name in ("recent", *UNIFIED)),
     *(Row("full", name, "nothing", ANSWER) for name in (OURS, "keydiff")),
     *(Row(method, "recent") for method in PREFILLS),
-    *(Row("full", name, "nothing") for name in RIVALS if name not in SLOW),
-    *(Row("full", name, protect) for name in SLOW for protect in ("prompt", "nothing")),
+    *(Row("full", name, "nothing") for name in RIVALS),
 ]
-CROSSED = [  # every prefill method with every strategy, but for the slow ones
+CROSSED = [  # every prefill method with every strategy
     *(
         Row(method, name)
         for method in (*PREFILLS, *OTHERS)
@@ -103,7 +101,7 @@ CROSSED = [  # every prefill method with every strategy, but for the slow ones
     ),
     *(Row(method, OURS, protect, ANSWER) for method in (*PREFILLS, *OTHERS) for protect in ("prompt", "nothing")),
     *(Row(method, name, "nothing") for method in (*PREFILLS, *OTHERS) for name in UNIFIED),
-    *(Row(method, name) for method in (*PREFILLS, *OTHERS) for name in ("random", *RIVALS) if name not in SLOW),
+    *(Row(method, name) for method in (*PREFILLS, *OTHERS) for name in ("random", *RIVALS)),
 ]
 ROWS = list(dict.fromkeys([*MAIN, *CROSSED]))
 
