@@ -4,7 +4,7 @@ Shapes: B batch, Hq query heads, H key/value heads, G = Hq / H that share one, Q
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 TILE_BYTES = {False: 2**26, True: 2**28}
 TILE_ROWS = 512
 TILE_COLUMNS = {False: 1024, True: 2**16}
+ROWS_BYTES = 2**21  # of logits in a decode step, on a CPU
 LEAST = torch.finfo(torch.float32).min  # a logit that is looked at by nobody; unlike -inf, it has a softmax
 
 
@@ -58,6 +59,33 @@ class Attention:
     def decoding(self) -> bool:
         """Whether this is a decode step, whose slots lie in any order, and not a prompt, with a query for each slot."""
         return self.prompt is not None
+
+    def of_rows(self, rows: slice) -> "Attention":
+        """A decode step's, of these rows alone."""
+        assert self.prompt is not None
+        return replace(
+            self,
+            queries=self.queries[rows],
+            keys=self.keys[rows],
+            values=self.values[rows],
+            positions=self.positions[rows],
+            query_positions=self.query_positions[rows],
+            probabilities=None if self.probabilities is None else self.probabilities[rows],
+            channels={name: marks[rows] for name, marks in self.channels.items()},
+            prompt=self.prompt[rows],
+        )
+
+
+def by_rows(score: Callable[[Attention], Tensor], attention: Attention) -> Tensor:
+    """-> score(attention) [B, H, S] of a decode step, so many rows at a time as fit into the processor's cache.
+
+    It is for many queries, whose logits for all rows would go through memory at each operation, and be fresh memory.
+    """
+    batch, heads, queries, _ = attention.queries.shape
+    together = max(1, ROWS_BYTES // (4 * heads * queries * attention.keys.shape[2]))
+    if together >= batch or attention.keys.is_cuda or torch.compiler.is_compiling():
+        return score(attention)
+    return torch.cat([score(attention.of_rows(slice(row, row + together))) for row in range(0, batch, together)])
 
 
 def scaled_products(queries: Tensor, keys: Tensor, scaling: float, out: Tensor | None = None) -> Tensor:

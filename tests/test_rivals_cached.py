@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_models import DIM, HEADS, LAYERS, WORDS, Step, random_prompts, stored, tiny
 
-from scope import decoding, prefill
+from scope import decoding, prefill, scores
 from scope.cache import CompressedCache
 from scope.cache.twin import Concatenated, choose
 from scope.decoding import DecodingStrategy
@@ -195,11 +195,12 @@ def test_in_place_is_the_twin(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", all_of(*POLICIES))
-def test_a_row_is_what_it_is_alone(name: str) -> None:
-    """Refilled, too, and replayed: nothing is carried from one prompt to the next."""
+def test_a_row_is_what_it_is_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refilled, too, and replayed, and scored row by row: nothing is carried from one prompt to the next."""
     policy = policy_of(name, "prompt")
     alone = [write(policy, prompts=[prompt])[0] for prompt in random_prompts(*LENGTHS)]
     assert write(policy, batch_size=2, engine="graph") == alone
+    monkeypatch.setattr(scores, "ROWS_BYTES", 1)
     assert write(policy, batch_size=2, prefill_chunk=7) == alone
 
 

@@ -18,7 +18,7 @@ from scope.errors import ScopeError
 from scope.inputs import taken
 from scope.plan import Plan, View
 from scope.prefill import PrefillMethod
-from scope.scores import Attention
+from scope.scores import Attention, by_rows
 from scope.sizes import prefilled, slot_bytes, slots_within
 
 COARSE = 64  # slots by which the protected front is told
@@ -299,7 +299,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
                 storage.write(self.decode.observe(attention))
                 attention = replace(attention, channels=storage.channels)
             if self._scored:
-                scores = self.decode.score(attention)
+                scores = by_rows(self.decode.score, attention)
         storage.evict(scores)
         return output
 
