@@ -1,5 +1,6 @@
 """From a composed configuration to the objects of a run. The one place of the library that knows Hydra."""
 
+import copy
 import importlib
 import os
 import re
@@ -63,15 +64,7 @@ def build(cfg: Any, choices: Mapping[str, str]) -> Job:
 
     Raises ConfigError, or ImpossibleError where each value alone is fine.
     """
-    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-
-    try:
-        config = {str(key): _plain(cfg[key]) for key in cfg if key != "hydra"}
-    except MissingMandatoryValue as error:
-        raise ConfigError(f"{error.full_key}: must be given") from error
-    except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{error.full_key}: {reason[0].lower()}{reason[1:]}") from error
+    config = _resolved(cfg)
     if unknown := set(config) - KEYS:
         raise ConfigError(f"{min(unknown)}: no such key; the keys are {', '.join(sorted(KEYS))}")
     if missing := KEYS - {"trace"} - set(config):
@@ -81,6 +74,10 @@ def build(cfg: Any, choices: Mapping[str, str]) -> Job:
     if not isinstance(config["output"], str | int) or config["output"] == "":
         raise ConfigError(f"output={'null' if config['output'] is None else config['output']}: must be a folder")
     _check_shared(config)
+    if _by_bytes(config):  # which say what D is: what is given of it takes no part, and tells no run from another
+        cfg = copy.deepcopy(cfg)
+        cfg.budget.decode = config["budget"]["recent"]
+        config = _resolved(cfg)
     labels = {group: choices[group] for group in GROUPS if choices.get(group) and group not in UNLABELLED}
     trace = _make(config, cfg, "trace") if config.get("trace") else None
     parts = {name: _make(config, cfg, name) for name in PARTS}
@@ -108,6 +105,25 @@ def build(cfg: Any, choices: Mapping[str, str]) -> Job:
     return Job(experiment, tracker, output, keeping, float(speed) if plan else None)
 
 
+def _resolved(cfg: Any) -> dict[str, Any]:
+    """Plain data, without Hydra's own part. Raises ConfigError for what is missing or refers to what is not there."""
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+    try:
+        return {str(key): _plain(cfg[key]) for key in cfg if key != "hydra"}
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key}: must be given") from error
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{error.full_key}: {reason[0].lower()}{reason[1:]}") from error
+
+
+def _by_bytes(config: Any) -> bool:
+    """Whether D is what a bound in bytes leaves."""
+    budget = config["budget"]
+    return budget.get("bytes") is not None and {"decode", "recent"} <= set(budget)
+
+
 def _check_shared(config: Mapping[str, Any]) -> None:
     """Refuse values of `budget` and `fidelity` that no class takes, also where none of the options taken uses them."""
     for node, owners in SHARED.items():
@@ -128,6 +144,8 @@ def unused(cfg: Any, words: Iterable[str]) -> list[str]:
     nodes = (cfg.get(key) for key in (*GROUPS, "sampling"))
     raw = [OmegaConf.to_container(node, resolve=False) for node in nodes if OmegaConf.is_config(node)]
     used = {"budget.bytes", "fidelity.granularity", *re.findall(r"\$\{([\w.]+)\}", str(raw))}  # `build` takes two
+    if _by_bytes(cfg):
+        used.discard("budget.decode")
     return [word for word in words if re.match(r"(budget|fidelity)\.", word) and word.partition("=")[0] not in used]
 
 

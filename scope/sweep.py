@@ -152,7 +152,7 @@ class Sweep:
             return None  # its own job says so, and the others go on
 
     def report(self, outcomes: Sequence[Path | Exception], repeat: Sequence[str] = ()) -> None:
-        """Print and write the table of what ran, and say what did not. repeat: Hydra's own overrides of every job.
+        """Print and write the table of what ran, and say what did not. repeat: what each job's command begins with.
 
         Raises SweepError where a job failed.
         """

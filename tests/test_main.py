@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -203,6 +204,25 @@ def test_a_job_that_fails_does_not_stop_the_sweep(scope: Scope, tmp_path: Path) 
     assert re.search(rf"repeat it alone: python main.py .*model.path={nowhere}", done.out)
     assert "1 of 2 runs failed" in done.err
     assert "Traceback" not in done.err
+
+
+def test_the_line_that_repeats_a_job_of_an_experiment_runs(scope: Scope, tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    paired = ["experiment=grid", "method=full", "decoding=slide", f"model.path={nowhere}", *SMALL[:-1]]
+    line = r"^  repeat it alone: python main.py (.*)$"
+    (repeated,) = re.findall(line, scope("-m", *paired, code=1).out, re.M)
+    done = scope(*shlex.split(repeated), code=1)
+    assert re.findall(line, done.out, re.M) == [repeated]
+    assert "1 of 1 runs failed" in done.err
+
+
+def test_bytes_say_what_d_is(scope: Scope, tmp_path: Path) -> None:
+    """Whatever is given of it: also below the slots that always stay. It tells no run from another."""
+    small = ["task.prompts=1", "task.questions=8", "task.max_new_tokens=60", "budget.bytes=400000", "budget.recent=40"]
+    scope(*small)
+    again = scope(*small, "budget.decode=64")
+    assert len(runs(tmp_path)) == 1
+    assert "note: budget.decode=64 changes nothing" in again.out
 
 
 def test_lines_of_a_sweep_say_what_differs_and_nothing_else(scope: Scope) -> None:

@@ -121,7 +121,8 @@ class ScopeSweeper(BasicSweeper):
         size = self.max_batch_size or len(todo) or 1
         for some in (todo[at : at + size] for at in range(0, len(todo), size)):
             outcomes |= zip(some, self._launch([sweep.jobs[i] for i in some], some[0]), strict=True)
-        sweep.report([outcomes[i] for i in range(len(sweep.jobs))], hydra)
+        repeat = ["-m", *hydra] if self.params else hydra  # an experiment that is a sweep does not run without
+        sweep.report([outcomes[i] for i in range(len(sweep.jobs))], repeat)
         return []
 
     def _launch(self, jobs: Sequence[Sequence[str]], first: int) -> list[Path | Exception]:
