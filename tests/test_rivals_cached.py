@@ -196,12 +196,24 @@ def test_in_place_is_the_twin(name: str) -> None:
 
 @pytest.mark.parametrize("name", all_of(*POLICIES))
 def test_a_row_is_what_it_is_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refilled, too, and replayed, and scored row by row: nothing is carried from one prompt to the next."""
-    policy = policy_of(name, "prompt")
-    alone = [write(policy, prompts=[prompt])[0] for prompt in random_prompts(*LENGTHS)]
-    assert write(policy, batch_size=2, engine="graph") == alone
-    monkeypatch.setattr(scores, "ROWS_BYTES", 1)
-    assert write(policy, batch_size=2, prefill_chunk=7) == alone
+    """Refilled, too, and replayed, and scored row by row: nothing is carried from one prompt to the next. The last
+    prompt takes the first row over from another, and holds the same tokens there in the end."""
+
+    def held(policy: DecodingStrategy, **options: Any) -> tuple[list[Any], Any]:
+        first_row: list[Any] = []
+        written = write(
+            policy,
+            **options,
+            observe=lambda cache: first_row.append([stored(cache, layer)[0] for layer in range(LAYERS)]),
+        )
+        return written, first_row[-1]
+
+    ways: dict[str, dict[str, Any]] = {"prompt": {"engine": "graph"}, "nothing": {"prefill_chunk": 7}}
+    for protect, way in ways.items():
+        policy = policy_of(name, protect)
+        alone = [held(policy, prompts=[prompt]) for prompt in random_prompts(*LENGTHS)]
+        assert held(policy, batch_size=2, **way) == ([written[0] for written, _ in alone], alone[-1][1])
+        monkeypatch.setattr(scores, "ROWS_BYTES", 1)
 
 
 @pytest.mark.parametrize("name", all_of("tova", "vase"))
