@@ -88,14 +88,15 @@ class Stepper:
         kind = self._cache.begin()
         if self._record is None or kind is None:
             return self._forward()
-        if kind in self._recorded:
-            return self._recorded[kind]()
-        self._come[kind] += 1
-        if self._come[kind] <= OFTEN:
-            return self._forward()
+        if kind not in self._recorded:
+            self._come[kind] += 1
+            if self._come[kind] <= OFTEN:
+                return self._forward()
         try:
+            if kind in self._recorded:
+                return self._recorded[kind]()  # which is compiled now, the first time
             logits, self._recorded[kind] = self._record(self._forward)
-        except RuntimeError as error:  # as of experts that ask the host which of them are needed
+        except RuntimeError as error:  # as of experts that ask the host which of them are needed, or without a compiler
             if out_of_memory(error):
                 raise
             reason = str(error).splitlines()[0]

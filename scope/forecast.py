@@ -191,4 +191,6 @@ def _total(seen: Sequence[Forecast]) -> str:
     hours = sum(forecast.gpu_hours or 0 for forecast in seen)
     samples, tokens = (sum(getattr(f, part) or 0 for f in seen) for part in ("samples", "generated_tokens"))
     rest = f"; {unknown} of them unknown" if unknown else ""
+    untimed = sum(forecast.samples is not None and forecast.gpu_hours is None for forecast in seen)
+    rest += f"; the hours of {untimed} are not known before a run finds its batch size" if untimed else ""
     return f"{len(seen)} runs, {samples} samples, {tokens} tokens to write, {hours:.1f} GPU hours{rest}"

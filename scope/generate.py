@@ -264,6 +264,7 @@ def stream(
                 break
             other, started, tokens, positions = start(fresh, 0, False)  # which gives up what it holds at once
             cache.replace(refilled, other)
+            del other  # before the next prompts, or the rest of these rows' answers, need room
             at = torch.tensor(refilled, device=positions.device)
             stepper.place(at, positions)
             chosen = chosen.replaced(at, tokens)

@@ -72,7 +72,9 @@ def run(
             loaded = models.load(experiment.model)
             prompts = prompts or encode_all(experiment, loaded)
             todo.sort(key=lambda request: -len(prompts[request.index].tokens))  # rows of like length share a prefill
-            rows = batch_rows(experiment, loaded, max(len(prompts[request.index].tokens) for request in todo))
+            rows = batch_rows(
+                experiment, loaded, max(len(prompts[request.index].tokens) for request in todo), len(todo)
+            )
             if experiment.engine.on(devices_of(loaded.model)) == "compile":
                 announce(experiment, "its steps are compiled as each kind comes, which takes minutes", console)
             tracker.start(RunInfo(output.name, folder.name, identity, folder, redact(experiment.config)))
@@ -150,16 +152,21 @@ def encode_all(experiment: Experiment, loaded: Loaded) -> list[Encoded]:
     return made
 
 
-def batch_rows(experiment: Experiment, loaded: Loaded, longest: int) -> int:
-    """Rows to write at a time, for prompts of at most `longest` tokens. Raises ScopeError where none fits."""
+def batch_rows(experiment: Experiment, loaded: Loaded, longest: int, count: int) -> int:
+    """Rows to write at a time, for `count` prompts of at most `longest` tokens. Raises ScopeError where none fits."""
     engine = experiment.engine
     if isinstance(engine.batch_size, int):
         return engine.batch_size
     config, dtype, most = loaded.model.config, experiment.model.dtype, experiment.task.max_new_tokens
     policies = (experiment.method, experiment.decoding, experiment.granularity)
     row = sizes.cache_bytes(config, *policies, dtype, longest, most, experiment.max_bytes)
-    prefill = sizes.prefill_bytes(config, dtype, min(longest, engine.prefill_chunk or longest), longest)
-    return rows_that_fit(row, prefill, loaded.model.device)
+    columns = min(longest, engine.prefill_chunk or longest)
+    prefill = sizes.prefill_bytes(config, dtype, columns, longest, experiment.method, experiment.decoding)
+    rows = rows_that_fit(row, prefill, loaded.model.device)
+    if rows >= count:
+        return rows
+    fresh = sizes.cache_bytes(config, *policies, dtype, longest, 1, experiment.max_bytes)  # until it is in its row
+    return rows_that_fit(row, prefill + fresh, loaded.model.device)
 
 
 def answers(

@@ -67,14 +67,32 @@ def slot_bytes_of(config: PretrainedConfig, granularity: str, dtype: str, decode
     return slot_bytes(heads, 2 * dim, getattr(torch, dtype).itemsize, len(decode.channels))
 
 
-def prefill_bytes(config: PretrainedConfig, dtype: str, columns: int, prompt: int) -> int:
+def queries_asked(prefill: PrefillMethod, decode: DecodingStrategy) -> int | None:
+    """How many of a prompt's last queries the two look at; None: all."""
+    if prefill.queries is None or decode.channels:
+        return None
+    return max(prefill.queries, decode.queries)
+
+
+def prefill_bytes(
+    config: PretrainedConfig, dtype: str, columns: int, prompt: int, prefill: PrefillMethod, decode: DecodingStrategy
+) -> int:
     """About what one row's prompt takes while it goes through, `columns` tokens at a time: on the careful side.
 
-    Activations of one layer, its keys, values and queries, a query's attention, and the logits.
+    Activations of one layer, its keys, values and queries, a query's attention, and the logits; of a prompt in chunks
+    every layer's keys and values, and of its queries those that are looked at.
     """
     text = config.get_text_config(decoder=True)
     wide = 8 * text.hidden_size + 3 * text.intermediate_size
     size = getattr(torch, dtype).itemsize
     scores = 2 * prompt * text.num_attention_heads * 4  # of one query, at the least
     held = prompt * slot_bytes_of(config, "query_head", dtype, KeepAll())
+    if columns < prompt:
+        asked = queries_asked(prefill, decode)
+        queries = (
+            (prompt if asked is None else min(asked, prompt))
+            * slot_bytes_of(config, "query_head", dtype, KeepAll())
+            // 2
+        )
+        held += text.num_hidden_layers * (prompt * slot_bytes_of(config, "kv_head", dtype, KeepAll()) + queries)
     return int(columns * wide * size + held + scores + text.vocab_size * 4)

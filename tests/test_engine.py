@@ -1,5 +1,7 @@
 """Ways to run a decode step. Oracle: the step as the model's Python goes, one prompt at a time."""
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from scope import engine as engines
 from scope import prefill
 from scope.cache import CompressedCache
-from scope.decoding import DecodingStrategy, KeepAll
+from scope.decoding import AccumulatedH2O, DecodingStrategy, KeepAll
 from scope.engine import OFTEN, Engine, Stepper, devices_of, rows_that_fit
 from scope.errors import ScopeError, SettingError
 from scope.generate import Generated, generate, pad_left, stream
@@ -177,6 +179,54 @@ def test_a_refill_needs_no_second_cache(monkeypatch: pytest.MonkeyPatch) -> None
     generate(tiny(), WORDS, random_prompts(30, 30, 30, 30), prefill.Full(), KeepAll(), TOKENS, batch_size=2)
     first, *others = [cache.nbytes for cache in made]
     assert [round(first / size, 2) for size in others] == [round((30 + TOKENS) / 30, 2)]
+
+
+def test_a_refills_cache_goes_once_its_prompts_are_in_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[CompressedCache]] = []
+    alive = []
+
+    class Watched(CompressedCache):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            alive.append(count())
+            super().__init__(*args, **options)
+            made.append(weakref.ref(self))
+
+    def count() -> int:
+        gc.collect()
+        return sum(cache() is not None for cache in made)
+
+    monkeypatch.setattr("scope.generate.CompressedCache", Watched)
+    policies = prefill.Full(), KeepAll(), TOKENS
+    generate(
+        *(tiny(), WORDS, random_prompts(*[30] * 6), *policies), batch_size=2, observe=lambda _: alive.append(count())
+    )
+    assert len(made) == 3
+    assert alive[0] == 0
+    assert set(alive[1:]) == {1}
+
+
+def test_of_a_prompt_in_chunks_only_the_queries_that_are_asked_are_held() -> None:
+    """Bytes of all tensors there are once all chunks but the last have come."""
+    model = tiny()
+    config = model.config
+
+    def held(method: prefill.PrefillMethod, strategy: DecodingStrategy) -> int:
+        gc.collect()
+        cache = CompressedCache(config, method, strategy)
+        ids, mask, positions = pad_left(random_prompts(40), 0, model.device)
+        cache.expect(mask)
+        for start in range(0, 32, 8):
+            some = slice(start, start + 8)
+            model(ids[:, some], position_ids=positions[:, some], past_key_values=cache, use_cache=True)
+        storages = [x.untyped_storage() for x in gc.get_objects() if type(x) is torch.Tensor]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+    slide = DECODING["slide"]
+    all_of_them = held(prefill.H2O(16, 4), slide)
+    of_one = config.num_hidden_layers * config.num_attention_heads * config.head_dim * 8  # float64
+    for method, asked in ((prefill.SnapKV(16, 4), 4), (prefill.TOVA(16, 4), 1), (prefill.Full(), 1)):
+        assert all_of_them - held(method, slide) == (40 - asked) * of_one
+    assert held(prefill.Full(), AccumulatedH2O(10, 4)) == all_of_them
 
 
 def test_rows_that_have_ended_do_not_make_the_cache_grow() -> None:

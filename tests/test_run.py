@@ -215,7 +215,8 @@ def test_as_many_rows_as_fit_are_those_of_any_other_batch(tmp_path: Path, monkey
     policies = (fits.method, fits.decoding, "kv_head", "float32")
     row = cache_bytes(config, *policies, longest, fits.task.max_new_tokens)
     assert row >= max(line["cache_bytes"] for line in alone)
-    need = row + prefill_bytes(config, "float32", longest, longest)
+    need = row + prefill_bytes(config, "float32", longest, longest, fits.method, fits.decoding)
+    need += cache_bytes(config, *policies, longest, 1)  # a prompt on its way into the row of one that has ended
     monkeypatch.setattr("scope.engine.free_memory", lambda device: int(2.5 * need / 0.8))
     _, together = go(fits, tmp_path / "auto")
     assert {line["batch_rows"] for line in together} == {2}

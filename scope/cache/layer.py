@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.cache_utils import CacheLayerMixin
 
@@ -19,7 +20,7 @@ from scope.inputs import taken
 from scope.plan import Plan, View
 from scope.prefill import PrefillMethod
 from scope.scores import Attention, by_rows
-from scope.sizes import prefilled, slot_bytes, slots_within
+from scope.sizes import prefilled, queries_asked, slot_bytes, slots_within
 
 COARSE = 64  # slots by which the protected front is told
 
@@ -51,19 +52,32 @@ class Rows:
 
 
 class _Chunks:
-    """A prompt that comes in pieces: what its attention needs of it until the last has come."""
+    """A prompt that comes in pieces: what its attention needs of it until the last has come, and the policies then."""
 
-    def __init__(self, columns: int) -> None:
-        self.columns, self.seen = columns, 0
+    def __init__(self, columns: int, asked: int | None) -> None:
+        """asked: how many of the last queries are looked at; None: all."""
+        self._columns = columns
+        self._unasked = 0 if asked is None else max(0, columns - asked)
         self._whole: dict[str, Tensor] = {}
+        self._queries: Tensor | None = None
 
     def add(self, name: str, states: Tensor, at: int) -> Tensor:
         """Put [B, H, n, D] at columns `at`.. -> [B, H, at + n, D], all of them so far."""
         batch, heads, n, dim = states.shape
         if name not in self._whole:
-            self._whole[name] = states.new_empty(batch, heads, self.columns, dim)
+            self._whole[name] = states.new_empty(batch, heads, self._columns, dim)
         self._whole[name][:, :, at : at + n] = states
         return self._whole[name][:, :, : at + n]
+
+    def add_queries(self, states: Tensor, at: int) -> Tensor | None:
+        """The same of queries -> after the last of them all columns, 0 where nobody looks at them."""
+        batch, heads, n, dim = states.shape
+        if self._queries is None:
+            self._queries = states.new_empty(batch, heads, self._columns - self._unasked, dim)
+        skipped = max(0, self._unasked - at)
+        if skipped < n:
+            self._queries[:, :, at + skipped - self._unasked : at + n - self._unasked] = states[:, :, skipped:]
+        return None if at + n < self._columns else F.pad(self._queries, (0, 0, self._unasked, 0))
 
 
 class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers' __init_subclass__
@@ -123,7 +137,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             self.lazy_initialization(key_states, value_states)
         if self.storage is None:
             if self.rows.columns is not None:
-                self._chunks = self._chunks or _Chunks(self.rows.columns)
+                asked = None if self.watch else queries_asked(self.prefill, self.decode)
+                self._chunks = self._chunks or _Chunks(self.rows.columns, asked)
                 keys = self._chunks.add("keys", key_states, self.seen)
                 values = self._chunks.add("values", value_states, self.seen)
             elif self.seen:
@@ -195,13 +210,13 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
     ) -> None:
         """After the prompt's attention: keep what the prefill method says. Shapes as in `Attention`; padding [B, P].
 
-        Of a prompt in chunks, only after the last one; the method is shown the queries of all of them.
+        Of a prompt in chunks, only after the last one; the method is shown the queries that it asks for.
         """
         if self._chunks is not None:
-            query = self._chunks.add("queries", query, self.seen - query.shape[2])
-            if self.seen < self._chunks.columns:
+            queries = self._chunks.add_queries(query, self.seen - query.shape[2])
+            if queries is None:
                 return
-            self._chunks = None
+            query, self._chunks = queries, None
         rows = self.rows
         if rows.positions is None:
             rows.settle(padding, keys.shape[0], keys.shape[2], keys.device)

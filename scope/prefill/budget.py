@@ -19,6 +19,12 @@ class PrefillMethod(Protocol):
         """Whether its score needs the layer's module and hidden states (`Attention.inputs`)."""
         ...
 
+    @property
+    def queries(self) -> int | None:
+        """How many of the prompt's last queries its score looks at, None for all: of a prompt that comes in chunks the
+        others are not held, and are shown to it as 0."""
+        ...
+
     def slots(self, prompt: int) -> int:
         """C: the budget for a prompt of that many tokens, as a count."""
         ...
@@ -47,6 +53,10 @@ class Budget:
     budget: int | float
 
     layer_inputs: ClassVar[bool] = False
+
+    @property
+    def queries(self) -> int | None:
+        return None
 
     def __post_init__(self) -> None:
         share = isinstance(self.budget, float) and 0 < self.budget < 1

@@ -22,5 +22,9 @@ class Distinct(Windowed):
         super().__post_init__()
         check_number(self, "values", low=0)
 
+    @property
+    def queries(self) -> int:
+        return 0
+
     def score(self, attention: Attention) -> Tensor:
         return scores.distinctness(attention, attention.positions >= 0, self.values)

@@ -14,6 +14,7 @@ class Full:
     """No compression of the prompt."""
 
     layer_inputs = False
+    queries = 0
 
     def slots(self, prompt: int) -> int:
         return prompt

@@ -16,5 +16,9 @@ class KeyDiff(Windowed):
     The whole prompt is looked at together, and the recent tokens are spared.
     """
 
+    @property
+    def queries(self) -> int:
+        return 0
+
     def score(self, attention: Attention) -> Tensor:
         return scores.key_difference(attention)

@@ -16,5 +16,9 @@ class KNorm(Windowed):
     All layers are alike, and the recent tokens are spared.
     """
 
+    @property
+    def queries(self) -> int:
+        return 0
+
     def score(self, attention: Attention) -> Tensor:
         return scores.key_norm(attention)

@@ -30,6 +30,10 @@ class RKV(Windowed):
         if self.balance > 1:
             raise SettingError(self, "balance", self.balance, "a number between 0 and 1")
 
+    @property
+    def queries(self) -> int:
+        return self.window
+
     def score(self, attention: Attention) -> Tensor:
         asked = scores.latest(attention, self.window)
         return scores.importance_without_redundancy(asked, self.balance, self.kernel, self.threshold)

@@ -20,5 +20,9 @@ class Random(Windowed):
         super().__post_init__()
         check_count(self, "seed")
 
+    @property
+    def queries(self) -> int:
+        return 0
+
     def score(self, attention: Attention) -> Tensor:
         return scores.noise(attention, self.seed)

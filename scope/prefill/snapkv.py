@@ -20,5 +20,9 @@ class SnapKV(Windowed):
         super().__post_init__()
         check_odd(self, "kernel")
 
+    @property
+    def queries(self) -> int:
+        return self.window
+
     def score(self, attention: Attention) -> Tensor:
         return scores.pooled(scores.votes(attention, last=self.window), self.kernel, self.window)

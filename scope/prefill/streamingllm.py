@@ -17,6 +17,10 @@ class StreamingLLM(Budget):
         if self.window is not None:
             Windowed(self.budget, self.window)  # for its checks
 
+    @property
+    def queries(self) -> int:
+        return 0
+
     def require(self, prompt: int) -> None:
         if self.window is not None:
             Windowed(self.budget, self.window).require(prompt)

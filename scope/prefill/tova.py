@@ -16,5 +16,9 @@ class TOVA(Windowed):
     Departures: the paper evicts while it reads and spares no recent tokens (window=1 comes closest).
     """
 
+    @property
+    def queries(self) -> int:
+        return 1
+
     def score(self, attention: Attention) -> Tensor:
         return scores.votes(attention, last=1).mean(1, keepdim=True).expand_as(attention.positions)
