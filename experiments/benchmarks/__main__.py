@@ -1,7 +1,8 @@
 """Speed and memory against the full cache, on random weights: `python -m experiments.benchmarks [--device cuda]`.
 
-One line per target: name, measured, target, ok or short; exit code 1 where one is short. Figures, a picture of them and
-the surroundings are written to experiments/benchmarks/results/. Everything is compared within one run.
+One line per target: name, measured, target, ok or short; exit code 1 where one is short. A line without a target
+is only to be known. Figures, a picture of them and the surroundings are written to experiments/benchmarks/results/
+after each part. Everything is compared within one run.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,16 @@ def main() -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         print("error: --device cuda: there is no CUDA device", file=sys.stderr)
         return 2
+    device = {"cpu": cpu, "cuda": cuda}[options.device]
+    for name, allowed in {"steps": device.STEPS, "long": cpu.LONG, "prompt": device.PROMPTS}.items():
+        if getattr(options, name) not in allowed:
+            wanted = f"must be from {allowed[0]} to {allowed[-1]}"
+            print(f"error: --{name} {getattr(options, name)}: {wanted}", file=sys.stderr)
+            return 2
     parts: Mapping[str, Callable[[], tuple[list[Target], dict[str, Any]]]] = {
         "cpu": {
             "decode_step": lambda: cpu.decode_step(options.steps),
+            "decode_batches": cpu.decode_batches,
             "long_generation": lambda: cpu.long_generation(options.long),
             "batches": cpu.batches,
             "prefills": lambda: cpu.prefills(options.prompt),
@@ -58,19 +66,25 @@ def main() -> int:
             targets += reached
             for target in reached:
                 print(target.line(), flush=True)
-    if not options.only:
-        RESULTS.mkdir(exist_ok=True)
-        found = {
-            "surroundings": surroundings() | {"processor": _processor(options.device), "load": os.getloadavg()},
-            "targets": [
-                {"name": t.name, "measured": t.measured, "bound": t.bound, "at_most": t.at_most, "ok": t.reached}
-                for t in targets
-            ],
-            "figures": figures,
-        }
-        (RESULTS / f"{options.device}.json").write_text(json.dumps(found, indent=1) + "\n")
-        draw(found, RESULTS / f"{options.device}.png")
+            if not options.only:
+                _write(options.device, targets, figures, [other for other in parts if other not in figures])
     return int(not all(target.reached for target in targets))
+
+
+def _write(device: str, targets: Sequence[Target], figures: Mapping[str, Any], missing: Sequence[str]) -> None:
+    """What there is so far; missing: the parts that are to come."""
+    RESULTS.mkdir(exist_ok=True)
+    found = {
+        "surroundings": surroundings() | {"processor": _processor(device), "load": os.getloadavg()},
+        "targets": [
+            {"name": t.name, "measured": t.measured, "bound": t.bound, "at_most": t.at_most, "ok": t.reached}
+            for t in targets
+        ],
+        "missing": missing,
+        "figures": figures,
+    }
+    (RESULTS / f"{device}.json").write_text(json.dumps(found, indent=1) + "\n")
+    draw(found, RESULTS / f"{device}.png")
 
 
 def _processor(device: str) -> str:

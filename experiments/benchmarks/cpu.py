@@ -1,30 +1,44 @@
 """The figures of a CPU: steps, flatness, bytes, batches, prefill."""
 
 import gc
-import multiprocessing
 import random
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
+from transformers import PretrainedConfig
 
 from experiments.benchmarks.layouts import Gathered
-from experiments.benchmarks.steps import ours, peers, theirs
-from experiments.benchmarks.timing import PeakMemory, Target, in_turns, milliseconds
+from experiments.benchmarks.policies import methods, strategies
+from experiments.benchmarks.steps import Step, by_batch, ours, peers, theirs
+from experiments.benchmarks.timing import (
+    PeakMemory,
+    Target,
+    held_bytes,
+    in_turns,
+    milliseconds,
+    ratio,
+    storage_bytes,
+    thinned,
+)
 from scope import decoding, prefill, sizes
 from scope.attention import implementation
 from scope.cache import CompressedCache
 from scope.generate import Generated, Prompt, generate
 from scope.models import ModelSource, RandomModel, load
+from scope.plan import View
 from scope.prompts import encode
-from scope.scores import TILE_BYTES
+from scope.scores import TILE_BYTES, TILE_ROWS, Attention
 from scope.tasks import Arithmetic
 
 PROMPT, C, WINDOW, D, RECENT = 2048, 512, 8, 128, 64
+STEPS = range(D + 33, 2 * C + D + 1)  # --steps: it evicts, and what is of its size on average has a prompt
+LONG = range(2 * D, 2**15 + 1)
+PROMPTS = range(2 * C, 2**16 + 1)
+BATCHES = (1, 4, 16)
 CPU = torch.device("cpu")
 Found = tuple[list[Target], dict[str, Any]]
 Policies = tuple[prefill.PrefillMethod, decoding.DecodingStrategy]
@@ -34,47 +48,95 @@ def decode_step(steps: int) -> Found:
     """One step of h2o + slide against the full cache, the same size without eviction, and the released layout."""
     model = RandomModel(device="cpu").weights(implementation("sdpa"))
     stock = RandomModel(device="cpu").weights("sdpa")
-    h2o, slide, grown = prefill.H2O(C, WINDOW), decoding.Slide(D, RECENT), {"tokens": steps + 1}
+    h2o, some = prefill.H2O(C, WINDOW), strategies(D, RECENT, steps)
+    slide = some["slide"]
 
     def cache(decode: Any, **options: Any) -> CompressedCache:
         return CompressedCache(model.config, h2o, decode, **options)
 
-    def compiled(held: CompressedCache, prompt: int) -> Callable[[], object]:
+    def full(whole: bool = False) -> CompressedCache:
+        return CompressedCache(model.config, tokens=steps + 1, whole=whole)
+
+    def compiled(held: CompressedCache, prompt: int) -> Step:
         return ours(model, held, prompt, "compile")
 
-    compressed = cache(slide)
+    caches = {f"h2o + {name}": cache(strategy) for name, strategy in some.items()} | {"full, ours": full()}
+    policies: dict[str, Policies] = {f"h2o + {name}": (h2o, strategy) for name, strategy in some.items()}
+    policies["full, ours"] = prefill.Full(), decoding.KeepAll()
     alike = C + D + 1 - (D + steps) // 2  # of the same size on average over the steps that are measured, from D on
-    kinds = {
-        "h2o + slide": ours(model, compressed, PROMPT),
+    kinds = {name: ours(model, held, PROMPT) for name, held in caches.items()} | {
         "h2o + slide, compiled": compiled(cache(slide, whole=True), PROMPT),
-        "h2o + adaptive": ours(model, cache(decoding.Adaptive(D, RECENT, tokens=steps)), PROMPT),
-        "h2o + discontinuous": ours(model, cache(decoding.Discontinuous(D, RECENT, tokens=steps)), PROMPT),
-        "h2o + h2o": ours(model, cache(decoding.H2O(D, RECENT)), PROMPT),
-        "h2o + streamingllm": ours(model, cache(decoding.StreamingLLM(D, RECENT)), PROMPT),
-        "full, ours": ours(model, CompressedCache(model.config, **grown), PROMPT),
+        "full, ours, compiled": compiled(full(whole=True), PROMPT),
         "full, transformers' DynamicCache": theirs(stock, PROMPT),
         "full, transformers' StaticCache": theirs(stock, PROMPT, static=PROMPT + steps + 1),
-        "same size, nothing evicted": ours(model, CompressedCache(model.config, **grown), alike),
-        "same size, nothing evicted, compiled": compiled(CompressedCache(model.config, whole=True, **grown), alike),
+        "same size, nothing evicted": ours(model, full(), alike),
+        "same size, nothing evicted, compiled": compiled(full(whole=True), alike),
         "h2o + slide, gathered at each step": ours(model, cache(slide, storage=Gathered), PROMPT),
         "h2o + slide, released layout": ours(model, cache(slide, storage=Gathered, granularity="query_head"), PROMPT),
-    } | peers(lambda: RandomModel(device="cpu").weights("sdpa"), PROMPT, C, WINDOW, D)
-    ms = milliseconds(in_turns(kinds, steps, CPU), D + 32)
-    full, released = ms["full, transformers' DynamicCache"], ms["h2o + slide, released layout"]
+    }
+    kinds |= peers(lambda: RandomModel(device="cpu").weights("sdpa"), PROMPT, C, WINDOW, D)
+    seconds = in_turns(kinds, steps, CPU)
+    ms = milliseconds(seconds, D + 32)
+    theirs_ms, released = ms["full, transformers' DynamicCache"], ms["h2o + slide, released layout"]
     own, fast = ms["h2o + slide"], ms["h2o + slide, compiled"]
-    predicted = sizes.cache_bytes(model.config, h2o, slide, "kv_head", "float32", PROMPT, steps)
+    weighed = {
+        name: {
+            "measured": held.nbytes,
+            "held": held_bytes(held),
+            "predicted": sizes.cache_bytes(model.config, *policies[name], "kv_head", "float32", PROMPT, steps),
+        }
+        for name, held in caches.items()
+    }
+    size = weighed["h2o + slide"]
     return [
-        Target("compiled step / step of transformers' full cache", fast / full, 0.65),
+        Target("compiled step / transformers' full cache, not compiled", fast / theirs_ms, 0.65),
+        Target("compiled step / our full cache's, compiled", fast / ms["full, ours, compiled"]),
         Target("step / same size, nothing evicted", own / ms["same size, nothing evicted"], 1.10),
         Target("the same, both compiled", fast / ms["same size, nothing evicted, compiled"], 1.10),
         Target("compiled step / released layout", fast / released, 0.50),
-        Target("bytes measured / predicted, off by", abs(compressed.nbytes / predicted - 1), 0.01),
+        Target("bytes measured / predicted, off by", abs(size["measured"] / size["predicted"] - 1), 0.01),
+        Target("bytes of all that the cache holds / predicted", size["held"] / size["predicted"]),
     ], {
         "ms_per_step": ms,
-        "step_over_full": own / full,
+        "step_over_full": own / theirs_ms,
         "step_over_released": own / released,
-        "bytes": {"measured": compressed.nbytes, "predicted": predicted},
+        "by_length": thinned(seconds),
+        "bytes": weighed,
     }
+
+
+def decode_batches() -> Found:
+    """A step by rows of the batch: full caches of PROMPT tokens, and what stays of such a prompt by each strategy."""
+    model = RandomModel(device="cpu").weights(implementation("sdpa"))
+    stock = RandomModel(device="cpu").weights("sdpa")
+    steps, before = 32, 4
+
+    def strategy(decode: decoding.DecodingStrategy) -> Callable[[int], Step]:
+        # a prompt of C tokens leaves as much as one of PROMPT, sooner
+        return lambda rows: ours(
+            model, CompressedCache(model.config, prefill.H2O(C, WINDOW), decode, D + steps), C, batch=rows
+        )
+
+    kinds: dict[str, tuple[Callable[[int], Step], int]] = {
+        f"h2o + {name}": (strategy(decode), D) for name, decode in strategies(D, RECENT, 4 * D).items()
+    } | {
+        "full, ours": (
+            lambda rows: ours(model, CompressedCache(model.config, tokens=before + steps), PROMPT, batch=rows),
+            before,
+        ),
+        "full, transformers' DynamicCache": (lambda rows: theirs(stock, PROMPT, rows), before),
+        "full, transformers' StaticCache": (
+            lambda rows: theirs(stock, PROMPT, rows, static=PROMPT + before + steps),
+            before,
+        ),
+    }
+    found, most = by_batch(kinds, BATCHES, steps, CPU), BATCHES[-1]
+    speeds = {name: (by_rows[most] or {}).get("tokens_per_second") for name, by_rows in found.items()}
+    return [
+        Target(f"tokens/s at batch {most}, h2o + slide / {other}", ratio(speeds["h2o + slide"], speeds[other]))
+        for other in speeds
+        if other.startswith("full, ")
+    ], {"by_batch": found}
 
 
 def long_generation(steps: int) -> Found:
@@ -97,26 +159,19 @@ def long_generation(steps: int) -> Found:
     both = in_turns({"first": generation(), "last": old}, tenth, CPU)
     ms = milliseconds(both, 0)
     series += both["last"]
-    full = in_turns({"full": theirs(stock, PROMPT)}, steps, CPU)["full"]
-    every = max(1, steps // 64)
-    thinned = {
-        name: [milliseconds({"": found[i : i + every]}, 0)[""] for i in range(0, len(found), every)]
-        for name, found in (("h2o + slide", series), ("full, transformers' DynamicCache", full))
-    }
+    full = in_turns({"full, transformers' DynamicCache": theirs(stock, PROMPT)}, steps, CPU)
+    # which has all its room from the start, so that the first steps show the time of all
+    full |= in_turns({"full, transformers' StaticCache": theirs(stock, PROMPT, static=PROMPT + steps)}, steps // 8, CPU)
     return [
         Target(f"last / first tenth of {steps} steps", ms["last"] / ms["first"], 1.05),
         Target("bytes of tensors that a long generation added", grown, 0),
-    ], {"ms_per_step": thinned, "steps_each": every}
+    ], thinned({"h2o + slide": series} | full)
 
 
 def _tensor_bytes() -> int:
     gc.collect()
-    found = {}
-    for thing in gc.get_objects():
-        if type(thing) in (torch.Tensor, torch.nn.Parameter):  # not those that only stand for one
-            storage = thing.untyped_storage()
-            found[storage.data_ptr()] = storage.nbytes()
-    return sum(found.values())
+    real = (torch.Tensor, torch.nn.Parameter)  # not those that only stand for one
+    return storage_bytes(thing for thing in gc.get_objects() if type(thing) in real)
 
 
 def batches() -> Found:
@@ -159,44 +214,50 @@ def batches() -> Found:
     ], {"tokens_per_second": by_size, "waiting": waiting, "refilled": refilled}
 
 
-METHODS: dict[str, prefill.PrefillMethod] = {
-    "full": prefill.Full(),
-    "streamingllm": prefill.StreamingLLM(C),
-    "snapkv": prefill.SnapKV(C, WINDOW),
-    "h2o": prefill.H2O(C, WINDOW),
-    "pyramidinfer": prefill.PyramidInfer(C, WINDOW),
-}
-
-
 def prefills(prompt: int) -> Found:
-    """What the methods add to a layer's prefill: time against the attention's own, memory against the block's.
-
-    Memory of each in a process of its own, which has not used any before; h2o's time in turns with what it is
-    compared to.
-    """
-    memory = {}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as processes:
-        for name in METHODS:
-            memory[name], row = processes.submit(_prefill_bytes, name, prompt).result()
-        seconds = processes.submit(_prefill_seconds, prompt).result()
+    """What the methods add to a layer's prefill: time against the attention's own, memory against the block's."""
+    run = _Prefill(prompt)
+    config, attention = run.model.config, run.attention
+    named = methods(C, WINDOW)
+    steps: dict[str, Step] = {name: partial(run, method) for name, method in named.items()}
+    steps["attention alone"] = lambda: torch.nn.functional.scaled_dot_product_attention(
+        attention.queries, attention.keys, attention.values, is_causal=True, enable_gqa=True
+    )
+    turns = in_turns(steps, 1, CPU)
+    held_to = {name: steps[name] for name in ("streamingllm", "h2o", "attention alone")}
+    for name, more in in_turns(held_to, 2, CPU, block=1).items():
+        turns[name] += more
+    seconds = {name: median(found) for name, found in turns.items()}
     extra = seconds["h2o"] - seconds["streamingllm"]  # which evicts without scores
-    block = max(TILE_BYTES[False], row)
+    with PeakMemory(CPU) as peak:
+        run(named["full"])
+    nothing = named["full"], decoding.KeepAll()
+    predicted = sizes.prefill_bytes(config, "float32", prompt, prompt, *nothing)
+    predicted += sizes.cache_bytes(config, *nothing, "kv_head", "float32", prompt, 1)
+    memory = {name: score_bytes(method, attention) for name, method in named.items()}
     return [
         Target(f"h2o's scores of {prompt} tokens / the attention's own time", extra / seconds["attention alone"], 1.0),
-        Target("their extra memory / a block's attention", (memory["h2o"] - memory["streamingllm"]) / block, 4.0),
-    ], {"seconds": seconds, "peak_bytes": memory, "prompt": prompt, "block_bytes": block}
+        Target("their extra memory / a block's attention", memory["h2o"] / block_bytes(attention), 4.0),
+        Target("a prefill's most bytes / predicted", peak.bytes / predicted),
+    ], {
+        "seconds": seconds,
+        "score_bytes": memory,
+        "block_bytes": block_bytes(attention),
+        "bytes": {"measured": peak.bytes, "predicted": predicted},
+        "prompt": prompt,
+    }
 
 
 class _Prefill:
     """One layer's prefill of random tokens, warmed up."""
 
     @torch.inference_mode()
-    def __init__(self, prompt: int, warm_up_with: prefill.PrefillMethod) -> None:
+    def __init__(self, prompt: int) -> None:
         self.model = RandomModel(num_hidden_layers=1, device="cpu").weights(implementation("sdpa"))
         lots = torch.Generator().manual_seed(1)
         self.ids = torch.randint(self.model.config.vocab_size, (1, prompt), generator=lots)
-        self(warm_up_with, 1024)
+        self.attention = random_attention(self.model.config, prompt)
+        self(prefill.H2O(C, WINDOW), 1024)
 
     @torch.inference_mode()
     def __call__(self, method: prefill.PrefillMethod, tokens: int | None = None) -> None:
@@ -204,24 +265,29 @@ class _Prefill:
         self.model(self.ids[:, :tokens], past_key_values=cache, use_cache=True, logits_to_keep=1)
 
 
-def _prefill_bytes(name: str, prompt: int) -> tuple[int, int]:
-    """-> the most bytes that a prefill takes, bytes of one query's attention."""
-    method = METHODS[name]
-    run = _Prefill(prompt, method)
+def random_attention(config: PretrainedConfig, prompt: int) -> Attention:
+    """A prompt's, as a method is given it."""
+    heads, dim = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+    query, key, value = (torch.randn(1, n, prompt, dim) for n in (heads, *2 * [config.num_key_value_heads]))
+    positions = torch.arange(prompt, dtype=torch.int32)[None]
+    return Attention(query, key, value, positions[:, None].expand(key.shape[:3]), positions, dim**-0.5, 0)
+
+
+@torch.inference_mode()
+def score_bytes(method: prefill.PrefillMethod, attention: Attention) -> int:
+    """The most bytes that its scores of a prompt take; 0 for a method without any."""
+    prompt = attention.keys.shape[2]
+    plan = method.plan(View(0, 1, prompt=prompt, stored=prompt))
+    if plan is None or not plan.best:
+        return 0
     with PeakMemory(CPU) as peak:
-        run(method)
-    config = run.model.config
-    return peak.bytes, config.num_attention_heads // config.num_key_value_heads * prompt * 4
+        method.score(attention)
+    return peak.bytes
 
 
-def _prefill_seconds(prompt: int) -> dict[str, float]:
-    """Of a prefill by method, and of its attention alone: medians of three turns."""
-    run = _Prefill(prompt, METHODS["h2o"])
-    config = run.model.config
-    heads, groups = config.num_attention_heads, config.num_key_value_heads
-    query, key = (torch.randn(1, n, prompt, config.hidden_size // heads) for n in (heads, groups))
-    steps: dict[str, Callable[[], object]] = {name: partial(run, METHODS[name]) for name in ("streamingllm", "h2o")}
-    steps["attention alone"] = lambda: torch.nn.functional.scaled_dot_product_attention(
-        query, key, key, is_causal=True, enable_gqa=True
-    )
-    return {name: median(found) for name, found in in_turns(steps, 3, CPU, block=1).items()}
+def block_bytes(attention: Attention) -> int:
+    """Of the queries by slots that a core is to look at together: one query's in one group at the least."""
+    _, heads, slots, _ = attention.keys.shape
+    of_query = 4 * slots
+    group = attention.queries.shape[1] // heads
+    return max(group * of_query, min(TILE_BYTES[False], TILE_ROWS * of_query))

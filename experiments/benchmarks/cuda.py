@@ -1,12 +1,15 @@
 """The figures of a GPU, on a Llama of 8 billion random weights in bfloat16."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
+from transformers import PretrainedConfig
 
-from experiments.benchmarks.steps import ours, peers, theirs
-from experiments.benchmarks.timing import PeakMemory, Target, in_turns, milliseconds
+from experiments.benchmarks.policies import methods, strategies
+from experiments.benchmarks.steps import Step, by_batch, ours, peers, theirs
+from experiments.benchmarks.timing import PeakMemory, Target, in_turns, milliseconds, ratio, unless_out_of_memory
 from scope import decoding, prefill, sizes
 from scope.attention import implementation
 from scope.cache import CompressedCache
@@ -14,25 +17,29 @@ from scope.engine import rows_that_fit, synchronised
 from scope.models import RandomModel
 
 C, WINDOW, D, RECENT = 2048, 8, 512, 256
+STEPS = range(33, C)  # --steps: what is of its size when it has run has a prompt
+PROMPTS = range(2 * C, 2**17 + 1)
+BATCHES = (1, 8, 32)
+ENGINE = "graph"
+LENGTH = 8192  # of full caches, and twice that
 SOURCE = RandomModel(preset="llama3_8b", dtype="bfloat16", device="cuda")
 Found = tuple[list[Target], dict[str, Any]]
 
 
-def _cache(model: Any, tokens: int) -> CompressedCache:
-    return CompressedCache(
-        model.config, prefill.SnapKV(C, WINDOW), decoding.Slide(D, RECENT), tokens=tokens, whole=True
-    )
+def _cache(model: Any, tokens: int, decode: decoding.DecodingStrategy | None = None) -> CompressedCache:
+    policies = prefill.SnapKV(C, WINDOW), decode or decoding.Slide(D, RECENT)
+    return CompressedCache(model.config, *policies, tokens=tokens, whole=True)
 
 
 def decode_step(steps: int) -> Found:
-    """Batch 1: slide as CUDA graphs and eagerly, the same size without eviction, transformers' full cache."""
+    """Batch 1: slide as CUDA graphs and eagerly, the same size without eviction, kvpress."""
     model = SOURCE.weights(implementation("sdpa"), True)
     tokens = D + steps + 1
     still = CompressedCache(model.config, tokens=tokens, whole=True)
     kinds = {
-        "snapkv + slide": ours(model, _cache(model, tokens), 2 * C, "graph"),
+        "snapkv + slide": ours(model, _cache(model, tokens), 2 * C, ENGINE),
         "snapkv + slide, eager": ours(model, _cache(model, tokens), 2 * C),
-        "same size, nothing evicted": ours(model, still, C + D + 1 - tokens, "graph"),
+        "same size, nothing evicted": ours(model, still, C + D + 1 - tokens, ENGINE),
     } | peers(lambda: SOURCE.weights("sdpa", True), 2 * C, C, WINDOW, D)
     in_turns(kinds, D, model.device)  # until it evicts
     ms = milliseconds(in_turns(kinds, steps, model.device), 32)
@@ -44,51 +51,90 @@ def decode_step(steps: int) -> Found:
 
 
 def batches(steps: int) -> Found:
-    """Batch 32 against the full cache at 8K and 16K, and the largest batches that fit."""
+    """By rows of the batch: each strategy, full caches of LENGTH, and one of twice that; and the most rows that fit."""
     model = SOURCE.weights(implementation("sdpa"), True)
     stock = SOURCE.weights("sdpa", True) if torch.cuda.mem_get_info()[0] > 60 * 2**30 else model
-    batch, tokens = 32, D + steps + 1
-    speeds: dict[str, float] = {}
+    tokens, most = D + steps + 1, BATCHES[-1]
 
-    def speed(name: str, step: Callable[[], object], first: int = 0) -> None:
-        for _ in range(first):
-            step()
-        speeds[name] = batch * 1000 / milliseconds(in_turns({"": step}, steps, model.device), steps // 4)[""]
-        torch.cuda.empty_cache()
+    def strategy(decode: decoding.DecodingStrategy) -> tuple[Callable[[int], Step], int]:
+        return lambda rows: ours(model, _cache(model, tokens, decode), C + 64, ENGINE, rows), D
 
-    speed("snapkv + slide", ours(model, _cache(model, tokens), C + 64, "graph", batch), D)
-    for length in (8192, 16384):
-        speed(f"full, {length}", theirs(stock, length - steps, batch))
-    config, prompt = model.config, 8192 - D
-    kept, full = (
-        sizes.cache_bytes(config, *policies, "kv_head", "bfloat16", prompt, D)
-        for policies in (
-            (prefill.SnapKV(C, WINDOW), decoding.Slide(D, RECENT)),
-            (prefill.Full(), decoding.KeepAll()),
-        )
-    )
-    rows = {name: rows_that_fit(size, 0, model.device) for name, size in (("slide", kept), ("full", full))}
-    own = speeds["snapkv + slide"]
+    def full(length: int, static: int | None = None) -> tuple[Callable[[int], Step], int]:
+        return lambda rows: theirs(stock, length - 2 * steps, rows, static), steps
+
+    def own_full(rows: int) -> Step:
+        cache = CompressedCache(model.config, tokens=2 * steps, whole=True)
+        return ours(model, cache, LENGTH - 2 * steps, ENGINE, rows)
+
+    kinds = {f"snapkv + {name}": strategy(decode) for name, decode in strategies(D, RECENT, 4 * D).items()} | {
+        "full, ours": (own_full, steps),
+        "full, transformers' DynamicCache": full(LENGTH),
+        "full, transformers' StaticCache": full(LENGTH, static=LENGTH),
+    }
+    found = by_batch(kinds, BATCHES, steps, model.device)
+    double = f"full, {2 * LENGTH}"
+    found |= by_batch({double: full(2 * LENGTH)}, BATCHES[-1:], steps, model.device)
+
+    def speed(name: str) -> float | None:
+        return (found[name][most] or {}).get("tokens_per_second")
+
+    own = speed("snapkv + slide")
+    policies: dict[str, tuple[prefill.PrefillMethod, decoding.DecodingStrategy]] = {
+        "slide": (prefill.SnapKV(C, WINDOW), decoding.Slide(D, RECENT)),
+        "full": (prefill.Full(), decoding.KeepAll()),
+    }
+    rows = {
+        name: rows_that_fit(*row_bytes(model.config, *both, prompt=LENGTH - D, tokens=D), model.device)
+        for name, both in policies.items()
+    }
     return [
-        Target("tokens/s at batch 32", own, 3700, at_most=False),
-        Target("tokens/s / full cache at 8K", own / speeds["full, 8192"], 1.7, at_most=False),
-        Target("tokens/s / full cache at 16K", own / speeds["full, 16384"], 2.8, at_most=False),
-        Target("largest batch / full cache's at 8K", rows["slide"] / rows["full"], 3.0, at_most=False),
-    ], {"tokens_per_second": speeds, "rows_that_fit": rows}
+        Target(f"tokens/s at batch {most}", own, 3700, at_most=False),
+        Target(
+            "tokens/s / full cache at 8K", ratio(own, speed("full, transformers' DynamicCache")), 1.7, at_most=False
+        ),
+        Target("tokens/s / full cache at 16K", ratio(own, speed(double)), 2.8, at_most=False),
+        Target(
+            "rows of batch_size=auto / full cache's, prompts of 8K", rows["slide"] / rows["full"], 3.0, at_most=False
+        ),
+    ], {"by_batch": found, "rows_that_fit": rows}
+
+
+def row_bytes(
+    config: PretrainedConfig,
+    method: prefill.PrefillMethod,
+    decode: decoding.DecodingStrategy,
+    prompt: int,
+    tokens: int,
+) -> tuple[int, int]:
+    """Of a row's cache, and of its prompt while it goes through: what engine.batch_size=auto counts."""
+    return (
+        sizes.cache_bytes(config, method, decode, "kv_head", SOURCE.dtype, prompt, tokens),
+        sizes.prefill_bytes(config, SOURCE.dtype, prompt, prompt, method, decode),
+    )
 
 
 def prefills(prompt: int) -> Found:
-    """h2o's scores of a long prompt."""
+    """A long prompt by each method: time, and the most memory."""
     model = SOURCE.weights(implementation("sdpa"), True)
     ids = torch.randint(model.config.vocab_size, (1, prompt), device=model.device)
-    seconds, memory = {}, {}
-    methods = {"full": prefill.Full(), "snapkv": prefill.SnapKV(C, WINDOW), "h2o": prefill.H2O(C, WINDOW)}
-    for name, method in 2 * [*methods.items()]:  # the first round warms up
-        with torch.inference_mode(), PeakMemory(model.device) as peak:
+
+    @torch.inference_mode()
+    def measure(method: prefill.PrefillMethod) -> tuple[float, int]:
+        with PeakMemory(model.device) as peak:
             began = synchronised(model.device)
             cache = CompressedCache(model.config, method, decoding.Slide(D, RECENT))
             model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            seconds[name], memory[name] = synchronised(model.device) - began, peak.bytes
+            seconds = synchronised(model.device) - began
+        return seconds, peak.bytes
+
+    seconds: dict[str, float | None] = {}
+    memory: dict[str, int | None] = {}
+    named = methods(C, WINDOW)
+    for name, method in 2 * [*named.items()]:  # the first round warms up
+        found = unless_out_of_memory(f"prefill, {name}", partial(measure, method))
+        seconds[name], memory[name] = found or (None, None)
+    predicted = sum(row_bytes(model.config, named["full"], decoding.KeepAll(), prompt, 1))
     return [
-        Target(f"prefill of {prompt} tokens with h2o / without", seconds["h2o"] / seconds["full"], 2.0),
-    ], {"seconds": seconds, "peak_bytes": memory}
+        Target(f"prefill of {prompt} tokens with h2o / without", ratio(seconds["h2o"], seconds["full"]), 2.0),
+        Target("a prefill's most bytes / predicted", ratio(memory["full"], predicted)),
+    ], {"seconds": seconds, "peak_bytes": memory, "bytes": {"measured": memory["full"], "predicted": predicted}}

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from analysis.colours import colour
@@ -15,12 +16,18 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     except ImportError:
         print("no picture: pip install 'scope-kv[figures]'", file=sys.stderr)
         return
+    figures = found["figures"]
+    steps, prefills = figures.get("decode_step", {}), figures.get("prefills", {})
+    batches = figures.get("batches", {}) | figures.get("decode_batches", {})
     panels = [
-        (_bars, "decode step, ms", found["figures"].get("decode_step", {}).get("ms_per_step")),
-        (_lines, "decode step, ms, by tokens written", found["figures"].get("long_generation")),
-        (_bars, "tokens/s, by rows of the batch", found["figures"].get("batches", {}).get("tokens_per_second")),
-        (_bars, "prefill, s", found["figures"].get("prefills", {}).get("seconds")),
-        (_bars, "memory that the prefill takes, MiB", _mebibytes(found["figures"].get("prefills", {}))),
+        (_bars, "decode step, ms", steps.get("ms_per_step")),
+        (_lines, "decode step, ms, by tokens written", steps.get("by_length")),
+        (_lines, "decode step, ms, by tokens of a long generation", figures.get("long_generation")),
+        (_by_batch, "tokens/s of decode steps, by rows of the batch", batches.get("by_batch")),
+        (_bars, "tokens/s, by rows of the batch, embedded model", batches.get("tokens_per_second")),
+        (_bars, "prefill, s", prefills.get("seconds")),
+        (_bars, "memory that the prefill takes, MiB", _mebibytes(prefills.get("peak_bytes", {}))),
+        (_bars, "memory that the scores of a prefill take, MiB", _mebibytes(prefills.get("score_bytes", {}))),
     ]
     there = [panel for panel in panels if panel[2]]
     figure = Figure(figsize=(11, 3.2 * ((len(there) + 1) // 2)), layout="constrained")
@@ -37,8 +44,8 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def _mebibytes(part: Mapping[str, Any]) -> dict[str, float]:
-    return {name: size / 2**20 for name, size in part.get("peak_bytes", {}).items()}
+def _mebibytes(sizes: Mapping[str, int | None]) -> dict[str, float | None]:
+    return {name: size and size / 2**20 for name, size in sizes.items()}
 
 
 def _colour(name: str) -> str:
@@ -48,18 +55,37 @@ def _colour(name: str) -> str:
     return colour(name.partition(" + ")[2].partition(",")[0] or name.partition(",")[0])
 
 
-def _bars(axis: Any, values: Mapping[Any, float]) -> None:
-    names = [str(name) for name in values]
-    bars = axis.barh(range(len(names)), list(values.values()), color=[_colour(name) for name in names])
+def _bars(axis: Any, values: Mapping[Any, float | None]) -> None:
+    """A bar less for what memory did not suffice for."""
+    there = {str(name): value for name, value in values.items() if value is not None}
+    bars = axis.barh(range(len(there)), list(there.values()), color=[_colour(name) for name in there])
     axis.bar_label(bars, fmt="%.4g", fontsize=7, padding=2)
-    axis.set_yticks(range(len(names)), names, fontsize=7)
+    axis.set_yticks(range(len(there)), list(there), fontsize=7)
     axis.invert_yaxis()
     axis.margins(x=0.12)
 
 
 def _lines(axis: Any, values: Mapping[str, Any]) -> None:
+    every = values["steps_each"]
     for name, series in values["ms_per_step"].items():
-        axis.plot([i * values["steps_each"] for i in range(len(series))], series, label=name, color=_colour(name))
-    axis.set_ylim(bottom=0)
+        axis.plot([i * every for i in range(len(series))], series, label=name, **_look(name))
+    tops = [median(series) for series in values["ms_per_step"].values()]
+    axis.set_ylim(0, 2 * max(tops))  # not the steps that compile
     axis.set_xlabel("tokens written", fontsize=8)
-    axis.legend(fontsize=7, frameon=False)
+    axis.legend(fontsize=5, frameon=False, ncols=2)
+
+
+def _by_batch(axis: Any, values: Mapping[str, Mapping[Any, Mapping[str, float] | None]]) -> None:
+    for name, by_rows in values.items():
+        there = {int(rows): found["tokens_per_second"] for rows, found in by_rows.items() if found}
+        axis.plot(list(there), list(there.values()), label=name, marker=".", **_look(name))
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel("rows", fontsize=8)
+    axis.legend(fontsize=5, frameon=False)
+
+
+def _look(name: str) -> dict[str, Any]:
+    """Full caches share a colour, as do variants of a strategy: what is not ours as it comes is broken."""
+    variant = name.partition(", ")[2]
+    dashes = {"": "-", "ours": "-", "transformers' DynamicCache": "--", "transformers' StaticCache": ":"}
+    return {"color": _colour(name), "linestyle": dashes.get(variant, "-."), "linewidth": 1}

@@ -1,26 +1,35 @@
 """Decode steps of one kind of cache, ready to be timed."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 from transformers.cache_utils import Cache
 
+from experiments.benchmarks.timing import in_turns, milliseconds, unless_out_of_memory
 from scope.cache import CompressedCache
 from scope.engine import Stepper
 from scope.errors import ScopeError
 from scope.prefill import kvpress
 
+PIECE = 4096  # tokens of a prompt of transformers' cache that go through at a time
 Step = Callable[[], object]
+Figures = dict[str, dict[int, dict[str, float] | None]]  # by name and rows; None: out of memory
 
 
 @torch.inference_mode()
-def prefilled(model: PreTrainedModel, cache: Cache, prompt: int, batch: int = 1) -> torch.Tensor:
-    """Puts random tokens through -> the next one of each row [B]."""
+def prefilled(
+    model: PreTrainedModel, cache: Cache, prompt: int, batch: int = 1, piece: int | None = None
+) -> torch.Tensor:
+    """Puts random tokens through, so many at a time (None: all) -> the next one of each row [B]."""
     lots = torch.Generator().manual_seed(1)
     ids = torch.randint(model.config.vocab_size, (batch, prompt), generator=lots).to(model.device)
-    return model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1].argmax(-1)
+    for at in range(0, prompt, piece or prompt):
+        some = ids[:, at : at + (piece or prompt)]
+        logits: torch.Tensor = model(some, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+    return logits[:, -1].argmax(-1)
 
 
 def ours(model: PreTrainedModel, cache: CompressedCache, prompt: int, engine: str = "eager", batch: int = 1) -> Step:
@@ -36,19 +45,28 @@ def ours(model: PreTrainedModel, cache: CompressedCache, prompt: int, engine: st
 
 
 def theirs(model: PreTrainedModel, prompt: int, batch: int = 1, static: int | None = None) -> Step:
-    """transformers' own full cache: growing, or with room for `static` tokens from the start."""
+    """transformers' own full cache: growing, or with room for `static` tokens from the start.
+
+    One prompt goes through, in pieces, and all rows are its copies: many long ones at once would need more memory than
+    their caches, and what is in a cache does not change the time of a step.
+    """
     cache: Cache = DynamicCache(config=model.config)
     if static is not None:
         cache = StaticCache(config=model.config, max_cache_len=static)
-    tokens = prefilled(model, cache, prompt, batch)
+    tokens: torch.Tensor = prefilled(model, cache, prompt, piece=PIECE).repeat(batch)
+    with torch.inference_mode():
+        for layer in cache.layers:
+            for name in ("keys", "values"):
+                setattr(layer, name, getattr(layer, name).repeat(batch, 1, 1, 1))
     positions = torch.full_like(tokens[:, None], prompt - 1)
 
     @torch.inference_mode()
-    def step() -> None:
+    def step() -> torch.Tensor:
         nonlocal tokens
         positions.add_(1)
         out = model(tokens[:, None], position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
         tokens = out.logits[:, -1].argmax(-1)
+        return tokens
 
     return step
 
@@ -98,3 +116,24 @@ def peers(make: Callable[[], PreTrainedModel], prompt: int, kept: int, window: i
     except ScopeError as missing:
         print(f"kvpress is not compared: {missing}", file=sys.stderr)
         return {}
+
+
+def by_batch(
+    kinds: Mapping[str, tuple[Callable[[int], Step], int]], batches: Sequence[int], steps: int, device: torch.device
+) -> Figures:
+    """Time of a step and tokens per second of each kind, alone in memory, by rows of the batch.
+
+    kinds: what makes a step for so many rows, and how often it runs before it is timed.
+    """
+
+    def measure(make: Callable[[int], Step], first: int, rows: int) -> dict[str, float]:
+        step = make(rows)
+        ms = milliseconds(in_turns({"": step}, first + steps, device), first)[""]
+        return {"ms_per_step": ms, "tokens_per_second": 1000 * rows / ms}
+
+    return {
+        name: {
+            rows: unless_out_of_memory(f"{name}, batch {rows}", partial(measure, make, first, rows)) for rows in batches
+        }
+        for name, (make, first) in kinds.items()
+    }

@@ -1,33 +1,66 @@
-"""How things are timed: in turns, in blocks, with the device idle at both ends; figures are medians."""
+"""How things are timed and weighed: in turns, in blocks, with the device idle at both ends; figures are medians."""
 
-import threading
-from collections.abc import Callable, Mapping
+import gc
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from statistics import median
-from types import TracebackType
+from types import FunctionType, ModuleType, TracebackType
+from typing import Any, TypeVar
 
-import psutil
 import torch
+from torch.profiler import ProfilerActivity, profile
 
-from scope.engine import synchronised
+from scope.engine import out_of_memory, synchronised
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Target:
-    """A figure and what it must reach: at most `bound`, or at least it."""
+    """A figure and what it must reach: at most `bound`, or at least it; None: it is only to be known.
+
+    measured: None where memory did not suffice.
+    """
 
     name: str
-    measured: float
-    bound: float
+    measured: float | None
+    bound: float | None = None
     at_most: bool = True
 
     @property
     def reached(self) -> bool:
+        if self.bound is None:
+            return True
+        if self.measured is None:
+            return False
         return self.measured <= self.bound if self.at_most else self.measured >= self.bound
 
     def line(self) -> str:
-        sign = "<=" if self.at_most else ">="
-        return f"{self.name:58} {self.measured:8.3f}  target {sign} {self.bound:g}  {'ok' if self.reached else 'short'}"
+        figure = f"{self.name:58} " + ("out of memory" if self.measured is None else f"{self.measured:8.3f}")
+        if self.bound is None:
+            return figure
+        return f"{figure}  target {'<=' if self.at_most else '>='} {self.bound:g}  {'ok' if self.reached else 'short'}"
+
+
+def ratio(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one / other
+
+
+def unless_out_of_memory(name: str, measure: Callable[[], T]) -> T | None:
+    """What it measures; None, and a line that says so, where memory does not suffice for it."""
+    found = None
+    try:
+        found = measure()
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        print(f"{name}: out of memory", file=sys.stderr)
+    if torch.cuda.is_available():  # the next one has the memory to itself
+        gc.collect()
+        torch.cuda.empty_cache()
+    return found
 
 
 def in_turns(
@@ -36,9 +69,9 @@ def in_turns(
     """Seconds of each of `count` steps of each kind. Kinds take turns block by block, so that what else the machine
     does falls on all alike, and a kind has the caches of the processor to itself for a while, as in a generation."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(0, count, block):
+    for done in range(0, count, block):
         for name, step in steps.items():
-            for _ in range(block):
+            for _ in range(min(block, count - done)):
                 began = synchronised(device)
                 step()
                 seconds[name].append(synchronised(device) - began)
@@ -50,21 +83,55 @@ def milliseconds(seconds: Mapping[str, list[float]], first: int) -> dict[str, fl
     return {name: 1000 * median(found[first:]) for name, found in seconds.items()}
 
 
+def thinned(seconds: Mapping[str, list[float]], points: int = 64) -> dict[str, Any]:
+    """The median milliseconds of about so many stretches of steps, the same for all kinds."""
+    every = max(1, max(map(len, seconds.values())) // points)
+    return {
+        "ms_per_step": {
+            name: [1000 * median(found[i : i + every]) for i in range(0, len(found), every)]
+            for name, found in seconds.items()
+        },
+        "steps_each": every,
+    }
+
+
+def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Of what they lie in, each counted once."""
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def held_bytes(thing: object) -> int:
+    """Of all tensors that can be reached from it, whatever they are called."""
+    found, seen, waiting = [], set(), [thing]
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen or isinstance(one, type | ModuleType | FunctionType):
+            continue
+        seen.add(id(one))
+        if isinstance(one, torch.Tensor):
+            found.append(one)
+        elif not isinstance(one, torch.nn.Module):  # a cache refers to no weights that are its own
+            waiting += gc.get_referents(one)
+    return storage_bytes(found)
+
+
 class PeakMemory:
-    """A context that measures how far memory rose within it: `bytes`."""
+    """A context that measures how far the memory of tensors rose within it: `bytes`, to the byte.
+
+    On a CPU from torch's record of each allocation, which slows small operations down: not for what is timed.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.bytes = device, 0
-        self._stop = threading.Event()
 
     def __enter__(self) -> "PeakMemory":
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             self._before = torch.cuda.memory_allocated(self.device)
         else:
-            self._before = psutil.Process().memory_info().rss
-            self._sampler = threading.Thread(target=self._sample, daemon=True)
-            self._sampler.start()
+            self._profile = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+            self._profile.start()
         return self
 
     def __exit__(
@@ -72,10 +139,9 @@ class PeakMemory:
     ) -> None:
         if self.device.type == "cuda":
             self.bytes = torch.cuda.max_memory_allocated(self.device) - self._before
-        else:
-            self._stop.set()
-            self._sampler.join()
-
-    def _sample(self) -> None:
-        while not self._stop.wait(0.005):
-            self.bytes = max(self.bytes, psutil.Process().memory_info().rss - self._before)
+            return
+        self._profile.stop()
+        results: Any = self._profile.profiler.kineto_results  # type: ignore[union-attr]
+        changes = [event for event in results.events() if event.name() == "[memory]"]
+        changes.sort(key=lambda event: event.start_ns())
+        self.bytes = max(accumulate((change.nbytes() for change in changes), initial=0))

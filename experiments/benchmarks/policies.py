@@ -1,0 +1,33 @@
+"""What is compared, by name: every prefill method, and the strategies of the paper."""
+
+from scope import decoding, prefill
+
+
+def methods(budget: int, window: int) -> dict[str, prefill.PrefillMethod]:
+    return {
+        "full": prefill.Full(),
+        "streamingllm": prefill.StreamingLLM(budget),
+        "recent": prefill.Recent(budget, window),
+        "random": prefill.Random(budget, window),
+        "snapkv": prefill.SnapKV(budget, window),
+        "pyramidkv": prefill.PyramidKV(budget, window),
+        "h2o": prefill.H2O(budget, window),
+        "pyramidinfer": prefill.PyramidInfer(budget, window),
+        "tova": prefill.TOVA(budget, window),
+        "knorm": prefill.KNorm(budget, window),
+        "keydiff": prefill.KeyDiff(budget, window),
+        "distinct": prefill.Distinct(budget, window),
+        "r_kv": prefill.RKV(budget, window),
+    }
+
+
+def strategies(budget: int, recent: int, tokens: int) -> dict[str, decoding.DecodingStrategy]:
+    """tokens: T, over which those that grow spread their budget."""
+    return {
+        "slide": decoding.Slide(budget, recent),
+        "adaptive": decoding.Adaptive(budget, recent, tokens=tokens),
+        "discontinuous": decoding.Discontinuous(budget, recent, tokens=tokens),
+        "h2o": decoding.H2O(budget, recent),
+        "pyramidinfer": decoding.PyramidInfer(budget, recent),
+        "streamingllm": decoding.StreamingLLM(budget, recent),
+    }

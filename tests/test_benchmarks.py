@@ -1,0 +1,182 @@
+"""The benchmarks' own tools: what they weigh and time is what they say, and what is out of range or memory is told."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from experiments.benchmarks import cpu, cuda, picture, steps
+from experiments.benchmarks.__main__ import main
+from experiments.benchmarks.policies import methods, strategies
+from experiments.benchmarks.timing import PeakMemory, Target, held_bytes, in_turns, unless_out_of_memory
+from scope import prefill
+from scope.attention import implementation
+from scope.cache import CompressedCache
+from scope.decoding import KeepAll, SnapKVD
+from scope.models import RandomModel
+
+CPU = torch.device("cpu")
+SMALL = RandomModel(hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("given", "allowed"),
+    [
+        (["--only", "decode_step", "--steps", "2048"], "--steps 2048: must be from 161 to 1152"),
+        (["--steps", "0"], "--steps 0: must be from 161 to 1152"),
+        (["--long", "3"], "--long 3: must be from 256 to 32768"),
+        (["--prompt", "7"], "--prompt 7: must be from 1024 to 65536"),
+    ],
+)
+def test_what_a_part_cannot_run_is_refused_with_its_range(
+    given: list[str], allowed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *given])
+    assert main() == 2
+    assert capsys.readouterr().err == f"error: {allowed}\n"
+
+
+def test_the_most_memory_is_told_to_the_byte() -> None:
+    with PeakMemory(CPU) as peak:
+        for _ in range(2):
+            one = torch.zeros(1000)
+            both = one + one
+            del one, both
+    assert peak.bytes == 8000
+
+
+def test_scores_of_larger_blocks_pass_the_bound_on_their_memory() -> None:
+    attention = cpu.random_attention(SMALL.config(), 2048)
+    block = cpu.block_bytes(attention)
+    assert cpu.score_bytes(prefill.H2O(512, 8), attention) <= 4 * block
+    assert cpu.score_bytes(prefill.H2O(512, 8, block=2048), attention) > 4 * block
+    assert cpu.score_bytes(prefill.Full(), attention) == 0
+
+
+def test_what_a_cache_holds_is_more_than_keys_and_values_and_each_storage_counts_once() -> None:
+    model = SMALL.weights(implementation("sdpa"))
+    cache = CompressedCache(model.config, prefill.H2O(32, 8), SnapKVD(16, 8))
+    steps.prefilled(model, cache, 64)
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for layer in range(2)
+        for held in (cache._storage(layer), cache._layers[layer].asked)
+        for tensor in vars(held).values()
+        if isinstance(tensor, torch.Tensor)
+    }
+    assert cache.nbytes < sum(storages.values()) <= held_bytes(cache) < 1.1 * sum(storages.values())
+    assert held_bytes([cache, cache]) == held_bytes(cache)
+
+
+@pytest.mark.parametrize("static", [None, 80])
+def test_copies_of_a_row_that_went_through_in_pieces_are_rows(
+    static: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = SMALL.weights("sdpa")
+    whole: Any = steps.theirs(model, 64, 1, static)
+    monkeypatch.setattr(steps, "PIECE", 24)
+    rows: Any = steps.theirs(model, 64, 3, static)
+
+    for _ in range(4):
+        assert rows().tolist() == 3 * whole().tolist()
+
+
+def test_memory_that_does_not_suffice_costs_one_figure(capsys: pytest.CaptureFixture[str]) -> None:
+    def make(rows: int) -> steps.Step:
+        if rows > 1:
+            raise torch.OutOfMemoryError
+        return lambda: None
+
+    found = steps.by_batch({"full": (make, 2)}, (1, 4), 3, CPU)
+    assert found["full"][4] is None
+    assert (found["full"][1] or {}).keys() == {"ms_per_step", "tokens_per_second"}
+    assert capsys.readouterr().err == "full, batch 4: out of memory\n"
+    with pytest.raises(RuntimeError, match="another"):
+        unless_out_of_memory("", _fail)
+    short = Target("tokens/s", None, 1.0)
+    assert not short.reached
+    assert "out of memory" in short.line()
+    assert Target("to be known", 3.0).reached
+
+
+def _fail() -> None:
+    raise RuntimeError("another")
+
+
+def test_as_many_steps_as_asked_for() -> None:
+    assert [len(found) for found in in_turns({"a": int, "b": int}, 37, CPU).values()] == [37, 37]
+
+
+def test_rows_that_fit_count_the_prompt_as_it_goes_through() -> None:
+    config = cuda.SOURCE.config()
+    kept = cuda.row_bytes(config, prefill.SnapKV(2048, 8), strategies(512, 256, 512)["slide"], 7680, 512)
+    full = cuda.row_bytes(config, prefill.Full(), KeepAll(), 7680, 512)
+    assert kept[0] < full[0]
+    assert kept[1] == full[1] > 0
+
+
+@pytest.fixture
+def on_this_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The set for a GPU, made small."""
+    sizes = {
+        "SOURCE": SMALL,
+        "C": 16,
+        "WINDOW": 4,
+        "D": 8,
+        "RECENT": 4,
+        "LENGTH": 64,
+        "BATCHES": (1, 3),
+        "ENGINE": "eager",
+    }
+    for name, value in sizes.items():
+        monkeypatch.setattr(cuda, name, value)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**40, 2**40))
+
+
+@pytest.mark.usefixtures("on_this_cpu")
+def test_the_set_for_a_gpu_runs_small_here() -> None:
+    targets, figures = cuda.batches(4)
+    assert all(target.measured for target in targets)
+    assert figures["by_batch"].keys() >= {"snapkv + pyramidinfer", "full, ours", "full, transformers' StaticCache"}
+    assert all(all(by_rows.values()) for by_rows in figures["by_batch"].values())
+    targets, figures = cuda.prefills(64)
+    assert all(target.measured for target in targets)
+    assert figures["peak_bytes"].keys() == methods(16, 4).keys()
+
+
+def test_the_steps_by_batch_run_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"PROMPT": 64, "C": 32, "D": 16, "RECENT": 8, "BATCHES": (1, 2)}.items():
+        monkeypatch.setattr(cpu, name, value)
+    targets, figures = cpu.decode_batches()
+    assert len(targets) == 3
+    assert all(target.measured for target in targets)
+    assert all(all(by_rows.values()) for by_rows in figures["by_batch"].values())
+
+
+@pytest.mark.usefixtures("on_this_cpu")
+def test_a_gpu_without_room_for_a_full_cache_still_tells_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(cuda, "theirs", none)
+    targets, figures = cuda.batches(4)
+    assert [target.measured is None for target in targets] == [False, True, True, False]
+    assert figures["by_batch"]["full, transformers' DynamicCache"] == {1: None, 3: None}
+
+
+def test_every_prefill_method_of_the_library_is_measured() -> None:
+    named = {type(method) for method in methods(512, 8).values()}
+    assert named == {getattr(prefill, name) for name in prefill.__all__} - {prefill.PrefillMethod, prefill.KVPress}
+
+
+def test_a_picture_of_some_parts_and_of_figures_that_are_missing(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    by_batch = {"full, ours": {1: {"tokens_per_second": 3.0}, 4: None}}
+    found = {
+        "surroundings": {"processor": "p", "versions": {"torch": "2"}, "created": "2026-01-01T00"},
+        "figures": {"batches": {"by_batch": by_batch}, "prefills": {"seconds": {"full": 1.0, "h2o": None}}},
+    }
+    picture.draw(found, tmp_path / "found.png")
+    assert (tmp_path / "found.png").is_file()
