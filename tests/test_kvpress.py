@@ -148,6 +148,8 @@ def test_a_press_has_to_be_named(scope: Scope, package: ModuleType, monkeypatch:
 def test_settings_reach_the_press_from_the_command_line(scope: Scope, package: ModuleType) -> None:
     said = scope("method=kvpress", "method.press=MixedPress", "method.args={wait: 2}", code=2)
     assert said.err == "error: method.args={'wait': 2}: must be settings of MixedPress: weight\n"
+    said = scope("method=kvpress", "method.press=MixedPress", "method.args=5", code=2)
+    assert said.err == "error: method.args=5: must be a mapping of settings: weight\n"
     said = scope("method=kvpress", "method.press=MixedPress", "method.args={weight: 2}", "plan=true")
     assert "kvpress" in said.out
 

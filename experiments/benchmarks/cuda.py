@@ -137,4 +137,9 @@ def prefills(prompt: int) -> Found:
     return [
         Target(f"prefill of {prompt} tokens with h2o / without", ratio(seconds["h2o"], seconds["full"]), 2.0),
         Target("a prefill's most bytes / predicted", ratio(memory["full"], predicted)),
-    ], {"seconds": seconds, "peak_bytes": memory, "bytes": {"measured": memory["full"], "predicted": predicted}}
+    ], {
+        "seconds": seconds,
+        "tokens": prompt,
+        "peak_bytes": memory,
+        "bytes": {"measured": memory["full"], "predicted": predicted},
+    }

@@ -25,7 +25,8 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
         (_lines, "decode step, ms, by tokens of a long generation", figures.get("long_generation")),
         (_by_batch, "tokens/s of decode steps, by rows of the batch", batches.get("by_batch")),
         (_bars, "tokens/s, by rows of the batch, embedded model", batches.get("tokens_per_second")),
-        (_bars, "prefill, s", prefills.get("seconds")),
+        (_bars, "prefill of {} tokens, s".format(prefills.get("prompt")), prefills.get("seconds_of_the_whole")),
+        (_bars, "prefill of {} tokens, s".format(prefills.get("tokens")), prefills.get("seconds")),
         (_bars, "memory that the prefill takes, MiB", _mebibytes(prefills.get("peak_bytes", {}))),
         (_bars, "memory that the scores of a prefill take, MiB", _mebibytes(prefills.get("score_bytes", {}))),
     ]

@@ -138,7 +138,7 @@ def crossed_markdown(made: Mapping[str, Any]) -> str:
 
 def _heads(made: Mapping[str, Any]) -> list[str]:
     """What each size is."""
-    kib = {s: mean(row["cache_kib"] for row in made["rows"] if row["size"] == s) for s in made["sizes"]}
+    kib = {row["size"]: row["cache_kib"] for row in made["rows"] if row["label"] == SLIDE.label}
     return [f"{kib[s]:.0f} KiB (full + slide {s})" for s in made["sizes"]]
 
 
@@ -165,7 +165,7 @@ def _table(title: str, head: Sequence[str], rows: Mapping[str, Any], sizes: Sequ
 
 
 def _percent(found: Interval) -> list[float | None]:
-    return [None if isnan(value) else round(100 * value, 2) for value in found]
+    return [None if isnan(value) else round(100 * value, 4) for value in found]
 
 
 def _accuracy(row: Mapping[str, Any]) -> str:

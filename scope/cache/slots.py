@@ -247,14 +247,15 @@ class Slots:
         move = self._move
         if not move.most:
             return
-        worth = self.ordinals.float() if scores is None else scores
-        worth = torch.where(self._eligible(), worth, torch.inf)
+        ordinals = self.ordinals  # made once: a view costs as much as what is done with it
+        worth = ordinals.float() if scores is None else scores
+        worth = torch.where(self._eligible(ordinals), worth, torch.inf)
         if move.most == 1:
             lowest = worth == worth.amin(-1, keepdim=True)
-            gone = torch.where(lowest, self.ordinals, torch.iinfo(torch.int32).max).argmin(-1, keepdim=True)
+            gone = torch.where(lowest, ordinals, torch.iinfo(torch.int32).max).argmin(-1, keepdim=True)
             self._empty.copy_(gone)
         else:
-            by_age = self.ordinals.argsort(-1)
+            by_age = ordinals.argsort(-1)
             by_worth = worth.gather(-1, by_age).argsort(dim=-1, stable=True)
             gone = by_age.gather(-1, by_worth[..., : move.most])
         gone = gone.expand(2, -1, -1, -1)
@@ -287,22 +288,22 @@ class Slots:
         for row in rows:
             self.stored[row], self._head[row], self._tail[row] = 0, math.inf, 0
 
-    def _eligible(self) -> Tensor:
+    def _eligible(self, ordinals: Tensor) -> Tensor:
         """-> [B, H, S] bool: neither empty nor in a row's head or tail."""
-        head, tail = self._control[0], self._control[1]
+        head, tail, _ = self._control.unbind()
         if self._move.gaps:  # count the tokens that are left
-            order = self._ranks()
-            return (order >= head) & (order < (self.ordinals >= 0).sum(-1, keepdim=True) - tail)
-        return (self.ordinals >= head) & (self.ordinals <= self._last[0] - tail)
+            order = self._ranks(ordinals)
+            return (order >= head) & (order < (ordinals >= 0).sum(-1, keepdim=True) - tail)
+        return (ordinals >= head) & (ordinals <= self._last[0] - tail)
 
-    def _ranks(self) -> Tensor:
+    def _ranks(self, ordinals: Tensor) -> Tensor:
         """-> [B, H, S]: each stored token's place in its row's and head's order of age, -1 = empty."""
-        by_age = self.ordinals.argsort(-1)
+        by_age = ordinals.argsort(-1)
         ranks = torch.empty_like(by_age).scatter_(
             -1, by_age, torch.arange(self._width, device=by_age.device).expand_as(by_age)
         )
-        empty = (self.ordinals < 0).sum(-1, keepdim=True)
-        return torch.where(self.ordinals >= 0, ranks - empty, -1)
+        empty = (ordinals < 0).sum(-1, keepdim=True)
+        return torch.where(ordinals >= 0, ranks - empty, -1)
 
     def _send(self, control: list[list[int]]) -> None:
         """Have the device know this step's counts per row, where they are not those of the step before."""

@@ -51,6 +51,8 @@ class KVPress(Budget):
             raise SettingError(self, "press", self.press, f"a press that only scores: {', '.join(sorted(working))}")
         taken = inspect.signature(getattr(package, self.press)).parameters
         known = [name for name in taken if name != "compression_ratio" and not name.startswith("_")]
+        if not isinstance(self.args, Mapping | None):
+            raise SettingError(self, "args", self.args, f"a mapping of settings: {', '.join(known) or 'none'}")
         for name in self.args or {}:
             if name not in known:
                 raise SettingError(self, "args", self.args, f"settings of {self.press}: {', '.join(known) or 'none'}")
