@@ -21,7 +21,7 @@ from rich.progress import track
 
 from analysis.statistics import Interval
 from experiments.frontier import picture
-from experiments.frontier.rows import FULL, MAIN, OWN, ROWS, SLIDE, Row, columns, fitted, matrix
+from experiments.frontier.rows import FULL, MAIN, OWN, ROWS, SLIDE, Row, columns, fitted, matrix, size_kib
 from experiments.measure import Measured, composed, in_points, measure, recorded
 from scope import models, records
 from scope.files import write_whole
@@ -138,7 +138,7 @@ def crossed_markdown(made: Mapping[str, Any]) -> str:
 
 def _heads(made: Mapping[str, Any]) -> list[str]:
     """What each size is."""
-    kib = {row["size"]: row["cache_kib"] for row in made["rows"] if row["label"] == SLIDE.label}
+    kib = size_kib(made["rows"])
     return [f"{kib[s]:.0f} KiB (full + slide {s})" for s in made["sizes"]]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.colours import colour, marker
-from experiments.frontier.rows import MAIN, PREFILLS, columns, matrix
+from experiments.frontier.rows import MAIN, PREFILLS, columns, matrix, size_kib
 
 PANELS = {
     "full prompt, protected": lambda row: row["method"] == "full" and row["protect"] == "prompt",
@@ -76,8 +76,7 @@ def draw_crossed(report: Mapping[str, Any], path: Path) -> None:
                 axis.text(x, y, text, ha="center", va="center", fontsize=8, color="white" if value > 55 else "black")
         axis.set_xticks(range(len(strategies)), strategies, rotation=40, ha="right", fontsize=8)
         axis.set_yticks(range(len(found)), list(found), fontsize=8)
-        kib = [row["cache_kib"] for row in report["rows"] if row["size"] == size]
-        axis.set_title(f"{sum(kib) / max(1, len(kib)):.0f} KiB a sequence: answers right, %", fontsize=9)
+        axis.set_title(f"{size_kib(report['rows'])[size]:.0f} KiB a sequence: answers right, %", fontsize=9)
     figure.savefig(path, dpi=120, metadata={"Software": None})
     plt.close(figure)
 

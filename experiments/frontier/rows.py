@@ -106,6 +106,11 @@ CROSSED = [  # every prefill method with every strategy
 ROWS = list(dict.fromkeys([*MAIN, *CROSSED]))
 
 
+def size_kib(rows: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    """What each size of a report's rows is: the bytes that full + slide takes, which none of them passes."""
+    return {row["size"]: row["cache_kib"] for row in rows if row["label"] == SLIDE.label}
+
+
 def matrix(rows: Sequence[Mapping[str, Any]], size: int) -> dict[str, dict[str, Mapping[str, Any]]]:
     """Of a report's rows those of one size: by prefill method and strategy, where a strategy has several methods."""
     strategies = {row.strategy for row in CROSSED}
