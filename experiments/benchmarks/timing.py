@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from scope.engine import out_of_memory, synchronised
 
 T = TypeVar("T")
+TURN = 16  # steps of a kind, one after the other
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def unless_out_of_memory(name: str, measure: Callable[[], T]) -> T | None:
 
 
 def in_turns(
-    steps: Mapping[str, Callable[[], object]], count: int, device: torch.device, block: int = 16
+    steps: Mapping[str, Callable[[], object]], count: int, device: torch.device, block: int = TURN
 ) -> dict[str, list[float]]:
     """Seconds of each of `count` steps of each kind. Kinds take turns block by block, so that what else the machine
     does falls on all alike, and a kind has the caches of the processor to itself for a while, as in a generation."""
@@ -81,6 +82,13 @@ def in_turns(
 def milliseconds(seconds: Mapping[str, list[float]], first: int) -> dict[str, float]:
     """The median of the steps from `first` on."""
     return {name: 1000 * median(found[first:]) for name, found in seconds.items()}
+
+
+def over(seconds: Mapping[str, list[float]], one: str, other: str, first: int) -> float:
+    """A step of one kind over one of the other: of each turn, from step `first` on, and of these the median, since what
+    else the machine does lasts for longer than a turn."""
+    turns = range(first, len(seconds[one]), TURN)
+    return median(median(seconds[one][t : t + TURN]) / median(seconds[other][t : t + TURN]) for t in turns)
 
 
 def thinned(seconds: Mapping[str, list[float]], points: int = 64) -> dict[str, Any]:
