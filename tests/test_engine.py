@@ -192,7 +192,6 @@ def test_a_refills_cache_goes_once_its_prompts_are_in_their_rows(monkeypatch: py
             made.append(weakref.ref(self))
 
     def count() -> int:
-        gc.collect()
         return sum(cache() is not None for cache in made)
 
     monkeypatch.setattr("scope.generate.CompressedCache", Watched)
