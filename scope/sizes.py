@@ -86,13 +86,10 @@ def prefill_bytes(
     wide = 8 * text.hidden_size + 3 * text.intermediate_size
     size = getattr(torch, dtype).itemsize
     scores = 2 * prompt * text.num_attention_heads * 4  # of one query, at the least
-    held = prompt * slot_bytes_of(config, "query_head", dtype, KeepAll())
+    pair, grouped = (slot_bytes_of(config, heads, dtype, KeepAll()) for heads in ("query_head", "kv_head"))
+    held = prompt * pair
     if columns < prompt:
         asked = queries_asked(prefill, decode)
-        queries = (
-            (prompt if asked is None else min(asked, prompt))
-            * slot_bytes_of(config, "query_head", dtype, KeepAll())
-            // 2
-        )
-        held += text.num_hidden_layers * (prompt * slot_bytes_of(config, "kv_head", dtype, KeepAll()) + queries)
+        queries = prompt if asked is None else min(asked, prompt)
+        held += text.num_hidden_layers * (prompt * grouped + queries * pair // 2)
     return int(columns * wide * size + held + scores + text.vocab_size * 4)
