@@ -9,7 +9,7 @@ import torch
 
 from experiments.benchmarks import cpu, cuda, picture, steps
 from experiments.benchmarks.__main__ import main
-from experiments.benchmarks.policies import methods, strategies
+from experiments.benchmarks.policies import methods, row_bytes, strategies
 from experiments.benchmarks.timing import PeakMemory, Target, held_bytes, in_turns, unless_out_of_memory
 from scope import prefill
 from scope.attention import implementation
@@ -111,8 +111,8 @@ def test_as_many_steps_as_asked_for() -> None:
 
 def test_rows_that_fit_count_the_prompt_as_it_goes_through() -> None:
     config = cuda.SOURCE.config()
-    kept = cuda.row_bytes(config, prefill.SnapKV(2048, 8), strategies(512, 256, 512)["slide"], 7680, 512)
-    full = cuda.row_bytes(config, prefill.Full(), KeepAll(), 7680, 512)
+    kept = row_bytes(config, "bfloat16", prefill.SnapKV(2048, 8), strategies(512, 256, 512)["slide"], 7680, 512)
+    full = row_bytes(config, "bfloat16", prefill.Full(), KeepAll(), 7680, 512)
     assert kept[0] < full[0]
     assert kept[1] == full[1] > 0
 

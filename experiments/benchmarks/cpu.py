@@ -12,7 +12,7 @@ import torch
 from transformers import PretrainedConfig
 
 from experiments.benchmarks.layouts import Gathered
-from experiments.benchmarks.policies import methods, strategies
+from experiments.benchmarks.policies import methods, row_bytes, strategies
 from experiments.benchmarks.steps import Step, by_batch, ours, peers, theirs
 from experiments.benchmarks.timing import (
     TURN,
@@ -226,7 +226,7 @@ def prefills(prompt: int) -> Found:
     The target's are of the whole prompt, the other methods' of a quarter, which takes a sixteenth of the time.
     """
     run, named = _Prefill(prompt), methods(C, WINDOW)
-    config, attention = run.model.config, run.attention
+    attention = run.attention
     held_to: dict[str, Step] = {name: partial(run, named[name]) for name in ("streamingllm", "h2o")}
     held_to["attention alone"] = lambda: torch.nn.functional.scaled_dot_product_attention(
         attention.queries, attention.keys, attention.values, is_causal=True, enable_gqa=True
@@ -237,9 +237,7 @@ def prefills(prompt: int) -> Found:
     seconds = {name: median(found) for name, found in in_turns(steps, 3, CPU, block=1).items()}
     with PeakMemory(CPU) as peak:
         run(named["full"])
-    nothing = named["full"], decoding.KeepAll()
-    predicted = sizes.prefill_bytes(config, "float32", prompt, prompt, *nothing)
-    predicted += sizes.cache_bytes(config, *nothing, "kv_head", "float32", prompt, 1)
+    predicted = sum(row_bytes(run.model.config, "float32", named["full"], decoding.KeepAll(), prompt, 1))
     memory = {name: score_bytes(method, attention) for name, method in named.items()}
     return [
         Target(f"h2o's scores of {prompt} tokens / the attention's own time", extra / whole["attention alone"], 1.0),

@@ -5,12 +5,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig
 
-from experiments.benchmarks.policies import methods, strategies
+from experiments.benchmarks.policies import methods, row_bytes, strategies
 from experiments.benchmarks.steps import Step, by_batch, ours, peers, theirs
 from experiments.benchmarks.timing import PeakMemory, Target, in_turns, milliseconds, ratio, unless_out_of_memory
-from scope import decoding, prefill, sizes
+from scope import decoding, prefill
 from scope.attention import implementation
 from scope.cache import CompressedCache
 from scope.engine import rows_that_fit, synchronised
@@ -84,7 +83,7 @@ def batches(steps: int) -> Found:
         "full": (prefill.Full(), decoding.KeepAll()),
     }
     rows = {
-        name: rows_that_fit(*row_bytes(model.config, *both, prompt=LENGTH - D, tokens=D), model.device)
+        name: rows_that_fit(*row_bytes(model.config, SOURCE.dtype, *both, prompt=LENGTH - D, tokens=D), model.device)
         for name, both in policies.items()
     }
     return [
@@ -97,20 +96,6 @@ def batches(steps: int) -> Found:
             "rows of batch_size=auto / full cache's, prompts of 8K", rows["slide"] / rows["full"], 3.0, at_most=False
         ),
     ], {"by_batch": found, "rows_that_fit": rows}
-
-
-def row_bytes(
-    config: PretrainedConfig,
-    method: prefill.PrefillMethod,
-    decode: decoding.DecodingStrategy,
-    prompt: int,
-    tokens: int,
-) -> tuple[int, int]:
-    """Of a row's cache, and of its prompt while it goes through: what engine.batch_size=auto counts."""
-    return (
-        sizes.cache_bytes(config, method, decode, "kv_head", SOURCE.dtype, prompt, tokens),
-        sizes.prefill_bytes(config, SOURCE.dtype, prompt, prompt, method, decode),
-    )
 
 
 def prefills(prompt: int) -> Found:
@@ -133,7 +118,7 @@ def prefills(prompt: int) -> Found:
     for name, method in 2 * [*named.items()]:  # the first round warms up
         found = unless_out_of_memory(f"prefill, {name}", partial(measure, method))
         seconds[name], memory[name] = found or (None, None)
-    predicted = sum(row_bytes(model.config, named["full"], decoding.KeepAll(), prompt, 1))
+    predicted = sum(row_bytes(model.config, SOURCE.dtype, named["full"], decoding.KeepAll(), prompt, 1))
     return [
         Target(f"prefill of {prompt} tokens with h2o / without", ratio(seconds["h2o"], seconds["full"]), 2.0),
         Target("a prefill's most bytes / predicted", ratio(memory["full"], predicted)),

@@ -1,6 +1,8 @@
-"""What is compared, by name: every prefill method, and the strategies of the paper."""
+"""What is compared, by name: every prefill method, and the strategies of the paper; and what scope says it takes."""
 
-from scope import decoding, prefill
+from transformers import PretrainedConfig
+
+from scope import decoding, prefill, sizes
 
 
 def methods(budget: int, window: int) -> dict[str, prefill.PrefillMethod]:
@@ -31,3 +33,18 @@ def strategies(budget: int, recent: int, tokens: int) -> dict[str, decoding.Deco
         "pyramidinfer": decoding.PyramidInfer(budget, recent),
         "streamingllm": decoding.StreamingLLM(budget, recent),
     }
+
+
+def row_bytes(
+    config: PretrainedConfig,
+    dtype: str,
+    method: prefill.PrefillMethod,
+    decode: decoding.DecodingStrategy,
+    prompt: int,
+    tokens: int,
+) -> tuple[int, int]:
+    """Of a row's cache, and of its prompt while it goes through: what engine.batch_size=auto counts."""
+    return (
+        sizes.cache_bytes(config, method, decode, "kv_head", dtype, prompt, tokens),
+        sizes.prefill_bytes(config, dtype, prompt, prompt, method, decode),
+    )
