@@ -1,14 +1,17 @@
-# Two commands: `make demo` and `make test`. Each makes its own environment in .venv the first time.
+# `make help` lists the targets. Each makes its own environment in .venv the first time.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt "torch>=2.11,<2.14"
 
 OLDEST := .venv-oldest
-.PHONY: demo paper bench test test-oldest lint clean
+.PHONY: demo help paper bench test test-oldest lint clean
 
-demo: $(VENV)/.installed  ## the sweep of the README on the embedded model, and its table
+demo: $(VENV)/.installed  ## a sweep of 16 runs on the embedded model, and its table
 	$(BIN)/python main.py -m experiment=demo
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 paper: $(VENV)/.installed-figures demo  ## the demo's tables and figures as a LaTeX document, and its PDF where there is a TeX
 	$(BIN)/python -m analysis.paper outputs/demo --out outputs/paper
@@ -19,7 +22,7 @@ bench: $(VENV)/.installed  ## a decode step against the full cache, on this CPU;
 test: $(VENV)/.installed-dev  ## all tests
 	$(BIN)/python -m pytest
 
-test-oldest: $(OLDEST)/.installed  ## what touches transformers, on the oldest one that is supported
+test-oldest: $(OLDEST)/.installed  ## the tests that touch transformers, on the oldest version that is supported
 	$(OLDEST)/bin/python -m pytest tests/test_generate.py tests/test_cache.py tests/test_policies.py tests/test_families.py \
 		tests/test_library.py tests/test_models.py tests/test_golden.py
 
@@ -28,7 +31,7 @@ lint: $(VENV)/.installed-dev  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-clean:
+clean:  ## remove the environments
 	rm -rf $(VENV) $(OLDEST)
 
 $(VENV)/bin/python:

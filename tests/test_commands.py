@@ -10,7 +10,8 @@ import pytest
 from scope.tasks.__main__ import main as tasks
 
 ROOT = Path(__file__).parents[1]
-EXPERIMENTS = "backends coverage fidelity kvpress_oracle tiny.calibrate tiny.curve tiny.evaluate tiny.export tiny.train"
+EXPERIMENTS = "backends coverage fidelity kvpress_oracle overview"
+EXPERIMENTS += " tiny.calibrate tiny.curve tiny.evaluate tiny.export tiny.train"
 
 
 def say(name: str, monkeypatch: pytest.MonkeyPatch, *words: str) -> int | str | None:

@@ -1,13 +1,12 @@
 """scope as a library: no Hydra, transformers' own `generate` over a stock-loaded model with a compressed cache.
 
 Oracles: scope's engine (its own oracles are in test_generate.py and test_policies.py) token for token; transformers
-without our cache, bit for bit or token for token, where nothing is to be evicted; what the README says, run as it is.
+without our cache, bit for bit or token for token, where nothing is to be evicted.
 """
 
 import copy
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -311,46 +310,3 @@ def test_importing_scope_patches_nothing_and_needs_no_hydra() -> None:
         "registered": [f"{kind} {name}" for kind in ("attention", "mask") for name in names],
         "imported": [],
     }
-
-
-# the README
-
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-KNORM = "class KNorm"
-
-
-@pytest.mark.parametrize("block", [block for block in BLOCKS if KNORM not in block])
-def test_what_the_readme_shows_runs(block: str) -> None:
-    done = python(block, "-W", "error::SyntaxWarning")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
-
-
-def test_the_readmes_own_method_keeps_the_lowest_key_norms() -> None:
-    from dataclasses import dataclass
-
-    from scope.prefill.budget import Windowed
-    from scope.scores import Attention
-
-    (block,) = (block for block in BLOCKS if KNORM in block)
-    names: dict[str, Any] = {"dataclass": dataclass, "Windowed": Windowed, "Attention": Attention, "Tensor": Tensor}
-    exec(block, names)
-    budget, window = 12, 4
-    (prompt,) = random_prompts(30)
-    kept: list[Tensor] = []
-    generate(
-        tiny(),
-        WORDS,
-        [prompt],
-        names["KNorm"](budget, window),
-        DECODING["none"],
-        1,
-        observe=lambda cache: kept.extend(cache.positions(layer)[0].clone() for layer in range(len(cache.layers))),
-    )
-    whole = DynamicCache(config=tiny("llama", "sdpa").config)
-    with torch.inference_mode():
-        tiny("llama", "sdpa")(torch.tensor([prompt.tokens]), past_key_values=whole, use_cache=True)
-    for layer, positions in zip(whole.layers, kept, strict=True):
-        for norms, slots in zip(layer.keys[0].norm(dim=-1).tolist(), positions.tolist(), strict=True):
-            lowest = sorted(range(26), key=lambda slot: norms[slot])[: budget - window]
-            assert sorted(slots) == [*sorted(lowest), *range(26, 30)]

@@ -31,7 +31,7 @@ RECENT = 2 / 3  # of D, the newest slots that always stay
 METHODS = ("h2o", "snapkv", "pyramidkv", "pyramidinfer", "streamingllm", "random")
 PROTECTING = ("slide", "adaptive", "discontinuous", "recent", "random")
 UNIFIED = ("h2o", "streamingllm", "pyramidinfer")
-LIGHT, TIGHT = 0.9, 0.75  # C where the prompt is compressed lightly, and as the README's grid does
+LIGHT, TIGHT = 0.9, 0.75  # C where the prompt is compressed lightly, and as `experiment=grid` does
 SQUEEZED = (64, 128, 256)  # slots taken from one phase or the other
 
 
