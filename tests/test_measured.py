@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from experiments import overview
+from experiments.measure import measure
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
@@ -110,3 +111,14 @@ def test_the_picture_shows_the_two_result_files(tmp_path: Path) -> None:
     ]
     overview.draw(calibration, frontier, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_demo_prints_what_the_readme_shows(tmp_path: Path) -> None:
+    """The first row of its grid; another processor may round an answer or two otherwise."""
+    lines = [line.split() for line in text("README.md").splitlines() if line.startswith("    ")]
+    (heads,) = (words[1:] for words in lines if words[:1] == ["method"])
+    (cells,) = (words[1:] for words in lines if words[:1] == ["full"])
+    for strategy, cell in zip(heads, cells, strict=True):
+        found = measure(["method=full", f"decoding={strategy}"], tmp_path / "demo")
+        assert 100 * found.accuracy.estimate == pytest.approx(float(cell), abs=2), strategy
