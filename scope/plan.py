@@ -5,6 +5,7 @@ length, C the prefill budget, D the decoding budget, T the most tokens a sample 
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,34 @@ class View:
         return self.prefilled[self.layer]
 
 
-def pyramid(layer: int, layers: int, mean: int, most: int, beta: int) -> int:
+ROUNDINGS = ("exact", "floor")
+
+
+def pyramid(layer: int, layers: int, mean: int, most: int, beta: int, rounding: str = "exact") -> int:
     """A layer's share of `layers * mean` slots, falling linearly from the first layer to the last.
 
-    The ends are `mean // beta` and what mirrors it about the mean, clipped to `most` (PyramidKV, arXiv 2406.02069).
+    The ends are `mean // beta` and what mirrors it about the mean, clipped to `most`, which is at least the mean
+    (PyramidKV, arXiv 2406.02069). With `exact` the shares add up to `layers * mean`: each lies less than one slot from
+    the line, and where the fractions differ the largest are rounded up. `floor` is the released code's rule: it cuts off
+    the fraction of the step from layer to layer, so that the shares add up to more.
     """
     low = mean // beta
     high = 2 * mean - low
     if high > most:
         high = most
         low = 2 * mean - high
-    return high - layer * ((high - low) // layers)
+    if rounding == "floor":
+        return high - layer * ((high - low) // layers)
+    if layers == 1:
+        return mean
+    return _exact(layers, high, low)[layer]
+
+
+@cache
+def _exact(layers: int, high: int, low: int) -> tuple[int, ...]:
+    """Whole numbers along the line from high to low, that add up to what the line does."""
+    gaps = layers - 1
+    shares, fractions = zip(*(divmod(high * gaps - i * (high - low), gaps) for i in range(layers)), strict=True)
+    missing = layers * (high + low) // 2 - sum(shares)
+    first = sorted(range(layers), key=lambda i: (-fractions[i], i))[:missing]
+    return tuple(share + (i in first) for i, share in enumerate(shares))
