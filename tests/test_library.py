@@ -125,7 +125,8 @@ def test_every_family_is_driven_by_transformers(family: str, method: str, strate
     }
     expected = [list(row.tokens) for row in generate(tiny(family), WORDS, prompts, *pair, tokens)]
     assert written(model, inputs, compressed(model, pair), max_new_tokens=tokens) == expected
-    assert written(copy.deepcopy(tiny(family, "sdpa")), inputs, None, max_new_tokens=tokens) != expected
+    free = written(copy.deepcopy(tiny(family, "sdpa")), inputs, None, max_new_tokens=tokens)
+    assert (free == expected) == (family == "mistral_sliding" and method != "pyramidkv")  # C + D hold its windows
 
 
 @pytest.mark.parametrize("rows", [slice(0, 1), slice(0, 3)], ids=["alone", "left-padded"])

@@ -195,6 +195,8 @@ def check_best(kept: list[int], scores: list[float], number: int, ties: bool) ->
     others = kept[: len(kept) - WINDOW]
     assert kept[len(kept) - WINDOW :] == list(range(length - WINDOW, length))
     assert len(others) == number
+    if not number:  # a pyramid's last layer may have nothing beside the window
+        return
     ranking = sorted(range(length - WINDOW), key=lambda slot: -scores[slot])
     last, tolerance = scores[ranking[number - 1]], 1e-6
     if ties:
