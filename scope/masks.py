@@ -12,6 +12,7 @@ from torch import Tensor
 from scope.errors import ScopeError
 
 BLOCK = 2**22  # entries of a mask that are compared at a time
+HIDDEN = -1e4  # added to a score, no more than this leaves nothing of its probability in any dtype
 CURE = 'pad prompts on the left: tokenizer.padding_side = "left"'
 
 
@@ -95,7 +96,7 @@ def _between(mask: Tensor) -> Tensor:
     """Numbers that neither show a token as it is nor hide it: a bias."""
     if mask.dtype == torch.bool:
         return torch.zeros((), dtype=torch.bool, device=mask.device)
-    return (mask != 0) & ~(mask <= torch.finfo(mask.dtype).min / 2)
+    return (mask != 0) & ~(mask <= HIDDEN)
 
 
 def _require_shape(mask: Tensor, batch: int, queries: int, columns: int) -> None:

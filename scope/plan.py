@@ -74,8 +74,8 @@ def pyramid(layer: int, layers: int, mean: int, most: int, beta: int, rounding: 
 
     The ends are `mean // beta` and what mirrors it about the mean, clipped to `most`, which is at least the mean
     (PyramidKV, arXiv 2406.02069). With `exact` the shares add up to `layers * mean`: each lies less than one slot from
-    the line, the largest fractions rounded up. `floor` is the released code's rule: it cuts off the fraction of the step
-    from layer to layer, so that the shares add up to more.
+    the line, the largest fractions rounded up. `floor` is the released code's rule: it cuts off the fraction of the
+    step from layer to layer, so that the shares add up to more.
     """
     low = mean // beta
     high = 2 * mean - low

@@ -211,7 +211,7 @@ REFUSED: dict[str, tuple[Callable[[PreTrainedModel, dict[str, Tensor]], Any], st
         "assisted decoding",
     ),
     "assistant": (assisted, "assisted decoding"),
-    "second turn": (again, "one prompt"),
+    "second turn": (again, "make a new cache"),
     "prefill in chunks": (
         lambda model, inputs: written(model, inputs, compressed(model), prefill_chunk_size=16),
         "chunk",

@@ -25,6 +25,10 @@ from scope.prefill import PrefillMethod
 from scope.scores import Attention, by_rows
 from scope.sizes import after_prefill, most_slots, queries_asked, reached, slot_bytes, slot_bytes_of
 
+USED = (
+    "this compressed cache has had its one prompt: make a new cache for the next prompt, shorter or longer; "
+    "chunks and use_cache=False cannot be had with it"
+)
 COARSE = 64  # slots by which the protected front is told
 
 
@@ -194,9 +198,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             else:
                 keys, values = key_states.view_as(key_states), value_states
         elif key_states.shape[2] > 1:
-            raise ScopeError(
-                "a compressed cache takes one prompt; a second turn, a chunk or use_cache=False needs a new cache"
-            )
+            raise ScopeError(USED)
         else:
             if not self._begun:
                 self.begin()
@@ -211,7 +213,12 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         return self.seen
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """The prompt's; of a decode step none, since its storage knows which slots are empty."""
+        """The prompt's; of a decode step none, since its storage knows which slots are empty.
+
+        Raises ScopeError for what is no step, before a model fails at it.
+        """
+        if self.storage is not None and query_length != 1:
+            raise ScopeError(USED)
         return (self.seen + query_length if self.storage is None else 0), 0
 
     def get_max_length(self) -> int:

@@ -118,8 +118,8 @@ class Pyramid(Windowed):
     shorter than twice the budget (P < 2 (C - window)): `clip` bounds the first layer by the prompt and raises the last;
     `flat` gives all layers the same, as the released code does. `order`: how the slots lie that stay, by `position`, or
     the best by `score`, as in the released code, where it decides which of them a decoding strategy finds first.
-    `pyramid`: with `exact` the layers keep C slots on average, to the slot; `floor` rounds as the released code does, and
-    keeps more. A layer with a sliding window keeps no more than that holds, and then the average is less.
+    `pyramid`: with `exact` the layers keep C slots on average, to the slot; `floor` rounds as the released code does,
+    and keeps more. A layer with a sliding window keeps no more than that holds, and then the average is less.
     """
 
     beta: int = 20
