@@ -1,6 +1,6 @@
 """Layers with a sliding window: what they hold, what that is compared with, and that nothing in sight is lost for it.
 
-Oracles: transformers' own cache, made from the same configuration and filled with the same tokens, by its tensors' bytes
+Oracles: transformers' own cache, of the same configuration and filled with the same tokens, by its tensors' bytes
 and by its text; the plain twin of the storage; sizes added up in loops."""
 
 import copy
@@ -12,8 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_cache import DECODING, PREFILL
-from tiny_models import DIM, FAMILIES, HEADS, LAYERS, SLIDING_WINDOW, WORDS, Trace, random_prompts, tiny
+from tiny_models import DIM, FAMILIES, HEADS, LAYERS, SLIDING_WINDOW, WORDS, Trace, random_prompts, strategies, tiny
 from transformers import (
     AutoModelForCausalLM,
     Cohere2Config,
@@ -37,6 +36,15 @@ from scope.generate import generate
 from scope.plan import Plan
 from scope.prefill import Full, PrefillMethod
 
+PREFILL: dict[str, PrefillMethod] = {
+    "full": prefill.Full(),
+    "snapkv": prefill.SnapKV(16, 4),
+    "pyramidkv": prefill.PyramidKV(16, 4),
+    "h2o": prefill.H2O(16, 4),
+    "random": prefill.Random(16, 4),
+    "streamingllm": prefill.StreamingLLM(16),
+}
+DECODING = strategies(10, 4, 28)
 SLIDING = ("mistral_sliding", "gemma3")
 SLOT = HEADS * 2 * DIM * 8  # bytes of a key and a value in one layer, float64
 SMALL: dict[str, Any] = {
