@@ -8,12 +8,14 @@ cache's slots as they lie, key/value heads not repeated, and its probabilities a
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
+from inspect import signature
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.integrations.flash_attention import flash_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.import_utils import is_flash_attn_2_available
 
@@ -22,6 +24,13 @@ from scope.errors import ScopeError
 # Backend -> our name for it. A name with "flash" in it would be looked for among transformers' own kernels.
 NAMES = {"sdpa": "scope_sdpa", "eager": "scope_eager", "flash_attention_2": "scope_fa2"}
 BACKENDS = tuple(NAMES)
+# Where a wrapper passes arguments by position, their order is transformers' own. Models do not agree on their eager
+# attention's, and transformers does not register it: here it has sdpa's.
+SIGNATURES = {
+    "sdpa": signature(sdpa_attention_forward),
+    "eager": signature(sdpa_attention_forward),
+    "flash_attention_2": signature(flash_attention_forward),
+}
 UNKNOWN = {"softcap": "soft-capped logits", "s_aux": "sinks"}  # what models pass on that steps over slots leave out
 KINDS = ("full_attention", "sliding_attention")  # of layers
 
@@ -41,6 +50,8 @@ def adopt(config: PretrainedConfig) -> None:
 
     Raises ScopeError for a backend or a kind of layer that cannot be compressed.
     """
+    if not getattr(config, "is_causal", True):
+        raise ScopeError("this model's attention looks ahead (is_causal=False): a compressed cache needs a causal one")
     for kind in getattr(config, "layer_types", None) or ():
         if kind not in KINDS:
             raise ScopeError(f"this model has layers of {kind}: a compressed cache takes {' and '.join(KINDS)}")
@@ -58,17 +69,22 @@ def _attend(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    scaling: float | None = None,
     dropout: float = 0.0,
-    sliding_window: int | None = None,
-    **kwargs: object,  # what a model passes on to its backend is the backend's business
+    scaling: float | None = None,
+    *args: Any,  # in the backend's own order
+    **kwargs: Any,  # what a model passes on to its backend is the backend's business
 ) -> tuple[Tensor, Tensor | None]:
-    layer = getattr(key, "scope_layer", None)
+    if args:
+        kwargs |= zip(list(SIGNATURES[backend].parameters)[7:], args, strict=False)
+    layer, sliding_window = getattr(key, "scope_layer", None), kwargs.pop("sliding_window", None)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if layer is not None and layer.storage is not None:
-        return layer.step(query, scaling, sliding_window), None
+        return layer.step(query, scaling, sliding_window, attention_mask), None
     if layer is not None:
-        _check(kwargs)  # with the prompt: the steps that follow are given the same
+        _check(module, kwargs)  # with the prompt: the steps that follow are given the same
+        if backend == "eager" and attention_mask is None and query.shape[2] > 1:
+            raise ScopeError("attention_mask: none reached eager attention, which would then look ahead")
+        layer.admit(query, key, attention_mask, kwargs.get("position_ids"), sliding_window)
     attend = _backend(backend, module)
     if backend == "flash_attention_2":  # it reads its own name in the module's configuration
         module = _Instead(module, config=_Instead(module.config, _attn_implementation=backend))  # type: ignore[assignment]
@@ -78,18 +94,22 @@ def _attend(
         key,
         value,
         attention_mask,
-        scaling=scaling,
         dropout=dropout,
+        scaling=scaling,
         sliding_window=sliding_window,
         **kwargs,
     )
     if layer is not None:
-        layer.compress(module, query, key, value, _padding(attention_mask), scaling, sliding_window)
+        layer.compress(module, query, key, value, scaling, sliding_window)
     return output, weights
 
 
-def _check(extras: Mapping[str, object]) -> None:
+def _check(module: nn.Module, extras: Mapping[str, object]) -> None:
     """Raises ScopeError for what a decode step over the slots would leave out."""
+    if extras.get("use_cache") is False:
+        raise ScopeError("use_cache=False with a compressed cache: leave it out, or leave out the cache")
+    if extras.get("is_causal") is False or getattr(module, "is_causal", True) is False:
+        raise ScopeError("this model's attention looks ahead (is_causal=False): a compressed cache needs a causal one")
     for name, meaning in UNKNOWN.items():
         if extras.get(name) is not None:
             raise ScopeError(f"this model's attention has {meaning} ({name}), which a compressed cache does not know")
@@ -116,26 +136,28 @@ def _backend(name: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor
     return found
 
 
-def _padding(mask: Tensor | None) -> Tensor | None:
-    """-> [B, P] bool, True where a token is; None = everywhere. A token sees itself, padding does not."""
-    if mask is None:
-        return None
-    if mask.ndim == 2:
-        return mask.bool()
-    itself = mask[:, 0].diagonal(dim1=-2, dim2=-1)
-    return itself if itself.dtype == torch.bool else itself >= 0
-
-
 def _mask(
-    backend: str, batch_size: int, q_length: int, kv_length: int, q_offset: int = 0, **kwargs: object
+    backend: str,
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int = 0,
+    kv_offset: int = 0,
+    mask_function: Callable[..., Any] = causal_mask_function,
+    attention_mask: Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
 ) -> Tensor | None:
-    """The backend's own mask; a compressed cache, which makes its steps' own from its slots, says so by no length."""
+    """The backend's own mask. A length of 0 means: a compressed cache, which masks its own decode steps. Its attention
+    is then handed the caller's mask, to see that it says the same."""
     if kv_length == 0:
-        return None
+        return attention_mask
     make: Callable[..., Tensor | None] = ALL_MASK_ATTENTION_FUNCTIONS[backend]
-    return make(batch_size=batch_size, q_length=q_length, kv_length=kv_length, q_offset=q_offset, **kwargs)
+    return make(batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, attention_mask, *args, **kwargs)
 
 
 for _backend_name, _name in NAMES.items():
-    AttentionInterface.register(_name, partial(_attend, _backend_name))
+    _attention = partial(_attend, _backend_name)
+    _attention.__signature__ = SIGNATURES[_backend_name]  # type: ignore[attr-defined]
+    AttentionInterface.register(_name, _attention)
     AttentionMaskInterface.register(_name, partial(_mask, _backend_name))

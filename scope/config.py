@@ -37,6 +37,7 @@ SHARED: Mapping[str, Mapping[str, Callable[[Any], object]]] = {  # the class tha
         "votes": lambda value: prefill.H2O(MANY, 1, votes=value),
         "short": lambda value: Pyramid(MANY, 1, short=value),
         "order": lambda value: Pyramid(MANY, 1, order=value),
+        "pyramid": lambda value: Pyramid(MANY, 1, pyramid=value),
         "beside": lambda value: prefill.PyramidInfer(MANY, 1, beside=value),
         "boundary": lambda value: Eviction(MANY, 1, boundary=value),
         "growth": lambda value: decoding.Adaptive(MANY, 1, tokens=1, growth=value),

@@ -12,10 +12,8 @@ from rich.table import Table
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from scope import models, sizes
-from scope.decoding import KeepAll
 from scope.errors import CombinationError, ConfigError, ImpossibleError, ScopeError
 from scope.experiment import Experiment
-from scope.prefill import Full
 from scope.prefill.budget import Budget
 from scope.prompts import encode
 from scope.records import describe
@@ -65,7 +63,7 @@ class Forecaster:
         if samples and shape:
             lengths = self._once(f"{run.task} {run.limit} {run.model}", lambda: _lengths(run, samples, *shape))
             if lengths:
-                kept, full = None, cache_bytes(run, shape[0], max(lengths), evicting=False)
+                kept, full = None, full_cache_bytes(run, shape[0], max(lengths))
                 try:
                     require_fit(run, shape[0], lengths)
                     kept = cache_bytes(run, shape[0], max(lengths))
@@ -127,13 +125,23 @@ def _names(run: Experiment) -> dict[str, str]:
     return labels | {name: str(budget) for name, budget in budgets.items()}
 
 
-def cache_bytes(run: Experiment, config: PretrainedConfig, prompt: int, evicting: bool = True) -> int:
-    """The most that a sequence's cache takes, for a prompt of that many tokens; or without the run's eviction."""
-    method, decoding = (run.method, run.decoding) if evicting else (Full(), KeepAll())
-    most = run.max_bytes if evicting else None
+def cache_bytes(run: Experiment, config: PretrainedConfig, prompt: int) -> int:
+    """The most that a sequence's cache takes, for a prompt of that many tokens."""
     return sizes.cache_bytes(
-        config, method, decoding, run.granularity, run.model.dtype, prompt, run.task.max_new_tokens, most
+        config,
+        run.method,
+        run.decoding,
+        run.granularity,
+        run.model.dtype,
+        prompt,
+        run.task.max_new_tokens,
+        run.max_bytes,
     )
+
+
+def full_cache_bytes(run: Experiment, config: PretrainedConfig, prompt: int) -> int:
+    """What transformers' own cache takes of the same sequence, whose last token is never fed back."""
+    return sizes.full_bytes(config, run.model.dtype, prompt + run.task.max_new_tokens - 1)
 
 
 def require_fit(run: Experiment, config: PretrainedConfig, lengths: Sequence[int]) -> None:
@@ -158,8 +166,9 @@ def require_fit(run: Experiment, config: PretrainedConfig, lengths: Sequence[int
 
 def _least_bytes(run: Experiment, config: PretrainedConfig, prompt: int) -> int:
     """The fewest bytes of a cache that have room for a prompt of that many tokens."""
-    layers = int(config.get_text_config(decoder=True).num_hidden_layers)
-    of_room = layers * sizes.slot_bytes_of(config, run.granularity, run.model.dtype, run.decoding)
+    layers = range(config.get_text_config(decoder=True).num_hidden_layers)
+    shape = (config, run.granularity, run.model.dtype, run.decoding)
+    of_room = sum(sizes.slot_bytes_of(*shape, layer) for layer in layers)
 
     def fits(room: int) -> bool:
         try:

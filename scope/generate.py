@@ -95,7 +95,7 @@ class Generated:
     prefill_kept: tuple[int, ...]  # slots left by the prefill
     slots_kept: tuple[int, ...]  # slots at the end
     cache_bytes: int  # of the most slots this row needed at once: keys, values and channels
-    full_cache_bytes: int  # of the keys and values that it would have needed without eviction
+    full_cache_bytes: int  # of the keys and values that transformers' own cache would hold of it
     trace: str  # a fingerprint of the slots held over time: equal where evictions were as many at every step
 
 
@@ -380,7 +380,7 @@ def _result(row: _Row, index: int, cache: CompressedCache) -> Generated:
         prefill_kept=tuple(cache.slots(index, 0)),
         slots_kept=tuple(cache.slots(index, steps)),
         cache_bytes=sum(n * size for n, size in zip(peak, slot_bytes, strict=True)),
-        full_cache_bytes=full * sum(cache.slot_bytes(layer, channels=False) for layer in range(len(peak))),
+        full_cache_bytes=cache.full_bytes(full),
         trace=cache.trace(index, steps),
     )
 

@@ -13,11 +13,12 @@ from rich.console import Console
 
 from scope import models, records, sizes
 from scope.batches import OK, Lines, attempts, share
+from scope.decoding import KeepAll
 from scope.engine import devices_of, rows_that_fit
-from scope.errors import ScopeError
+from scope.errors import ImpossibleError, ScopeError
 from scope.experiment import Experiment, Request
 from scope.forecast import require_fit
-from scope.generate import Generated, Prompt, stream
+from scope.generate import Generated, Prompt, generate, stream
 from scope.models import Loaded
 from scope.progress import Progress
 from scope.prompts import Encoded, encode
@@ -60,6 +61,7 @@ def run(
         loaded = models.load(experiment.model)
         experiment.engine.on(devices_of(loaded.model))
         prompts = encode_all(experiment, loaded)
+        rehearse(experiment, loaded, prompts)
     if experiment.trace:  # refused before anything is written
         config = models.load(experiment.model).model.config.get_text_config(decoder=True)
         experiment.trace.require(config.num_hidden_layers)
@@ -150,6 +152,22 @@ def encode_all(experiment: Experiment, loaded: Loaded) -> list[Encoded]:
             made.append(encode(loaded.tokenizer, request.sample, source.layout, room, source.overlong))
     require_fit(experiment, loaded.model.config, [len(prompt.tokens) for prompt in made])
     return made
+
+
+def rehearse(experiment: Experiment, loaded: Loaded, prompts: Sequence[Encoded]) -> None:
+    """Have a method that looks into the model compress the shortest prompt that it has to compress.
+
+    Raises ImpossibleError where it fails at this model.
+    """
+    method = experiment.method
+    longer = [tuple(prompt.tokens) for prompt in prompts if len(prompt.tokens) > method.slots(len(prompt.tokens))]
+    if not method.layer_inputs or not longer:
+        return
+    shortest = Prompt("", min(longer, key=len))
+    try:
+        generate(loaded.model, loaded.tokenizer, [shortest], method, KeepAll(), 1, granularity=experiment.granularity)
+    except ScopeError as error:
+        raise ImpossibleError(f"method={experiment.labels.get('method', '')}: {error}") from error
 
 
 def batch_rows(experiment: Experiment, loaded: Loaded, longest: int, count: int) -> int:

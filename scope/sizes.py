@@ -1,11 +1,15 @@
 """Bytes of a cache, counted before there is one: from the model's shape and the budgets alone."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
-from transformers import PretrainedConfig
+from transformers import DynamicCache, PretrainedConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from scope.decoding import DecodingStrategy, KeepAll
+from scope.errors import ScopeError
 from scope.plan import View
 from scope.prefill import PrefillMethod
 
@@ -24,32 +28,75 @@ def cache_bytes(
 ) -> int:
     """The most that a sequence's slots take at once, for a prompt of that many tokens, written to T tokens.
 
-    Counted from the end of the prefill on, as records count it. `max_bytes`: the cache's. Raises ScopeError where it
-    has no room for the prompt.
+    Counted from the end of the prefill on, as records count it, layer by layer: a layer with a sliding window holds no
+    more than its window. `max_bytes`: the cache's. Raises ScopeError where it has no room for the prompt.
     """
     steps = tokens - 1  # the last token is never fed back
-    layers = int(config.get_text_config(decoder=True).num_hidden_layers)
-    of_slot = slot_bytes_of(config, granularity, dtype, decode)
-    room = None if max_bytes is None else slots_within(max_bytes, layers, of_slot)
-    kept = tuple(prefilled(prefill, prompt, layers))
-    slots = 0
-    for layer in range(layers):
-        view = View(layer, layers, prompt, stored=prompt, room=room)
-        left = replace(view, budget=prefill.slots(prompt), capacity=prefill.capacity(view), prefilled=kept)
-        most = decode.most(left)
-        slots += left.kept + steps if most is None else min(most, left.kept + steps)
-    return slots * of_slot
+    windows = windows_of(config)
+    of_slot = [slot_bytes_of(config, granularity, dtype, decode, layer) for layer in range(len(windows))]
+    views = after_prefill(prefill, prompt, windows, of_slot, max_bytes)
+    return sum(most_slots(decode, view, view.kept + steps) * size for view, size in zip(views, of_slot, strict=True))
+
+
+def full_bytes(config: PretrainedConfig, dtype: str, tokens: int) -> int:
+    """What transformers' own cache holds of a sequence of that many tokens, layer by layer."""
+    return sum(
+        reached(tokens, window) * slot_bytes_of(config, "kv_head", dtype, KeepAll(), layer)
+        for layer, window in enumerate(windows_of(config))
+    )
+
+
+def after_prefill(
+    prefill: PrefillMethod,
+    prompt: int,
+    windows: Sequence[int | None],
+    of_slot: Sequence[int] = (),
+    max_bytes: int | None = None,
+) -> list[View]:
+    """Each layer's view of a row whose prompt has that many tokens, once the prefill has been through.
+
+    windows: each layer's; of_slot: bytes of one slot in each, asked for where `max_bytes` bounds them all.
+    """
+    layers, left = len(windows), tuple(prefilled(prefill, prompt, len(windows)))
+    room = None if max_bytes is None else max_bytes // sum(of_slot)
+    views = [View(layer, layers, prompt, stored=prompt, room=room) for layer in range(layers)]
+    more: dict[str, Any] = {"windows": tuple(windows), "slot_bytes": tuple(of_slot) if len(set(of_slot)) > 1 else ()}
+    return [
+        replace(view, budget=prefill.slots(prompt), capacity=prefill.capacity(view), prefilled=left, **more)
+        for view in views
+    ]
 
 
 def prefilled(prefill: PrefillMethod, prompt: int, layers: int) -> list[int]:
-    """Slots that the prefill leaves in each layer, of a prompt of that many tokens."""
+    """Slots that the prefill leaves in each layer, of a prompt of that many tokens, where no window bounds it."""
     plans = [prefill.plan(View(layer, layers, prompt, stored=prompt)) for layer in range(layers)]
     return [plan.slots if plan else prompt for plan in plans]
 
 
-def slots_within(max_bytes: int, layers: int, of_slot: int) -> int:
-    """Slots that so many bytes leave each layer, the layers being alike."""
-    return max_bytes // (layers * of_slot)
+def most_slots(decode: DecodingStrategy, view: View, grown: int) -> int:
+    """The most slots that a row ever holds at once in that layer, where it holds `grown` if nothing goes."""
+    return min(n for n in (decode.most(view), grown, view.window) if n is not None)
+
+
+def reached(tokens: int, window: int | None) -> int:
+    """Of that many tokens, those that the token after them sees: the others are free in a layer with that window."""
+    return tokens if window is None else min(tokens, window - 1)
+
+
+def windows_of(config: PretrainedConfig) -> tuple[int | None, ...]:
+    """Each layer's sliding window, as transformers' own cache has it: tokens that a query sees; None: all.
+
+    Raises ScopeError for a kind of layer that a compressed cache does not know.
+    """
+    windows: list[int | None] = []
+    for layer in DynamicCache(config=config).layers:
+        if type(layer) is DynamicLayer:
+            windows.append(None)
+        elif type(layer) is DynamicSlidingWindowLayer and layer.sliding_window > 1:
+            windows.append(layer.sliding_window)
+        else:
+            raise ScopeError(f"this model has layers that a compressed cache does not know ({type(layer).__name__})")
+    return tuple(windows)
 
 
 def slot_bytes(heads: int, numbers: int, itemsize: int, channels: int) -> int:
@@ -58,9 +105,12 @@ def slot_bytes(heads: int, numbers: int, itemsize: int, channels: int) -> int:
     return heads * (numbers * itemsize + CHANNEL_BYTES * channels)
 
 
-def slot_bytes_of(config: PretrainedConfig, granularity: str, dtype: str, decode: DecodingStrategy) -> int:
+def slot_bytes_of(
+    config: PretrainedConfig, granularity: str, dtype: str, decode: DecodingStrategy, layer: int = 0
+) -> int:
     """The same, from the model's shape."""
     text = config.get_text_config(decoder=True)
+    text = text.per_layer_config[layer] if getattr(text, "is_heterogeneous", False) else text
     queries = text.num_attention_heads
     heads = queries if granularity == "query_head" else (getattr(text, "num_key_value_heads", None) or queries)
     dim = getattr(text, "head_dim", None) or text.hidden_size // queries
@@ -86,10 +136,14 @@ def prefill_bytes(
     wide = 8 * text.hidden_size + 3 * text.intermediate_size
     size = getattr(torch, dtype).itemsize
     scores = 2 * prompt * text.num_attention_heads * 4  # of one query, at the least
-    pair, grouped = (slot_bytes_of(config, heads, dtype, KeepAll()) for heads in ("query_head", "kv_head"))
-    held = prompt * pair
+    layers = range(text.num_hidden_layers)
+    pairs, grouped = (
+        [slot_bytes_of(config, heads, dtype, KeepAll(), layer) for layer in layers]
+        for heads in ("query_head", "kv_head")
+    )
+    held = prompt * max(pairs)
     if columns < prompt:
         asked = queries_asked(prefill, decode)
         queries = prompt if asked is None else min(asked, prompt)
-        held += text.num_hidden_layers * (prompt * grouped + queries * pair // 2)
+        held += prompt * sum(grouped) + queries * sum(pairs) // 2
     return int(columns * wide * size + held + scores + text.vocab_size * 4)

@@ -95,7 +95,7 @@ def falling(layer: int, mean: int, most: int) -> int:
     high = 2 * mean - low
     if high > most:
         high, low = most, 2 * mean - most
-    return high - layer * ((high - low) // LAYERS)
+    return (high, mean, low)[layer]  # of three layers
 
 
 def prefill_budget(method: str, layer: int, prompt: int) -> int:

@@ -480,8 +480,8 @@ METHODS: dict[str, set[str]] = {  # the switches that each has
     "streamingllm": set(),
     "h2o": {"votes"},
     "snapkv": set(),
-    "pyramidkv": {"short", "order"},
-    "pyramidinfer": {"votes", "short", "order", "beside"},
+    "pyramidkv": {"short", "order", "pyramid"},
+    "pyramidinfer": {"votes", "short", "order", "beside", "pyramid"},
     "recent": set(),
     "random": set(),
 }
@@ -492,7 +492,7 @@ STRATEGIES: dict[str, set[str]] = {
     "discontinuous": {"boundary", "delta", "growth", "capped", "wait"},
     "h2o": {"boundary"},
     "streamingllm": {"boundary"},
-    "pyramidinfer": {"boundary", "spread"},
+    "pyramidinfer": {"boundary", "spread", "pyramid"},
     "recent": {"boundary"},
     "random": {"boundary"},
 }

@@ -13,12 +13,13 @@ import pytest
 import test_main
 import torch
 from test_main import Scope
-from tiny_models import DIM, FAMILIES, HEADS, LAYERS, random_prompts, tiny
+from tiny_models import DIM, FAMILIES, HEADS, LAYERS, WORDS, random_prompts, tiny
 from transformers import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from scope.decoding import KeepAll
 from scope.errors import ScopeError, SettingError
-from scope.generate import pad_left
+from scope.generate import generate, pad_left
 from scope.inputs import layer_inputs, taken
 from scope.plan import View
 from scope.prefill import KVPress
@@ -70,6 +71,12 @@ class ObservedAttentionPress(ScorerPress):
     def score(self, module, hidden_states, keys, values, attentions, kwargs):
         return attentions.sum(2).view(*keys.shape[:2], -1, keys.shape[2]).mean(2)
 
+@dataclass
+class TurningPress(ScorerPress):
+    def score(self, module, hidden_states, keys, values, attentions, kwargs):
+        cos, sin = module.rotary_emb(hidden_states, torch.arange(keys.shape[2])[None])
+        return (keys * cos[:, None]).sum(-1)
+
 class MergingPress(BasePress):
     def forward_hook(self, *given): pass
 
@@ -83,7 +90,7 @@ class LearnedPress(ScorerPress):
     def post_init_from_model(self, model): pass
 
 __all__ = ["BasePress", "ScorerPress", "MixedPress", "DrawingPress", "ObservedAttentionPress", "MergingPress",
-           "PyramidPress", "LearnedPress"]
+           "PyramidPress", "LearnedPress", "TurningPress"]
 """
 C, LENGTHS = 20, (51, 64, 12)
 
@@ -156,7 +163,7 @@ def test_settings_reach_the_press_from_the_command_line(scope: Scope, package: M
 
 @pytest.mark.parametrize("press", ["MergingPress", "PyramidPress", "LearnedPress", "ScorerPress", "Nothing", "torch"])
 def test_what_does_more_than_score_is_refused_with_those_that_work(press: str, package: ModuleType) -> None:
-    working = "DrawingPress, MixedPress, ObservedAttentionPress"
+    working = "DrawingPress, MixedPress, ObservedAttentionPress, TurningPress"
     with pytest.raises(SettingError, match=f"^KVPress.press={press}: must be a press that only scores: {working}$"):
         KVPress(C, press=press)
 
@@ -328,3 +335,36 @@ def test_what_the_press_refuses_is_said_in_one_line(package: ModuleType) -> None
 def test_the_budget_is_a_count(prompt: int, kept: int | None, package: ModuleType) -> None:
     plan = KVPress(C, press="MixedPress").plan(View(layer=0, layers=1, prompt=prompt, stored=prompt))
     assert (plan and (plan.head, plan.best, plan.tail)) == (kept and (0, kept, 0))
+
+
+def test_a_press_that_fails_at_a_model_is_refused_with_both_names(package: ModuleType) -> None:
+    """As kvpress's ExpectedAttentionPress at Gemma3, whose rotary embedding wants to know the kind of layer."""
+    method = KVPress(10, press="TurningPress")
+    assert generate(tiny("llama"), WORDS, random_prompts(30), method, KeepAll(), 2)
+    with pytest.raises(ScopeError, match=r"^TurningPress cannot serve Gemma3Attention: \w+Error: ") as refused:
+        generate(tiny("gemma3"), WORDS, random_prompts(30), method, KeepAll(), 2)
+    assert "\n" not in str(refused.value)
+
+
+def test_out_of_memory_is_no_fault_of_the_press(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def score(*_: object) -> None:
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(package.TurningPress, "score", score)
+    with pytest.raises(torch.OutOfMemoryError):
+        generate(tiny("llama"), WORDS, random_prompts(30), KVPress(10, press="TurningPress"), KeepAll(), 2)
+
+
+def test_a_run_with_such_a_press_leaves_nothing_behind(
+    scope: Scope, package: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(self: object, module: torch.nn.Module, *_: object) -> None:
+        raise KeyError("layer_type")
+
+    monkeypatch.setattr(package.TurningPress, "score", score)
+    output = tmp_path / "made"
+    said = scope("method=kvpress", "method.press=TurningPress", f"output={output}", code=2)
+    assert said.err.startswith("error: method=kvpress: TurningPress cannot serve Qwen3Attention: KeyError: ")
+    assert said.err.count("\n") == 1
+    assert not list(output.rglob("*.jsonl"))
+    assert not list(output.rglob("manifest*"))

@@ -124,7 +124,8 @@ def test_every_family_is_driven_by_transformers(family: str, method: str, strate
     }
     expected = [list(row.tokens) for row in generate(tiny(family), WORDS, prompts, *pair, tokens)]
     assert written(model, inputs, compressed(model, pair), max_new_tokens=tokens) == expected
-    assert written(copy.deepcopy(tiny(family, "sdpa")), inputs, None, max_new_tokens=tokens) != expected
+    free = written(copy.deepcopy(tiny(family, "sdpa")), inputs, None, max_new_tokens=tokens)
+    assert (free == expected) == (family == "mistral_sliding" and method != "pyramidkv")  # C + D hold its windows
 
 
 @pytest.mark.parametrize("rows", [slice(0, 1), slice(0, 3)], ids=["alone", "left-padded"])
@@ -209,7 +210,7 @@ REFUSED: dict[str, tuple[Callable[[PreTrainedModel, dict[str, Tensor]], Any], st
         "assisted decoding",
     ),
     "assistant": (assisted, "assisted decoding"),
-    "second turn": (again, "one prompt"),
+    "second turn": (again, "make a new cache"),
     "prefill in chunks": (
         lambda model, inputs: written(model, inputs, compressed(model), prefill_chunk_size=16),
         "chunk",

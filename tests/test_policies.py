@@ -9,11 +9,14 @@ prefill was seen to keep, so that each half is judged on its own.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cache
 from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_models import (
     DIM,
     FAMILIES,
@@ -36,6 +39,7 @@ from scope.decoding import DecodingStrategy
 from scope.generate import Generated, Prompt, generate
 from scope.plan import View, pyramid
 from scope.prefill import PrefillMethod
+from scope.sizes import prefilled
 
 C, WINDOW, D, RECENT, TOKENS = 16, 4, 10, 4, 40
 LONG, CLIPPED, SHORT = 40, 24, 9  # prompts: twice the budget and more; where the pyramid is clipped; under the budget
@@ -94,12 +98,12 @@ def prompt_pass(family: str, tokens: tuple[int, ...]) -> PromptPass:
 
 
 def falling(layer: int, mean: int, most: int | None) -> int:
-    """The pyramid's number of slots beside the window, by METHODS.md; `most`: clipped to the prompt."""
+    """The pyramid's number of slots beside the window: of three layers the middle one has the mean; `most`: clipped."""
     low = mean // BETA
     high = 2 * mean - low
     if most is not None and high > most:
         high, low = most, 2 * mean - most
-    return high - layer * ((high - low) // LAYERS)
+    return (high, mean, low)[layer]
 
 
 def sums(weights: list[list[list[float]]], length: int) -> list[float]:
@@ -191,6 +195,8 @@ def check_best(kept: list[int], scores: list[float], number: int, ties: bool) ->
     others = kept[: len(kept) - WINDOW]
     assert kept[len(kept) - WINDOW :] == list(range(length - WINDOW, length))
     assert len(others) == number
+    if not number:  # a pyramid's last layer may have nothing beside the window
+        return
     ranking = sorted(range(length - WINDOW), key=lambda slot: -scores[slot])
     last, tolerance = scores[ranking[number - 1]], 1e-6
     if ties:
@@ -541,9 +547,9 @@ def test_discontinuous_cuts_every_delta_steps_and_never_exceeds_its_peak(size: i
 @pytest.mark.parametrize("layers", [2, 3, 28, 32])
 @pytest.mark.parametrize("mean", [12, 100, 2040])
 @pytest.mark.parametrize("clipped", [False, True])
-def test_pyramids_numbers_fall_and_share_out_the_budget(layers: int, mean: int, clipped: bool) -> None:
+def test_the_released_pyramids_numbers_fall_and_are_more_than_the_budget(layers: int, mean: int, clipped: bool) -> None:
     most = mean * 3 // 2 if clipped else 10 * mean
-    numbers = [pyramid(layer, layers, mean, most, BETA) for layer in range(layers)]
+    numbers = [pyramid(layer, layers, mean, most, BETA, "floor") for layer in range(layers)]
     low = mean // BETA
     high = min(most, 2 * mean - low)
     assert all(type(number) is int for number in numbers)
@@ -554,6 +560,48 @@ def test_pyramids_numbers_fall_and_share_out_the_budget(layers: int, mean: int, 
     assert numbers[-1] >= max(low, 2 * mean - most)
     # layer l stands at l/L of the way: half a step above the mean; a step rounded down adds up to half a slot a layer
     assert 0 <= sum(numbers) - layers * mean <= high - mean + layers * (layers - 1) // 2
+
+
+@given(data=st.data(), layers=st.integers(1, 130), mean=st.integers(1, 5000), beta=st.integers(1, 60))
+def test_a_pyramid_shares_out_exactly_its_budget(data: st.DataObject, layers: int, mean: int, beta: int) -> None:
+    """All that is meant by it: the sum, that it falls, its ends, and that it is a line but for rounding."""
+    most = data.draw(st.integers(mean, 3 * mean))
+    numbers = [pyramid(layer, layers, mean, most, beta) for layer in range(layers)]
+    high = min(most, 2 * mean - mean // beta)
+    assert sum(numbers) == layers * mean
+    assert all(type(number) is int for number in numbers)
+    assert all(a >= b for a, b in pairwise(numbers))
+    assert 0 <= numbers[-1] <= numbers[0] <= most
+    for layer, number in enumerate(numbers):
+        line = Fraction(high) - Fraction(layer, max(1, layers - 1)) * 2 * (high - mean) if layers > 1 else mean
+        assert abs(number - line) < 1
+
+
+@given(
+    layers=st.integers(1, 130),
+    budget=st.integers(2, 3000),
+    beta=st.integers(1, 60),
+    prompt=st.integers(1, 9000),
+    data=st.data(),
+)
+@pytest.mark.parametrize("make", [prefill.PyramidKV, prefill.PyramidInfer])
+def test_a_pyramid_keeps_the_budget_on_average(
+    make: type[prefill.PyramidKV], layers: int, budget: int, beta: int, prompt: int, data: st.DataObject
+) -> None:
+    """Over every prompt, also one at which the first layers are clipped: what they cannot hold is the others'."""
+    window = data.draw(st.integers(1, budget - 1))
+    left = prefilled(make(budget, window, beta=beta), prompt, layers)
+    assert sum(left) == layers * min(budget, prompt)
+    assert all(min(window, prompt) <= n <= prompt for n in left)
+    assert left == sorted(left, reverse=True)
+
+
+def test_the_promise_that_a_pyramid_broke() -> None:
+    assert sum(prefilled(prefill.PyramidKV(40, 8), 90, 32)) == 32 * 40
+    assert sum(prefilled(prefill.PyramidKV(2048, 8), 9000, 30)) == 30 * 2048
+    assert sum(prefilled(prefill.PyramidKV(40, 8, pyramid="floor"), 90, 32)) == 1776  # 55.5 a layer, as released
+    views = [View(layer, 30, prompt=99, stored=99) for layer in range(30)]
+    assert sum(decoding.PyramidInfer(512, 256).limit(view) for view in views) == 30 * 512
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 
 from scope import models
 from scope.errors import ImpossibleError
-from scope.forecast import cache_bytes, require_fit
+from scope.forecast import cache_bytes, full_cache_bytes, require_fit
 from scope.generate import Sampling
 from scope.prefill import Full, PyramidKV, SnapKV
 
@@ -255,7 +255,7 @@ def test_a_forecast_is_the_bytes_that_a_longest_generation_takes(name: str, tmp_
         assert line["generated_tokens"] == TOKENS
         config, _ = models.load_shape(what.model)
         assert 0 <= cache_bytes(what, config, line["prompt_tokens"]) - line["cache_bytes"] <= slack
-        assert cache_bytes(what, config, line["prompt_tokens"], evicting=False) == line["full_cache_bytes"]
+        assert full_cache_bytes(what, config, line["prompt_tokens"]) == line["full_cache_bytes"]
 
 
 @pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "none"])

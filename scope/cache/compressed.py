@@ -7,16 +7,18 @@ from typing import Protocol
 from torch import Tensor
 from transformers import Cache, PretrainedConfig
 
+import scope.decoding
+import scope.prefill
 from scope.attention import adopt
 from scope.cache.fused import Storages
 from scope.cache.layer import CompressedLayer, Rows
 from scope.cache.slots import Storage, StorageFactory
 from scope.decoding import DecodingStrategy, KeepAll
-from scope.errors import CombinationError, ScopeError, check_choice, check_count
+from scope.errors import CombinationError, ScopeError, SettingError, check_choice, check_count
 from scope.plan import View
 from scope.prefill import Full, PrefillMethod
 from scope.scores import Attention
-from scope.sizes import slot_bytes
+from scope.sizes import reached, slot_bytes, windows_of
 
 GRANULARITIES = ("kv_head", "query_head")
 
@@ -36,6 +38,23 @@ def check_bytes(owner: "Bounded", decode: DecodingStrategy) -> None:
     if decode.most(anywhere) is None:
         allowed = "null where nothing is evicted while decoding, or D may be passed (capped=false)"
         raise CombinationError(owner, "max_bytes", max_bytes, allowed)
+
+
+def _check_policies(prefill: object, decode: object) -> None:
+    """Refuse what is no policy, such as its name or its class: with the one that was probably meant."""
+    for field, value, needed, package, example in (
+        ("prefill", prefill, ("slots", "capacity", "plan", "score"), scope.prefill, "SnapKV(budget=2048, window=8)"),
+        ("decode", decode, ("most", "plan", "observe", "score"), scope.decoding, "Slide(budget=512, recent=256)"),
+    ):
+        if isinstance(value, type) or not all(callable(getattr(value, name, None)) for name in needed):
+            what = value.__name__ if isinstance(value, type) else type(value).__name__
+            shown = value if isinstance(value, str) else what
+            names = {name.lower(): name for name in package.__all__}
+            meant = names.get(str(shown).lower().replace("_", ""), "")
+            hint = f"; did you mean scope.{package.__name__.partition('.')[2]}.{meant}(...)?" if meant else ""
+            raise SettingError(
+                CompressedCache, field, shown, f"an object of one of its classes, such as {example}{hint}"
+            )
 
 
 class CompressedCache(Cache):
@@ -69,11 +88,14 @@ class CompressedCache(Cache):
         self.granularity = granularity
         check_choice(self, "granularity", GRANULARITIES)
         by_query_head = granularity == "query_head"
+        prefill, decode = Full() if prefill is None else prefill, KeepAll() if decode is None else decode
+        _check_policies(prefill, decode)
+        if not isinstance(config, PretrainedConfig):
+            raise ScopeError(f"config={type(config).__name__}: must be the model's configuration, model.config")
         text = config.get_text_config(decoder=True)
         adopt(text)
         layers = text.num_hidden_layers
-        self.rows = Rows()
-        prefill, decode = prefill or Full(), decode or KeepAll()
+        self.rows = Rows(text, windows_of(text))
         storage = storage or Storages()
         self.max_bytes = max_bytes
         check_bytes(self, decode)
@@ -84,6 +106,13 @@ class CompressedCache(Cache):
             for i in range(layers)
         ]
         super().__init__(layers=[*self._layers])
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        if layer_idx >= len(self._layers):
+            raise ScopeError(f"the cache was made for a model of {len(self._layers)} layers, and this one has more")
+        return self._layers[layer_idx].update(key_states, value_states)
 
     def crop(self, max_length: int) -> None:
         raise ScopeError("a compressed cache cannot be rolled back (assisted decoding needs that)")
@@ -140,6 +169,12 @@ class CompressedCache(Cache):
         """A fingerprint of how many slots each layer held for that row after the prefill and after each step."""
         sizes = [layer.accounts[row].history(steps) for layer in self._layers]
         return hashlib.sha256(repr(sizes).encode()).hexdigest()[:16]
+
+    def full_bytes(self, tokens: int) -> int:
+        """What transformers' own cache holds of a row after that many tokens: its keys and values in all layers."""
+        layers = range(len(self._layers))
+        own = [self.slot_bytes(i, channels=False) // self._layers[i].copies for i in layers]
+        return sum(reached(tokens, self.rows.windows[i]) * own[i] for i in layers)
 
     def slot_bytes(self, layer: int, channels: bool = True) -> int:
         """Bytes of one token in one layer, all heads: its key, its value and, with `channels`, what is noted of it."""

@@ -37,8 +37,8 @@ class Storages:
 
 class FusedSlots(Slots):
     """Attention with what each slot received in one pass over keys and values; the new token written, and the worst
-    slot found and freed, by one kernel each. Steps that free several slots, or look behind earlier evictions, evict as
-    `Slots` does."""
+    slot found and freed, by one kernel each. Steps that free several slots, or look behind earlier evictions, and those
+    of a layer with a sliding window evict as `Slots` does."""
 
     def __init__(self, kept: Kept, room: int, whole: bool, storages: Storages) -> None:
         super().__init__(kept, room, whole)
@@ -77,7 +77,7 @@ class FusedSlots(Slots):
         return found.output[:, None], received
 
     def evict(self, scores: Tensor | None) -> None:
-        if self._move.most != 1 or self._move.gaps:
+        if self._move.most != 1 or self._move.gaps or self._window is not None:
             return super().evict(scores)
         worth = self.ordinals.float() if scores is None else scores.float()
         head, tail, surplus = self._control[..., 0, 0]

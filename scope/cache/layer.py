@@ -3,12 +3,14 @@
 Within a step the order is the paper's: append the new pair, attend over everything stored, then evict.
 """
 
+import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 from transformers.cache_utils import CacheLayerMixin
 
 from scope.cache.account import Account
@@ -17,11 +19,16 @@ from scope.cache.slots import GROWTH, Kept, Storage, StorageFactory
 from scope.decoding import DecodingStrategy
 from scope.errors import ScopeError
 from scope.inputs import taken
+from scope.masks import real_tokens, require_causal, require_consecutive, with_answer
 from scope.plan import Plan, View
 from scope.prefill import PrefillMethod
 from scope.scores import Attention, by_rows
-from scope.sizes import prefilled, queries_asked, slot_bytes, slots_within
+from scope.sizes import after_prefill, most_slots, queries_asked, reached, slot_bytes, slot_bytes_of
 
+USED = (
+    "this compressed cache has had its one prompt: make a new cache for the next prompt, shorter or longer; "
+    "chunks and use_cache=False cannot be had with it"
+)
 COARSE = 64  # slots by which the protected front is told
 
 
@@ -29,26 +36,68 @@ COARSE = 64  # slots by which the protected front is told
 class Rows:
     """What the layers of one cache share: each row's prompt, known once the first layer has seen it, and its clock."""
 
+    config: PretrainedConfig
+    windows: tuple[int | None, ...]  # of each layer
     lengths: list[int] = field(default_factory=list)
     positions: Tensor | None = None  # [B, P] int32 of the prompts, -1 = padding
-    left: dict[int, tuple[int, ...]] = field(default_factory=dict)  # by prompt length: slots that the prefill leaves
+    left: dict[int, list[View]] = field(default_factory=dict)  # by prompt length: each layer's view after the prefill
     columns: int | None = None  # P where the prompts come in chunks; None: they come in one piece
     steps: list[int] = field(default_factory=list)  # t of the step under way, per row
+    filled: int = 0  # layers whose prompts have been through
+    _admitted: list[tuple[weakref.ref[Tensor], int | None]] = field(default_factory=list)  # masks, and for which window
 
-    def settle(self, padding: Tensor | None, batch: int, columns: int, device: torch.device) -> None:
-        """padding [B, P] bool: True where a real token is; None = everywhere. Prompts are padded on the left."""
-        if padding is None:
+    def settle(self, real: Tensor | None, batch: int, columns: int, device: torch.device) -> None:
+        """real [B, P] bool: True where a token is; None = everywhere. Prompts are padded on the left."""
+        if real is None:
             self.lengths = [columns] * batch
         else:
-            self.lengths = padding.sum(-1).tolist()
+            self.lengths = real.sum(-1).tolist()
         first = columns - torch.tensor(self.lengths, dtype=torch.int32, device=device)
         column = torch.arange(columns, dtype=torch.int32, device=device)
         self.positions = (column - first[:, None]).clamp(min=-1)
         self.steps = [-1] * batch
 
+    def admit(self, mask: Tensor | None, positions: Tensor | None, query: Tensor, keys: Tensor, layer: int) -> None:
+        """See that the mask of a prompt, or of a piece of it, is one that the steps will go on with.
+
+        query [B, Hq, n, D], keys [B, H, S, D]: the last n of S columns are new. Waits for the device, once for each
+        mask. Raises ScopeError where it is another.
+        """
+        window, batch, n, seen = self.windows[layer], keys.shape[0], query.shape[2], keys.shape[2]
+        if mask is not None and self._known(mask, window):
+            return
+        if self.positions is None:
+            self.settle(real_tokens(mask, batch, n), batch, n, keys.device)
+        assert self.positions is not None
+        ragged = min(self.lengths) < self.positions.shape[1]
+        real = self.positions[:, :seen] >= 0
+        if mask is not None or (ragged and layer == 0):
+            require_causal(mask, real, n, window)
+        if layer == 0:
+            require_consecutive(positions, real[:, -n:] if ragged else None)
+
+    def admit_step(self, mask: Tensor, seen: int, layer: int) -> None:
+        """The same of a step's mask, where the caller gives one. An engine gives none, and nothing waits.
+
+        Raises ScopeError where it says anything else than that the prompt's tokens, and all after them, are seen.
+        """
+        if self._known(mask, self.windows[layer]):
+            return
+        lengths = [length + step + 1 for length, step in zip(self.lengths, self.steps, strict=True)]
+        require_causal(mask, with_answer(lengths, seen, mask.device), 1, self.windows[layer])
+
     def replace(self, rows: Sequence[int], other: "Rows") -> None:
         for row, length, step in zip(rows, other.lengths, other.steps, strict=True):
             self.lengths[row], self.steps[row] = length, step
+
+    def _known(self, mask: Tensor, window: int | None) -> bool:
+        """Whether another layer was given this very mask; if not, remember it."""
+        window = None if mask.ndim == 2 else window
+        self._admitted = [(seen, size) for seen, size in self._admitted if seen() is not None]
+        if any(seen() is mask and size == window for seen, size in self._admitted):
+            return True
+        self._admitted.append((weakref.ref(mask), window))
+        return False
 
 
 class _Chunks:
@@ -110,6 +159,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.watch = watch
         self.whole = whole
         self.max_bytes = max_bytes
+        self.window = rows.windows[index]
         self.copies = 1  # of each key/value head that are stored
         self.storage: Storage | None = None
         self.prompt: Tensor | None = None  # [B] int32: tokens of each row's
@@ -143,12 +193,12 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
                 values = self._chunks.add("values", value_states, self.seen)
             elif self.seen:
                 raise ScopeError(
-                    "the prompt must come in one piece, through scope's attention: load the model with scope.models"
+                    "the prompt must come in one piece, through scope's attention: make the cache from model.config"
                 )
             else:
                 keys, values = key_states.view_as(key_states), value_states
         elif key_states.shape[2] > 1:
-            raise ScopeError("a compressed cache takes one prompt; a second turn or chunk needs a new cache")
+            raise ScopeError(USED)
         else:
             if not self._begun:
                 self.begin()
@@ -163,7 +213,12 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         return self.seen
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """The prompt's; of a decode step none, since its storage knows which slots are empty."""
+        """The prompt's; of a decode step none, since its storage knows which slots are empty.
+
+        Raises ScopeError for what is no step, before a model fails at it.
+        """
+        if self.storage is not None and query_length != 1:
+            raise ScopeError(USED)
         return (self.seen + query_length if self.storage is None else 0), 0
 
     def get_max_length(self) -> int:
@@ -182,12 +237,15 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         storage = self.storage
         assert storage is not None
         if self.index == 0:
+            if self.rows.filled < self.layers:
+                made, ran = self.layers, self.rows.filled
+                raise ScopeError(f"the cache was made for a model of {made} layers, and this one has {ran}")
             self.rows.steps = [t + 1 for t in self.rows.steps]
         held = [n + 1 for n in storage.stored]
         plans = self._plans(held)
         self._scored = any(plan and plan.best and n > plan.slots for plan, n in zip(plans, held, strict=True))
         heads, self._head = [plan.head for plan in plans if plan], 0
-        if heads and self.decode.skips_protected:
+        if heads and self.decode.skips_protected and self.window is None:  # out of a window, the protected go as well
             front = min(heads + [view.kept for view in self.views])
             self._head = front - front % COARSE  # other prompts come and go, and steps are recorded by it
         move = storage.begin(plans)
@@ -198,19 +256,35 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
 
     # what the attention function calls
 
+    def admit(
+        self,
+        query: Tensor,
+        keys: Tensor,
+        mask: Tensor | None,
+        positions: Tensor | None,
+        sliding_window: int | None,
+    ) -> None:
+        """Before the prompt's attention. Shapes as in `Attention`; mask as the model gives it to its backend, positions
+        [B or 1, P]. Raises ScopeError for a mask, positions or a window that the steps could not go on with.
+        """
+        if sliding_window != self.window:
+            told = f"layer {self.index} has a window of {sliding_window} and by the configuration {self.window}"
+            raise ScopeError(f"the cache was not made from this model's configuration: {told}")
+        self.rows.admit(mask, positions, query, keys, self.index)
+
     def compress(
         self,
         module: nn.Module,
         query: Tensor,
         keys: Tensor,
         values: Tensor,
-        padding: Tensor | None,
         scaling: float,
         sliding_window: int | None,
     ) -> None:
-        """After the prompt's attention: keep what the prefill method says. Shapes as in `Attention`; padding [B, P].
+        """After the prompt's attention: keep what the prefill method says. Shapes as in `Attention`.
 
-        Of a prompt in chunks, only after the last one; the method is shown the queries that it asks for.
+        In a layer with a window it chooses among the tokens that the next one sees, and has no say where it would keep
+        more. Of a prompt in chunks, only after the last one; the method is shown the queries that it asks for.
         """
         if self._chunks is not None:
             queries = self._chunks.add_queries(query, self.seen - query.shape[2])
@@ -218,8 +292,6 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
                 return
             query, self._chunks = queries, None
         rows = self.rows
-        if rows.positions is None:
-            rows.settle(padding, keys.shape[0], keys.shape[2], keys.device)
         assert rows.positions is not None
         if self.by_query_head:
             self.copies = query.shape[1] // keys.shape[1]
@@ -231,14 +303,19 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         if self.watch:
             self.watch(attention)
         lengths = rows.lengths
-        room = self._room_of(keys, values)
-        asked = [View(self.index, self.layers, prompt=n, stored=n, room=room) for n in lengths]
-        plans = [self.prefill.plan(view) for view in asked]
+        if any(n not in rows.left for n in lengths):
+            bytes_of = self._slot_bytes(keys, values) if self.max_bytes is not None else ()
+            for n in set(lengths):
+                rows.left[n] = after_prefill(self.prefill, n, rows.windows, bytes_of, self.max_bytes)
+        self.views = [rows.left[n][self.index] for n in lengths]
+        plans = [self.prefill.plan(view) for view in self.views]
+        near = [reached(n, self.window) for n in lengths]
+        plans = [plan if plan and plan.slots < n else None for plan, n in zip(plans, near, strict=True)]
         scores = self.prefill.score(attention) if any(plan and plan.best for plan in plans) else None
         _, heads, longest, _ = keys.shape
         kept = [
             _kept(plan, n, longest - n, heads, None if scores is None else scores[b])
-            for b, (plan, n) in enumerate(zip(plans, lengths, strict=True))
+            for b, (plan, n) in enumerate(zip(plans, near, strict=True))
         ]
         stored = [len(index[0]) for index in kept]
         index = torch.zeros(len(lengths), heads, max(stored), dtype=torch.long, device=self.device)
@@ -247,17 +324,6 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             slots = slots.to(self.device)
             index[b, :, : stored[b]] = slots
             positions[b, :, : stored[b]] = slots - (longest - lengths[b])
-        for n in set(lengths) - rows.left.keys():  # the first layer counts for all
-            rows.left[n] = tuple(prefilled(self.prefill, n, self.layers))
-        self.views = [
-            replace(
-                view,
-                budget=self.prefill.slots(view.prompt),
-                capacity=self.prefill.capacity(view),
-                prefilled=rows.left[view.prompt],
-            )
-            for view in asked
-        ]
         at = index[..., None]
         left = Kept(
             keys.gather(2, at.expand(-1, -1, -1, keys.shape[-1])),
@@ -266,6 +332,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             tuple(stored),
             places[:, -1],
             {name: marks.gather(2, index) for name, marks in self._observed(attention).items()},
+            self.window,
         )
         self.storage = self.make_storage(left, max(map(self._room, self.views)), self.whole)
         if self.decode.queries > 1:
@@ -273,6 +340,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.prompt = places[:, -1] + 1
         self._alike = self.decode.heads_agree and bool((positions == positions[:, :1]).all())
         self.accounts = [Account(n) for n in stored]
+        rows.filled += 1
 
     def _observed(self, attention: Attention) -> Mapping[str, Tensor]:
         """The prompt's channels [B, H, P], as the strategy has them start."""
@@ -281,10 +349,15 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         none = attention.keys.new_zeros(attention.keys.shape[:3], dtype=torch.float32)
         return self.decode.observe(replace(attention, channels=dict.fromkeys(self.decode.channels, none)))
 
-    def step(self, query: Tensor, scaling: float, sliding_window: int | None) -> Tensor:
-        """A decode step's attention, query [B, Hq, 1, D] -> [B, 1, Hq, D]; then evict as the strategy says."""
+    def step(self, query: Tensor, scaling: float, sliding_window: int | None, mask: Tensor | None = None) -> Tensor:
+        """A decode step's attention, query [B, Hq, 1, D] -> [B, 1, Hq, D]; then evict as the strategy says.
+
+        mask: the caller's, [B, S] or [B, H, 1, S] over all tokens so far, where there is one: it may say nothing new.
+        """
         storage = self.storage
         assert storage is not None
+        if mask is not None:
+            self.rows.admit_step(mask, self.seen, self.index)
         looked_at = self._scored or bool(self.decode.channels) or self.watch is not None
         output, probabilities = storage.attend(query, scaling, sliding_window, looked_at)
         queries, asked_at = query, storage.newest[:, None]
@@ -352,20 +425,19 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         """Keys or values [B, Hkv, n, D] for every head that is stored."""
         return states if self.copies == 1 else states.repeat_interleave(self.copies, 1)
 
-    def _room_of(self, keys: Tensor, values: Tensor) -> int | None:
-        """Slots that bytes leave each layer for a row: the layers are taken to be alike. None: no bound."""
-        if self.max_bytes is None:
-            return None
-        numbers = keys.shape[3] + values.shape[3]
-        of_slot = slot_bytes(keys.shape[1], numbers, keys.element_size(), len(self.decode.channels))
-        return slots_within(self.max_bytes, self.layers, of_slot)
+    def _slot_bytes(self, keys: Tensor, values: Tensor) -> list[int]:
+        """Of each layer: this one's, as stored, and the others in proportion to what the configuration says of them."""
+        channels, numbers = len(self.decode.channels), keys.shape[3] + values.shape[3]
+        own = slot_bytes(keys.shape[1], numbers, keys.element_size(), channels)
+        granularity, dtype = ("query_head" if self.by_query_head else "kv_head"), str(keys.dtype).partition(".")[2]
+        told = [slot_bytes_of(self.rows.config, granularity, dtype, self.decode, i) for i in range(self.layers)]
+        return [own * size // told[self.index] for size in told]
 
     def _room(self, view: View) -> int:
         """Slots to allocate for a row: what the strategy can ever need, or what the generation can."""
         most = self.decode.most(view)
-        grown = None if self.tokens is None else view.kept + self.tokens
-        bounds = [n for n in (most, grown) if n is not None]
-        return min(bounds) if bounds else view.kept + GROWTH
+        unknown = view.kept + GROWTH if most is None else most
+        return most_slots(self.decode, view, unknown if self.tokens is None else view.kept + self.tokens)
 
 
 def _kept(plan: Plan | None, prompt: int, first: int, heads: int, scores: Tensor | None) -> Tensor:

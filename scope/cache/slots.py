@@ -4,6 +4,12 @@ Keys are rotated already, so the order of slots does not matter to attention. A 
 the text and its ordinal: the how-manieth token of its row it was to be stored (-1 = empty). Age is read from there.
 Rows and heads fill and free slots on their own.
 
+In a layer with a sliding window, a slot that no later query can see is free. Which slots these are differs from head to
+head, and only the device knows it; the host knows that no more than `window - 1` others can be left, and a step leaves
+no more than that. A slot out of sight is the first to go, whatever part of the plan it lies in: so where the policy
+evicts at each step it goes at once, and where nothing else evicts these are all that go. `head` and `tail` of the plan
+then mean a row's first and last tokens that were ever stored, of which some may be gone.
+
 A decode step has a half for the host and one for the device. `begin` is told what the step is to keep and settles on
 the host all that can be told from counts; `append` and `evict` then do it without looking at the host again. What they
 run depends on nothing but the `Move` that `begin` returns, so that steps of one move can be recorded and replayed.
@@ -19,6 +25,7 @@ from torch import Tensor
 
 from scope.cache.grouped import grouped
 from scope.plan import Plan
+from scope.sizes import reached
 
 GROWTH = 256  # slots added at a time where no bound is known
 
@@ -93,6 +100,13 @@ class Kept:
     stored: tuple[int, ...]  # per row
     newest: Tensor  # [B] int32: the position of the prompt's last token
     channels: Mapping[str, Tensor]  # [B, H, n] float32 each
+    window: int | None = None  # of the layer: tokens that a query sees, itself included
+
+
+def stays(plan: Plan | None, held: int, window: int | None) -> int:
+    """Of so many slots, how many a step leaves: what the plan keeps, and no more than the next token can see."""
+    slots = held if plan is None else min(held, plan.slots)
+    return reached(slots, window)
 
 
 class StorageFactory(Protocol):
@@ -139,6 +153,7 @@ class Slots:
             own[:, :, :width] = given
         self._width = room if whole else width  # slots from here on have never been used
         self._whole = whole
+        self._window = kept.window
         self.stored = list(stored)
         # A row's first `_head` tokens and its last `_tail` were never evicted: ordinals say which they are.
         self._head = [math.inf] * batch
@@ -186,13 +201,13 @@ class Slots:
         if max(self.stored) == self._width:
             self._widen()
         held = [n + 1 for n in self.stored]
-        surplus = [0 if plan is None else max(0, n - plan.slots) for plan, n in zip(plans, held, strict=True)]
+        surplus = [n - stays(plan, n, self._window) for plan, n in zip(plans, held, strict=True)]
         heads = [plan.head if plan else 0 for plan in plans]
         tails = [plan.tail if plan else 0 for plan in plans]
         self._tail = [n + 1 for n in self._tail]
         most, even, gaps = max(surplus), min(surplus) == max(surplus), False
         if most:
-            gaps = any(
+            gaps = self._window is None and any(
                 gone and (head > intact or tail > new)
                 for gone, head, intact, tail, new in zip(surplus, heads, self._head, tails, self._tail, strict=True)
             )
@@ -250,6 +265,9 @@ class Slots:
         ordinals = self.ordinals  # made once: a view costs as much as what is done with it
         worth = ordinals.float() if scores is None else scores
         worth = torch.where(self._eligible(ordinals), worth, torch.inf)
+        if self._window is not None:  # an empty slot is no token: its ordinal keeps it out below
+            out_of_sight = (ordinals >= 0) & (self.positions <= self.newest[:, None, None] + 1 - self._window)
+            worth = torch.where(out_of_sight, -torch.inf, worth)
         if move.most == 1:
             lowest = worth == worth.amin(-1, keepdim=True)
             gone = torch.where(lowest, ordinals, torch.iinfo(torch.int32).max).argmin(-1, keepdim=True)
@@ -316,13 +334,14 @@ class Slots:
         self._width += 1
         room = self._keys.shape[2]
         if self._width > room:
-            self._keys, self._values = (_longer(x, 2, 0.0) for x in (self._keys, self._values))
-            self._marks, self._channels = _longer(self._marks, 3, -1), _longer(self._channels, 3, 0.0)
+            more = GROWTH if self._window is None else max(1, min(GROWTH, self._window - room))
+            self._keys, self._values = (_longer(x, 2, more, 0.0) for x in (self._keys, self._values))
+            self._marks, self._channels = _longer(self._marks, 3, more, -1), _longer(self._channels, 3, more, 0.0)
             if self._whole:
-                self._width = room + GROWTH
+                self._width = room + more
 
 
-def _longer(states: Tensor, dim: int, fill: float) -> Tensor:
+def _longer(states: Tensor, dim: int, more: int, fill: float) -> Tensor:
     shape = list(states.shape)
-    shape[dim] = GROWTH
+    shape[dim] = more
     return torch.cat([states, states.new_full(shape, fill)], dim)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scope.cache.grouped import grouped
-from scope.cache.slots import Kept
+from scope.cache.slots import Kept, stays
 from scope.plan import Plan
 
 
@@ -18,6 +18,8 @@ class Concatenated:
     def __init__(self, kept: Kept, room: int, whole: bool = False) -> None:
         self.keys, self.values, self.positions = kept.keys, kept.values, kept.positions.int()
         self.newest, self.channels, self.stored = kept.newest.int(), dict(kept.channels), list(kept.stored)
+        self.ordinals = torch.arange(self.positions.shape[-1]).to(self.positions).expand_as(self.positions)
+        self._last, self._window = [n - 1 for n in kept.stored], kept.window  # each row's newest ordinal
         self._plans: Sequence[Plan | None] = []
 
     @property
@@ -27,14 +29,17 @@ class Concatenated:
     def begin(self, plans: Sequence[Plan | None]) -> None:
         self._plans = plans
         held = [n + 1 for n in self.stored]
-        self.stored = [min(n, plan.slots) if plan else n for plan, n in zip(plans, held, strict=True)]
+        self.stored = [stays(plan, n, self._window) for plan, n in zip(plans, held, strict=True)]
 
     def append(self, keys: Tensor, values: Tensor) -> None:
         self.newest = self.newest + 1
+        self._last = [n + 1 for n in self._last]
         self.keys = torch.cat([self.keys, keys], 2)
         self.values = torch.cat([self.values, values], 2)
         new = self.newest[:, None, None].expand(*keys.shape[:3])
         self.positions = torch.cat([self.positions, new], 2)
+        ordinals = torch.tensor(self._last).to(self.ordinals)[:, None, None].expand_as(new)
+        self.ordinals = torch.cat([self.ordinals, ordinals], 2)
         self.channels = {name: F.pad(x, (0, 1)) for name, x in self.channels.items()}
 
     def attend(
@@ -49,7 +54,7 @@ class Concatenated:
         self.channels = {name: channels[name].float() for name in self.channels}
 
     def evict(self, scores: Tensor | None) -> None:
-        if not any(self._plans):
+        if not any(self._plans) and self._window is None:
             return
         batch, heads, _ = self.positions.shape
         kept = torch.zeros(batch, heads, max(self.stored), dtype=torch.long)
@@ -57,17 +62,33 @@ class Concatenated:
         for b in range(batch):
             for h in range(heads):
                 order = [slot for slot, position in enumerate(self.positions[b, h].tolist()) if position >= 0]
-                plan = self._plans[b]
-                stay = order if plan is None else choose(order, plan, None if scores is None else scores[b, h])
+                plan, worth = self._plans[b], None if scores is None else scores[b, h]
+                if self._window is not None:
+                    stay = self._in_sight(b, h, order, plan or Plan(0, 0, 0), worth)
+                else:
+                    stay = order if plan is None else choose(order, plan, worth)
                 kept[b, h, : len(stay)] = torch.tensor(stay)
                 empty[b, h, : len(stay)] = False
         self.keep(kept.to(self.keys.device), empty.to(self.keys.device))
+
+    def _in_sight(self, row: int, head: int, order: list[int], plan: Plan, scores: Tensor | None) -> list[int]:
+        """In a layer with a window: what no later query sees goes first, then the lowest of the plan's middle."""
+        assert self._window is not None
+        surplus, last = len(order) - self.stored[row], self._last[row]
+        sees = int(self.newest[row]) + 2 - self._window
+        gone = [slot for slot in order if int(self.positions[row, head, slot]) < sees][:surplus]
+        ordinals = self.ordinals[row, head].tolist()
+        middle = [slot for slot in order if slot not in gone and plan.head <= ordinals[slot] <= last - plan.tail]
+        if scores is not None:
+            middle.sort(key=lambda slot: float(scores[slot]))  # of equals the oldest stays first
+        gone += middle[: surplus - len(gone)]
+        return [slot for slot in order if slot not in gone]
 
     def keep(self, slots: Tensor, empty: Tensor | None = None) -> None:
         """Copy out these slots [B, H, n]; what is `empty` there holds no token."""
         index = slots[..., None].expand(-1, -1, -1, self.keys.shape[-1])
         self.keys, self.values = self.keys.gather(2, index), self.values.gather(2, index)
-        self.positions = self.positions.gather(2, slots)
+        self.positions, self.ordinals = self.positions.gather(2, slots), self.ordinals.gather(2, slots)
         if empty is not None:
             self.positions = self.positions.masked_fill(empty, -1)
         self.channels = {name: x.gather(2, slots) for name, x in self.channels.items()}
@@ -77,12 +98,14 @@ class Concatenated:
         mine, theirs = self._padded(width), other._padded(width)
         for own, new in zip(mine, theirs, strict=True):
             own[list(rows)] = new
-        self.keys, self.values, self.positions, *channels = mine
+        self.keys, self.values, self.positions, self.ordinals, *channels = mine
         self.channels = dict(zip(self.channels, channels, strict=True))
         self.newest = self.newest.clone()
         self.newest[list(rows)] = other.newest
         for row, n in zip(rows, other.stored, strict=True):
             self.stored[row] = n
+        for row, last in zip(rows, other._last, strict=True):
+            self._last[row] = last
 
     def clear(self, rows: Sequence[int]) -> None:
         self.positions = self.positions.clone()
@@ -94,7 +117,8 @@ class Concatenated:
         more = width - self.positions.shape[-1]
         wider = [F.pad(x, (0, 0, 0, more)) for x in (self.keys, self.values)]
         marks = [F.pad(x, (0, more)) for x in self.channels.values()]
-        return [*wider, F.pad(self.positions, (0, more), value=-1), *marks]
+        places = [F.pad(x, (0, more), value=-1) for x in (self.positions, self.ordinals)]
+        return [*wider, *places, *marks]
 
 
 def choose(order: list[int], plan: Plan, scores: Tensor | None) -> list[int]:

@@ -161,18 +161,28 @@ class Eviction:
 def largest_within(strategy: Eviction, view: View, room: int) -> Eviction:
     """The strategy with the largest D whose most, summed over the layers, is no more than `room` slots in each.
 
-    A sum, since layers differ: a pyramid's, of the prompt or of D. Of two D that take the same slots, as where a longer
-    interval needs more beside a smaller D, it is the larger. Where layers wait for others (discontinuous's wait="full"
-    after a pyramid) a larger one may fit too. Raises ScopeError where none does down to `recent`.
+    A sum, since layers differ: a pyramid's, of the prompt or of D, or one that a sliding window bounds, which leaves
+    the others more. Of two D that take the same slots, as where a longer interval needs more beside a smaller D, it is
+    the larger. Where layers wait for others (discontinuous's wait="full" after a pyramid) a larger one may fit too.
+    Raises ScopeError where none does down to `recent`.
     """
     views = [replace(view.of(layer), room=None) for layer in range(view.layers)]
-    budget = room
+    sizes = view.slot_bytes or (1,) * len(views)
+    given = room * sum(sizes)
+    budget = given // min(sizes) if any(view.windows) else room
     while budget >= strategy.recent:
         tried = replace(strategy, budget=budget)
-        over = sum(tried.most(each) or 0 for each in views) - room * len(views)
+        over = (
+            sum(_within_window(tried.most(each), each) * size for each, size in zip(views, sizes, strict=True)) - given
+        )
         if over <= 0:
             return tried
-        budget -= math.ceil(over / (2 * len(views)))  # a slot of D is at most two in a layer, a pyramid's first
-    prompt = math.ceil(sum(max(v.kept, strategy.protected(v) + strategy.shared(v)) for v in views) / len(views))
-    beside = f"{room - prompt} beside {prompt} for a prompt of {view.prompt} tokens"
-    raise ScopeError(f"{room} slots a layer leave {beside}: recent, {strategy.recent}, and a period have to fit")
+        budget -= math.ceil(over / (2 * sum(sizes)))  # a slot of D is at most two in a layer, a pyramid's first
+    beside = [_within_window(max(v.kept, strategy.protected(v) + strategy.shared(v)), v) for v in views]
+    prompt = math.ceil(sum(n * size for n, size in zip(beside, sizes, strict=True)) / sum(sizes))
+    left = f"{room - prompt} beside {prompt} for a prompt of {view.prompt} tokens"
+    raise ScopeError(f"{room} slots a layer leave {left}: recent, {strategy.recent}, and a period have to fit")
+
+
+def _within_window(slots: int | None, view: View) -> int:
+    return min(n for n in (slots or 0, view.window) if n is not None)

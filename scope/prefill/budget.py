@@ -7,7 +7,7 @@ from torch import Tensor
 
 from scope import scores
 from scope.errors import CombinationError, SettingError, check_choice, check_count
-from scope.plan import Plan, View, pyramid
+from scope.plan import ROUNDINGS, Plan, View, pyramid
 from scope.scores import Attention
 
 
@@ -112,23 +112,27 @@ class Windowed(Budget):
 
 @dataclass(frozen=True)
 class Pyramid(Windowed):
-    """The same budget on average, spread over the layers: more in the first, less in the last.
+    """The budget C on average, spread over the layers: more in the first, less in the last.
 
     `beta` says how little the last layer gets: (C - window) / beta. `short`: what becomes of the pyramid over a prompt
     shorter than twice the budget (P < 2 (C - window)): `clip` bounds the first layer by the prompt and raises the last;
     `flat` gives all layers the same, as the released code does. `order`: how the slots lie that stay, by `position`, or
     the best by `score`, as in the released code, where it decides which of them a decoding strategy finds first.
+    `pyramid`: with `exact` the layers keep C slots on average, to the slot; `floor` rounds as the released code does,
+    and keeps more. A layer with a sliding window keeps no more than that holds, and then the average is less.
     """
 
     beta: int = 20
     short: str = "clip"
     order: str = "position"
+    pyramid: str = "exact"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count(self, "beta", low=1)
         check_choice(self, "short", ("clip", "flat"))
         check_choice(self, "order", ("position", "score"))
+        check_choice(self, "pyramid", ROUNDINGS)
 
     def flat(self, prompt: int) -> bool:
         """Whether all layers get the same for a prompt of that length."""
@@ -140,7 +144,7 @@ class Pyramid(Windowed):
         if self.flat(view.prompt):
             return slots
         mean, most = slots - self.window, view.prompt - self.window
-        return self.window + pyramid(view.layer, view.layers, mean, most, self.beta)
+        return self.window + pyramid(view.layer, view.layers, mean, most, self.beta, self.pyramid)
 
     def plan(self, view: View) -> Plan | None:
         plan = super().plan(view)

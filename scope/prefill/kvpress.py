@@ -27,8 +27,9 @@ class KVPress(Budget):
     press: the class's name; args: its settings but for the compression ratio, which follows from the budget. `seed` is
     for presses that draw. Each row is scored alone, without its padding. Nothing of kvpress but `score` is run, and
     what importing it does to transformers' attention functions is undone.
-    Raises ScopeError where the package is missing, SettingError for presses that do more than score (merge, mask, go
-    through the prompt again, load weights of their own) and for settings a press does not have.
+    Raises ScopeError where the package is missing or a press fails at a model, SettingError for presses that do more
+    than score (merge, mask, go through the prompt again, load weights of their own) and for settings a press does not
+    have.
     """
 
     press: str
@@ -92,6 +93,13 @@ class KVPress(Budget):
                 found: Tensor = press.score(module, hidden, keys, values, weights, {"position_embeddings": cosines})
             except AssertionError as error:
                 raise ScopeError(f"{self.press} on a prompt of {length} tokens: {error}") from error
+            except Exception as error:
+                from scope.engine import out_of_memory  # which knows the cache, and the cache the methods
+
+                if out_of_memory(error):
+                    raise
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                raise ScopeError(f"{self.press} cannot serve {type(module).__name__}: {reason}") from error
         return found[0].float().repeat_interleave(copies, 0)
 
 
