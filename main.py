@@ -19,6 +19,7 @@ from scope.errors import ConfigError, ScopeError
 from scope.explain import explain
 from scope.importing import uncollected
 from scope.secrets import redact
+from scope.trust import permitted
 
 CONF = Path(__file__).resolve().with_name("conf")
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"  # Hydra's own switch, as the user left it
@@ -37,7 +38,7 @@ def main(cfg: DictConfig) -> str | list[float]:
 
         from analysis import tables
         from scope import records
-        from scope.config import NO_USE, build, unused
+        from scope.config import NO_USE, build, files_of, unused
         from scope.forecast import show_plan
         from scope.run import SamplesFailedError, run
         from scope.summary import summary
@@ -54,7 +55,7 @@ def main(cfg: DictConfig) -> str | list[float]:
         for word in hydra_cfg.overrides.hydra if alone else ():
             if word.startswith(("hydra/launcher=", "hydra/sweeper=")) and not word.endswith("=scope"):
                 raise ConfigError(f"{word}: is for a sweep: add -m")
-        job = build(cfg, hydra_cfg.runtime.choices)
+        job = build(cfg, hydra_cfg.runtime.choices, files_of(hydra_cfg))
         for word in unused(cfg, hydra_cfg.overrides.task) if alone else ():
             console.print(NO_USE.format(word), highlight=False, soft_wrap=True, markup=False)
         if not alone:
@@ -96,7 +97,8 @@ def cli() -> int:
     os.environ["PYTHONPATH"] = os.pathsep.join(workers)  # so that a launcher's processes import this very checkout
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants them in front
     try:
-        main()
+        with permitted(sys.argv[1:]):
+            main()
         return 0
     except KeyboardInterrupt as stop:
         print(f"\nstopped; this goes on where it was: python main.py {shlex.join(sys.argv[1:])}", file=sys.stderr)

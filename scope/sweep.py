@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from scope.config import NO_USE, Job, build, unused
+from scope.config import NO_USE, Job, build, files_of, unused
 from scope.errors import ConfigError, ImpossibleError, ScopeError
 from scope.forecast import show_plan
 from scope.importing import uncollected
@@ -87,7 +87,7 @@ class Sweep:
         useless: dict[str, int] = {}
         for overrides, cfg in composed:
             try:
-                built.append(build(cfg, cfg.hydra.runtime.choices))
+                built.append(build(cfg, cfg.hydra.runtime.choices, files_of(cfg.hydra)))
                 jobs.append(overrides)
                 for word in unused(cfg, overrides):
                     useless[word] = useless.get(word, 0) + 1
