@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from scope.errors import ConfigError, ScopeError
 from scope.explain import explain
+from scope.hydra_part import check_command
 from scope.importing import uncollected
 from scope.secrets import redact
 from scope.trust import permitted
@@ -97,6 +98,7 @@ def cli() -> int:
     os.environ["PYTHONPATH"] = os.pathsep.join(workers)  # so that a launcher's processes import this very checkout
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants them in front
     try:
+        check_command(sys.argv[1:], Path(__file__), CONF, "config")
         with permitted(sys.argv[1:]):
             main()
         return 0

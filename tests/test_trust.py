@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -179,3 +180,85 @@ def test_in_a_sweep_the_command_line_counts(tmp_path: Path, command: Command) ->
     code, _, err = command("-m", "seed=1,2", "model.trust_remote_code=true", "model.safetensors_only=false", *SMALL)
     assert code == 0, err
     assert len(list(tmp_path.glob("work/outputs/*/*/records.jsonl"))) == 2
+
+
+# --- what stands under `hydra:` -------------------------------------------------------------------------------------
+
+CALLS = {
+    "callbacks.evil": "{_target_: os.system, command: 'touch MARK'}",
+    "callbacks.best": "{_target_: os.system, command: 'touch MARK'}",
+    "callbacks.path": "{_target_: pathlib.Path, _args_: [MARK]}",
+    "job.env_set": "{SCOPE_TRUST_REMOTE_CODE: '1'}",
+    "job.env_set.PATH": "/nowhere",
+    "job.env_copy": "[HOME]",
+    "job.chdir": "true",
+    "job_logging": "{version: 1, root: {handlers: [f]}, handlers: {f: {class: logging.FileHandler, filename: MARK}}}",
+    "hydra_logging": "{version: 1, root: {handlers: [f]}, handlers: {f: {class: logging.FileHandler, filename: MARK}}}",
+    "run.dir": "MARK",
+    "sweep.dir": "MARK",
+    "output_subdir": "MARK",
+    "launcher._target_": "os.system",
+    "launcher": "{setup: [touch MARK]}",
+    "sweeper._target_": "os.system",
+    "sweeper.storage": "sqlite:///MARK",
+    "sweeper.params": "{hydra.job.env_set.A: '1'}",
+    "verbose": "true",
+}
+
+
+@pytest.mark.parametrize("more", [(), ("-m", "seed=1,2"), ("-m", "experiment=nice,nice")])
+@pytest.mark.parametrize("key", CALLS)
+def test_a_file_sets_nothing_that_hydra_calls(
+    key: str, more: tuple[str, ...], tmp_path: Path, command: Command
+) -> None:
+    mark = tmp_path / "mark"
+    text = f"{key}: {CALLS[key]}".replace("MARK", str(mark))
+    *above, last = key.split(".")
+    value = text.partition(": ")[2]
+    lines = ["# @package _global_", "hydra:"] + [f"{'  ' * n}{name}:" for n, name in enumerate(above, 1)]
+    lines.append(f"{'  ' * (len(above) + 1)}{last}: {value}")
+    search = preset(tmp_path / "conf", "experiment/nice.yaml", "\n".join(lines) + "\n")
+    words = more if any("nice" in word for word in more) else (*more, "experiment=nice")
+    code, out, err = command(*words, search, "plan=true", *SMALL)
+    assert code == 2, (out, err)
+    refused = r"hydra\.\S+=.*: a configuration file asks for this|In 'experiment/nice'|hydra.sweeper.storage: |Key 's"
+    assert re.match(f"error: ({refused})", err), err
+    assert err.count("\n") == 1
+    assert not mark.exists()
+    assert not list((tmp_path / "work").iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["+hydra.job.env_set.SPARE=1"],
+        ["hydra/job_logging=disabled"],
+        ["hydra.verbose=true", "hydra.run.dir=."],
+        ["-m", "seed=1,2", "hydra.sweep.dir=sweep"],
+        ["-m", "experiment=demo", "method=full", "decoding=none"],
+    ],
+)
+def test_what_is_typed_of_hydra_is_done(words: list[str], command: Command) -> None:
+    code, _, err = command(*words, "plan=true", *SMALL)
+    assert code == 0, err
+
+
+def test_files_that_are_ones_own_may_call(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "# @package _global_\nhydra:\n  callbacks:\n    mine: {_target_: hydra.experimental.callback.Callback}\n"
+    search = preset(tmp_path / "conf", "experiment/nice.yaml", text)
+    code, _, err = command(search, "experiment=nice", "plan=true", *SMALL)
+    assert (code, "SCOPE_TRUST_HYDRA=1" in err) == (2, True)
+    monkeypatch.setenv("SCOPE_TRUST_HYDRA", "1")
+    code, _, err = command(search, "experiment=nice", "plan=true", *SMALL)
+    assert code == 0, err
+
+
+def test_a_file_does_not_choose_the_launcher(tmp_path: Path, command: Command) -> None:
+    basic = "_target_: hydra._internal.core_plugins.basic_launcher.BasicLauncher\n"
+    preset(tmp_path / "conf", "hydra/launcher/nice.yaml", basic)
+    text = "# @package _global_\ndefaults:\n  - override /hydra/launcher: nice\n"
+    search = preset(tmp_path / "conf", "experiment/nice.yaml", text)
+    code, _, err = command("-m", search, "experiment=nice", "plan=true", "seed=1,2", *SMALL)
+    assert (code, err.partition(":")[2].partition(":")[0]) == (2, " hydra/launcher=nice"), err
+    code, _, err = command("-m", search, "experiment=nice", "hydra/launcher=nice", "plan=true", "seed=1,2", *SMALL)
+    assert code == 0, err
