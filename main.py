@@ -1,7 +1,6 @@
 """The entry point: Hydra composes the configuration, scope runs it. `python main.py --help` says what can be chosen."""
 
 import os
-import shlex
 import signal
 import sys
 import warnings
@@ -19,7 +18,7 @@ from scope.errors import ConfigError, ScopeError
 from scope.explain import explain
 from scope.hydra_part import check_command
 from scope.importing import uncollected
-from scope.secrets import redact
+from scope.secrets import command_line, redact
 from scope.trust import permitted
 
 CONF = Path(__file__).resolve().with_name("conf")
@@ -58,7 +57,7 @@ def main(cfg: DictConfig) -> str | list[float]:
                 raise ConfigError(f"{word}: is for a sweep: add -m")
         job = build(cfg, hydra_cfg.runtime.choices, files_of(hydra_cfg))
         for word in unused(cfg, hydra_cfg.overrides.task) if alone else ():
-            console.print(NO_USE.format(word), highlight=False, soft_wrap=True, markup=False)
+            console.print(NO_USE.format(redact(word)), highlight=False, soft_wrap=True, markup=False)
         if not alone:
             setting = setting_of(hydra_cfg.overrides.task, hydra_cfg.job.config.override_dirname.exclude_keys)
             job = replace(job, experiment=replace(job.experiment, setting=setting))
@@ -103,7 +102,8 @@ def cli() -> int:
             main()
         return 0
     except KeyboardInterrupt as stop:
-        print(f"\nstopped; this goes on where it was: python main.py {shlex.join(sys.argv[1:])}", file=sys.stderr)
+        again = command_line(["python", "main.py", *sys.argv[1:]])
+        print(f"\nstopped; this goes on where it was: {again}", file=sys.stderr)
         return 128 + getattr(stop, "signal", signal.SIGINT)  # as the shell counts what a signal ended
     except BrokenPipeError:  # whoever read our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

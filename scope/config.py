@@ -15,6 +15,7 @@ from scope.errors import CombinationError, ConfigError, ImpossibleError, ScopeEr
 from scope.experiment import Experiment
 from scope.prefill.budget import Budget, Pyramid, Windowed
 from scope.records import RecordKeeping
+from scope.secrets import redact
 from scope.tracking import Tracker
 from scope.trust import require_permission
 
@@ -81,6 +82,7 @@ def build(cfg: Any, choices: Mapping[str, str], files: Sequence[Path] = ()) -> J
         cfg.budget.decode = config["budget"]["recent"]
         config = _resolved(cfg)
     labels = {group: choices[group] for group in GROUPS if choices.get(group) and group not in UNLABELLED}
+    _check_names(config)
     _check_switches(config, files)
     trace = _make(config, cfg, "trace") if config.get("trace") else None
     parts = {name: _make(config, cfg, name) for name in PARTS}
@@ -127,6 +129,16 @@ def files_of(hydra: Any) -> list[Path]:
     names = [f"{group}/{option}" for group, option in hydra.runtime.choices.items() if option]
     places = [folder / f"{name}.yaml" for name in (*names, hydra.job.config_name) for folder in folders]
     return [place for place in places if place.is_file()]
+
+
+def _check_names(config: Mapping[str, Any]) -> None:
+    """Refuse a secret as the name of a folder or of a place in W&B, which cannot be masked."""
+    tracking = config["tracking"] if isinstance(config["tracking"], dict) else {}
+    places = {key: config[key] for key in ("name", "output")}
+    places |= {f"tracking.{key}": value for key, value in tracking.items()}
+    for key, value in places.items():
+        if isinstance(value, str) and redact(value) != value:
+            raise ConfigError(f"{key}: holds a secret, and would be read by everybody: take another name")
 
 
 def _check_switches(node: Any, files: Sequence[Path], key: str = "") -> None:

@@ -10,6 +10,7 @@ from statistics import median
 
 from scope.errors import ConfigError, ScopeError, nearest
 from scope.prompts import encode, render
+from scope.secrets import redact
 from scope.tasks.sets import write_set
 from scope.trust import permitted
 
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
         with permitted(arguments):
             build(arguments[1:])
     except (ScopeError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {explain(error, CONF, arguments)}", file=sys.stderr)
+        print(f"error: {redact(explain(error, CONF, arguments))}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError | HydraException | OmegaConfBaseException) else 1
     return 0
 
