@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -176,15 +177,11 @@ def _login_files() -> tuple[str, str]:
 def _stored(login: str, token: str) -> tuple[str, ...]:
     """What these files hold; read once. A file that is not there, or is none of its kind, holds nothing."""
     found: list[str] = []
-    try:
+    with suppress(OSError, netrc.NetrcParseError, ValueError):
         found += [secret for _, _, secret in netrc.netrc(login).hosts.values() if secret]
-    except (OSError, netrc.NetrcParseError, ValueError):
-        pass
-    try:
+    with suppress(OSError, ValueError, configparser.Error):
         found.append(Path(token).read_text(encoding="utf-8").strip())
         stored = configparser.ConfigParser(interpolation=None)
         stored.read(Path(token).with_name("stored_tokens"), encoding="utf-8")
         found += [value for section in stored.sections() for _, value in stored.items(section)]
-    except (OSError, ValueError, configparser.Error):
-        pass
     return tuple(found)
