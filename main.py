@@ -20,6 +20,7 @@ from scope.hydra_part import check_command
 from scope.importing import uncollected
 from scope.secrets import command_line, redact
 from scope.trust import permitted
+from scope.visible import visible
 
 CONF = Path(__file__).resolve().with_name("conf")
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"  # Hydra's own switch, as the user left it
@@ -84,7 +85,8 @@ def main(cfg: DictConfig) -> str | list[float]:
 
 def refuse(error: Exception) -> int:
     """Say in one line what is wrong; -> the exit code: 2 for a request that cannot be, 1 for a failure on the way."""
-    print("error:", " ".join(redact(explain(error, CONF, sys.argv[1:])).split()), file=sys.stderr)
+    said = " ".join(redact(explain(error, CONF, sys.argv[1:])).split())
+    print("error:", visible(said), file=sys.stderr)
     return 2 if isinstance(error, ConfigError | HydraException | OmegaConfBaseException) else 1
 
 

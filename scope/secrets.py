@@ -80,10 +80,10 @@ _WEBHOOK = re.compile(r"(https://(?:hooks\.slack\.com/services|discord(?:app)?\.
 
 _SHORTEST = 8  # characters: a shorter value is found everywhere
 _WEAK = 12  # characters: a shorter word, or word and number, is masked where it stands alone only
-_COMMON = frozenset(
-    "anonymous changeme changeit disabled enabled inherit keychain keyring optional password password1 password123 "
-    "required undefined username".split()
-)
+_COMMON = {
+    *("anonymous", "changeme", "changeit", "disabled", "enabled", "inherit", "keychain", "keyring", "optional"),
+    *("password", "password1", "password123", "required", "undefined", "username"),
+}
 
 
 def redact(value: Any) -> Any:

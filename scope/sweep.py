@@ -14,6 +14,7 @@ from scope.forecast import show_plan
 from scope.importing import uncollected
 from scope.run import SamplesFailedError, finished
 from scope.secrets import command_line, redact
+from scope.visible import visible
 
 Overrides = tuple[str, ...]
 
@@ -137,7 +138,8 @@ class Sweep:
 
     def _say_skipped(self, console: Console) -> None:
         for overrides, reason in self.skipped:
-            console.print(redact(f"skipped {' '.join(overrides)}: {reason}"), soft_wrap=True, markup=False)
+            said = visible(redact(f"skipped {' '.join(overrides)}: {reason}"))
+            console.print(said, soft_wrap=True, markup=False)
 
     def finished(self) -> list[Path | None]:
         """For each job the folder of a run that has nothing left to do; None where there is work."""
@@ -171,7 +173,8 @@ class Sweep:
         self._say_skipped(console)
         for overrides, job, error in failed:
             command = command_line(["python", "main.py", *repeat, *overrides])
-            said = f"FAILED {job.experiment.title}: {redact(reason_of(error))}\n  repeat it alone: {command}"
+            reason = visible(redact(reason_of(error)))
+            said = f"FAILED {job.experiment.title}: {reason}\n  repeat it alone: {command}"
             console.print(said, soft_wrap=True, markup=False)
         if failed:
             raise SweepError(f"{len(failed)} of {len(outcomes)} runs failed; the same command tries them again")

@@ -13,6 +13,7 @@ from scope.prompts import encode, render
 from scope.secrets import redact
 from scope.tasks.sets import write_set
 from scope.trust import permitted
+from scope.visible import visible
 
 USAGE = "python -m scope.tasks build task=gsm8k_4k model=llama3.1_8b budget=4k_512"
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -46,7 +47,7 @@ def build(overrides: Sequence[str]) -> None:
     if cut := sum(prompt.cut > 0 for prompt in encoded):
         print(f"longer than what the task allows or the model's context leaves beside T: {cut}")
     print(f"the first prompt, as {choices['model']} gets it:\n")
-    print(render(shape[1], samples[0], source.layout))
+    print(visible(render(shape[1], samples[0], source.layout), keep="\n\t"))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
         with permitted(arguments):
             build(arguments[1:])
     except (ScopeError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {redact(explain(error, CONF, arguments))}", file=sys.stderr)
+        print(f"error: {visible(redact(explain(error, CONF, arguments)))}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError | HydraException | OmegaConfBaseException) else 1
     return 0
 
