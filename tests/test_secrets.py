@@ -224,11 +224,11 @@ def leaks(folder: Path, *secrets: str) -> list[str]:
     return [str(path) for path in files if any(s.encode() in path.read_bytes() or s in path.name for s in secrets)]
 
 
+@pytest.mark.slow
 def test_a_run_leaves_no_secret_anywhere(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     secret, named = f"hf_{LETTERS}", "unheard-of-value"
-    words = ["tracking=wandb", f"model.revision={secret}", f"+model.template.password={named}"]
-    words = [word for word in words if "template" not in word]
+    words = ["tracking=wandb", f"model.revision={secret}", f"+hydra.job.env_set.A={named}"]
     work = tmp_path / "work"
     work.mkdir()
     done = program(work, *words, *SMALL, WANDB_API_KEY="a1" * 20, MY_PAT=named)
@@ -242,6 +242,7 @@ def test_a_run_leaves_no_secret_anywhere(tmp_path: Path) -> None:
     assert "was finished already" in again.stdout  # what is masked tells no run from another
 
 
+@pytest.mark.slow
 def test_a_preset_that_reads_the_environment_shows_nothing(tmp_path: Path) -> None:
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
     (tmp_path / "conf" / "experiment" / "nice.yaml").write_text(
@@ -253,14 +254,9 @@ def test_a_preset_that_reads_the_environment_shows_nothing(tmp_path: Path) -> No
     done = program(work, *words, MY_PAT="unheard-of-value", PLAIN=f"ghp_{LETTERS}")
     assert done.returncode == 0, done.stderr
     assert leaks(work, "unheard-of-value", LETTERS) == []
-    for key in ("name", "output", "tracking.project"):
-        more = ["tracking=wandb"] * key.startswith("tracking")
-        done = program(work, *more, "plan=true", f"{key}=${{oc.env:MY_PAT}}", *SMALL, MY_PAT="unheard-of-value")
-        if key != "output":  # the fixture's own comes last
-            assert done.returncode == 2
-            assert done.stderr == f"error: {key}: holds a secret, and would be read by everybody: take another name\n"
 
 
+@pytest.mark.slow
 def test_what_is_printed_of_a_sweep_and_of_a_refusal_has_no_secret(tmp_path: Path) -> None:
     secret = f"glpat-{LETTERS}"
     nowhere = tmp_path / secret

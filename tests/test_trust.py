@@ -34,7 +34,8 @@ def command(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pyte
 
     def run(*words: str) -> tuple[int, str, str]:
         capfd.readouterr()
-        monkeypatch.setattr(sys, "argv", [str(ROOT / "main.py"), *words, f"output={work / 'outputs'}"])
+        own = [] if any(word.startswith("output=") for word in words) else [f"output={work / 'outputs'}"]
+        monkeypatch.setattr(sys, "argv", [str(ROOT / "main.py"), *words, *own])
         try:
             code = main.cli()
         except SystemExit as stop:
@@ -206,7 +207,7 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("more", [(), ("-m", "seed=1,2"), ("-m", "experiment=nice,nice")])
+@pytest.mark.parametrize("more", [(), ("-m", "experiment=nice,nice")])  # of all jobs, and of each
 @pytest.mark.parametrize("key", CALLS)
 def test_a_file_sets_nothing_that_hydra_calls(
     key: str, more: tuple[str, ...], tmp_path: Path, command: Command
@@ -262,3 +263,12 @@ def test_a_file_does_not_choose_the_launcher(tmp_path: Path, command: Command) -
     assert (code, err.partition(":")[2].partition(":")[0]) == (2, " hydra/launcher=nice"), err
     code, _, err = command("-m", search, "experiment=nice", "hydra/launcher=nice", "plan=true", "seed=1,2", *SMALL)
     assert code == 0, err
+
+
+@pytest.mark.parametrize("key", ["name", "output", "tracking.project", "tracking.entity"])
+def test_a_secret_is_no_name(key: str, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preset can read the environment; what it reads must not name a folder, or a place in W&B."""
+    monkeypatch.setenv("MY_PAT", "unheard-of-value")
+    code, _, err = command("tracking=wandb", "plan=true", *SMALL, f"{key}=x-${{oc.env:MY_PAT}}")
+    assert code == 2
+    assert err == f"error: {key}: holds a secret, and would be read by everybody: take another name\n"
