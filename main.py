@@ -1,7 +1,6 @@
 """The entry point: Hydra composes the configuration, scope runs it. `python main.py --help` says what can be chosen."""
 
 import os
-import shlex
 import signal
 import sys
 import warnings
@@ -17,8 +16,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from scope.errors import ConfigError, ScopeError
 from scope.explain import explain
+from scope.hydra_part import check_command
 from scope.importing import uncollected
-from scope.secrets import redact
+from scope.secrets import command_line, redact
+from scope.trust import permitted
+from scope.visible import visible
 
 CONF = Path(__file__).resolve().with_name("conf")
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"  # Hydra's own switch, as the user left it
@@ -37,7 +39,7 @@ def main(cfg: DictConfig) -> str | list[float]:
 
         from analysis import tables
         from scope import records
-        from scope.config import NO_USE, build, unused
+        from scope.config import NO_USE, build, files_of, unused
         from scope.forecast import show_plan
         from scope.run import SamplesFailedError, run
         from scope.summary import summary
@@ -54,9 +56,9 @@ def main(cfg: DictConfig) -> str | list[float]:
         for word in hydra_cfg.overrides.hydra if alone else ():
             if word.startswith(("hydra/launcher=", "hydra/sweeper=")) and not word.endswith("=scope"):
                 raise ConfigError(f"{word}: is for a sweep: add -m")
-        job = build(cfg, hydra_cfg.runtime.choices)
+        job = build(cfg, hydra_cfg.runtime.choices, files_of(hydra_cfg))
         for word in unused(cfg, hydra_cfg.overrides.task) if alone else ():
-            console.print(NO_USE.format(word), highlight=False, soft_wrap=True, markup=False)
+            console.print(NO_USE.format(redact(word)), highlight=False, soft_wrap=True, markup=False)
         if not alone:
             setting = setting_of(hydra_cfg.overrides.task, hydra_cfg.job.config.override_dirname.exclude_keys)
             job = replace(job, experiment=replace(job.experiment, setting=setting))
@@ -83,7 +85,8 @@ def main(cfg: DictConfig) -> str | list[float]:
 
 def refuse(error: Exception) -> int:
     """Say in one line what is wrong; -> the exit code: 2 for a request that cannot be, 1 for a failure on the way."""
-    print("error:", " ".join(redact(explain(error, CONF, sys.argv[1:])).split()), file=sys.stderr)
+    said = " ".join(redact(explain(error, CONF, sys.argv[1:])).split())
+    print("error:", visible(said), file=sys.stderr)
     return 2 if isinstance(error, ConfigError | HydraException | OmegaConfBaseException) else 1
 
 
@@ -96,10 +99,13 @@ def cli() -> int:
     os.environ["PYTHONPATH"] = os.pathsep.join(workers)  # so that a launcher's processes import this very checkout
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants them in front
     try:
-        main()
+        check_command(sys.argv[1:], Path(__file__), CONF, "config")
+        with permitted(sys.argv[1:]):
+            main()
         return 0
     except KeyboardInterrupt as stop:
-        print(f"\nstopped; this goes on where it was: python main.py {shlex.join(sys.argv[1:])}", file=sys.stderr)
+        again = command_line(["python", "main.py", *sys.argv[1:]])
+        print(f"\nstopped; this goes on where it was: {again}", file=sys.stderr)
         return 128 + getattr(stop, "signal", signal.SIGINT)  # as the shell counts what a signal ended
     except BrokenPipeError:  # whoever read our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,6 +9,8 @@ from typing import Any
 from analysis.provenance import warnings
 from analysis.records import Run, read_runs
 from scope.errors import ScopeError
+from scope.secrets import redact
+from scope.visible import visible
 
 Work = Callable[[list[Run], Path, argparse.Namespace], None]
 
@@ -39,12 +41,12 @@ def command(
     try:
         runs = read_runs(given.folders)
         for warning in warnings(runs):
-            print(f"warning: {warning}", file=sys.stderr)
+            print(f"warning: {visible(warning)}", file=sys.stderr)
         work(runs, given.out or given.folders[0] / place, given)
     except ModuleNotFoundError as error:
         print(f"error: this needs {error.name}: pip install 'scope-kv[{extra}]'", file=sys.stderr)
         return 2
     except (ScopeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(redact(str(error))))}", file=sys.stderr)
         return 2
     return 0

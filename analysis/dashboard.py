@@ -22,6 +22,7 @@ from analysis.report import page
 from analysis.tables import write
 from scope.errors import ScopeError
 from scope.files import write_whole
+from scope.secrets import redact
 
 NAME = "SCOPE"
 TABLE, SAMPLES = "runs", "samples"  # the first is logged here, the second by each run
@@ -96,7 +97,12 @@ def log(runs: Sequence[Run], frame: pd.DataFrame, folder: Path, given: Namespace
 
     name = f"{runs[0].experiment}-analysis"
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    settings = wandb.Settings(mode="online" if given.online else "offline", silent=True, console="off")
+    settings = wandb.Settings(
+        mode="online" if given.online else "offline",
+        silent=True,
+        console="off",
+        x_disable_meta=redact(sys.argv[1:]) != sys.argv[1:],
+    )
     asked = {"project": given.project, "entity": given.entity, "name": name, "job_type": "analysis"}
     with wandb.init(**asked, dir=folder, reinit="create_new", settings=settings) as run:
         cells = frame.astype(object).where(frame.notna(), None)

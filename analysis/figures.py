@@ -251,13 +251,16 @@ def _named(name: str, draw: Callable[..., Any], runs: Sequence[Run], frame: pd.D
 
 def draw_all(runs: Sequence[Run], folder: Path) -> dict[str, str]:
     """Write every figure the records allow, and print why the others are not there; -> what each shows, by its name."""
+    from matplotlib import rc_context
+
     frame, drawn = of_runs(runs), {}
     drawers = {name: (draw, partial(_named, name, draw, runs, frame)) for name, draw in FIGURES.items()}
     for name, (shows, draw) in {**drawers, **trace_figures(runs)}.items():
         try:
-            for file, figure in draw().items():
-                save(figure, folder, file)
-                drawn[file] = str(shows.__doc__).partition("\n")[0]
+            with rc_context({"text.parse_math": False}):  # a dollar in a label begins no formula
+                for file, figure in draw().items():
+                    save(figure, folder, file)
+                    drawn[file] = str(shows.__doc__).partition("\n")[0]
         except NothingToShowError as reason:
             print(f"{name}: not drawn, {reason}")
     return drawn

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from analysis.sheets import NOTHING, STAR, Sheet
+from scope.visible import visible
 
 NEEDS = "% needs \\usepackage{booktabs,siunitx,graphicx}"
-_FIGURE = re.compile(r"[+-]?\d+(\.\d+)?\*?")
-_WITH_INTERVAL = re.compile(r"(\S+) (\[.*\])")
+_FIGURE = re.compile(r"[+-]?\d+(\.\d+)?\*?", re.ASCII)
+_WITH_INTERVAL = re.compile(r"([+-]?\d+(?:\.\d+)?\*?) (\[[-+\d., ]+\])", re.ASCII)
 _WIDE = 12  # columns, or
 _LONG = 24  # rows, from which on a table is set in smaller type
 _PAGE = 45  # rows of a table at most; more make further tables
@@ -26,7 +27,8 @@ _ESCAPES = str.maketrans(
 
 def escaped(text: str) -> str:
     """Text as LaTeX prints it; safe at the start of a row too."""
-    found = re.sub(r"(?<![\w-])-(?=\d)", "$-$", text.translate(_ESCAPES))  # a hyphen is no minus sign
+    plain = visible(text, keep="\n").translate(_ESCAPES)
+    found = re.sub(r"(?<![\w-])-(?=\d)", "$-$", plain)  # a hyphen is no minus sign
     return "{}" + found if text[:1] in ("[", "*") else found  # after \\ these would be its arguments
 
 

@@ -5,6 +5,12 @@ import re
 from rich.cells import cell_len
 
 from analysis.sheets import Sheet, one_line
+from scope.visible import visible
+
+_MARKS = re.compile(  # an underscore within a word is none, nor are brackets without an address behind them
+    r"[\\|*`<>~$]|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[:])|&(?=#?\w+;)"
+)
+_LIVE = re.compile(r"://|www\.|mailto:|xmpp:|@\w|\w@", re.I)  # what GitHub makes a link of by itself
 
 
 def markdown(sheet: Sheet) -> str:
@@ -29,4 +35,13 @@ def pipes(sheet: Sheet) -> str:
 
 
 def escaped(text: str) -> str:
-    return re.sub(r"([\\|*`<])", r"\\\1", text).replace("\n", " ")
+    """Text as Markdown shows it: no tag, no emphasis, no formula, and no link that can be followed."""
+    words = re.split(r"(\S+)", visible(text.replace("\n", " ")))
+    return "".join(_code(word) if _LIVE.search(word) else _MARKS.sub(r"\\\g<0>", word) for word in words)
+
+
+def _code(word: str) -> str:
+    """A word in which nothing is alive: within backticks, more of them than it has itself."""
+    longest = max((len(run) for run in re.findall("`+", word)), default=0)
+    fence, space = "`" * (longest + 1), " " * (word[0] == "`" or word[-1] == "`")
+    return f"{fence}{space}{word}{space}{fence}".replace("|", "\\|")  # a cell ends at a bar in code too

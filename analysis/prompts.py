@@ -43,6 +43,7 @@ def _task(path: Path) -> Any:
     from yaml import YAMLError
 
     from scope.config import build
+    from scope.trust import SWITCHES
 
     try:
         config = OmegaConf.load(path)
@@ -51,6 +52,9 @@ def _task(path: Path) -> Any:
     if not isinstance(config, DictConfig):
         raise ScopeError(f"{path}: is not the configuration of a run")
     try:
+        for name, switch in SWITCHES.items():  # of a model, which is not loaded here
+            if OmegaConf.select(config, f"model.{name}") is switch.unsafe:
+                config.model[name] = not switch.unsafe
         return build(config, {}).experiment.task
     except OmegaConfBaseException as error:  # a key is missing that every configuration has
         raise ScopeError(f"{path}: is not the configuration of a run: {str(error).splitlines()[0]}") from error

@@ -15,6 +15,7 @@ from typing import Any
 from scope.errors import ScopeError
 from scope.records.lines import DamagedLineError, parse
 from scope.records.merge import JOINED, Joined
+from scope.visible import all_visible
 
 SHARDS = "shards"  # the folder in a run's where its shards have theirs
 LABELS = ("model", "method", "decoding", "task")
@@ -152,7 +153,7 @@ def _merged(manifest: Path) -> bool:
 def _read_run(path: Path) -> Run:
     folder = path.parent.resolve()
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = all_visible(json.loads(path.read_bytes()))  # anybody's words, for tables, figures and terminals
         records, notes = read_records(folder / "records.jsonl", manifest["identity"])
         if "shard" in manifest:
             notes = (*notes, f"shard {manifest['shard']}, not merged")
@@ -254,7 +255,7 @@ def _sample(folder: Path, record: Mapping[str, Any]) -> Sample:
             missing=sum(question["found"] is None for question in questions),
             released_missing=sum(question["released_found"] is None for question in questions) if both else None,
             duplicates=sum(max(0, question["given"] - 1) for question in questions) if both else None,
-            measures=record.get("measures", {}),
+            measures=all_visible(record.get("measures", {})),
             batch=record["batch"],
             batch_rows=record["batch_rows"],
             batch_seconds=record["batch_seconds"],

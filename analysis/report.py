@@ -7,6 +7,7 @@ python -m analysis.report outputs/demo --prompts    # with the prompts' texts, m
 import html
 import json
 import math
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -41,8 +42,8 @@ def page(runs: Sequence[Run], frame: pd.DataFrame, with_prompts: bool = False) -
     template = resources.files("analysis").joinpath("report.html").read_text(encoding="utf-8")
     # "<" never appears inside the script's data: a generation that writes </script> stays text.
     packed = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
-    title = html.escape(", ".join(frame["experiment"].unique()))
-    return template.replace("@TITLE@", title).replace("@DATA@", packed)
+    parts = {"@TITLE@": html.escape(", ".join(frame["experiment"].unique())), "@DATA@": packed}
+    return re.sub("|".join(parts), lambda place: parts[place[0]], template)  # in one go: a title may be `@DATA@`
 
 
 class Texts:
@@ -94,7 +95,9 @@ def differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Settings whose value is not the same in all runs: the key, and the value of each run in turn."""
     found = [settings_of(run) for run in runs]
     keys = dict.fromkeys(key for values in found for key in values)
-    rows = [{"key": key, "values": [values.get(key) for values in found]} for key in keys]
+    rows = [
+        {"key": key, "values": [_finite(values.get(key), str(values.get(key))) for values in found]} for key in keys
+    ]
     return [row for row in rows if len({repr(value) for value in row["values"]}) > 1]
 
 
@@ -123,10 +126,15 @@ def _run(run: Run, with_prompts: bool, texts: Texts) -> dict[str, Any]:
     }
 
 
+def _finite(value: Any, otherwise: Any) -> Any:
+    """The value, or what stands for it where it is infinite or NaN, which JSON does not have."""
+    return otherwise if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row as JSON can hold it: no NaN, no numpy scalar."""
     values = {str(key): value.item() if hasattr(value, "item") else value for key, value in row.items()}
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    return {key: _finite(value, None) for key, value in values.items()}
 
 
 def _work(runs: list[Run], out: Path, given: Namespace) -> None:

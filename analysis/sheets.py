@@ -1,5 +1,6 @@
 """One table as rounded text: what the terminal, Markdown and LaTeX are made from, so that all three say the same."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -7,6 +8,8 @@ import pandas as pd
 
 NOTHING = "\N{EN DASH}"  # what a cell without a value shows
 STAR = "*"  # after a figure that not all prompts stand behind
+_BEGINS_FORMULA = tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20")  # the last four are as wide as a Chinese character
+_IS_FIGURE = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?( \[[-+\d., ]+\])?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,16 @@ class Sheet:
     best: Mapping[str, Sequence[bool]] = field(default_factory=dict)
     blocked: bool = False
     remarks: tuple[str, ...] = ()
+
+
+def as_csv(frame: pd.DataFrame) -> str:
+    """A frame as CSV whose text no spreadsheet takes for a formula: such a cell begins with an apostrophe."""
+    cells = frame.map(lambda cell: _no_formula(cell) if isinstance(cell, str) else cell)
+    return str(cells.rename(columns=_no_formula).to_csv(index=False))
+
+
+def _no_formula(text: str) -> str:
+    return f"'{text}" if text.lstrip()[:1] in _BEGINS_FORMULA and not _IS_FIGURE.fullmatch(text) else text
 
 
 def number(value: float, digits: int = 1) -> str:

@@ -21,7 +21,7 @@ from analysis.latex import NEEDS, latex
 from analysis.layouts import LAYOUTS, fill
 from analysis.markdown import escaped, markdown, pipes
 from analysis.records import Run
-from analysis.sheets import Sheet
+from analysis.sheets import Sheet, as_csv
 from analysis.view import about_grid, grids, make_view, sheets, show, show_sheet
 from scope.files import write_whole
 
@@ -35,7 +35,7 @@ def write(frame: pd.DataFrame, folder: str | Path) -> list[Path]:
     """Write table.csv, table.md and table.tex into `folder`, each whole or not at all, and return their paths."""
     return write_texts(
         Path(folder),
-        {"table.csv": frame.to_csv(index=False), "table.md": _markdown(frame), "table.tex": as_latex(sheets(frame))},
+        {"table.csv": as_csv(frame), "table.md": _markdown(frame), "table.tex": as_latex(sheets(frame))},
     )
 
 
@@ -64,7 +64,7 @@ def write_preset(runs: Sequence[Run], name: str, folder: Path) -> tuple[list[She
     """A table in the paper's layout, as <name>.csv, .md and .tex; -> its sheets and the paths."""
     made, cells = PRESETS[name](runs, of_runs(runs))
     text = "\n\n".join([f"# {name}", *map(markdown, made)]) + "\n"
-    texts = {f"{name}.csv": cells.to_csv(index=False), f"{name}.md": text, f"{name}.tex": as_latex(made)}
+    texts = {f"{name}.csv": as_csv(cells), f"{name}.md": text, f"{name}.tex": as_latex(made)}
     return made, write_texts(folder, texts)
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 from rich import box
@@ -25,6 +26,7 @@ from analysis.frame import (
     settings,
 )
 from analysis.sheets import NOTHING, STAR, Sheet, bytes_unit, interval, number, numbers, plain
+from scope.visible import visible
 
 BOLD = {"best": "accuracy %\n[95% interval]", "released_best": "released %\n[95% interval]"}  # frame's column: heading
 NOTES_WIDTH = 28  # characters of terminal that notes are wrapped to where space is short
@@ -206,6 +208,7 @@ def show_sheet(sheet: Sheet, console: Console) -> None:
 def print_columns(
     keys: pd.DataFrame, columns: pd.DataFrame, best: Mapping[str, Sequence[bool]], console: Console
 ) -> None:
+    keys, columns = (cells.map(partial(visible, keep="\n")) for cells in (keys, columns))
     for part in _fitting(columns, console.width - width(keys)):
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
         # Cropped or wrapped, half a number is a wrong number: beyond the console's width, the terminal breaks the line.

@@ -4,7 +4,7 @@ import copy
 import importlib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from scope.errors import CombinationError, ConfigError, ImpossibleError, ScopeEr
 from scope.experiment import Experiment
 from scope.prefill.budget import Budget, Pyramid, Windowed
 from scope.records import RecordKeeping
+from scope.secrets import redact
 from scope.tracking import Tracker
+from scope.trust import require_permission
 
 NAME = re.compile(r"\w[\w.-]{0,99}")
 GROUPS = ("model", "method", "decoding", "budget", "task", "fidelity", "engine", "tracking", "trace")
@@ -60,9 +62,10 @@ class Job:
     assumed_speed: float | None = None  # only say what it would cost, at so many decode steps a second
 
 
-def build(cfg: Any, choices: Mapping[str, str]) -> Job:
+def build(cfg: Any, choices: Mapping[str, str], files: Sequence[Path] = ()) -> Job:
     """cfg: an OmegaConf DictConfig; choices: the option taken in each group. Loads no model and writes nothing.
 
+    files: those that it was composed from, as far as they are known; a refusal may name one.
     Raises ConfigError, or ImpossibleError where each value alone is fine.
     """
     config = _resolved(cfg)
@@ -80,6 +83,8 @@ def build(cfg: Any, choices: Mapping[str, str]) -> Job:
         cfg.budget.decode = config["budget"]["recent"]
         config = _resolved(cfg)
     labels = {group: choices[group] for group in GROUPS if choices.get(group) and group not in UNLABELLED}
+    _check_names(config)
+    _check_switches(config, files)
     trace = _make(config, cfg, "trace") if config.get("trace") else None
     parts = {name: _make(config, cfg, name) for name in PARTS}
     tracker, keeping = parts.pop("tracking"), parts.pop("records")
@@ -117,6 +122,33 @@ def _resolved(cfg: Any) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{error.full_key}: {reason[0].lower()}{reason[1:]}") from error
+
+
+def files_of(hydra: Any) -> list[Path]:
+    """The files on this disk that a configuration was composed from. hydra: its own part of it."""
+    folders = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
+    names = [f"{group}/{option}" for group, option in hydra.runtime.choices.items() if option]
+    places = [folder / f"{name}.yaml" for name in (*names, hydra.job.config_name) for folder in folders]
+    return [place for place in places if place.is_file()]
+
+
+def _check_names(config: Mapping[str, Any]) -> None:
+    """Refuse a secret as the name of a folder or of a place in W&B, which cannot be masked."""
+    tracking = config["tracking"] if isinstance(config["tracking"], dict) else {}
+    places = {key: config[key] for key in ("name", "output")}
+    places |= {f"tracking.{key}": value for key, value in tracking.items()}
+    for key, value in places.items():
+        if isinstance(value, str) and redact(value) != value:
+            raise ConfigError(f"{key}: holds a secret, and would be read by everybody: take another name")
+
+
+def _check_switches(node: Any, files: Sequence[Path], key: str = "") -> None:
+    """Refuse what the user alone may switch on, wherever it stands."""
+    below = enumerate(node) if isinstance(node, list) else node.items() if isinstance(node, dict) else ()
+    for name, value in below:
+        place = f"{key}.{name}" if key else str(name)
+        require_permission(place, str(name), value, files)
+        _check_switches(value, files, place)
 
 
 def _by_bytes(config: Any) -> bool:

@@ -1,7 +1,6 @@
 """A sweep of runs: which jobs can run at all, and what came of them."""
 
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,12 +8,13 @@ from typing import Any
 
 from rich.console import Console
 
-from scope.config import NO_USE, Job, build, unused
+from scope.config import NO_USE, Job, build, files_of, unused
 from scope.errors import ConfigError, ImpossibleError, ScopeError
 from scope.forecast import show_plan
 from scope.importing import uncollected
 from scope.run import SamplesFailedError, finished
-from scope.secrets import redact
+from scope.secrets import command_line, redact
+from scope.visible import visible
 
 Overrides = tuple[str, ...]
 
@@ -87,7 +87,7 @@ class Sweep:
         useless: dict[str, int] = {}
         for overrides, cfg in composed:
             try:
-                built.append(build(cfg, cfg.hydra.runtime.choices))
+                built.append(build(cfg, cfg.hydra.runtime.choices, files_of(cfg.hydra)))
                 jobs.append(overrides)
                 for word in unused(cfg, overrides):
                     useless[word] = useless.get(word, 0) + 1
@@ -104,7 +104,7 @@ class Sweep:
         sweep._announce()
         for word, times in useless.items():
             if times == sum(word in overrides for overrides in jobs):
-                sweep.tell(NO_USE.format(redact(word)))
+                sweep.tell(NO_USE.format(word))
         return sweep
 
     def _announce(self) -> None:
@@ -113,7 +113,7 @@ class Sweep:
 
     @staticmethod
     def tell(line: str) -> None:
-        Console(highlight=False).print(line, soft_wrap=True, markup=False)
+        Console(highlight=False).print(redact(line), soft_wrap=True, markup=False)
 
     def require_data(self) -> None:
         """Look at the data of each task once, before the first job runs. Raises ConfigError where it is malformed."""
@@ -138,7 +138,8 @@ class Sweep:
 
     def _say_skipped(self, console: Console) -> None:
         for overrides, reason in self.skipped:
-            console.print(f"skipped {' '.join(overrides)}: {reason}", soft_wrap=True, markup=False)
+            said = visible(redact(f"skipped {' '.join(overrides)}: {reason}"))
+            console.print(said, soft_wrap=True, markup=False)
 
     def finished(self) -> list[Path | None]:
         """For each job the folder of a run that has nothing left to do; None where there is work."""
@@ -171,8 +172,9 @@ class Sweep:
         failed = [(overrides, job, outcome) for overrides, job, outcome in runs if isinstance(outcome, Exception)]
         self._say_skipped(console)
         for overrides, job, error in failed:
-            command = shlex.join(["python", "main.py", *repeat, *overrides])
-            said = f"FAILED {job.experiment.title}: {redact(reason_of(error))}\n  repeat it alone: {command}"
+            command = command_line(["python", "main.py", *repeat, *overrides])
+            reason = visible(redact(reason_of(error)))
+            said = f"FAILED {job.experiment.title}: {reason}\n  repeat it alone: {command}"
             console.print(said, soft_wrap=True, markup=False)
         if failed:
             raise SweepError(f"{len(failed)} of {len(outcomes)} runs failed; the same command tries them again")

@@ -7,6 +7,7 @@ tracked by W&B does the same work, at the same speed, whether W&B answers, hangs
 import importlib
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 from scope.errors import SettingError
+from scope.secrets import redact
 
 _logger = logging.getLogger(__name__)
 
@@ -170,6 +172,7 @@ class Wandb:
             init_timeout=self.init_timeout_seconds,
             finish_timeout=self.init_timeout_seconds,
             finish_timeout_raises=True,
+            x_disable_meta=redact(sys.argv[1:]) != sys.argv[1:],  # they are recorded as they are, with its secrets
         )
 
     def _open_run(self, run: RunInfo, settings: Any) -> Any:
@@ -217,4 +220,4 @@ def _one_line(error: BaseException) -> str:
 
 
 def _warn(reason: str) -> None:
-    _logger.warning("W&B is off for the rest of this run: %s", reason)
+    _logger.warning("W&B is off for the rest of this run: %s", redact(reason))

@@ -191,6 +191,22 @@ def test_offline_records_the_run(folder: Path, warned: list[str]) -> None:
     assert warned == []
 
 
+@pytest.mark.parametrize("secret", [True, False])
+def test_the_command_line_is_recorded_unless_a_secret_is_in_it(
+    folder: Path, secret: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["main.py", "model.revision=" + ("ghp_" if secret else "v1-") + "aB3dE6gH9jK2mN5pQ8sT1vW4"]
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setenv("WANDB_API_KEY", "a1" * 20)
+    tracker = Wandb()
+    tracker.start(info(folder))
+    tracker.finish({}, [])
+    assert finished_record(folder).finished
+    written = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    assert (words[1].encode() in written) is not secret
+    assert b"a1" * 20 not in written
+
+
 def test_a_resumed_run_keeps_its_id(folder: Path) -> None:
     for _ in range(2):
         tracker = Wandb()

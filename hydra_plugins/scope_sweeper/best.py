@@ -6,6 +6,8 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from scope.secrets import redact
+
 FOUND = "optimization_results.yaml"  # the searching sweeper's own
 MEASURED = "{:.1%} of the answers right", "{:.0%} of the full cache's bytes for its own text"  # what main.py returns
 
@@ -26,5 +28,5 @@ class Best(Callback):
         for solution in solutions:
             params = " ".join(f"{key}={value}" for key, value in solution.params.items())
             values = [text.format(value) for text, value in zip(MEASURED, solution["values"], strict=False)]
-            print(f"best: {params}: {', '.join(values)}")
+            print(redact(f"best: {params}: {', '.join(values)}"))
         print(f"written: {path}")

@@ -19,6 +19,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, flag_override, open_dict
 
+from scope.hydra_part import require_same
 from scope.importing import uncollected
 
 
@@ -137,7 +138,9 @@ class ScopeSweeper(BasicSweeper):
         return [_outcome(job, ran) for job, ran in zip(jobs, returns, strict=True)]
 
     def _compose(self, overrides: Sequence[str]) -> Any:
-        return self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        composed = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        require_same(composed.hydra, self.config.hydra)
+        return composed
 
 
 def _outcome(job: Sequence[str], ran: JobReturn) -> Path | Exception:

@@ -10,6 +10,7 @@ from pathlib import Path
 from scope.errors import ScopeError
 from scope.files import write_whole
 from scope.records.folder import CONFIG, MANIFEST, RecordKeeping, Records, as_json, read, read_manifest
+from scope.visible import visible
 
 JOINED = "joined"  # in the manifest of a run that lacks shards: those that it has, as in `Joined`
 
@@ -139,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         merged = merge(options.folders, options.out)
     except (ScopeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         return 2
     for folder, samples, joined in merged:
         print("; ".join([f"{folder}: {samples} sample{'s' * (samples != 1)}", *[joined.lacks] * bool(joined.missing)]))

@@ -20,6 +20,7 @@ from analysis.view import print_columns, width
 from scope.errors import ScopeError
 from scope.scoring.answer import Answer
 from scope.scoring.sources import Scored, read
+from scope.visible import visible
 
 NAME_WIDTH = 24  # characters that a run's name is folded to where space is short
 UNBOUNDED = 10_000  # columns: more than any table has
@@ -50,7 +51,7 @@ def table(runs: Sequence[Scored]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str,
     columns["missing"] = [str(sum(answer.found is None for answer in given)) for given in answers]
     columns["duplicates"] = [str(sum(max(0, answer.given - 1) for answer in given)) for given in answers]
     columns["missing\nreleased"] = [str(sum(answer.released_found is None for answer in given)) for given in answers]
-    keys = pd.DataFrame({"task": [run.task for run in rows], "run": [run.name for run in rows]})
+    keys = pd.DataFrame({"task": [visible(run.task) for run in rows], "run": [visible(run.name) for run in rows]})
     return keys, pd.DataFrame(columns), bold
 
 
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         runs = [run for folder in options.folders for run in read(folder)]
     except (ScopeError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         return 2
     console = Console()
     if not console.is_terminal:  # a file or a pipe has no width: whoever reads it wants each run on one line

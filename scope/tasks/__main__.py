@@ -10,7 +10,10 @@ from statistics import median
 
 from scope.errors import ConfigError, ScopeError, nearest
 from scope.prompts import encode, render
+from scope.secrets import redact
 from scope.tasks.sets import write_set
+from scope.trust import permitted
+from scope.visible import visible
 
 USAGE = "python -m scope.tasks build task=gsm8k_4k model=llama3.1_8b budget=4k_512"
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -27,7 +30,7 @@ def build(overrides: Sequence[str]) -> None:
         cfg = compose("config", list(overrides), return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)
         choices = cfg.hydra.runtime.choices
-        job = config.build(cfg, choices)
+        job = config.build(cfg, choices, config.files_of(cfg.hydra))
     experiment, source = job.experiment, job.experiment.model
     samples = experiment.task.samples()
     path = Path(cfg.output) / "sets" / f"{choices['task']}.jsonl"
@@ -44,7 +47,7 @@ def build(overrides: Sequence[str]) -> None:
     if cut := sum(prompt.cut > 0 for prompt in encoded):
         print(f"longer than what the task allows or the model's context leaves beside T: {cut}")
     print(f"the first prompt, as {choices['model']} gets it:\n")
-    print(render(shape[1], samples[0], source.layout))
+    print(visible(render(shape[1], samples[0], source.layout), keep="\n\t"))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -61,9 +64,10 @@ def main(arguments: Sequence[str]) -> int:
         if list(arguments[:1]) != ["build"]:
             given = f"{arguments[0]}: must be build{nearest(arguments[0], ['build'])}" if arguments else "nothing to do"
             raise ConfigError(f"{given}; as in: {USAGE}")
-        build(arguments[1:])
+        with permitted(arguments):
+            build(arguments[1:])
     except (ScopeError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {explain(error, CONF, arguments)}", file=sys.stderr)
+        print(f"error: {visible(redact(explain(error, CONF, arguments)))}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError | HydraException | OmegaConfBaseException) else 1
     return 0
 
