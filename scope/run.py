@@ -17,8 +17,9 @@ from scope.engine import devices_of, rows_that_fit
 from scope.errors import ScopeError
 from scope.experiment import Experiment, Request
 from scope.forecast import require_fit
-from scope.generate import Generated, Prompt, stream
+from scope.generate import Generated, Prompt, Sampling, stream
 from scope.models import Loaded
+from scope.processors import asked_for, described, require_possible
 from scope.progress import Progress
 from scope.prompts import Encoded, encode
 from scope.records import RecordKeeping, Records
@@ -60,6 +61,10 @@ def run(
         loaded = models.load(experiment.model)
         experiment.engine.on(devices_of(loaded.model))
         prompts = encode_all(experiment, loaded)
+        if experiment.sampling.processors == "model":
+            require_possible(loaded.model.generation_config)
+        if asks := described(loaded.model.generation_config, experiment.sampling.temperature > 0):
+            manifest["generation_config"] = asks
     if experiment.trace:  # refused before anything is written
         config = models.load(experiment.model).model.config.get_text_config(decoder=True)
         experiment.trace.require(config.num_hidden_layers)
@@ -77,6 +82,8 @@ def run(
             )
             if experiment.engine.on(devices_of(loaded.model)) == "compile":
                 announce(experiment, "its steps are compiled as each kind comes, which takes minutes", console)
+            if experiment.sampling.processors == "none" and (said := left_out(loaded, experiment.sampling)):
+                announce(experiment, said, console)
             tracker.start(RunInfo(output.name, folder.name, identity, folder, redact(experiment.config)))
             try:
                 with Progress(experiment.title, len(todo), experiment.task.max_new_tokens, console) as progress:
@@ -134,6 +141,19 @@ def finished(experiment: Experiment, output: Path, console: Console, keeping: Re
 
 def announce(experiment: Experiment, said: str, console: Console) -> None:
     console.print(f"{experiment.title}: {said}", highlight=False, soft_wrap=True, markup=False)
+
+
+def left_out(loaded: Loaded, sampling: Sampling) -> str:
+    """What the model's generation config asks for and does not get, in words; empty where that is nothing."""
+    config, drawn = loaded.model.generation_config, sampling.temperature > 0
+    if not (asks := asked_for(config, drawn)):
+        return ""
+    told = described(config, drawn)
+    left = ", ".join(f"{name}={told[name]}" for name in asks)
+    said = f"the model's generation config asks for {left}: not applied (sampling.processors=model applies it)"
+    if ours := ", ".join(f"{name}={value}" for name, value in told.items() if name not in asks):
+        said += f"; in place of its {ours}, sampling.temperature, top_p and top_k count"
+    return said
 
 
 def encode_all(experiment: Experiment, loaded: Loaded) -> list[Encoded]:

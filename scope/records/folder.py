@@ -119,8 +119,7 @@ class Records:
         if there and there["samples"] >= manifest["samples"] and (self.folder / CONFIG).exists():
             return  # as many samples or more are planned already
         write_whole(self.folder / CONFIG, config)
-        kept = {key: there[key] for key in (*now, "continued") if key in there} if there else now
-        write_whole(path, as_json({**manifest, **kept}))
+        write_whole(path, as_json({**now, **(there or {}), **manifest}))  # what was found out at first stays
 
     def _mend(self) -> dict[str, dict[str, Any]]:
         """Read what is there; set aside lines that this run did not write whole. -> the last record of each sample."""
