@@ -55,7 +55,8 @@ class Text:
         found = [shown[:at] for s in self._stop if (at := shown.find(s)) >= 0]
         if self._shown is not None:  # there are special tokens
             whole = self._decode_all(self._tokens)
-            found += [self._shown_before(whole, at) for s in self._stop if (at := whole.find(s)) >= 0]
+            others = (s for s in self._stop if s not in shown)
+            found += [self._shown_before(whole, at) for s in others if (at := whole.find(s)) >= 0]
         return min(found, key=len, default=None)
 
     def _shown_before(self, whole: str, at: int) -> str:
