@@ -37,7 +37,7 @@ def run(
     """Run an experiment below `output` (its last part names the sweep), or go on where it stopped. -> the run's folder.
 
     Raises ScopeError for what a user can mend, SamplesFailedError once the other samples are recorded, and Stopped
-    once the answers under way are recorded where a signal has asked for it.
+    once the answers under way are recorded where a signal has asked for it: with `done` where nothing is left to do.
     """
     keeping = keeping or RecordKeeping()
     if there := finished(experiment, output, console, keeping):
@@ -93,7 +93,8 @@ def run(
                         progress.finish(lines)
                         failed += sum(line["status"] != OK for line in lines)
                         tracker.log(running(list(kept.done.values()), lines))
-                    stopping.check()
+                    if experiment.trace or any(request.name not in kept.done for request in asked):
+                        stopping.check()
             except KeyboardInterrupt:
                 if kept.done:
                     part = f"stopped, with the longest prompts first: {len(kept.done)} of {len(asked)} samples"
@@ -107,6 +108,7 @@ def run(
     if failed:
         reason = f"{failed} of {manifest['samples']} samples failed, {folder / records.RECORDS} says why"
         raise SamplesFailedError(f"{reason}; the same command tries them again", folder)
+    stopping.check(done=folder)
     return folder
 
 
