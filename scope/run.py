@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from rich.console import Console
 
@@ -24,6 +25,7 @@ from scope.progress import Progress
 from scope.prompts import Encoded, encode
 from scope.records import RecordKeeping, Records
 from scope.secrets import redact
+from scope.speeds import CpuWait
 from scope.stopping import Stopping
 from scope.summary import headline, running, sample_row, summary
 from scope.tasks import Sample, Task
@@ -210,7 +212,7 @@ def answers(
         if not stopping.asked
     )
     drawn, engine = experiment.sampling.temperature > 0, experiment.engine.on(devices_of(loaded.model))
-    began = datetime.now(UTC).isoformat(timespec="milliseconds")
+    began, waiting = datetime.now(UTC).isoformat(timespec="milliseconds"), CpuWait()
     for place, made in stream(
         loaded.model,
         loaded.tokenizer,
@@ -237,6 +239,9 @@ def answers(
             "batch_rows": min(rows, len(requests)),
             "engine": engine,  # a batch's seconds are with the compiling, where there is some
             "batch_seconds": round(made.batch_seconds, 4),
+            "device": loaded.model.device.type,
+            "threads": torch.get_num_threads(),
+            "cpu_wait": None if (waited := waiting.share()) is None else round(waited, 3),  # since the batch began
         }
         yield request, [line | record(experiment.task, request.sample, len(encoded[request.index].tokens), made)]
 

@@ -41,6 +41,7 @@ from tests.test_run import experiment
 
 ROOT = Path(__file__).parents[1]
 TIMINGS = {"batch", "engine", "batch_rows", "batch_seconds", "prefill_seconds", "decode_seconds", "tokens_per_second"}
+TIMINGS |= {"device", "threads", "cpu_wait"}
 
 
 def go(what: Experiment, output: Path, **keeping: Any) -> Path:
