@@ -42,6 +42,7 @@ def main(cfg: DictConfig) -> str | list[float]:
         from scope.config import NO_USE, build, files_of, unused
         from scope.forecast import show_plan
         from scope.run import SamplesFailedError, run
+        from scope.stopping import Stopped
         from scope.summary import summary
         from scope.sweep import setting_of
 
@@ -66,6 +67,10 @@ def main(cfg: DictConfig) -> str | list[float]:
             show_plan([job.experiment], job.assumed_speed, console)
             return ""
         folder = run(job.experiment, job.tracker, job.output, console, job.keeping)
+    except Stopped as stop:
+        if stop.done is None or not alone:  # a sweep begins no other job
+            raise
+        folder = stop.done
     except ScopeError as error:
         if alone and isinstance(error, SamplesFailedError) and job.keeping.shard is None:
             tables.show(tables.build([error.folder]), console)

@@ -13,7 +13,8 @@ from analysis.frame import OWN_TEXTS, batches, ordered, settings
 from analysis.layouts import extra
 from analysis.published import published
 from analysis.records import Run
-from analysis.sheets import NOTHING, STAR, Sheet, bytes_unit, number, signed
+from analysis.sheets import NOTHING, STAR, Sheet, bytes_unit, number, signed, speed
+from analysis.speeds import SPEED_COLUMNS, marks, remarks_on
 
 MODELS = ("llama3.1_8b", "mistral_7b_v0.3")  # the paper's; one token's keys and values have equal bytes in both
 UNKNOWN = float("nan")
@@ -46,6 +47,7 @@ def _line(figures: Mapping[str, Any], run: Run, telling: Sequence[str]) -> dict[
         "cache_percent": figures["cache_percent"],
         "cache_percent_of": figures["cache_percent_of"],
         "tokens_per_second": figures["tokens_per_second"],
+        **{key: figures[key] for key in SPEED_COLUMNS if key != "batch_rows"},
         **_published(figures["model"], figures["method"], figures["decoding"]),
         **{key: figures[key] for key in ("notes", "experiment", "run", "commit")},
     }
@@ -80,7 +82,8 @@ def _sheet(found: pd.DataFrame) -> Sheet:
         f"cache, {unit}\nlargest batch": [number(value * scale, 2) for value in found["batch_mib"]],
         **_beside("cache, % of full", found["cache_percent"], found["published_cache_percent"], papers),
         "tokens/s\nours": [
-            f"{number(v)}{STAR * (not w and v == v)}" for v, w in zip(found["tokens_per_second"], whole, strict=True)
+            f"{speed(v, mark)}{STAR * (not w and v == v)}"
+            for v, mark, w in zip(found["tokens_per_second"], marks(found), whole, strict=True)
         ],
         **_beside("tokens/s, % of full", found["speed_percent"], found["published_speed_percent"], papers),
     }
@@ -105,7 +108,7 @@ def _sheet(found: pd.DataFrame) -> Sheet:
         "tab:" + re.sub(r"[^a-z0-9]+", "-", f"as-table-3-{model}-{task}".lower()),
         pd.DataFrame(keys),
         pd.DataFrame(columns),
-        remarks=tuple(remarks),
+        remarks=(*remarks, *remarks_on(found)),
     )
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis.provenance import provenance
 from analysis.records import Run, Sample, read_runs
+from analysis.speeds import SPEED_COLUMNS, differences, measured_with
 from analysis.statistics import (
     SAME,
     UNKNOWN,
@@ -48,6 +49,7 @@ MEASURES = (
     "cache_percent",
     "cache_percent_of",
     "tokens_per_second",
+    *SPEED_COLUMNS,
     "notes",
     "identity",
     "commit",
@@ -64,7 +66,8 @@ answer; `duplicates`: answers beyond the first to a question. `slots`: those of 
 `cache_mib`: mean bytes of one sequence's cache in 2^20; `cache_percent`: of those of `cache_percent_of`: what the
 uncompressed run needed for the same prompts (`UNCOMPRESSED`), or, where there is none, what a full cache would have
 needed for this run's own texts (`OWN_TEXTS`): a method that stops early then looks larger.
-`tokens_per_second`: all tokens generated over the decoding time of all batches.
+`tokens_per_second`: all tokens generated over the decoding time of all batches; the `SPEED_COLUMNS` say what it was
+measured with.
 """
 
 
@@ -84,6 +87,7 @@ def of_runs(read: Sequence[Run]) -> pd.DataFrame:
     behind = provenance(runs)
     frame = pd.DataFrame([_row(run, _baseline(run, runs), _same_evictions(run, runs), behind) for run in runs])
     _note_shares_of_own_texts(frame)
+    frame["speed_differs"] = differences(frame)
     settings = [settings_of(run) for run in runs]
     for position, key in enumerate(_telling(settings, frame), start=len(IDENTITY)):
         values = [setting.get(key) for setting in settings]
@@ -307,6 +311,7 @@ def _row(run: Run, baseline: Run | None, same: Sequence[Run], behind: Mapping[Pa
         "cache_percent": 100 * cache_share,
         "cache_percent_of": cache_of,
         "tokens_per_second": _ratio(sum(s.generated_tokens for s in samples), _decoding_seconds(samples)),
+        **measured_with(run),
         "notes": "; ".join((*_notes(run, baseline, lost, paired, same), *behind[run.folder])),
         "identity": run.identity,
         "commit": run.made_by[0]["commit"],

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from analysis.sheets import NOTHING, STAR, Sheet
+from analysis.sheets import DAGGER, NOTHING, STAR, Sheet
 from scope.visible import visible
 
 NEEDS = "% needs \\usepackage{booktabs,siunitx,graphicx}"
-_FIGURE = re.compile(r"[+-]?\d+(\.\d+)?\*?", re.ASCII)
-_WITH_INTERVAL = re.compile(r"([+-]?\d+(?:\.\d+)?\*?) (\[[-+\d., ]+\])", re.ASCII)
+_FIGURE = re.compile(rf"[+-]?\d+(\.\d+)?[{STAR}{DAGGER}]*", re.ASCII)
+_MARKS = {STAR: "{*}", DAGGER: r"{\textsuperscript{\textdagger}}"}  # siunitx is told by braces that it is no figure
+_WITH_INTERVAL = re.compile(rf"([+-]?\d+(?:\.\d+)?[{STAR}{DAGGER}]*) (\[[-+\d., ]+\])", re.ASCII)
 _WIDE = 12  # columns, or
 _LONG = 24  # rows, from which on a table is set in smaller type
 _PAGE = 45  # rows of a table at most; more make further tables
@@ -21,7 +22,14 @@ _SHRUNK = "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!
 _ESCAPES = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", NOTHING: "--", "\n": " "}
+    | {
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        NOTHING: "--",
+        DAGGER: r"\textdagger{}",
+        "\n": " ",
+    }
 )
 
 
@@ -117,18 +125,21 @@ def _typeset(name: str, cells: list[str], bold: Sequence[bool]) -> list[_Column]
 
 
 def _siunitx(cells: Sequence[str]) -> str:
-    """Room for the longest figure: digits before and after the point, a sign, a star."""
-    figures = [cell.rstrip(STAR) for cell in cells if cell != NOTHING]
+    """Room for the longest figure: digits before and after the point, a sign, marks."""
+    figures = [cell.rstrip(STAR + DAGGER) for cell in cells if cell != NOTHING]
     whole = max(len(figure.lstrip("+-").partition(".")[0]) for figure in figures)
     digits = max(len(figure.partition(".")[2]) for figure in figures)
     sign = "+" if any(figure[0] in "+-" for figure in figures) else ""
-    star = ", table-space-text-post={*}" if any(cell.endswith(STAR) for cell in cells) else ""
-    return f"S[table-format={sign}{whole}" + (f".{digits}" if digits else "") + f"{star}]"
+    marks = "".join(typeset for mark, typeset in _MARKS.items() if any(mark in cell for cell in cells))
+    space = f", table-space-text-post={marks if marks.count('}') == 1 else f'{{{marks}}}'}" if marks else ""
+    return f"S[table-format={sign}{whole}" + (f".{digits}" if digits else "") + f"{space}]"
 
 
 def _braced(cells: Sequence[str]) -> list[str]:
     """What is no figure has to be told to siunitx by braces."""
-    return ["{--}" if cell == NOTHING else cell.replace(STAR, "{*}") for cell in cells]
+    return [
+        "{--}" if cell == NOTHING else "".join(_MARKS.get(character, character) for character in cell) for cell in cells
+    ]
 
 
 def _finished(text: str, columns: Sequence[_Column], blocks: Sequence[str], remarks: Sequence[str]) -> str:

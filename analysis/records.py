@@ -37,6 +37,8 @@ class Sample:
     `trace` is a fingerprint of the slots held over time, empty where none was recorded.
     `prefill_seconds` is of all prompts that went through it together, `decode_seconds` of this answer's own steps,
     `batch_seconds` of all steps of its batch until it ended; `batch`: when that began, `batch_rows`: how wide it was.
+    `engine`, `device` (cpu or cuda) and `threads` of torch: what it was computed with. `cpu_wait`: for how much of its
+    time, 0..1, the process waited for a processor. None: not recorded, or not known to the system.
     """
 
     name: str
@@ -62,6 +64,10 @@ class Sample:
     prefill_evicted: int
     decode_evicted: int
     trace: str
+    engine: str
+    device: str | None
+    threads: int | None
+    cpu_wait: float | None
 
     @property
     def slots_full(self) -> int:
@@ -267,6 +273,10 @@ def _sample(folder: Path, record: Mapping[str, Any]) -> Sample:
             prefill_evicted=record["prefill_evicted"],
             decode_evicted=record["decode_evicted"],
             trace=record.get("trace", ""),
+            engine=record.get("engine", "eager"),
+            device=record.get("device"),
+            threads=record.get("threads"),
+            cpu_wait=record.get("cpu_wait"),
         )
     except KeyError as error:
         raise RecordsError(f"{folder / 'records.jsonl'}: sample {record['sample']} lacks {error}") from error

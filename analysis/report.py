@@ -23,6 +23,7 @@ from analysis.frame import cache_heading, measure_columns, measured, of_runs, or
 from analysis.prompts import prompts_of
 from analysis.provenance import warnings
 from analysis.records import Run, read_records
+from analysis.speeds import marks, remarks_on
 from scope.files import write_whole
 
 Column = dict[str, Any]  # heading, key; digits of figures; further keys: `bounds` of an interval, `best` where bold
@@ -36,7 +37,7 @@ def page(runs: Sequence[Run], frame: pd.DataFrame, with_prompts: bool = False) -
         "rows": [_plain(row) for row in frame.to_dict("records")],
         "runs": [_run(run, with_prompts, texts) for run in in_order],
         "prompts": texts.found,
-        "warnings": warnings(runs),
+        "warnings": [*warnings(runs), *remarks_on(frame)],
         "differences": differences(in_order),
     }
     template = resources.files("analysis").joinpath("report.html").read_text(encoding="utf-8")
@@ -84,9 +85,11 @@ def columns(frame: pd.DataFrame) -> list[Column]:
         "kept %": ("kept_percent", 1),
         "cache MiB": ("cache_mib", 2),
         cache_heading(frame): ("cache_percent", 1),
-        "tokens/s": ("tokens_per_second", 1),
+        "tokens/s": ("tokens_per_second", "speed"),  # at least one decimal and two significant digits
     }
     found += [{"heading": heading, "key": key, "digits": digits} for heading, (key, digits) in rest.items()]
+    if any(marks(frame)):
+        found.append({"heading": "tokens/s do not compare", "key": "speed_differs"})
     found.append({"heading": "notes", "key": "notes"})
     return [column for column in found if frame[column["key"]].notna().any()]
 

@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from scope.speeds import written
+
 NOTHING = "\N{EN DASH}"  # what a cell without a value shows
 STAR = "*"  # after a figure that not all prompts stand behind
+DAGGER = "\N{DAGGER}"  # after a speed that does not compare with the others
 _BEGINS_FORMULA = tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20")  # the last four are as wide as a Chinese character
 _IS_FIGURE = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?( \[[-+\d., ]+\])?", re.ASCII)
 
@@ -42,6 +45,10 @@ def _no_formula(text: str) -> str:
 
 def number(value: float, digits: int = 1) -> str:
     return NOTHING if pd.isna(value) else f"{value:z.{digits}f}"
+
+
+def speed(per_second: float, mark: bool = False) -> str:
+    return NOTHING if pd.isna(per_second) else written(per_second) + DAGGER * mark
 
 
 def signed(value: float, digits: int = 1) -> str:

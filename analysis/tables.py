@@ -57,7 +57,7 @@ def _markdown(frame: pd.DataFrame) -> str:
     for conditions, grid in grids(frame):
         parts.append(escaped(about_grid(conditions, grid)) + ".")
         parts.append(pipes(Sheet("", "", "", grid[["method"]], grid.drop(columns="method"))))
-    return "\n\n".join(part for part in (*parts, view.about) if part) + "\n"
+    return "\n\n".join(part for part in (*parts, *map(escaped, view.remarks), view.about) if part) + "\n"
 
 
 def write_preset(runs: Sequence[Run], name: str, folder: Path) -> tuple[list[Sheet], list[Path]]:

@@ -25,7 +25,8 @@ from analysis.frame import (
     measured,
     settings,
 )
-from analysis.sheets import NOTHING, STAR, Sheet, bytes_unit, interval, number, numbers, plain
+from analysis.sheets import NOTHING, STAR, Sheet, bytes_unit, interval, number, numbers, plain, speed
+from analysis.speeds import marks, remarks_on
 from scope.visible import visible
 
 BOLD = {"best": "accuracy %\n[95% interval]", "released_best": "released %\n[95% interval]"}  # frame's column: heading
@@ -34,7 +35,10 @@ NOTES_WIDTH = 28  # characters of terminal that notes are wrapped to where space
 
 @dataclass(frozen=True)
 class View:
-    """The frame as rounded text. `keys` say what a row is; `best`: heading -> which rows tie with the best there."""
+    """The frame as rounded text. `keys` say what a row is; `best`: heading -> which rows tie with the best there.
+
+    `remarks`: what has to be read with the figures, a line each.
+    """
 
     experiment: str
     constant: str
@@ -43,6 +47,7 @@ class View:
     quality: pd.DataFrame
     cost: pd.DataFrame
     best: dict[str, list[bool]]
+    remarks: tuple[str, ...]
 
 
 def make_view(frame: pd.DataFrame) -> View:
@@ -77,7 +82,7 @@ def make_view(frame: pd.DataFrame) -> View:
         "slots\nkept %": numbers(frame["kept_percent"]),
         f"cache\n{unit}": numbers(frame["cache_mib"] * scale),
         cache_heading(frame).replace(" of ", "\nof "): numbers(frame["cache_percent"]),
-        "tokens/s": numbers(frame["tokens_per_second"]),
+        "tokens/s": [speed(*cell) for cell in zip(frame["tokens_per_second"], marks(frame), strict=True)],
     }
     if any(frame["notes"]):
         cost["notes"] = list(frame["notes"])
@@ -89,6 +94,7 @@ def make_view(frame: pd.DataFrame) -> View:
         quality=pd.DataFrame(quality),
         cost=pd.DataFrame(cost),
         best=bold,
+        remarks=tuple(remarks_on(frame)),
     )
 
 
@@ -177,7 +183,7 @@ def sheets(frame: pd.DataFrame) -> list[Sheet]:
     of = f" of {view.experiment}{f' ({view.constant})' * bool(view.constant)}"
     made = [
         Sheet(f"Accuracy{of}", view.about, f"{label}-accuracy", view.keys, view.quality, view.best),
-        Sheet(f"Cache and speed{of}", "", f"{label}-cost", view.keys, view.cost),
+        Sheet(f"Cache and speed{of}", "", f"{label}-cost", view.keys, view.cost, remarks=view.remarks),
     ]
     for position, (conditions, grid) in enumerate(grids(frame), start=1):
         title = f"{view.experiment}: {about_grid(conditions or view.constant, grid)}"
@@ -193,6 +199,8 @@ def show(frame: pd.DataFrame, console: Console) -> None:
     for conditions, grid in grids(frame):
         console.print(Text(about_grid(conditions, grid)), "")
         print_columns(grid[["method"]], grid.drop(columns="method"), {}, console)
+    for said in view.remarks:
+        console.print(Text(said, "yellow"), soft_wrap=True)
     console.print(Text(view.about, "dim"))
 
 

@@ -2,10 +2,11 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,17 +22,24 @@ from scope.cache import CompressedCache
 from scope.cache.slots import StorageFactory
 from scope.decoding import DecodingStrategy
 from scope.engine import Stepper, synchronised
-from scope.errors import CombinationError, ScopeError, SettingError, check_count
+from scope.errors import CombinationError, ScopeError, SettingError, check_choice, check_count
 from scope.inputs import layer_inputs
 from scope.prefill import PrefillMethod
+from scope.processors import RowProcessors, as_generate, asked_for, least_tokens, require_possible
 from scope.scores import Attention
+from scope.text import Text
+
+PROCESSORS = ("none", "model")
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is drawn: greedily at temperature 0, else by lot, seeded for each sample by its name.
 
-    samples: how many generations each prompt gets. Raises SettingError or CombinationError for values that cannot be.
+    samples: how many generations each prompt gets. processors: what else changes the logits. `none`: nothing. `model`:
+    what the model's generation config asks for, as `model.generate` applies it (repetition_penalty, suppress_tokens and
+    others); temperature, top_p, top_k and whether to sample are these fields' all the same, and min_new_tokens above 0
+    goes before the config's. Raises SettingError or CombinationError for values that cannot be.
     """
 
     temperature: float = 0.0
@@ -40,6 +48,7 @@ class Sampling:
     seed: int = 0
     min_new_tokens: int = 0  # the end of sequence is not drawn before
     samples: int = field(default=1, metadata={"limit": True})
+    processors: str = "none"
 
     def __post_init__(self) -> None:
         for name, low, high in (("temperature", 0.0, 100.0), ("top_p", 0.0, 1.0)):
@@ -52,6 +61,7 @@ class Sampling:
         check_count(self, "seed")
         check_count(self, "min_new_tokens")
         check_count(self, "samples", low=1)
+        check_choice(self, "processors", PROCESSORS)
         if self.samples > 1 and self.temperature == 0:
             allowed = "1 at temperature 0, where all would be the same (sampling.temperature)"
             raise CombinationError(self, "samples", self.samples, allowed)
@@ -64,6 +74,32 @@ class Sampling:
             chosen.append(TopPLogitsWarper(self.top_p))
         return chosen
 
+    def needs_tokens(self, model: PreTrainedModel) -> bool:
+        """Whether choosing a token looks at those before it."""
+        asks = self.processors == "model" and asked_for(model.generation_config, self.temperature > 0)
+        return bool(self.min_new_tokens or asks)
+
+    def row_processors(
+        self, model: PreTrainedModel, prompt: Sequence[int], most: int, eos: Collection[int]
+    ) -> RowProcessors | None:
+        """What changes the logits of a row of at most so many new tokens; None where nothing does.
+
+        Those of `model` include the temperature, top-k and top-p.
+        """
+        if self.processors == "none":
+            return least_tokens(model, prompt, self.min_new_tokens, eos, most) if self.min_new_tokens and eos else None
+        given: dict[str, Any] = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
+        if self.temperature > 0:
+            given = {
+                "do_sample": True,
+                "temperature": float(self.temperature),
+                "top_k": self.top_k,
+                "top_p": float(self.top_p),
+            }
+        if self.min_new_tokens:
+            given["min_new_tokens"] = self.min_new_tokens
+        return as_generate(model, prompt, most, given)
+
     def seed_of(self, name: str) -> int:
         """What the lots of the sample of that name are seeded with: the same whatever else is in its batch."""
         digest = hashlib.sha256(f"{self.seed} {name}".encode()).digest()
@@ -75,11 +111,21 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One row of a batch: its name, its tokens, and the strings that end its generation (not part of the text)."""
+    """One row of a batch: its name, its tokens, and the strings that end its generation (not part of the text).
+
+    A stop string is looked for in what is generated only: one that begins in the prompt does not count. It may hold the
+    text of a special token. visible: texts of special tokens that the generation's text shows, such as `</think>`;
+    others are left out of it. Raises SettingError for an empty stop string.
+    """
 
     name: str
     tokens: tuple[int, ...]
     stop: tuple[str, ...] = ()
+    visible: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if "" in self.stop:
+            raise SettingError(self, "stop", "('',)", "strings of at least one character")
 
 
 @dataclass(frozen=True)
@@ -121,40 +167,30 @@ class _Row:
         eos: frozenset[int],
         limit: int,
         lot: torch.Generator,
+        processors: RowProcessors | None,
     ) -> None:
-        self.place, self.prompt, self.tokenizer = place, prompt, tokenizer
-        self.eos, self.limit, self.lot = eos, limit, lot
+        self.place, self.prompt = place, prompt
+        self.eos, self.limit, self.lot, self.processors = eos, limit, lot, processors
         self.began = self.ended = self.prefill_seconds = 0.0  # on the clock of decoding, but for the last
         self.tokens: list[int] = []
         self.text = ""
         self.finish = ""
+        self._text = Text(tokenizer, prompt.stop, prompt.visible)
         self.taken = False  # handed out
-        self._look_back = 4 + max((len(s) for s in prompt.stop), default=0)
 
     def add(self, token: int, seconds: float) -> None:
         """Take one more token and decide whether it is the last."""
         self.tokens.append(token)
+        stopped = self._text.add(token)
         self.ended = seconds
         if token in self.eos:
             self.finish = "eos"
-        elif self.prompt.stop and self._stopped():
+        elif stopped:
             self.finish = "stop"
         elif len(self.tokens) == self.limit:
             self.finish = "length"
         if self.finish:
-            self.text = self._decode(self.tokens)
-            cuts = [at for s in self.prompt.stop if (at := self.text.find(s)) >= 0]
-            self.text = self.text[: min(cuts)] if cuts else self.text
-
-    def _stopped(self) -> bool:
-        # A token is at least one character in all but byte-level pieces, so the end of the text is enough to look at.
-        ending = self._decode(self.tokens[-self._look_back :])
-        return any(s in ending for s in self.prompt.stop)
-
-    def _decode(self, tokens: Sequence[int]) -> str:
-        text = self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        assert isinstance(text, str)
-        return text
+            self.text = self._text.final()
 
 
 def generate(
@@ -223,8 +259,13 @@ def stream(
             raise ScopeError(f"{name}={value}: must be at least 1")
     kind = "eager" if watch else engine
     eos, clock, waiting = _eos(model), _Clock(model.device), enumerate(prompts)
+    stops: tuple[str, ...] = ()
+    if sampling.processors == "model":
+        require_possible(model.generation_config)
+        stops = _strings(model.generation_config.stop_strings)
     if ahead is None:
-        ahead = model.device.type == "cuda" and sampling.temperature == 0 and not sampling.min_new_tokens
+        ahead = model.device.type == "cuda" and sampling.temperature == 0
+    ahead = ahead and not sampling.needs_tokens(model)
 
     def start(
         some: Sequence[tuple[int, Prompt]], tokens: int, whole: bool
@@ -236,7 +277,13 @@ def stream(
         with layer_inputs(model) if prefill.layer_inputs else nullcontext():
             logits, positions = _prefill(model, cache, [p for _, p in some], tokenizer.pad_token_id or 0, prefill_chunk)
         cache.require_prompt()
-        rows = [_Row(at, p, tokenizer, eos, max_new_tokens, sampling.generator(p.name)) for at, p in some]
+        rows = []
+        for at, prompt in some:
+            processors = sampling.row_processors(model, prompt.tokens, max_new_tokens, eos)
+            whole_prompt = replace(prompt, stop=prompt.stop + stops)
+            rows.append(
+                _Row(at, whole_prompt, tokenizer, eos, max_new_tokens, sampling.generator(prompt.name), processors)
+            )
         seconds = clock.go()
         for row in rows:
             row.began, row.prefill_seconds = clock.now(), seconds
@@ -354,14 +401,21 @@ def _prefill(
 
 def _choose(logits: Tensor, sampling: Sampling, rows: Sequence[_Row]) -> Tensor:
     """Each row's next token, from logits [B, V] -> tokens [B]."""
-    for b, row in enumerate(rows):
-        if row.eos and len(row.tokens) < sampling.min_new_tokens:
-            logits[b, sorted(row.eos)] = -torch.inf
+    if any(row.processors for row in rows):
+        changed = [
+            row.processors(logits[b : b + 1], row.tokens) if row.processors and not row.finish else logits[b : b + 1]
+            for b, row in enumerate(rows)
+        ]
+        logits = torch.cat([row.to(torch.float32) for row in changed])
     if sampling.temperature == 0:
         return logits.argmax(-1)
-    none = torch.LongTensor(logits.shape[0], 0)  # the warpers look at the logits only
-    chances = sampling.warpers()(none, logits.float().cpu()).softmax(-1)
-    drawn = [torch.multinomial(chance, 1, generator=row.lot) for chance, row in zip(chances, rows, strict=True)]
+    scores = logits.float().cpu()
+    if sampling.processors == "none":
+        none = torch.LongTensor(logits.shape[0], 0)  # the warpers look at the logits only
+        scores = sampling.warpers()(none, scores)
+    drawn = [
+        torch.multinomial(chance, 1, generator=row.lot) for chance, row in zip(scores.softmax(-1), rows, strict=True)
+    ]
     return torch.cat(drawn).to(logits.device)
 
 
@@ -390,3 +444,7 @@ def _eos(model: PreTrainedModel) -> frozenset[int]:
     if ends is None:
         return frozenset()
     return frozenset([ends] if isinstance(ends, int) else ends)
+
+
+def _strings(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value or ())

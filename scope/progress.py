@@ -7,6 +7,8 @@ from typing import Any
 from rich import progress
 from rich.console import Console
 
+from scope.speeds import written
+
 
 class Progress:
     """A context in which `step` counts a decode step and `finish` an answer's records."""
@@ -26,7 +28,7 @@ class Progress:
             disable=not console.is_terminal,
         )
         self._task = self._bar.add_task(
-            title, total=samples * most_tokens, samples=f"0/{samples} samples", speed="        tokens/s"
+            title, total=samples * most_tokens, samples=f"0/{samples} samples", speed="          tokens/s"
         )
 
     def __enter__(self) -> "Progress":
@@ -42,7 +44,7 @@ class Progress:
         """One decode step of that many rows."""
         self._tokens += rows
         speed = self._bar.tasks[0].speed or 0.0
-        self._bar.update(self._task, advance=rows, speed=f"{speed:6.0f} tokens/s")
+        self._bar.update(self._task, advance=rows, speed=f"{written(speed):>8} tokens/s")
 
     def finish(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Answers have ended: samples left are expected to be as long as those seen."""

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from rich.console import Console
 
@@ -18,12 +19,14 @@ from scope.engine import devices_of, rows_that_fit
 from scope.errors import ImpossibleError, ScopeError
 from scope.experiment import Experiment, Request
 from scope.forecast import require_fit
-from scope.generate import Generated, Prompt, generate, stream
+from scope.generate import Generated, Prompt, Sampling, generate, stream
 from scope.models import Loaded
+from scope.processors import asked_for, described, require_possible
 from scope.progress import Progress
 from scope.prompts import Encoded, encode
 from scope.records import RecordKeeping, Records
 from scope.secrets import redact
+from scope.speeds import CpuWait
 from scope.stopping import Stopping
 from scope.summary import headline, running, sample_row, summary
 from scope.tasks import Sample, Task
@@ -37,7 +40,7 @@ def run(
     """Run an experiment below `output` (its last part names the sweep), or go on where it stopped. -> the run's folder.
 
     Raises ScopeError for what a user can mend, SamplesFailedError once the other samples are recorded, and Stopped
-    once the answers under way are recorded where a signal has asked for it.
+    once the answers under way are recorded where a signal has asked for it: with `done` where nothing is left to do.
     """
     keeping = keeping or RecordKeeping()
     if there := finished(experiment, output, console, keeping):
@@ -62,6 +65,10 @@ def run(
         experiment.engine.on(devices_of(loaded.model))
         prompts = encode_all(experiment, loaded)
         rehearse(experiment, loaded, prompts)
+        if experiment.sampling.processors == "model":
+            require_possible(loaded.model.generation_config)
+        if asks := described(loaded.model.generation_config, experiment.sampling.temperature > 0):
+            manifest["generation_config"] = asks
     if experiment.trace:  # refused before anything is written
         config = models.load(experiment.model).model.config.get_text_config(decoder=True)
         experiment.trace.require(config.num_hidden_layers)
@@ -79,6 +86,8 @@ def run(
             )
             if experiment.engine.on(devices_of(loaded.model)) == "compile":
                 announce(experiment, "its steps are compiled as each kind comes, which takes minutes", console)
+            if experiment.sampling.processors == "none" and (said := left_out(loaded, experiment.sampling)):
+                announce(experiment, said, console)
             tracker.start(RunInfo(output.name, folder.name, identity, folder, redact(experiment.config)))
             try:
                 with Progress(experiment.title, len(todo), experiment.task.max_new_tokens, console) as progress:
@@ -88,7 +97,8 @@ def run(
                         progress.finish(lines)
                         failed += sum(line["status"] != OK for line in lines)
                         tracker.log(running(list(kept.done.values()), lines))
-                    stopping.check()
+                    if experiment.trace or any(request.name not in kept.done for request in asked):
+                        stopping.check()
             except KeyboardInterrupt:
                 if kept.done:
                     part = f"stopped, with the longest prompts first: {len(kept.done)} of {len(asked)} samples"
@@ -102,6 +112,7 @@ def run(
     if failed:
         reason = f"{failed} of {manifest['samples']} samples failed, {folder / records.RECORDS} says why"
         raise SamplesFailedError(f"{reason}; the same command tries them again", folder)
+    stopping.check(done=folder)
     return folder
 
 
@@ -136,6 +147,19 @@ def finished(experiment: Experiment, output: Path, console: Console, keeping: Re
 
 def announce(experiment: Experiment, said: str, console: Console) -> None:
     console.print(f"{experiment.title}: {said}", highlight=False, soft_wrap=True, markup=False)
+
+
+def left_out(loaded: Loaded, sampling: Sampling) -> str:
+    """What the model's generation config asks for and does not get, in words; empty where that is nothing."""
+    config, drawn = loaded.model.generation_config, sampling.temperature > 0
+    if not (asks := asked_for(config, drawn)):
+        return ""
+    told = described(config, drawn)
+    left = ", ".join(f"{name}={told[name]}" for name in asks)
+    said = f"the model's generation config asks for {left}: not applied (sampling.processors=model applies it)"
+    if ours := ", ".join(f"{name}={value}" for name, value in told.items() if name not in asks):
+        said += f"; in place of its {ours}, sampling.temperature, top_p and top_k count"
+    return said
 
 
 def encode_all(experiment: Experiment, loaded: Loaded) -> list[Encoded]:
@@ -206,7 +230,7 @@ def answers(
         if not stopping.asked
     )
     drawn, engine = experiment.sampling.temperature > 0, experiment.engine.on(devices_of(loaded.model))
-    began = datetime.now(UTC).isoformat(timespec="milliseconds")
+    began, waiting = datetime.now(UTC).isoformat(timespec="milliseconds"), CpuWait()
     for place, made in stream(
         loaded.model,
         loaded.tokenizer,
@@ -233,6 +257,9 @@ def answers(
             "batch_rows": min(rows, len(requests)),
             "engine": engine,  # a batch's seconds are with the compiling, where there is some
             "batch_seconds": round(made.batch_seconds, 4),
+            "device": loaded.model.device.type,
+            "threads": torch.get_num_threads(),
+            "cpu_wait": None if (waited := waiting.share()) is None else round(waited, 3),  # since the batch began
         }
         yield request, [line | record(experiment.task, request.sample, len(encoded[request.index].tokens), made)]
 

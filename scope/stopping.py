@@ -1,24 +1,30 @@
-"""Being asked to stop: the answers under way are finished and recorded first."""
+"""Being asked to stop: the answers under way are finished and recorded first; a second request stops at once."""
 
+import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-HANDLED = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}  # unless another listens already
+HANDLED: dict[signal.Signals, Any] = {  # and what handles it unless somebody listens already
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+    **({signal.SIGHUP: signal.SIG_DFL} if hasattr(signal, "SIGHUP") else {}),  # the terminal was closed
+}
 
 
 class Stopped(KeyboardInterrupt):  # no error, and nothing that catches errors may swallow it
-    """A run ended before all was answered because it was asked to; `signal` by what."""
+    """A run was asked to stop, and did; `signal` by what. `done`: its folder where all was answered by then."""
 
-    def __init__(self, asked: signal.Signals) -> None:
+    def __init__(self, asked: signal.Signals, done: Path | None = None) -> None:
         super().__init__(asked)
-        self.signal = asked
+        self.signal, self.done = asked, done
 
 
 class Stopping:
-    """A context in which Ctrl-C or SIGTERM is a request that `check` answers; a second Ctrl-C stops at once."""
+    """A context in which Ctrl-C, SIGTERM or SIGHUP is a request that `check` answers; a second one stops at once."""
 
     def __init__(self) -> None:
         self._asked: signal.Signals | None = None
@@ -41,13 +47,18 @@ class Stopping:
     def asked(self) -> bool:
         return self._asked is not None
 
-    def check(self) -> None:
-        """Raises Stopped where a signal has asked for it."""
+    def check(self, done: Path | None = None) -> None:
+        """Raises Stopped where a signal has asked for it. done: the folder of a run that has nothing left to do."""
         if self._asked is not None:
-            raise Stopped(self._asked)
+            raise Stopped(self._asked, done)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._asked is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        if self._asked is not None:
+            raise Stopped(signal.Signals(number))
         self._asked = signal.Signals(number)
-        print("\nfinishing the answers under way; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+        try:
+            print("\nfinishing the answers under way; a second signal stops at once", file=sys.stderr, flush=True)
+        except OSError:  # the terminal is gone: what is said from here on would fail the run
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for output in (1, 2):
+                os.dup2(nowhere, output)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scope.batches import OK
+from scope.speeds import written
 
 
 def headline(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -15,7 +16,7 @@ def headline(lines: Sequence[Mapping[str, Any]]) -> str:
     if found["prompts_cut"]:
         parts.append(f"{found['prompts_cut']} of {found['samples']} prompts cut in the middle")
     parts += [f"{found['cache_share']:.0%} of the full cache's bytes for its own text"]
-    parts += [f"{found['tokens_per_second']:.0f} tokens/s"]
+    parts += [f"{written(found['tokens_per_second'])} tokens/s"]
     if any(line.get("engine") == "compile" for line in lines):
         parts[-1] += " with the compiling"
     return ", ".join(parts)

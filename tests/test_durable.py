@@ -41,6 +41,7 @@ from tests.test_run import experiment
 
 ROOT = Path(__file__).parents[1]
 TIMINGS = {"batch", "engine", "batch_rows", "batch_seconds", "prefill_seconds", "decode_seconds", "tokens_per_second"}
+TIMINGS |= {"device", "threads", "cpu_wait"}
 
 
 def go(what: Experiment, output: Path, **keeping: Any) -> Path:
@@ -167,18 +168,145 @@ def test_a_shard_that_cannot_be(shard: str) -> None:
         RecordKeeping(shard=shard)
 
 
-def test_a_signal_waits_for_the_batch_and_a_second_does_not() -> None:
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@pytest.mark.parametrize("second", SIGNALS)
+@pytest.mark.parametrize("first", SIGNALS)
+def test_a_signal_waits_for_the_batch_and_a_second_does_not(first: signal.Signals, second: signal.Signals) -> None:
+    before = [signal.getsignal(sign) for sign in SIGNALS]
     with Stopping() as stopping:
         stopping.check()
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), first)
         with pytest.raises(Stopped) as stopped:
             stopping.check()
+        assert stopped.value.signal == first
+        with pytest.raises(KeyboardInterrupt) as at_once:
+            os.kill(os.getpid(), second)
+        assert at_once.value.signal == second
+    assert [signal.getsignal(sign) for sign in SIGNALS] == before
+
+
+def test_a_signal_that_somebody_else_listens_to_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with Stopping() as stopping:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stopping.asked
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_terminal_that_is_gone_does_not_end_the_answers_under_way() -> None:
+    program = """
+import os, signal, sys
+from scope.stopping import Stopping
+with Stopping() as stopping:
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert stopping.asked
+    print("progress", file=sys.stderr, flush=True)
+"""
+    with open("/dev/full", "w") as gone:
+        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stderr=gone, timeout=60)
+    assert done.returncode == 0
+
+
+class Signalling(NoTracking):
+    """Sends this process a signal after some answers."""
+
+    def __init__(self, *after: tuple[int, signal.Signals]) -> None:
+        self.after = list(after)
+
+    def log(self, metrics: Any) -> None:
+        while self.after and metrics["samples"] == self.after[0][0]:
+            os.kill(os.getpid(), self.after.pop(0)[1])
+
+
+@pytest.mark.parametrize(("first", "second"), [(15, 15), (15, 2), (2, 15), (1, 1)])
+def test_a_second_signal_loses_nothing_that_is_recorded(tmp_path: Path, first: int, second: int) -> None:
+    what = experiment(task=Arithmetic(questions=4, max_new_tokens=100, prompts=6))
+    whole = go(what, tmp_path / "whole")
+    signals = Signalling((2, signal.Signals(first)), (3, signal.Signals(second)))  # the second with a row under way
+    said = io.StringIO()
+    with pytest.raises(Stopped) as stopped:
+        run(what, signals, tmp_path / "cut", Console(file=said, width=200))
+    assert stopped.value.signal == second
+    assert stopped.value.done is None
+    (folder,) = (tmp_path / "cut").iterdir()
+    assert len(records.read(folder)) == 3
+    assert "stopped, with the longest prompts first: 3 of 6 samples" in said.getvalue()
+    assert {line["sample"]: line for line in lines(go(what, tmp_path / "cut"))} == {
+        line["sample"]: line for line in lines(whole)
+    }
+
+
+def test_a_run_that_is_stopped_after_its_last_answer_is_done(tmp_path: Path) -> None:
+    said = io.StringIO()
+    with pytest.raises(Stopped) as stopped:  # so that what runs it begins no other
+        run(experiment(), Signalling((3, signal.SIGTERM)), tmp_path, Console(file=said, width=200))
     assert stopped.value.signal == signal.SIGTERM
-    with Stopping():
-        os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert stopped.value.done is not None
+    assert len(records.read(stopped.value.done)) == 3
+    assert "answers right in 3 prompts" in said.getvalue()
+    assert "stopped" not in said.getvalue()
+
+
+def test_a_run_with_a_failed_sample_is_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    true = Arithmetic.answers
+
+    def answers(self: Arithmetic, sample: Any, generation: str) -> Any:
+        if sample.name.endswith("-1"):
+            raise ValueError("no such answer")
+        return true(self, sample, generation)
+
+    monkeypatch.setattr(Arithmetic, "answers", answers)
+    with pytest.raises(Stopped) as stopped:
+        run(experiment(), Signalling((2, signal.SIGTERM)), tmp_path, Console(file=io.StringIO()))
+    assert stopped.value.done is None
+
+
+@pytest.mark.parametrize(("sign", "alone", "sweep"), [(signal.SIGINT, 0, 130), (signal.SIGTERM, 0, 143)])
+def test_the_command_says_that_it_is_done_and_a_sweep_stops(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    sign: signal.Signals,
+    alone: int,
+    sweep: int,
+) -> None:
+    import main
+
+    monkeypatch.setattr(NoTracking, "log", lambda self, metrics: os.kill(os.getpid(), sign))
+    small = ["task.prompts=1", "task.questions=4", "task.max_new_tokens=20", "model.threads=1", f"output={tmp_path}"]
+    for code, words in ((alone, []), (sweep, ["-m", "method=random,h2o"])):
+        monkeypatch.setattr(sys, "argv", ["main.py", *words, *small])
+        assert main.cli() == code
+        said = capfd.readouterr()
+        assert "answers right in 1 prompt" in said.out
+        assert ("written:" in said.out) == (code == 0)
+        assert ("this goes on where it was" in said.err) == (code != 0)
+    assert len(list(tmp_path.glob("default/*/manifest.json"))) == 2  # the sweep's second job was not begun
+
+
+def test_a_second_sigterm_ends_the_process_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "main.py"), f"output={tmp_path / 'out'}", "engine.batch_size=1"]
+    command += ["task.prompts=200", "task.questions=24", "method=full", "decoding=none"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert process.stderr is not None
+    deadline = time.monotonic() + 60
+    while not [1 for p in tmp_path.glob("out/*/*/records.jsonl") if p.stat().st_size] and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    while "finishing the answers under way" not in process.stderr.readline():
+        pass
+    (path,) = tmp_path.glob("out/*/*/records.jsonl")
+    before = path.read_bytes()
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "this goes on where it was: python main.py" in said
+    assert "Traceback" not in said
+    assert path.read_bytes() == before  # the answer under way was not waited for
 
 
 def test_ctrl_c_finishes_the_batch_and_says_how_to_go_on(tmp_path: Path) -> None:

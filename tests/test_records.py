@@ -1,6 +1,8 @@
 """A run's folder: nothing lost, nothing doubled, nothing half written."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -328,3 +331,155 @@ def test_shards_of_two_divisions_are_refused(tmp_path: Path) -> None:
     write_shard(tmp_path, "1/2", 3)
     with pytest.raises(ScopeError, match=r"shards of 2 and of 3: merge those of one division"):
         merge([tmp_path])
+
+
+# two processes at one folder
+
+
+def disk_full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.name != ".lock"}
+
+
+@pytest.mark.parametrize("when", ["before the folder is made", "before the lock is taken"])
+@pytest.mark.parametrize("failing", ["write_whole", "sync_folder", "surroundings"])
+def test_the_one_that_gives_up_leaves_the_other_ones_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, failing: str
+) -> None:
+    """Both see no folder; the other is quicker, writes its run and ends; then this one cannot write."""
+    folder, theirs = tmp_path / "run", {}
+    owner, name = (Path, "mkdir") if when == "before the folder is made" else (FileLock, "acquire")
+    true = getattr(owner, name)
+
+    def later(self: object, *given: object, **more: object) -> object:
+        monkeypatch.setattr(owner, name, true)
+        other = Records(folder, "theirs", MANIFEST, KEEP)
+        other.append([line("one")])
+        other.close()
+        theirs.update(contents(folder))
+        monkeypatch.setattr(f"scope.records.folder.{failing}", disk_full)
+        return true(self, *given, **more)
+
+    monkeypatch.setattr(owner, name, later)
+    with pytest.raises(ScopeError, match="cannot be written: No space left"):
+        Records(folder, "mine", {**MANIFEST, "samples": 3}, KEEP)
+    found = contents(folder)
+    assert (found["records.jsonl"], json.loads(found["manifest.json"])["identity"]) == (
+        theirs["records.jsonl"],
+        MANIFEST["identity"],
+    )
+    monkeypatch.undo()
+    again = Records(folder, "mine", MANIFEST, KEEP)  # the lock is free again
+    assert set(again.done) == {"one"}
+
+
+def test_one_that_waits_for_another_that_gives_up_makes_the_folder_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, true = tmp_path / "run", FileLock.acquire
+
+    def later(self: FileLock, *given: object, **more: object) -> object:
+        """The other one, which made the folder, takes it away just before the lock is asked for."""
+        monkeypatch.setattr(FileLock, "acquire", true)
+        folder.rmdir()
+        return true(self, *given, **more)
+
+    monkeypatch.setattr(FileLock, "acquire", later)
+    kept = Records(folder, "", MANIFEST, KEEP)
+    kept.append([line("one")])
+    kept.close()
+    assert records.read(folder) == [line("one")]
+
+
+@pytest.mark.parametrize("failing", ["write_whole", "sync_folder", "surroundings"])
+def test_one_that_gives_up_leaves_nothing_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    for name, before in (("new", {}), ("empty", {}), ("foreign", {"notes.txt": b"mine"})):
+        folder = tmp_path / name
+        if name != "new":
+            folder.mkdir()
+        for file, text in before.items():
+            (folder / file).write_bytes(text)
+        with monkeypatch.context() as patch:
+            patch.setattr(f"scope.records.folder.{failing}", disk_full)
+            with pytest.raises(ScopeError, match="cannot be written"):
+                Records(folder, "mine", MANIFEST, KEEP)
+        assert folder.exists() == (name != "new")
+        assert contents(folder) == before
+
+
+def test_a_folder_that_cannot_be_locked_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FileLock, "acquire", disk_full)
+    with pytest.raises(ScopeError, match="cannot be written"):
+        Records(tmp_path / "run", "", MANIFEST, KEEP)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_that_does_not_get_the_lock_touches_nothing(tmp_path: Path) -> None:
+    kept = Records(tmp_path / "run", "mine", MANIFEST, KEEP)
+    kept.append([line("one")])
+    before = contents(tmp_path / "run")
+    with pytest.raises(ScopeError, match="another process is writing this run"):
+        Records(tmp_path / "run", "yours", {**MANIFEST, "samples": 9}, KEEP)
+    assert contents(tmp_path / "run") == before
+
+
+def test_what_is_neither_input_nor_output_frees_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise RuntimeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("scope.records.folder.surroundings", broken)
+        with pytest.raises(RuntimeError):
+            Records(tmp_path / "run", "", MANIFEST, KEEP)
+    Records(tmp_path / "run", "", MANIFEST, KEEP).close()
+
+
+RACER = """
+import sys
+from pathlib import Path
+from scope.errors import ScopeError
+from scope.records import RecordKeeping, Records, folder
+name, fails, place, keeping = sys.argv[1], sys.argv[2] == "fails", Path(sys.argv[3]), RecordKeeping(wait_seconds=30)
+print("ready", flush=True)
+sys.stdin.readline()
+if fails:
+    def full(*_):
+        raise OSError(28, "No space left on device")
+    folder.sync_folder = full
+try:
+    kept = Records(place, name, {"identity": "a" * 64, "samples": 9}, keeping)
+    kept.append([{"sample": name}])
+    kept.close()
+except ScopeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_begin_at_once_lose_nothing(tmp_path: Path) -> None:
+    """Two write, two fail once they have the lock: what the two wrote is there, whatever the order."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, f"s{n}", "fails" if n % 2 else "writes", str(tmp_path / "run")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[1],
+        )
+        for n in range(4)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=60)[0] for process in processes]
+    assert {r["sample"] for r in records.read(tmp_path / "run")} == {"s0", "s2"}
+    assert ["cannot be written" in text for text in said] == [bool(n % 2) for n in range(4)]

@@ -28,6 +28,7 @@ from scope.tasks import Arithmetic
 from scope.tracking import RunInfo
 
 TIMINGS = {"batch", "engine", "batch_rows", "batch_seconds", "prefill_seconds", "decode_seconds", "tokens_per_second"}
+TIMINGS |= {"device", "threads", "cpu_wait"}
 
 
 class Silent:

@@ -15,7 +15,7 @@ import main as command_line
 import scope.sweep  # noqa: F401  # so that every fork starts with what it needs
 from scope import records
 
-TIMINGS = {"batch_seconds", "prefill_seconds", "decode_seconds", "tokens_per_second"}
+TIMINGS = {"batch_seconds", "prefill_seconds", "decode_seconds", "tokens_per_second", "cpu_wait"}
 MAY_DIFFER = TIMINGS | {"batch", "batch_rows"}  # where a line was lost, its sample is answered again alone
 SWEEP = ["-m", "method=snapkv,random", "decoding=slide,none", "task.questions=4", "task.max_new_tokens=100"]
 SWEEP += ["task.prompts=8", "engine.batch_size=2", "budget.prefill=40", "budget.decode=32", "budget.recent=16"]

@@ -4,14 +4,14 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from scope.errors import ScopeError, SettingError, check_choice, check_flag, check_number
 from scope.files import sync_folder, write_whole
@@ -22,6 +22,7 @@ from scope.secrets import redact
 _logger = logging.getLogger(__name__)
 CONFIG, MANIFEST, RECORDS = "config.yaml", "manifest.json", "records.jsonl"
 DAMAGED, LOCK, SHARDS = "records.damaged", ".lock", "shards"  # lines set aside; held by the one process that writes
+TRIES = 10  # at a folder that is taken away between making and locking it
 
 
 @dataclass(frozen=True)
@@ -69,28 +70,18 @@ class Records:
         """manifest: what is asked; `surroundings` are added to it."""
         self.folder, self.identity = folder, str(manifest["identity"])
         self._path = folder / RECORDS
-        is_new = not folder.exists()
-        lock = FileLock(
-            folder / LOCK, thread_local=False
-        )  # flock, which NFS carries to other hosts; else a marker file
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=keeping.wait_seconds)
-        except Timeout as error:
-            raise ScopeError(f"{folder}: another process is writing this run (records.wait_seconds waits)") from error
-        except OSError as error:
-            raise _cannot_write(folder, error) from error
-        self._lock = lock
+        self._lock, is_new = _take(folder, keeping.wait_seconds)
+        there = [name for name in (CONFIG, MANIFEST, RECORDS) if (folder / name).exists()]
         try:
             self._claim(config, manifest, keeping)
             self.done = {name: record for name, record in self._mend().items() if record.get("status", "ok") == "ok"}
             self._file = self._path.open("ab", buffering=0)
             sync_folder(folder)
         except OSError as error:
-            self._give_up(is_new)
+            self._give_up(is_new, there)
             raise _cannot_write(folder, error) from error
-        except ScopeError:
-            lock.release()
+        except BaseException:
+            self._lock.release()
             raise
 
     def _claim(self, config: str, manifest: Mapping[str, Any], keeping: RecordKeeping) -> None:
@@ -119,8 +110,7 @@ class Records:
         if there and there["samples"] >= manifest["samples"] and (self.folder / CONFIG).exists():
             return  # as many samples or more are planned already
         write_whole(self.folder / CONFIG, config)
-        kept = {key: there[key] for key in (*now, "continued") if key in there} if there else now
-        write_whole(path, as_json({**manifest, **kept}))
+        write_whole(path, as_json({**now, **(there or {}), **manifest}))  # what was found out at first stays
 
     def _mend(self) -> dict[str, dict[str, Any]]:
         """Read what is there; set aside lines that this run did not write whole. -> the last record of each sample."""
@@ -154,14 +144,54 @@ class Records:
         self._file.close()
         self._lock.release()
 
-    def _give_up(self, is_new: bool) -> None:
-        """Release the folder, and leave nothing of it where it was new and has no record."""
-        if is_new:
+    def _give_up(self, is_new: bool, there: Sequence[str]) -> None:
+        """Take back what this process wrote where no run was there, and the folder if it made it; release the lock.
+
+        there: files of a run that were there when the lock was taken. Nobody else has written any since.
+        """
+        if not there:
             with suppress(OSError):
-                for name in (CONFIG, MANIFEST, RECORDS, LOCK):
+                for name in (CONFIG, MANIFEST, RECORDS):
                     (self.folder / name).unlink(missing_ok=True)
-                self.folder.rmdir()
+                if is_new and [path.name for path in self.folder.iterdir()] == [LOCK]:
+                    (self.folder / LOCK).unlink()
+                    self.folder.rmdir()
         self._lock.release()
+
+
+def _take(folder: Path, wait_seconds: float) -> tuple[BaseFileLock, bool]:
+    """The lock of a folder, which is made where it is missing. -> the lock, and whether this process made the folder.
+
+    Raises ScopeError where another process holds it, or where the folder cannot be written.
+    """
+    lock = FileLock(folder / LOCK, thread_local=False)  # flock, which NFS carries to other hosts; else a marker file
+    is_new = False
+    for tries_left in reversed(range(TRIES)):
+        try:
+            is_new = _made(folder) or is_new
+            lock.acquire(timeout=wait_seconds)
+            return lock, is_new
+        except Timeout as error:
+            raise ScopeError(f"{folder}: another process is writing this run (records.wait_seconds waits)") from error
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and tries_left:
+                continue  # the process that had made the folder gave up, and took it away again
+            if is_new:
+                with suppress(OSError):
+                    folder.rmdir()  # only if it is empty
+            raise _cannot_write(folder, error) from error
+    raise AssertionError("the last try returns or raises")
+
+
+def _made(folder: Path) -> bool:
+    """Make the folder. -> whether it was missing; of two processes, one is told so."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+        return False
+    return True
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
