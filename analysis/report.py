@@ -22,7 +22,7 @@ from analysis.frame import cache_heading, measure_columns, measured, of_runs, or
 from analysis.prompts import prompts_of
 from analysis.provenance import warnings
 from analysis.records import Run, read_records
-from scope.files import write_whole
+from scope.files import make_folder, write_whole
 
 Column = dict[str, Any]  # heading, key; digits of figures; further keys: `bounds` of an interval, `best` where bold
 
@@ -130,7 +130,7 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _work(runs: list[Run], out: Path, given: Namespace) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     write_whole(out, page(runs, of_runs(runs), given.prompts))
     print(out)
 
