@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from scope.errors import BugError, ConfigError, ScopeError
+from scope.errors import BugError, ConfigError, ScopeError, print_anything
 from scope.explain import REFUSED, accounted, exit_code, told
 from scope.importing import uncollected
 
@@ -91,6 +91,7 @@ def cli() -> int:
     workers = [str(CONF.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(workers)  # so that a launcher's processes import this very checkout
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants them in front
+    print_anything()
     try:
         looking = check_flags()
         main()

@@ -8,7 +8,7 @@ from typing import Any
 
 from analysis.provenance import warnings
 from analysis.records import Run, read_runs
-from scope.errors import ScopeError, before_it_runs, of_the_machine, one_line
+from scope.errors import ScopeError, before_it_runs, of_the_machine, one_line, print_anything
 
 Work = Callable[[list[Run], Path, argparse.Namespace], None]
 
@@ -38,6 +38,7 @@ def command(
     given = parser.parse_args(arguments)
     if given.out is None and len(given.folders) > 1:
         parser.error("several folders: say with --out where what comes of them goes")
+    print_anything()
     try:
         with before_it_runs():
             runs = read_runs(given.folders)

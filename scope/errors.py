@@ -1,6 +1,7 @@
 """What went wrong, in one line for the person who asked for it."""
 
 import difflib
+import io
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -87,6 +88,12 @@ def one_line(text: str) -> str:
     words = [shortened(word, LONGEST_WORD) for word in text.split()]
     line = shortened(" ".join(words), LONGEST_LINE)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
+def print_anything() -> None:
+    """Have stdout escape what it cannot encode: a path may hold any byte."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def shortened(text: str, most: int) -> str:

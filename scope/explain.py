@@ -86,13 +86,14 @@ def explain(error: Exception, conf: Path, words: Sequence[str]) -> str:
         taken = f"hydra/{plugin[2]}"
         name = next((word.partition("=")[2] for word in words if word.startswith(f"{taken}=")), plugin[1])
         return f"{taken}={name}: {_needed(plugin[1]) or 'is not installed'}"
+    file = reading(error)
     if isinstance(error, ValueError) and "integer string conversion" in message:
-        word = next((word for word in words if re.search(r"\d{4300}", word)), reading(error) or "the configuration")
-        return f"{one_line(word[:60])}: holds a number of more than 4,300 digits"
+        word = file or next((word for word in words if re.search(r"\d{4300}", word)), "the configuration")
+        return f"{word[:60]}: holds a number of more than 4,300 digits"
     if isinstance(error, RecursionError):
-        return f"{reading(error) or 'the configuration'}: includes itself, or is nested too deep"
-    if isinstance(error, yaml.YAMLError | UnicodeDecodeError):
-        return f"{reading(error) or 'the configuration'}: cannot be read: {message}"
+        return f"{file or 'the configuration'}: includes itself, or is nested too deep"
+    if file and not isinstance(error, HydraException):
+        return f"{file}: cannot be read: {message}"
     if missing := re.search(r"provider=(\S+) in (\S+), path=(.*) is not available", message):
         return f"{missing[1]}: {missing[3]}: there is no such folder"
     if isinstance(error, OSError):
@@ -112,14 +113,16 @@ def explain(error: Exception, conf: Path, words: Sequence[str]) -> str:
         return " ".join(f"{message} {error.__cause__ or ''}".split())
     if isinstance(error, ScopeError | BugError | HydraException | OmegaConfBaseException | ValueError):
         return message
-    return f"{reading(error) or 'the configuration'}: cannot be composed: {type(error).__name__}: {message}; {HINT}"
+    return f"the configuration cannot be composed: {type(error).__name__}: {message}; {HINT}"
 
 
 def reading(error: Exception) -> str | None:
-    """The file of the configuration that was being read when this was raised, as Hydra's sources name it."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    found = [frame.f_locals.get("config_path") for frame in frames if frame.f_code.co_name == "load_config"]
-    return next((f"{path.removesuffix('.yaml')}.yaml" for path in reversed(found) if isinstance(path, str)), None)
+    """The file of the configuration that Hydra was reading, or whose list of defaults, when this was raised."""
+    for frame in reversed([frame for frame, _ in traceback.walk_tb(error.__traceback__)]):
+        if frame.f_code.co_name in ("load_config", "_create_defaults_tree_impl"):
+            path = frame.f_locals.get("config_path")
+            return f"{str(path).removesuffix('.yaml')}.yaml" if path else None
+    return None
 
 
 def _asked(missing: str, words: Sequence[str]) -> tuple[str, str]:

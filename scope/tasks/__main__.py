@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from scope.errors import ConfigError, before_it_runs, nearest
+from scope.errors import ConfigError, before_it_runs, nearest, print_anything
 from scope.experiment import Experiment
 from scope.prompts import encode, render
 from scope.tasks.sets import write_set
@@ -67,6 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0
+    print_anything()
     try:
         if list(arguments[:1]) != ["build"]:
             given = f"{arguments[0]}: must be build{nearest(arguments[0], ['build'])}" if arguments else "nothing to do"
