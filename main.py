@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from scope.errors import BugError, ConfigError, ScopeError, print_anything
-from scope.explain import REFUSED, accounted, exit_code, told
+from scope.explain import FAILED, REFUSED, accounted, exit_code, told
 from scope.importing import uncollected
 
 CONF = Path(__file__).resolve().with_name("conf")
@@ -95,8 +95,7 @@ def cli() -> int:
     try:
         looking = check_flags()
         main()
-        sys.stdout.flush()
-        return 0
+        return flushed()
     except SystemExit as stop:
         if stop.code == 1 and looking:  # Hydra has said that there is no such --package
             return REFUSED
@@ -111,6 +110,18 @@ def cli() -> int:
         if TRACEBACKS:
             raise
         return refuse(error)
+
+
+def flushed() -> int:
+    """-> the exit code where what was printed is out: a full disk behind stdout is only found now."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            print(f"error: standard output: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its end
+        return FAILED
+    return 0
 
 
 def check_flags() -> bool:

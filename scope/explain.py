@@ -120,7 +120,7 @@ def reading(error: Exception) -> str | None:
     """The file of the configuration that Hydra was reading, or whose list of defaults, when this was raised."""
     for frame in reversed([frame for frame, _ in traceback.walk_tb(error.__traceback__)]):
         if frame.f_code.co_name in ("load_config", "_create_defaults_tree_impl"):
-            path = frame.f_locals.get("config_path")
+            path = frame.f_locals.get("config_path") or frame.f_locals.get("path")
             return f"{str(path).removesuffix('.yaml')}.yaml" if path else None
     return None
 

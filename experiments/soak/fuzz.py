@@ -34,6 +34,7 @@ import main as command_line
 from analysis import paper, report, tables
 from experiments.soak import odd
 from scope.config import build
+from scope.errors import shown
 from scope.explain import accounted, exit_code, keys, told
 from scope.forecast import show_plan
 from scope.records import merge
@@ -92,6 +93,8 @@ def main(cases: int, seed: int, first: int = 0) -> int:
         for number in track(range(first, first + cases), "fuzzing", console=console, transient=True):
             typed, answer = tried(number, seed)
             if answer.traceback or answer.code not in CODES:
+                if cases == 1:  # somebody wants to see it
+                    print(answer.said)
                 again = f"python -m experiments.soak --fuzz 1 --seed {seed} --first {number}"
                 print(f"exit code {answer.code}: {typed[:300]!r}: {answer.told}   # {again}", flush=True)
             tracebacks += answer.traceback
@@ -267,7 +270,7 @@ def settings(lots: Random, base: Path) -> Case:
         if ".".join(path) in WRITTEN:
             value = lots.choice(PLACES)
         parent[key] = value
-        said.append(f"{'.'.join(path)}={repr(value)[:80]}")
+        said.append(f"{'.'.join(path)}={shown(value)}")
 
     def call() -> int:
         try:

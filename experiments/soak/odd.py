@@ -104,7 +104,7 @@ def text(lots: Random) -> str:
 def plain(lots: Random) -> Any:
     """A value as JSON or YAML may hold it."""
     if lots.random() < 0.1:
-        return nested(lots.choice((3, 50, 3000)), lots)
+        return nested(lots.choice((3, 50, 300)), lots)
     return lots.choice(PLAIN)
 
 
