@@ -1,6 +1,7 @@
 """The entry point: Hydra composes the configuration, scope runs it. `python main.py --help` says what can be chosen."""
 
 import os
+import re
 import shlex
 import signal
 import sys
@@ -19,6 +20,7 @@ from scope.explain import FAILED, REFUSED, accounted, exit_code, told
 from scope.importing import uncollected
 
 CONF = Path(__file__).resolve().with_name("conf")
+FLAG = re.compile(r"-m$|--multirun$|--[\w-]+=")  # of Hydra's, in one word
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"  # Hydra's own switch, as the user left it
 
 
@@ -90,8 +92,9 @@ def cli() -> int:
     warnings.filterwarnings("error", message="provider=hydra.searchpath")  # what is not there was asked for
     workers = [str(CONF.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(workers)  # so that a launcher's processes import this very checkout
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants them in front
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: not FLAG.match(word))  # Hydra wants them in front
     print_anything()
+    looking = False
     try:
         looking = check_flags()
         main()
@@ -99,13 +102,13 @@ def cli() -> int:
     except SystemExit as stop:
         if stop.code == 1 and looking:  # Hydra has said that there is no such --package
             return REFUSED
-        raise
+        return flushed() or int(stop.code or 0)
     except KeyboardInterrupt as stop:
         print(f"\nstopped; this goes on where it was: python main.py {shlex.join(sys.argv[1:])}", file=sys.stderr)
         return 128 + getattr(stop, "signal", signal.SIGINT)  # as the shell counts what a signal ended
     except BrokenPipeError:  # whoever read our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return FAILED
     except Exception as error:
         if TRACEBACKS:
             raise
@@ -113,7 +116,7 @@ def cli() -> int:
 
 
 def flushed() -> int:
-    """-> the exit code where what was printed is out: a full disk behind stdout is only found now."""
+    """Have out what was printed: a full disk behind stdout is found no sooner. -> the exit code."""
     try:
         sys.stdout.flush()
     except OSError as error:

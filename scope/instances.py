@@ -56,13 +56,19 @@ def _made(kind: type[Any], settings: Mapping[str, Any]) -> Any:
         raise
     except Exception as error:  # of a value that the class did not expect: which one, is said below
         failure = error
-    hints = get_type_hints(kind)
-    for name, value in settings.items():
-        if not _fits(value, hints[name]):
-            raise SettingError(kind, name, value, _words(hints[name])) from failure
+    for name, hint in _hints(kind).items():
+        if name in settings and not _fits(settings[name], hint):
+            raise SettingError(kind, name, settings[name], _words(hint)) from failure
     if failure:
         raise failure
     return made
+
+
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(kind)
+    except NameError:  # a class of the user's own, with names that only a type checker knows
+        return {}
 
 
 def _is_a(kind: type[Any], wanted: type) -> bool:
@@ -74,22 +80,22 @@ def _is_a(kind: type[Any], wanted: type) -> bool:
 
 
 def _fits(value: object, hint: Any) -> bool:
-    """Whether a value is of a field's type, as far as configurations have such types."""
+    """Whether a value is of a field's type, as far as configurations have such types; of any other it is believed."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(_fits(value, one) for one in inner)
-    if hint is Any or hint is object:
-        return True
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if origin is None:
+    if hint in (int, float):  # true and false are numbers to Python only
+        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
+    if isinstance(hint, type) and origin is None:
         return isinstance(value, hint)
-    if isinstance(value, Mapping) and issubclass(origin, Mapping):
-        return all(_fits(key, inner[0]) and _fits(item, inner[1]) for key, item in value.items())
-    sequence = isinstance(value, list | tuple) and issubclass(origin, Sequence)
-    return sequence and all(_fits(item, inner[0]) for item in value)  # type: ignore[attr-defined]
+    if not isinstance(origin, type):
+        return True
+    if issubclass(origin, Mapping):
+        pairs = value.items() if isinstance(value, Mapping) else ()
+        return isinstance(value, Mapping) and all(_fits(k, inner[0]) and _fits(v, inner[1]) for k, v in pairs)
+    if issubclass(origin, Sequence):
+        return isinstance(value, list | tuple) and all(_fits(item, inner[0]) for item in value)
+    return True
 
 
 def _words(hint: Any) -> str:
@@ -97,10 +103,8 @@ def _words(hint: Any) -> str:
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return " or ".join(_words(one) for one in inner)
-    if origin is not None and issubclass(origin, Mapping):
-        return "a mapping"
-    if origin is not None:
-        return f"a list, each {_words(inner[0])}"
+    if isinstance(origin, type):
+        return "a mapping" if issubclass(origin, Mapping) else f"a list, each {_words(inner[0])}"
     known = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
     return known.get(hint, f"a {hint.__name__}")
 
