@@ -30,7 +30,7 @@ def exit_code(error: Exception) -> int:
     """Of a command that ended so; what is no error of the project's is what Hydra makes of a request."""
     if isinstance(error, BugError):
         return BUG
-    if isinstance(error, OSError) and error.filename is None:  # no path: a stream that what is printed goes to
+    if isinstance(error, OSError) and error.errno and error.filename is None:  # a stream that what is printed goes to
         return FAILED
     return FAILED if isinstance(error, ScopeError) and not isinstance(error, ConfigError) else REFUSED
 

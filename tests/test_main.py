@@ -396,9 +396,10 @@ def test_a_finished_sweep_whose_tables_cannot_be_written_says_so(
 
 @pytest.mark.parametrize("words", ["--version", "--cfg=job"])  # less and more than is written at a time
 def test_stdout_that_cannot_be_written_is_a_failure(tmp_path: Path, words: str) -> None:
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, str(ROOT / "main.py"), words]
-        done = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(command, cwd=tmp_path, env=buffered, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
     assert re.fullmatch(r"error: (standard output: )?No space left on device\n", done.stderr)
 

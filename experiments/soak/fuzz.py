@@ -107,7 +107,7 @@ def main(cases: int, seed: int, first: int = 0) -> int:
 def tried(number: int, seed: int) -> tuple[str, Answer]:
     """A case in a folder of its own, two levels below the one that all are in. -> what it was, and its answer."""
     lots = Random(f"{seed} {number}")
-    make = lots.choice((overrides, settings, settings, damaged, damaged, arguments))
+    make = lots.choice(KINDS)
     place = Path.cwd() / "case" / "here"
     place.mkdir(parents=True)
     base = Path.cwd() / "base"
@@ -199,9 +199,10 @@ def main_py(words: Sequence[str]) -> object:
 
 def overrides(lots: Random, base: Path) -> Case:
     """Words of the command line, composed by Hydra: what cannot be, a plan, or sometimes a small run."""
-    runs = lots.random() < 0.1
-    words = [*TINY] if runs else [*TINY, "plan=true"]
-    words += [word(lots) for _ in range(lots.choice((1, 1, 2, 4)))]
+    words = [word(lots) for _ in range(lots.choice((1, 1, 2, 4)))]
+    other = any(word.startswith("task=") for word in words)  # which has no such keys
+    words += [small for small in TINY if not (other and small.startswith("task."))]
+    words += ["plan=true"] * (lots.random() < 0.9)
     words += [lots.choice(FLAGS.split())] * (lots.random() < 0.1) + ["-m"] * (lots.random() < 0.4)
     lots.shuffle(words)
     return f"python main.py {shlex.join(words)}", lambda: main_py(words)
@@ -244,10 +245,13 @@ def composed(choices: tuple[str, ...]) -> tuple[object, dict[str, str]]:
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", [*TINY, *choices], return_hydra_config=True)
+        cfg = compose("config", list(choices), return_hydra_config=True)
     chosen = dict(cfg.hydra.runtime.choices)
     OmegaConf.set_struct(cfg, False)
     del cfg["hydra"]
+    for key, value in (assignment.split("=") for assignment in TINY):
+        if OmegaConf.select(cfg, key) is not None:
+            OmegaConf.update(cfg, key, value if key == "name" else int(value))
     return cfg, chosen
 
 
@@ -329,3 +333,4 @@ READERS: list[tuple[Command, list[str]]] = [
     (main_py, ["-m", "method=snapkv,full", "output=base", *TINY]),
     (main_py, ["method=h2o", "shard=1/2", "output=base", *TINY]),
 ]
+KINDS = (overrides, settings, settings, damaged, damaged, arguments)  # as often as each is drawn
