@@ -1,6 +1,7 @@
 """The entry point: Hydra composes the configuration, scope runs it. `python main.py --help` says what can be chosen."""
 
 import os
+import re
 import signal
 import sys
 import warnings
@@ -8,27 +9,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from scope.errors import ConfigError, ScopeError
-from scope.explain import explain
+from scope.errors import BugError, ConfigError, ScopeError, print_anything
+from scope.explain import FAILED, REFUSED, accounted, exit_code, told
 from scope.hydra_part import check_command
 from scope.importing import uncollected
 from scope.secrets import command_line, redact
 from scope.trust import permitted
-from scope.visible import visible
 
 CONF = Path(__file__).resolve().with_name("conf")
+FLAG = re.compile(r"-m$|--multirun$|--[\w-]+=")  # of Hydra's, in one word
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"  # Hydra's own switch, as the user left it
-
-TOLD_BETTER = {  # what Hydra raises as a bare ValueError, and what there is to say of it
-    "Config group override": "a group takes the name of an option, not null; --help lists them",
-    "Only one of --run": "-m, --cfg and --info exclude each other: drop -m to look at one configuration",
-}
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -52,82 +47,105 @@ def main(cfg: DictConfig) -> str | list[float]:
     alone = hydra_cfg.mode != RunMode.MULTIRUN
     console = Console()
     try:
-        if alone and hydra_cfg.sweeper.get("params"):
-            raise ConfigError(f"experiment={hydra_cfg.runtime.choices.get('experiment')}: is a sweep: add -m")
-        for word in hydra_cfg.overrides.hydra if alone else ():
-            if word.startswith(("hydra/launcher=", "hydra/sweeper=")) and not word.endswith("=scope"):
-                raise ConfigError(f"{word}: is for a sweep: add -m")
-        job = build(cfg, hydra_cfg.runtime.choices, files_of(hydra_cfg))
-        for word in unused(cfg, hydra_cfg.overrides.task) if alone else ():
-            console.print(NO_USE.format(redact(word)), highlight=False, soft_wrap=True, markup=False)
-        if not alone:
-            setting = setting_of(hydra_cfg.overrides.task, hydra_cfg.job.config.override_dirname.exclude_keys)
-            job = replace(job, experiment=replace(job.experiment, setting=setting))
-        if job.assumed_speed:
-            show_plan([job.experiment], job.assumed_speed, console)
-            return ""
-        folder = run(job.experiment, job.tracker, job.output, console, job.keeping)
-    except Stopped as stop:
-        if stop.done is None or not alone:  # a sweep begins no other job
-            raise
-        folder = stop.done
-    except ScopeError as error:
+        with accounted():
+            if alone and hydra_cfg.sweeper.get("params"):
+                raise ConfigError(f"experiment={hydra_cfg.runtime.choices.get('experiment')}: is a sweep: add -m")
+            for word in hydra_cfg.overrides.hydra if alone else ():
+                if word.startswith(("hydra/launcher=", "hydra/sweeper=")) and not word.endswith("=scope"):
+                    raise ConfigError(f"{word}: is for a sweep: add -m")
+            job = build(cfg, hydra_cfg.runtime.choices, files_of(hydra_cfg))
+            for word in unused(cfg, hydra_cfg.overrides.task) if alone else ():
+                console.print(NO_USE.format(redact(word)), highlight=False, soft_wrap=True, markup=False)
+            if not alone:
+                setting = setting_of(hydra_cfg.overrides.task, hydra_cfg.job.config.override_dirname.exclude_keys)
+                job = replace(job, experiment=replace(job.experiment, setting=setting))
+            if job.assumed_speed:
+                show_plan([job.experiment], job.assumed_speed, console)
+                return ""
+            try:
+                folder = run(job.experiment, job.tracker, job.output, console, job.keeping)
+            except Stopped as stop:
+                if stop.done is None or not alone:  # a sweep begins no other job
+                    raise
+                folder = stop.done
+            if alone:
+                if job.keeping.shard is None:
+                    tables.show(tables.build([folder]), console)
+                console.print(f"written: {folder}", soft_wrap=True, highlight=False, markup=False)
+            # a sweeper that searches wants to know how good this was
+            if direction := hydra_cfg.sweeper.get("direction"):
+                found = summary(records.read(folder))
+                one = isinstance(direction, str) or len(direction) == 1
+                return found["accuracy"] if one else [found["accuracy"], found["cache_share"]]
+            return str(folder)
+    except (ScopeError, BugError) as error:
         if alone and isinstance(error, SamplesFailedError) and job.keeping.shard is None:
             tables.show(tables.build([error.folder]), console)
         if alone and not TRACEBACKS:
             raise SystemExit(refuse(error)) from error  # to any other exception Hydra adds a line of its own
         raise
-    if alone:
-        if job.keeping.shard is None:
-            tables.show(tables.build([folder]), console)
-        console.print(f"written: {folder}", soft_wrap=True, highlight=False)
-    if direction := hydra_cfg.sweeper.get("direction"):  # a sweeper that searches wants to know how good this was
-        found = summary(records.read(folder))
-        one = isinstance(direction, str) or len(direction) == 1
-        return found["accuracy"] if one else [found["accuracy"], found["cache_share"]]
-    return str(folder)
 
 
 def refuse(error: Exception) -> int:
-    """Say in one line what is wrong; -> the exit code: 2 for a request that cannot be, 1 for a failure on the way."""
-    said = " ".join(redact(explain(error, CONF, sys.argv[1:])).split())
-    print("error:", visible(said), file=sys.stderr)
-    return 2 if isinstance(error, ConfigError | HydraException | OmegaConfBaseException) else 1
+    """Say in one line what is wrong; -> the exit code."""
+    print(told(error, CONF, sys.argv[1:]), file=sys.stderr)
+    return exit_code(error)
 
 
 def cli() -> int:
-    """-> the exit code: 0 done, 1 something failed on the way, 2 refused before anything ran."""
+    """-> the exit code: 0 done, 1 something failed on the way, 2 refused before anything ran, 70 a bug of our own."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us instead of being printed by Hydra
     # our launcher presets bear the names of the plugins' own, so that these are the names to type
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
+    warnings.filterwarnings("error", message="provider=hydra.searchpath")  # what is not there was asked for
     workers = [str(CONF.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(workers)  # so that a launcher's processes import this very checkout
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants them in front
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: not FLAG.match(word))  # Hydra wants them in front
+    print_anything()
+    looking = False
     try:
+        looking = check_flags()
         check_command(sys.argv[1:], Path(__file__), CONF, "config")
         with permitted(sys.argv[1:]):
             main()
-        return 0
+        return flushed()
+    except SystemExit as stop:
+        if stop.code == 1 and looking:  # Hydra has said that there is no such --package
+            return REFUSED
+        return flushed() or int(stop.code or 0)
     except KeyboardInterrupt as stop:
         again = command_line(["python", "main.py", *sys.argv[1:]])
         print(f"\nstopped; this goes on where it was: {again}", file=sys.stderr)
         return 128 + getattr(stop, "signal", signal.SIGINT)  # as the shell counts what a signal ended
     except BrokenPipeError:  # whoever read our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return FAILED
+    except Exception as error:
+        if TRACEBACKS:
+            raise
+        return refuse(error)
+
+
+def flushed() -> int:
+    """Have out what was printed: a full disk behind stdout is found no sooner. -> the exit code."""
+    try:
+        sys.stdout.flush()
     except OSError as error:
-        if TRACEBACKS:
-            raise
-        return refuse(error)
-    except (ScopeError, HydraException, OmegaConfBaseException) as error:
-        if TRACEBACKS:
-            raise
-        return refuse(error)
-    except ValueError as error:
-        mended = [instead for told, instead in TOLD_BETTER.items() if told in str(error)]
-        if TRACEBACKS or not mended:
-            raise
-        return refuse(ConfigError(mended[0]))
+        if not isinstance(error, BrokenPipeError):
+            print(f"error: standard output: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its end
+        return FAILED
+    return 0
+
+
+def check_flags() -> bool:
+    """Refuse flags that change nothing where they stand. -> whether a configuration is only to be looked at."""
+    given = get_args_parser().parse_args(sys.argv[1:])
+    if given.package is not None and not given.cfg:
+        raise ConfigError(f"--package={given.package}: is for --cfg")
+    if given.experimental_rerun is not None:
+        raise ConfigError("--experimental-rerun: no run leaves what it needs; the same command goes on where it was")
+    return given.cfg is not None
 
 
 if __name__ == "__main__":

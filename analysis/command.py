@@ -8,7 +8,7 @@ from typing import Any
 
 from analysis.provenance import warnings
 from analysis.records import Run, read_runs
-from scope.errors import ScopeError
+from scope.errors import ScopeError, before_it_runs, of_the_machine, one_line, print_anything
 from scope.secrets import redact
 from scope.visible import visible
 
@@ -24,7 +24,9 @@ def command(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     extra: str = "",
 ) -> int:
-    """Read the runs of the folders given and have `work` done with them; -> 0, or 2 with one line on stderr.
+    """Read the runs of the folders given and have `work` done with them; -> 0, or with one line on stderr 2 or 1.
+
+    2: nothing was made of them; 1: what was made of them could not be written.
 
     work: given the runs, where the output goes, and all options. place: where that is by default, in the one FOLDER.
     options: further ones, with what argparse has to know of each. extra: what brings the packages that work needs.
@@ -38,15 +40,21 @@ def command(
     given = parser.parse_args(arguments)
     if given.out is None and len(given.folders) > 1:
         parser.error("several folders: say with --out where what comes of them goes")
+    print_anything()
     try:
-        runs = read_runs(given.folders)
+        with before_it_runs():
+            runs = read_runs(given.folders)
         for warning in warnings(runs):
             print(f"warning: {visible(warning)}", file=sys.stderr)
         work(runs, given.out or given.folders[0] / place, given)
+        sys.stdout.flush()
     except ModuleNotFoundError as error:
         print(f"error: this needs {error.name}: pip install 'scope-kv[{extra}]'", file=sys.stderr)
         return 2
-    except (ScopeError, OSError) as error:
-        print(f"error: {visible(str(redact(str(error))))}", file=sys.stderr)
+    except ScopeError as error:
+        print(f"error: {one_line(str(redact(str(error))))}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {one_line(of_the_machine(error))}", file=sys.stderr)
+        return 1
     return 0

@@ -21,7 +21,7 @@ from analysis.records import Run
 from analysis.report import page
 from analysis.tables import write
 from scope.errors import ScopeError
-from scope.files import write_whole
+from scope.files import make_folder, write_whole
 from scope.secrets import redact
 
 NAME = "SCOPE"
@@ -129,7 +129,7 @@ def _work(runs: list[Run], out: Path, given: Namespace) -> None:
     if given.online and not (given.entity and wandb.login(prompt=False, verify=False)):
         raise ScopeError("--online needs --entity and a login: `wandb login`, or WANDB_API_KEY")
     frame = of_runs(runs)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     write(frame, out)
     write_whole(out / "report.html", page(runs, frame))
     figures = list(draw_all(runs, out))

@@ -21,6 +21,7 @@ from analysis.panels import NothingToShowError, dress, panels
 from analysis.records import Run, Sample
 from analysis.statistics import clustered_proportion
 from analysis.traces import figures as trace_figures
+from scope.files import make_folder
 
 KINDS = ("png", "pdf")
 BINS = 8  # of question positions: fewer questions a point, wider bands
@@ -188,7 +189,7 @@ FIGURES: dict[str, Callable[[Sequence[Run], pd.DataFrame], Any]] = {
 
 def save(figure: Any, folder: Path, name: str) -> list[Path]:
     """Write name.png and name.pdf into `folder`; the same figure gives the same bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     paths = [folder / f"{name}.{kind}" for kind in KINDS]
     for path, metadata in zip(paths, ({"Software": None}, {"CreationDate": None}), strict=True):
         drawn = io.BytesIO()

@@ -17,7 +17,7 @@ from analysis.latex import escaped
 from analysis.records import Run
 from analysis.tables import PRESETS, write, write_preset
 from scope.errors import ScopeError
-from scope.files import write_whole
+from scope.files import make_folder, write_whole
 
 SECONDS = 120  # that TeX may take
 DOCUMENT = r"""\documentclass[a4paper]{article}
@@ -43,7 +43,7 @@ FIGURE = r"""\begin{figure}[htbp]
 def write_document(runs: Sequence[Run], folder: Path, presets: Sequence[str]) -> Path:
     """Write the tables, the figures that the records allow, and paper.tex into `folder`; -> paper.tex."""
     frame = of_runs(runs)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write(frame, folder)
     names = ["table", *presets]
     for preset in presets:

@@ -47,7 +47,7 @@ def _task(path: Path) -> Any:
 
     try:
         config = OmegaConf.load(path)
-    except YAMLError as error:
+    except (YAMLError, ValueError, RecursionError) as error:  # not UTF-8, numbers without end, brackets without end
         raise ScopeError(f"{path}: is not YAML") from error
     if not isinstance(config, DictConfig):
         raise ScopeError(f"{path}: is not the configuration of a run")

@@ -24,7 +24,7 @@ from analysis.prompts import prompts_of
 from analysis.provenance import warnings
 from analysis.records import Run, read_records
 from analysis.speeds import marks, remarks_on
-from scope.files import write_whole
+from scope.files import make_folder, write_whole
 
 Column = dict[str, Any]  # heading, key; digits of figures; further keys: `bounds` of an interval, `best` where bold
 
@@ -141,7 +141,7 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _work(runs: list[Run], out: Path, given: Namespace) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     write_whole(out, page(runs, of_runs(runs), given.prompts))
     print(out)
 

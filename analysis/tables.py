@@ -23,7 +23,7 @@ from analysis.markdown import escaped, markdown, pipes
 from analysis.records import Run
 from analysis.sheets import Sheet, as_csv
 from analysis.view import about_grid, grids, make_view, sheets, show, show_sheet
-from scope.files import write_whole
+from scope.files import make_folder, write_whole
 
 __all__ = ["build", "show", "write"]
 
@@ -40,7 +40,7 @@ def write(frame: pd.DataFrame, folder: str | Path) -> list[Path]:
 
 
 def write_texts(folder: Path, texts: Mapping[str, str]) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name, text in texts.items():
         write_whole(folder / name, text)
     return [folder / name for name in texts]

@@ -1,21 +1,28 @@
 """From a composed configuration to the objects of a run. The one place of the library that knows Hydra."""
 
 import copy
-import importlib
-import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scope import decoding, prefill
+from scope.decoding import DecodingStrategy
 from scope.decoding.eviction import Eviction
-from scope.errors import CombinationError, ConfigError, ImpossibleError, ScopeError, SettingError
+from scope.engine import Engine
+from scope.errors import CombinationError, ConfigError, ImpossibleError, ScopeError, SettingError, shown
 from scope.experiment import Experiment
+from scope.generate import Sampling
+from scope.instances import ALLOWED, instance
+from scope.models import ModelSource
+from scope.prefill import PrefillMethod
 from scope.prefill.budget import Budget, Pyramid, Windowed
 from scope.records import RecordKeeping
 from scope.secrets import redact
+from scope.tasks import Task
+from scope.traces import Trace
 from scope.tracking import Tracker
 from scope.trust import require_permission
 
@@ -24,8 +31,18 @@ GROUPS = ("model", "method", "decoding", "budget", "task", "fidelity", "engine",
 UNLABELLED = ("engine", "tracking", "trace")  # what changes no answer is no name of a run
 KEYS = {*GROUPS, "sampling", "name", "output", "seed", "attention", "limit", "plan", "steps_per_second"}
 KEYS |= {"records", "rerun", "shard"}
-ALLOWED = "a settings class of scope; set SCOPE_ALLOW=package for one of yours"
-PARTS = ("model", "method", "decoding", "task", "sampling", "engine", "tracking", "records")
+KINDS: Mapping[str, type] = {  # what the object of each node has to be
+    "model": ModelSource,
+    "method": PrefillMethod,
+    "decoding": DecodingStrategy,
+    "task": Task,
+    "sampling": Sampling,
+    "engine": Engine,
+    "tracking": Tracker,
+    "records": RecordKeeping,
+    "trace": Trace,
+}
+PARTS = tuple(name for name in KINDS if name != "trace")
 NO_USE = "note: {} changes nothing: none of the options taken uses it"
 MANY = 2**62  # of slots: for a check that is not about their number
 SHARED: Mapping[str, Mapping[str, Callable[[Any], object]]] = {  # the class that knows what a key may be
@@ -73,10 +90,10 @@ def build(cfg: Any, choices: Mapping[str, str], files: Sequence[Path] = ()) -> J
         raise ConfigError(f"{min(unknown)}: no such key; the keys are {', '.join(sorted(KEYS))}")
     if missing := KEYS - {"trace"} - set(config):
         raise ConfigError(f"{min(missing)}: must be given")
-    if not NAME.fullmatch(str(config["name"])):
-        raise ConfigError(f"name={config['name']}: must be a plain folder name of letters, digits and ._-")
+    if config["name"] is None or not NAME.fullmatch(str(config["name"])):
+        raise ConfigError(f"name={shown(config['name'])}: must be a plain folder name of letters, digits and ._-")
     if not isinstance(config["output"], str | int) or config["output"] == "":
-        raise ConfigError(f"output={'null' if config['output'] is None else config['output']}: must be a folder")
+        raise ConfigError(f"output={shown(config['output'])}: must be a folder")
     _check_shared(config)
     if _by_bytes(config):  # which say what D is: what is given of it takes no part, and tells no run from another
         cfg = copy.deepcopy(cfg)
@@ -104,9 +121,9 @@ def build(cfg: Any, choices: Mapping[str, str], files: Sequence[Path] = ()) -> J
         raise kind(error.describe(key)) from error
     plan, speed = config["plan"], config["steps_per_second"]
     if not isinstance(plan, bool):
-        raise ConfigError(f"plan={plan}: must be true or false")
-    if isinstance(speed, bool) or not isinstance(speed, int | float) or speed <= 0:
-        raise ConfigError(f"steps_per_second={speed}: must be a number above 0")
+        raise ConfigError(f"plan={shown(plan)}: must be true or false")
+    if isinstance(speed, bool) or not isinstance(speed, int | float) or not 0 < speed <= sys.float_info.max:
+        raise ConfigError(f"steps_per_second={shown(speed)}: must be a number above 0")
     output = Path(str(config["output"])) / str(config["name"])
     return Job(experiment, tracker, output, keeping, float(speed) if plan else None)
 
@@ -197,7 +214,7 @@ def _make(config: Mapping[str, Any], cfg: Any, name: str) -> Any:
     if not isinstance(node, dict) or "_target_" not in node:
         raise ConfigError(f"{name}: must be an option of the group, or have a _target_, {ALLOWED}")
     try:
-        return _instance(node, name)
+        return instance(node, name, KINDS[name])
     except SettingError as error:
         kind = ImpossibleError if isinstance(error, CombinationError) else ConfigError
         raise kind(error.describe(_key(cfg, name, error.field))) from error
@@ -207,46 +224,6 @@ def _make(config: Mapping[str, Any], cfg: Any, name: str) -> Any:
         raise ConfigError(f"{name}: {error}") from error
     except Exception as error:  # what a class makes of a value that it did not expect
         raise ConfigError(f"{name}: {' '.join(f'{type(error).__name__}: {error}'.split())}") from error
-
-
-def _instance(node: Any, key: str) -> Any:
-    """Plain data, with each mapping that has a `_target_` turned into an object of that class.
-
-    A configuration may come from anyone: it names settings classes of the project, and nothing else is called.
-    """
-    if isinstance(node, list):
-        return [_instance(item, f"{key}.{i}") for i, item in enumerate(node)]
-    if not isinstance(node, dict):
-        return node
-    settings = {name: _instance(value, f"{key}.{name}") for name, value in node.items() if name != "_target_"}
-    if "_target_" not in node:
-        return settings
-    target = str(node["_target_"])
-    kind = _settings_class(target)
-    if kind is None:
-        raise ConfigError(f"{key}._target_={target}: must be {ALLOWED}")
-    known = {f.name: f for f in fields(kind) if f.init}
-    if unknown := settings.keys() - known:
-        named = ", ".join(known) or "none"
-        raise ConfigError(f"{key}.{min(unknown, key=str)}: no such setting of {target}; it has {named}")
-    for name, f in known.items():
-        if name not in settings and f.default is MISSING and f.default_factory is MISSING:
-            raise ConfigError(f"{key}.{name}: must be given")
-    return kind(**settings)
-
-
-def _settings_class(target: str) -> type[Any] | None:
-    """The dataclass of that name in scope or in a package that the user, not the configuration, allows."""
-    packages = {"scope", *os.environ.get("SCOPE_ALLOW", "").split(",")} - {""}
-    module, _, name = target.rpartition(".")
-    if target.partition(".")[0] not in packages:
-        return None
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        return None  # the whole of it has to be a module: not scope.records.folder.os.system
-    ours = isinstance(found, type) and is_dataclass(found) and found.__module__.partition(".")[0] in packages
-    return found if ours else None
 
 
 def _key(cfg: Any, name: str, field: str) -> str:

@@ -1,7 +1,16 @@
 """What went wrong, in one line for the person who asked for it."""
 
 import difflib
-from collections.abc import Iterable
+import io
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from scope.secrets import redact
+from scope.visible import visible
+
+MOST = 2**63 - 1  # a whole number as torch and the file formats hold it
+LONGEST_VALUE, LONGEST_WORD, LONGEST_LINE = 160, 500, 4000  # characters of a message; paths may be long
 
 
 class ScopeError(Exception):
@@ -14,6 +23,10 @@ class ConfigError(ScopeError):
 
 class ImpossibleError(ConfigError):
     """Settings that cannot work together: a sweep skips the job and goes on."""
+
+
+class BugError(Exception):
+    """A fault of the project's own: no request is to blame, and a traceback is of use."""
 
 
 class SettingError(ScopeError, ValueError):
@@ -31,19 +44,70 @@ class SettingError(ScopeError, ValueError):
         return type(self), (self.owner, self.field, self.value, self.allowed)
 
     def describe(self, key: str) -> str:
-        shown = "null" if self.value is None else self.value
-        return f"{key}={shown}: must be {self.allowed}"
+        return f"{key}={shown(self.value)}: must be {self.allowed}"
 
 
 class CombinationError(SettingError):
     """Values that are fine one by one and cannot work together"""
 
 
-def check_count(owner: object, field: str, low: int = 0) -> None:
-    """Refuse a field that is not a whole number of at least `low`."""
+@contextmanager
+def before_it_runs() -> Iterator[None]:
+    """Within, nothing has run yet: what is not there, or what the machine refuses, is a request that cannot be.
+
+    Raises ConfigError instead of ScopeError and OSError.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ScopeError as error:
+        raise ConfigError(str(error)) from error
+    except OSError as error:
+        raise ConfigError(of_the_machine(error)) from error
+
+
+def of_the_machine(error: OSError) -> str:
+    """What the operating system refused: the path, if there is one, and why."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename is not None else reason
+
+
+def shown(value: object) -> str:
+    """A value for a message: as the command line writes it, in one line, shortened, without secrets."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    try:
+        text = str(value)
+    except (ValueError, RecursionError):  # Python prints no number of more than 4,300 digits, and no endless nesting
+        return f"(a value of type {type(value).__name__}, too long to print)"
+    return one_line(shortened(str(redact(text)), LONGEST_VALUE))
+
+
+def one_line(text: str) -> str:
+    """A message as a terminal can show it: one line, control characters escaped, nothing of endless length."""
+    words = [shortened(word, LONGEST_WORD) for word in text.split()]
+    line = shortened(" ".join(words), LONGEST_LINE)
+    return visible(line)
+
+
+def print_anything() -> None:
+    """Have stdout escape what it cannot encode: a path may hold any byte."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]}...({len(text):,} characters)"
+
+
+def check_count(owner: object, field: str, low: int = 0, high: int = MOST) -> None:
+    """Refuse a field that is not a whole number from `low` to `high`."""
     value = getattr(owner, field)
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise SettingError(owner, field, value, f"a whole number of at least {low}")
+    if value > high:
+        raise SettingError(owner, field, value, f"a whole number of at most {high}")
 
 
 def check_odd(owner: object, field: str) -> None:
@@ -57,7 +121,7 @@ def check_odd(owner: object, field: str) -> None:
 def check_number(owner: object, field: str, low: float) -> None:
     """Refuse a field that is not a finite number of at least `low`."""
     value = getattr(owner, field)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= sys.float_info.max:
         raise SettingError(owner, field, value, f"a number of at least {low:g}")
 
 
@@ -77,5 +141,5 @@ def check_choice(owner: object, field: str, choices: tuple[str, ...]) -> None:
 
 def nearest(name: str, valid: Iterable[str], prefix: str = "") -> str:
     """The valid name that was probably meant, as the end of a message; empty where none is near."""
-    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name[:LONGEST_VALUE], list(valid), n=1, cutoff=0.6)
     return f"; did you mean {prefix}{close[0]}?" if close else ""

@@ -1,14 +1,62 @@
-"""What Hydra refused, in one line."""
+"""What went wrong with a command, in one line, and whose fault it is: the one part that tells Hydra's errors apart."""
 
 import re
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from scope.errors import nearest
+from scope.errors import BugError, ConfigError, ScopeError, nearest, of_the_machine, one_line
+from scope.secrets import redact
+
+FAILED, REFUSED, BUG = 1, 2, 70  # exit codes: on the way; before anything ran; a fault of the project's own
+HINT = "HYDRA_FULL_ERROR=1 shows the traceback"
+EXTRAS = {"joblib": "launchers", "submitit": "launchers", "optuna": "launchers", "ray": "ray"}  # what brings a plugin
+TOLD_BETTER = {  # what Hydra raises as a bare error, and what there is to say of it
+    "Config group override": "a group takes the name of an option, not null; --help lists them",
+    "Only one of --run": "-m, --cfg and --info exclude each other: drop -m to look at one configuration",
+    "The --resolve flag": "--resolve: is for --cfg or --help",
+    "Expecting one subcommand": "--shell-completion: must be followed by install=bash, uninstall=bash or query=bash",
+    "COMP_LINE": "--shell-completion query=bash: is for a shell to call",
+    "COMP_POINT": "--shell-completion query=bash: is for a shell to call",
+}
+
+
+def exit_code(error: Exception) -> int:
+    """Of a command that ended so; what is no error of the project's is what Hydra makes of a request."""
+    if isinstance(error, BugError):
+        return BUG
+    if isinstance(error, OSError) and error.errno and error.filename is None:  # a stream that what is printed goes to
+        return FAILED
+    return FAILED if isinstance(error, ScopeError) and not isinstance(error, ConfigError) else REFUSED
+
+
+def told(error: Exception, conf: Path, words: Sequence[str]) -> str:
+    """The line to print for it, without secrets. Arguments as of `explain`."""
+    return f"error: {one_line(str(redact(explain(error, conf, words))))}"
+
+
+@contextmanager
+def accounted() -> Iterator[None]:
+    """Within, the project's own code runs: what goes wrong comes out as a ScopeError, or as a BugError.
+
+    Whatever else a command raises is then the library's that composes its configuration.
+    """
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        yield
+    except (ScopeError, BugError, BrokenPipeError, ModuleNotFoundError, HydraException, OmegaConfBaseException):
+        raise
+    except OSError as error:
+        raise ScopeError(of_the_machine(error)) from error
+    except Exception as error:
+        raise BugError(f"this is a bug in SCOPE: {type(error).__name__}: {error}; {HINT}") from error
 
 
 def explain(error: Exception, conf: Path, words: Sequence[str]) -> str:
@@ -16,15 +64,44 @@ def explain(error: Exception, conf: Path, words: Sequence[str]) -> str:
 
     conf: the folder of the configuration; words: of the command line.
     """
-    from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+    from hydra.errors import (
+        ConfigCompositionException,
+        HydraException,
+        MissingConfigException,
+        OverrideParseException,
+    )
+    from omegaconf.errors import OmegaConfBaseException
 
     message = " ".join(str(error).split())
+    for found, instead in TOLD_BETTER.items():
+        if found in message and not isinstance(error, ScopeError):
+            return instead
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, name = error.missing_cfg_file.rpartition("/")
+        group, name = _asked(error.missing_cfg_file, words)
         options = sorted(error.options)
+        if group in ("hydra/launcher", "hydra/sweeper") and (needed := _needed(name)):
+            return f"{group}={name}: {needed}"
         return f"{group}={name}: must be one of {', '.join(options)}{nearest(name, options, f'{group}=')}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read; write key=value, or key=value,value with -m"
+    if plugin := re.search(r"Unknown plugin class : 'hydra_plugins\.hydra_(\w+?)_(launcher|sweeper)\.", message):
+        taken = f"hydra/{plugin[2]}"
+        name = next((word.partition("=")[2] for word in words if word.startswith(f"{taken}=")), plugin[1])
+        return f"{taken}={name}: {_needed(plugin[1]) or 'is not installed'}"
+    file = reading(error)
+    if isinstance(error, ValueError) and "integer string conversion" in message:
+        word = file or next((word for word in words if re.search(r"\d{4300}", word)), "the configuration")
+        return f"{word[:60]}: holds a number of more than 4,300 digits"
+    if isinstance(error, RecursionError):
+        return f"{file or 'the configuration'}: includes itself, or is nested too deep"
+    if file and not isinstance(error, HydraException):
+        return f"{file}: cannot be read: {message}"
+    if missing := re.search(r"provider=(\S+) in (\S+), path=(.*) is not available", message):
+        return f"{missing[1]}: {missing[3]}: there is no such folder"
+    if isinstance(error, OSError):
+        return of_the_machine(error)
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name}: is not installed: pip install -e . brings all that is needed"
     if isinstance(error, ConfigCompositionException):
         if refused := re.match(r"Could not override '([^']+)'", message):
             key = refused[1].lstrip("+~")
@@ -36,7 +113,34 @@ def explain(error: Exception, conf: Path, words: Sequence[str]) -> str:
         if foreign := re.search(r"Key '(\w+)' not in 'ScopeSweeperConf'", message):
             return f"hydra.sweeper.{foreign[1]}: is for a sweeper that searches: add hydra/sweeper=optuna"
         return " ".join(f"{message} {error.__cause__ or ''}".split())
-    return message
+    if isinstance(error, ScopeError | BugError | HydraException | OmegaConfBaseException | ValueError):
+        return message
+    return f"the configuration cannot be composed: {type(error).__name__}: {message}; {HINT}"
+
+
+def reading(error: Exception) -> str | None:
+    """The file of the configuration that Hydra was reading, or whose list of defaults, when this was raised."""
+    for frame in reversed([frame for frame, _ in traceback.walk_tb(error.__traceback__)]):
+        if frame.f_code.co_name in ("load_config", "_create_defaults_tree_impl"):
+            path = frame.f_locals.get("config_path") or frame.f_locals.get("path")
+            return f"{str(path).removesuffix('.yaml')}.yaml" if path else None
+    return None
+
+
+def _asked(missing: str, words: Sequence[str]) -> tuple[str, str]:
+    """A group and the option of it that is not there, from Hydra's group/option; an option may be a path itself."""
+    for word in words:
+        group, _, options = word.lstrip("+").partition("=")
+        if found := [option for option in options.split(",") if f"{group}/{option}" == missing]:
+            return group, found[0]
+    group, _, name = missing.rpartition("/")
+    return group, name
+
+
+def _needed(plugin: str) -> str | None:
+    """What to install for a launcher or a sweeper of that name."""
+    extra = EXTRAS.get(plugin.partition("_")[0])
+    return f"its plugin is not installed: pip install 'scope-kv[{extra}]'" if extra else None
 
 
 def _no_such(key: str, conf: Path, taken: Sequence[str]) -> str:

@@ -1,21 +1,60 @@
 """Writing a file so that it is either there whole or not at all, also after the power failed."""
 
 import os
+import stat
+from contextlib import suppress
 from pathlib import Path
+
+from scope.errors import ConfigError, of_the_machine
 
 
 def write_whole(path: Path, text: str | bytes) -> None:
-    """Replace a file by `text` in one step; where that fails, what was there before stays and no draft is left."""
+    """Replace a file by `text` in one step; where that fails, what was there before stays and no draft is left.
+
+    Raises OSError with the path, also where the system names none (a full disk) or would name the draft.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with draft.open("wb") as stream:
-            stream.write(text.encode() if isinstance(text, str) else text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    sync_folder(path.parent)
+        try:
+            with draft.open("wb") as stream:
+                stream.write(text.encode(errors="backslashreplace") if isinstance(text, str) else text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            draft.replace(path)
+        finally:
+            with suppress(OSError):  # a disk that refuses to write refuses this too
+                draft.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, with those above it, where it is not there. Raises ConfigError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder}: cannot be made: {_reason(error)}") from error
+
+
+def require_place(folder: Path) -> None:
+    """Raise ConfigError where a folder is not there and cannot be made. Makes nothing."""
+    for path in (folder, *folder.absolute().parents):
+        try:
+            there = path.stat()
+        except (FileNotFoundError, NotADirectoryError):  # one further up is to blame, or there to be written in
+            continue
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{folder}: cannot be made: {_reason(error)}") from error
+        if not stat.S_ISDIR(there.st_mode):
+            raise ConfigError(f"{folder}: cannot be made: {path} is not a folder")
+        if path != folder and not os.access(path, os.W_OK | os.X_OK):
+            raise ConfigError(f"{folder}: cannot be made: {path} cannot be written")
+        return
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return of_the_machine(error) if isinstance(error, OSError) else str(error)
 
 
 def sync_folder(folder: Path) -> None:

@@ -60,7 +60,7 @@ class Sampling:
         check_count(self, "top_k")
         check_count(self, "seed")
         check_count(self, "min_new_tokens")
-        check_count(self, "samples", low=1)
+        check_count(self, "samples", low=1, high=10_000)  # each is a request that is held in memory
         check_choice(self, "processors", PROCESSORS)
         if self.samples > 1 and self.temperature == 0:
             allowed = "1 at temperature 0, where all would be the same (sampling.temperature)"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from scope.errors import ConfigError, ScopeError
+from scope.errors import ConfigError, ScopeError, one_line
 from scope.tasks import Sample
 
 LAYOUTS = ("auto", "chat", "plain", "paper")
@@ -31,7 +31,11 @@ def render(tokenizer: PreTrainedTokenizerBase, sample: Sample, layout: str) -> s
         if not tokenizer.chat_template:
             raise ConfigError("model.layout=chat: the tokenizer has no chat template; take plain or paper")
         turn = [{"role": "user", "content": content}]
-        return str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+        try:
+            return str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+        except Exception as error:  # a template is a program of its maker's, and may fail in any way, or be blocked
+            reason = one_line(f"{type(error).__name__}: {error}")
+            raise ConfigError(f"model.layout={layout}: the chat template fails: {reason}; plain takes none") from error
     if layout == "paper" and sample.instruction:
         return f"<<SYS>>\n {sample.instruction} \n<</SYS>>\n\n{sample.prompt}"
     return content

@@ -16,8 +16,9 @@ from scope import models, records, sizes
 from scope.batches import OK, Lines, attempts, share
 from scope.decoding import KeepAll
 from scope.engine import devices_of, rows_that_fit
-from scope.errors import ImpossibleError, ScopeError
+from scope.errors import ImpossibleError, ScopeError, before_it_runs
 from scope.experiment import Experiment, Request
+from scope.files import require_place
 from scope.forecast import require_fit
 from scope.generate import Generated, Prompt, Sampling, generate, stream
 from scope.models import Loaded
@@ -43,10 +44,12 @@ def run(
     once the answers under way are recorded where a signal has asked for it: with `done` where nothing is left to do.
     """
     keeping = keeping or RecordKeeping()
-    if there := finished(experiment, output, console, keeping):
-        return there
-    asked = share(experiment.requests(), keeping.part)
-    identity = experiment.identity()
+    with before_it_runs():
+        if there := finished(experiment, output, console, keeping):
+            return there
+        asked = share(experiment.requests(), keeping.part)
+        identity = experiment.identity()
+        require_place(output)
     name = experiment.folder_name(identity)
     folder = keeping.place(output / name)
     manifest = {
@@ -60,26 +63,29 @@ def run(
         **({"shard": keeping.shard} if keeping.shard else {}),
     }
     prompts: list[Encoded] = []
-    if not folder.exists():  # a model that is not there, a graph or a prompt that does not fit, leaves no folder behind
-        loaded = models.load(experiment.model)
-        experiment.engine.on(devices_of(loaded.model))
-        prompts = encode_all(experiment, loaded)
-        rehearse(experiment, loaded, prompts)
-        if experiment.sampling.processors == "model":
-            require_possible(loaded.model.generation_config)
-        if asks := described(loaded.model.generation_config, experiment.sampling.temperature > 0):
-            manifest["generation_config"] = asks
-    if experiment.trace:  # refused before anything is written
-        config = models.load(experiment.model).model.config.get_text_config(decoder=True)
-        experiment.trace.require(config.num_hidden_layers)
-        traced = experiment.requests()[: experiment.trace.prompts]
-        experiment.trace.require_no_loss(folder, (request.name for request in traced))
+    with before_it_runs():
+        # a model that is not there, a graph or a prompt that does not fit, leaves no folder behind
+        if not folder.exists():
+            loaded = models.load(experiment.model)
+            experiment.engine.on(devices_of(loaded.model))
+            prompts = encode_all(experiment, loaded)
+            rehearse(experiment, loaded, prompts)
+            if experiment.sampling.processors == "model":
+                require_possible(loaded.model.generation_config)
+            if asks := described(loaded.model.generation_config, experiment.sampling.temperature > 0):
+                manifest["generation_config"] = asks
+        if experiment.trace:
+            config = models.load(experiment.model).model.config.get_text_config(decoder=True)
+            experiment.trace.require(config.num_hidden_layers)
+            traced = experiment.requests()[: experiment.trace.prompts]
+            experiment.trace.require_no_loss(folder, (request.name for request in traced))
     failed = 0
     with closing(Records(folder, as_yaml(experiment.config), manifest, keeping)) as kept, Stopping() as stopping:
         todo = [request for request in asked if request.name not in kept.done]
         if todo:
-            loaded = models.load(experiment.model)
-            prompts = prompts or encode_all(experiment, loaded)
+            with before_it_runs():
+                loaded = models.load(experiment.model)
+                prompts = prompts or encode_all(experiment, loaded)
             todo.sort(key=lambda request: -len(prompts[request.index].tokens))  # rows of like length share a prefill
             rows = batch_rows(
                 experiment, loaded, max(len(prompts[request.index].tokens) for request in todo), len(todo)

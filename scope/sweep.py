@@ -9,12 +9,12 @@ from typing import Any
 from rich.console import Console
 
 from scope.config import NO_USE, Job, build, files_of, unused
-from scope.errors import ConfigError, ImpossibleError, ScopeError
+from scope.errors import BugError, ConfigError, ImpossibleError, ScopeError, of_the_machine, one_line, shown
+from scope.files import require_place
 from scope.forecast import show_plan
 from scope.importing import uncollected
 from scope.run import SamplesFailedError, finished
 from scope.secrets import command_line, redact
-from scope.visible import visible
 
 Overrides = tuple[str, ...]
 
@@ -26,20 +26,29 @@ class SweepError(ScopeError):
 def paired(jobs: Sequence[Sequence[str]], pairs: Sequence[str]) -> list[list[str]]:
     """Each job with each line of overrides that does not contradict it.
 
-    Raises ConfigError where a job contradicts all lines.
+    Raises ConfigError for a line that is none, and where a job contradicts all lines.
     """
+    lines = [_line(pair) for pair in pairs]
     made = []
     for job in jobs:
-        given = dict(override.split("=", 1) for override in job)
+        given = {_key_of(override): override for override in job}
         agreeing = []
-        for pair in pairs:
-            line = dict(override.split("=", 1) for override in pair.split())
-            if all(given.get(key, value) == value for key, value in line.items()):
-                agreeing.append([f"{key}={value}" for key, value in (given | line).items()])
+        for line in lines:
+            if all(given.get(key, override) == override for key, override in line.items()):
+                agreeing.append(list((given | line).values()))
         if not agreeing:
             raise ConfigError(f"{' '.join(job)}: contradicts every pair of this sweep: {', '.join(pairs)}")
         made += agreeing
     return made
+
+
+def _line(pair: object) -> dict[str, str]:
+    """Of a line of overrides, each by its key."""
+    words = pair.split() if isinstance(pair, str) else []
+    if not words or not all(re.match(r"[\w./@]+=", word) for word in words):
+        allowed = "must be a line of key=value, such as 'method=h2o decoding=slide'"
+        raise ConfigError(f"hydra.sweeper.pairs: {shown(pair)}: {allowed}")
+    return {_key_of(word): word for word in words}
 
 
 def shared_keys(jobs: Sequence[Sequence[str]]) -> list[str]:
@@ -126,6 +135,11 @@ class Sweep:
             except ScopeError:
                 continue  # out of reach: its own jobs say so, and the others go on
 
+    def require_place(self, launched: Path) -> None:
+        """Raise ConfigError where a folder that is written to cannot be made: that of launchers, or a job's."""
+        for output in dict.fromkeys([*(job.output for job in self.built), launched]):
+            require_place(output)
+
     def show_plan(self) -> bool:
         """Where only a plan is asked for, say what the sweep would cost and what it skips. -> whether it was asked."""
         speed = self.built[0].assumed_speed
@@ -138,7 +152,7 @@ class Sweep:
 
     def _say_skipped(self, console: Console) -> None:
         for overrides, reason in self.skipped:
-            said = visible(redact(f"skipped {' '.join(overrides)}: {reason}"))
+            said = one_line(str(redact(f"skipped {' '.join(overrides)}: {reason}")))
             console.print(said, soft_wrap=True, markup=False)
 
     def finished(self) -> list[Path | None]:
@@ -155,7 +169,8 @@ class Sweep:
     def report(self, outcomes: Sequence[Path | Exception], repeat: Sequence[str] = ()) -> None:
         """Print and write the table of what ran, and say what did not. repeat: what each job's command begins with.
 
-        Raises SweepError where a job failed.
+        Raises SweepError where a job failed or the tables cannot be written; ConfigError where every job was refused,
+        BugError where a fault of the project's own stopped one.
         """
         with uncollected():
             from analysis import tables
@@ -163,18 +178,35 @@ class Sweep:
         console = Console(highlight=False)
         folders = [o.folder if isinstance(o, SamplesFailedError) else o for o in outcomes]
         written = [folder for folder in folders if isinstance(folder, Path)]
+        unwritten: OSError | None = None
         if written and self.built[0].keeping.shard is None:
             frame = tables.build(written)
             tables.show(frame, console)
-            for path in tables.write(frame, written[0].parent):
-                console.print(f"written: {path}", soft_wrap=True)
+            try:
+                for path in tables.write(frame, written[0].parent):
+                    console.print(f"written: {path}", soft_wrap=True, markup=False)
+            except OSError as refused:  # said at the end, where it is seen
+                unwritten = refused
         runs = zip(self.jobs, self.built, outcomes, strict=True)
         failed = [(overrides, job, outcome) for overrides, job, outcome in runs if isinstance(outcome, Exception)]
         self._say_skipped(console)
+        if unwritten:
+            reason = f"{of_the_machine(unwritten)}: the tables are not written; the records are whole"
+            if not failed:
+                raise SweepError(reason) from unwritten
+            self.tell(reason)
         for overrides, job, error in failed:
             command = command_line(["python", "main.py", *repeat, *overrides])
-            reason = visible(redact(reason_of(error)))
-            said = f"FAILED {job.experiment.title}: {reason}\n  repeat it alone: {command}"
-            console.print(said, soft_wrap=True, markup=False)
+            self.tell(f"FAILED {job.experiment.title}: {one_line(str(redact(reason_of(error))))}")
+            self.tell(f"  repeat it alone: {command}")
         if failed:
-            raise SweepError(f"{len(failed)} of {len(outcomes)} runs failed; the same command tries them again")
+            said = f"{len(failed)} of {len(outcomes)} runs failed; the same command tries them again"
+            raise self._failure([error for *_, error in failed], bool(written))(said)
+
+    @staticmethod
+    def _failure(errors: Sequence[Exception], ran: bool) -> type[Exception]:
+        """What to raise for jobs that failed: a fault of the project's own counts most, then that something ran."""
+        if any(isinstance(error, BugError) for error in errors):
+            return BugError
+        refused = not ran and all(isinstance(error, ConfigError) for error in errors)
+        return ConfigError if refused else SweepError

@@ -1,5 +1,7 @@
 """The command line as a user meets it, in a folder of its own: mostly in this process, which saves the imports."""
 
+import errno
+import importlib.util
 import json
 import os
 import re
@@ -15,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import main
+from scope.errors import BugError
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["task.questions=4", "task.max_new_tokens=100", "task.prompts=2", "budget.prefill=40", "budget.decode=32"]
@@ -160,6 +163,66 @@ REFUSED = {
     "-m method=h2o,snapkb": "method=snapkb: must be one of .*",
     "-m budget.decode=0,128": "budget.decode=0: must be a whole number of at least 1",
     "-m budget.recent=200,300": "no job of this sweep can run: budget.recent=200: must be at most .*",
+    # flags
+    "--resolve": "--resolve: is for --cfg or --help",
+    "--package=task": "--package=task: is for --cfg",
+    "--shell-completion": "--shell-completion: must be followed by install=bash, .*",
+    "--experimental-rerun=x.pickle": "--experimental-rerun: no run leaves what it needs; .*",
+    "--config-name=nope": "Cannot find primary config 'nope'. .*",
+    "--config-dir=nowhere": "Additional config directory '.*/nowhere' not found",
+    "hydra.searchpath=[nowhere]": "hydra.searchpath: nowhere: there is no such folder",
+    "-m hydra.searchpath=[nowhere]": "hydra.searchpath: nowhere: there is no such folder",
+    # groups and what they make
+    "-m budget=null,x": "a group takes the name of an option, not null; .*",
+    "experiment=../x": "experiment=../x: must be one of demo, .*",
+    "experiment=/etc/passwd": "experiment=/etc/passwd: must be one of demo, .*",
+    "+method@foo=snapkv": "foo: no such key; the keys are .*",
+    "tracking._target_=scope.prefill.SnapKV": "tracking._target_=scope.prefill.SnapKV: is no Tracker; .*",
+    "tracking._target_=scope.plan.Plan": "tracking._target_=scope.plan.Plan: is no Tracker; .*",
+    "-m tracking._target_=scope.tasks.Hub": "tracking._target_=scope.tasks.Hub: is no Tracker; .*",
+    "method._target_=scope.decoding.Slide": "method._target_=scope.decoding.Slide: is no PrefillMethod; .*",
+    "decoding._target_=scope.prefill.SnapKV": "decoding._target_=scope.prefill.SnapKV: is no DecodingStrategy; .*",
+    "engine._target_=scope.tracking.NoTracking": "engine._target_=scope.tracking.NoTracking: is no Engine; .*",
+    "+trace._target_=scope.tracking.NoTracking": "trace._target_=scope.tracking.NoTracking: is no Trace; .*",
+    "task=en_sum task.hub._target_=scope.engine.Engine": "task.hub.columns: no such setting of scope.engine.Engine; .*",
+    # values of another type than the field's
+    "task=gsm8k_4k task.source=nan": "task.source=nan: must be a text or null",
+    "task=gsm8k_4k task.source=inf": "task.source=inf: must be a text or null",
+    "task=gsm8k_4k task.source=[1]": "task.source=\\[1\\]: must be a text or null",
+    "task=gsm8k_4k task.source={}": "task.source={}: must be a text or null",
+    "task=gsm8k_4k task.source=true": "task.source=true: must be a text or null",
+    "-m task=gsm8k_4k task.source=1,2": "task.source=1: must be a text or null",
+    "task=en_sum task.template=nan": "task.template=nan: must be a text or null",
+    "task=gsm8k_4k task.hub.split=3": "task.hub.split=3: must be a text",
+    "task=mmlu_4k task.subjects=[1]": "task.subjects=\\[1\\]: must be a list, each a text or null",
+    "task=gsm8k_4k task.columns=3": "task.columns=3: must be a mapping",
+    "model.revision=12": "model.revision=12: must be a text or null",
+    "tracking=wandb tracking.project=[1]": "tracking.project=\\[1\\]: must be a text",
+    "tracking=wandb tracking.init_timeout_seconds=x": "tracking.init_timeout_seconds=x: must be a number",
+    "limit=true": "limit=true: must be a whole number of at least 1",
+    "name=null": "name=null: must be a plain folder name .*",
+    "seed=1e400": "seed=inf: must be a whole number of at least 0",
+    "records.wait_seconds=1e400": "records.wait_seconds=inf: must be a number of at least 0",
+    f"sampling.seed={2**63}": f"sampling.seed={2**63}: must be a whole number of at most {2**63 - 1}",
+    "task.prompts=1000000000": "task.prompts=1000000000: must be a whole number of at most .*",
+    # what is not there, or cannot be made
+    "task=gsm8k_4k task.source=/dev/null": "task.source=/dev/null: is neither a file nor a folder",
+    "task=gsm8k_4k task.source=''": "task.source=: must be a file or a folder",
+    f"task=gsm8k_4k task.source={'a' * 300}": "task.source=a*: File name too long",
+    "task=gsm8k_4k task.source='~nobody-of-that-name/x'": "task.source=~nobody-of-that-name/x: Could not determine .*",
+    "task=en_sum task.template=/dev/zero": "task.template=/dev/zero: must be a file",
+    "model.path=nowhere/at/all": "model.path=nowhere/at/all: there is no such folder, .*",
+    "output=/dev/null": "/dev/null/default: cannot be made: /dev/null is not a folder",
+    "hydra.run.dir=/dev/null/x": "/dev/null/x: Not a directory",
+    # the sweep itself
+    "-m hydra.sweeper.pairs=[method]": "hydra.sweeper.pairs: method: must be a line of key=value, .*",
+    "-m hydra.sweeper.pairs=[1]": "hydra.sweeper.pairs: 1: must be a line of key=value, .*",
+    "-m hydra.sweeper.pairs=['']": "hydra.sweeper.pairs: : must be a line of key=value, .*",
+    "-m hydra.sweeper.pairs=['~method']": "hydra.sweeper.pairs: ~method: must be a line of key=value, .*",
+    "-m hydra.sweeper.pairs=['method=nope']": "method=nope: must be one of .*",
+    "-m hydra.sweeper.max_batch_size=0": "hydra.sweeper.max_batch_size=0: must be null or at least 1",
+    "-m hydra.sweeper.max_batch_size=-1": "hydra.sweeper.max_batch_size=-1: must be null or at least 1",
+    "hydra.launcher._target_=x -m": ".*RuntimeError: Invalid plugin 'x': .*; HYDRA_FULL_ERROR=1 shows the traceback",
 }
 
 
@@ -169,6 +232,184 @@ def test_bad_input_is_one_line_and_leaves_nothing(scope: Scope, tmp_path: Path, 
     assert re.fullmatch(rf"error: {REFUSED[arguments]}\n", done.err), done.err
     assert done.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", [[], ["-m"]])
+@pytest.mark.parametrize("digits", [400, 4200, 5000, 50_000])
+def test_a_number_of_any_length_is_refused_in_a_short_line(scope: Scope, mode: list[str], digits: int) -> None:
+    for key in ("seed", "task.max_new_tokens", "budget.prefill", "records.wait_seconds", "limit"):
+        said = scope(*mode, f"{key}={'9' * digits}", "plan=true", code=2).err
+        assert re.match(rf"error: {key}=9+", said)
+        assert (said.count("\n"), len(said) < 400) == (1, True)
+
+
+def test_what_a_message_repeats_is_readable_and_holds_no_secret(scope: Scope, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = scope("model.path='\x1b[31mred\x07 \u202eabc'", code=2).err
+    assert said.startswith("error: model.path=\\x1b[31mred\\x07 \\u202eabc: there is no such folder")
+    monkeypatch.setenv("HF_TOKEN", "hf_very_secret_value")
+    for words in (["model.dtype=hf_very_secret_value"], ["method=hf_very_secret_value"], ["hf_very_secret_value"]):
+        said = scope(*words, code=2).err
+        assert "***" in said
+        assert "very_secret" not in said
+
+
+YAML = {
+    "a tab": b"a:\n\t- 1\n",
+    "a tag": b"a: !nope 1\n",
+    "python": b"_target_: !!python/name:os.system\n",
+    "latin": "a: été\n".encode("latin-1"),
+    "utf-16": "a: 1\n".encode("utf-16"),
+    "a number": b"3\n",
+    "twice": b"a: 1\na: 2\n",
+    "itself": b"defaults:\n  - broken\n",
+    "in a circle": b"defaults:\n  - other\n",
+    "loop": b"a: &x\n  b: *x\n",
+    "digits": b"a: " + b"9" * 5000 + b"\n",
+    "alias": b"a: *x\n",
+    "unclosed": b"a: [1, 2\n",
+    "documents": b"a: 1\n---\nb: 2\n",
+    "brackets": b"a: " + b"[" * 1000 + b"\n",
+}
+
+
+@pytest.mark.parametrize("mode", [[], ["-m"], ["--cfg=job"]])
+@pytest.mark.parametrize("text", YAML)
+def test_a_preset_that_cannot_be_read_is_named(scope: Scope, tmp_path: Path, text: str, mode: list[str]) -> None:
+    group = tmp_path / "conf" / "method"
+    group.mkdir(parents=True)
+    (group / "broken.yaml").write_bytes(YAML[text])
+    (group / "other.yaml").write_bytes(b"defaults:\n  - broken\n")
+    done = scope(*mode, f"hydra.searchpath=[{tmp_path / 'conf'}]", "method=broken", code=2)
+    assert re.fullmatch(r"error: method/(broken|other)\.yaml: .*\n", done.err), done.err
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("text", ["- 1\n- 2\n", "hello\n", "", "# nothing\n", "1: 2\n"])
+def test_a_preset_that_is_no_mapping_is_no_option(scope: Scope, tmp_path: Path, text: str) -> None:
+    group = tmp_path / "conf" / "method"
+    group.mkdir(parents=True)
+    (group / "broken.yaml").write_text(text)
+    for mode in ([], ["-m"]):
+        done = scope(*mode, f"hydra.searchpath=[{tmp_path / 'conf'}]", "method=broken", code=2)
+        assert re.fullmatch(r"error: method: must be an option of the group, .*\n", done.err), done.err
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "submitit_slurm", "ray"])
+def test_a_launcher_that_is_not_installed_names_what_brings_it(scope: Scope, launcher: str) -> None:
+    if importlib.util.find_spec(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher"):
+        pytest.skip("it is installed")
+    extra = "ray" if launcher == "ray" else "launchers"
+    said = scope("-m", f"hydra/launcher={launcher}", code=2).err
+    assert said == f"error: hydra/launcher={launcher}: its plugin is not installed: pip install 'scope-kv[{extra}]'\n"
+
+
+def test_a_sweeper_that_is_not_installed_names_what_brings_it(scope: Scope) -> None:
+    if importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper"):
+        pytest.skip("it is installed")
+    said = scope("-m", "hydra/sweeper=optuna", code=2).err
+    assert said == "error: hydra/sweeper=optuna: its plugin is not installed: pip install 'scope-kv[launchers]'\n"
+
+
+def test_what_is_not_there_is_refused_before_anything_ran(scope: Scope, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data set, a backend, a model: alone and in a sweep of nothing else."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    pytest.importorskip("datasets")
+    if importlib.util.find_spec("flash_attn") is None:
+        assert "pip install 'scope-kv[flash]'" in scope("attention=flash_attention_2", code=2).err
+        assert "pip install 'scope-kv[flash]'" in scope("-m", "attention=flash_attention_2", code=2).out
+    assert scope("task=gsm8k_4k", code=2).err.startswith("error: openai/gsm8k: is neither built here nor to be had")
+    assert "FAILED snapkv + slide: openai/gsm8k" in scope("-m", "task=gsm8k_4k", code=2).out
+    assert "model.path=some/model: the hub cannot be reached" in scope("model=hf", "model.path=some/model", code=2).err
+
+
+def test_a_sweep_whose_folder_cannot_be_made_is_refused(scope: Scope, tmp_path: Path) -> None:
+    refused = "cannot be made: /dev/null is not a folder"
+    assert scope("-m", "output=/dev/null/x", code=2).err == f"error: /dev/null/x/default: {refused}\n"
+    assert scope("-m", "hydra.sweep.dir=/dev/null/x", code=2).err == f"error: /dev/null/x: {refused}\n"
+    (tmp_path / "file").touch()
+    refused = f"cannot be made: {tmp_path / 'file'} is not a folder"
+    both = scope("-m", f"output={tmp_path / 'fine'},{tmp_path / 'file'}", code=2)
+    assert both.err == f"error: {tmp_path / 'file' / 'default'}: {refused}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_special_file_is_no_data_set(scope: Scope, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "rows.jsonl")  # opening it would wait for ever
+    (tmp_path / "binary.jsonl").write_bytes(bytes(range(256)) * 40)
+    for name, why in (("rows.jsonl", "is neither a file nor a folder"), ("binary.jsonl", "cannot be read: ")):
+        assert why in scope("task=gsm8k_4k", f"task.source={tmp_path / name}", code=2).err
+    os.mkfifo(tmp_path / "template.txt")
+    assert "must be a file" in scope("task=en_sum", f"task.template={tmp_path / 'template.txt'}", code=2).err
+
+
+def test_a_fault_of_our_own_is_told_from_a_request_that_cannot_be(
+    scope: Scope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("layer")
+
+    monkeypatch.setattr("scope.run.encode_all", broken)
+    said = scope(*SMALL, code=70).err
+    assert said == "error: this is a bug in SCOPE: KeyError: 'layer'; HYDRA_FULL_ERROR=1 shows the traceback\n"
+    swept = scope("-m", *SMALL, code=70)
+    assert "FAILED snapkv + slide: this is a bug in SCOPE: KeyError: 'layer'" in swept.out
+    assert "Traceback" not in swept.out + swept.err
+    monkeypatch.setattr(main, "TRACEBACKS", True)
+    with pytest.raises(BugError):
+        scope(*SMALL)
+
+
+def test_a_user_who_asks_for_tracebacks_gets_them(tmp_path: Path) -> None:
+    for words, kind in (
+        ("limit=0", "ConfigError"),
+        ("method=nope", "MissingConfigException"),
+        ("--resolve", "ValueError"),
+    ):
+        done = in_a_process(tmp_path, *words.split(), HYDRA_FULL_ERROR="1")
+        assert "Traceback" in done.stderr
+        assert kind in done.stderr
+
+
+def test_a_finished_sweep_whose_tables_cannot_be_written_says_so(
+    scope: Scope, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["-m", "method=snapkv,full", "name=four", *SMALL]
+    scope(*command)
+    table = tmp_path / "outputs" / "four" / "table.csv"
+    before = table.read_text()
+    opened = Path.open
+
+    def read_only(path: Path, mode: str = "r", *more: object, **others: object) -> object:
+        if "w" in mode:
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return opened(path, mode, *more, **others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "open", read_only)
+    done = scope(*command, code=1)
+    why = "Read-only file system: the tables are not written; the records are whole"
+    assert done.err == f"error: {table}: {why}\n"
+    assert done.out.count("finished already") == 2
+    assert "95% interval" in done.out
+    monkeypatch.undo()
+    assert table.read_text() == before
+
+
+@pytest.mark.parametrize("words", ["--version", "--cfg=job"])  # less and more than is written at a time
+def test_stdout_that_cannot_be_written_is_a_failure(tmp_path: Path, words: str) -> None:
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, str(ROOT / "main.py"), words]
+        done = subprocess.run(command, cwd=tmp_path, env=buffered, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: (standard output: )?No space left on device\n", done.stderr)
+
+
+def test_a_folder_of_any_name_is_printed(scope: Scope, tmp_path: Path) -> None:
+    """Also one that no text can hold: a byte that is no UTF-8."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    done = in_a_process(tmp_path, f"output='{folder}'", *SMALL, "task.prompts=1")
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert "written: " in done.stdout
 
 
 def test_a_setting_that_nothing_uses_is_noted(scope: Scope) -> None:
@@ -210,8 +451,8 @@ def test_the_line_that_repeats_a_job_of_an_experiment_runs(scope: Scope, tmp_pat
     nowhere = tmp_path / "nowhere"
     paired = ["experiment=grid", "method=full", "decoding=slide", f"model.path={nowhere}", *SMALL[:-1]]
     line = r"^  repeat it alone: python main.py (.*)$"
-    (repeated,) = re.findall(line, scope("-m", *paired, code=1).out, re.M)
-    done = scope(*shlex.split(repeated), code=1)
+    (repeated,) = re.findall(line, scope("-m", *paired, code=2).out, re.M)
+    done = scope(*shlex.split(repeated), code=2)
     assert re.findall(line, done.out, re.M) == [repeated]
     assert "1 of 1 runs failed" in done.err
 

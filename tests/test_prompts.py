@@ -52,6 +52,30 @@ def test_a_layout_frames_instruction_and_prompt(layout: str) -> None:
     assert read(layout) == LAYOUTS[layout]
 
 
+TEMPLATES = {
+    "{{ raise_exception('only one turn') }}": "TemplateError: only one turn",
+    "{{ messages[0]['content'] ": "TemplateSyntaxError: ",
+    "{% for %}": "TemplateSyntaxError: ",
+    "{{ ''.__class__.__mro__ }}": "SecurityError: ",
+    "{{ messages.clear() }}": "SecurityError: ",
+    "{{ messages[7]['content'] }}": "UndefinedError: ",
+    "{{ 1 / 0 }}": "ZeroDivisionError: ",
+    "{{ messages[0]['content'] + 1 }}": "TypeError: ",
+    "{% include 'other' %}": "TypeError: no loader",
+}
+
+
+@pytest.mark.parametrize("layout", ["chat", "auto"])
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_template_that_fails_is_refused_in_a_line(template: str, layout: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        read(layout, template=template)
+    said = str(refused.value)
+    assert said.startswith(f"model.layout={layout}: the chat template fails: {TEMPLATES[template]}")
+    assert "\n" not in said
+    assert read("plain", template=template) == LAYOUTS["plain"]  # the cure that it names
+
+
 def test_auto_is_chat_where_there_is_a_template() -> None:
     assert read("auto") == LAYOUTS["chat"]
     assert read("auto", template=None) == LAYOUTS["plain"]

@@ -3,6 +3,9 @@ one that was left alone.
 
 python -m experiments.soak [--kills 50] [--minutes 8] [--only WORD]; prints what was found, writes it with versions and
 surroundings to experiments/soak/results/, and exits 1 on any loss.
+
+python -m experiments.soak --fuzz 5000 [--seed 0] [--first 0]: so many odd requests instead, about ten minutes; exits 1
+where one was answered by a traceback or an exit code other than 0, 1 and 2.
 """
 
 import argparse
@@ -16,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.soak import costs, disk, processes, server
+from experiments.soak import costs, disk, fuzz, processes, server
 from experiments.soak.sweep import PROMPTS, RUNS, Answers, Found, Loss, NotTried, answers, must_finish
 from scope.records import surroundings
 
@@ -33,7 +36,14 @@ def main() -> int:
     parser.add_argument(
         "--only", default="", metavar="WORD", help="only what has this word in its name; writes no results"
     )
+    parser.add_argument("--fuzz", type=int, metavar="N", help="try so many odd requests instead")
+    parser.add_argument("--seed", type=int, default=0, help="of the odd requests")
+    parser.add_argument(
+        "--first", type=int, default=0, metavar="N", help="of the odd requests, the number to begin with"
+    )
     options = parser.parse_args()
+    if options.fuzz is not None:
+        return fuzz.main(options.fuzz, options.seed, options.first)
     root = Path(tempfile.mkdtemp(prefix="scope-soak-"))
     began = time.monotonic()
     must_finish(root / "whole")

@@ -98,7 +98,11 @@ class ScopeSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         with uncollected():
-            from scope.sweep import Sweep, paired, shared_keys
+            from scope.errors import ConfigError
+            from scope.explain import accounted
+            from scope.sweep import paired
+        if self.max_batch_size is not None and self.max_batch_size < 1:
+            raise ConfigError(f"hydra.sweeper.max_batch_size={self.max_batch_size}: must be null or at least 1")
         gc.freeze()  # nor is it to be looked through while jobs are composed, which makes many more objects
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
@@ -107,10 +111,20 @@ class ScopeSweeper(BasicSweeper):
         if self.pairs:
             jobs = paired(jobs, self.pairs)
         self.hydra_context.config_loader = RememberingLoader(self.hydra_context.config_loader)
-        sweep = Sweep.check([(tuple(job), self._compose(job)) for job in jobs])
+        composed = [(tuple(job), self._compose(job)) for job in jobs]
+        with accounted():
+            self._run(composed)
+        return []
+
+    def _run(self, composed: Sequence[tuple[tuple[str, ...], Any]]) -> None:
+        """Check jobs, each its overrides and its configuration, run those that are left, and say what came of them."""
+        from scope.sweep import Sweep, shared_keys
+
+        sweep = Sweep.check(composed)
         if sweep.show_plan():
-            return []
+            return
         sweep.require_data()
+        sweep.require_place(Path(self.config.hydra.sweep.dir))
         outcomes: dict[int, Path | Exception] = {i: f for i, f in enumerate(sweep.finished()) if f}
         todo = [i for i in range(len(sweep.jobs)) if i not in outcomes]  # a finished run costs no launch
         hydra = [o for o in self.config.hydra.overrides.hydra if not o.startswith(LAUNCHING)]
@@ -124,7 +138,6 @@ class ScopeSweeper(BasicSweeper):
             outcomes |= zip(some, self._launch([sweep.jobs[i] for i in some], some[0]), strict=True)
         repeat = ["-m", *hydra] if self.params else hydra  # an experiment that is a sweep does not run without
         sweep.report([outcomes[i] for i in range(len(sweep.jobs))], repeat)
-        return []
 
     def _launch(self, jobs: Sequence[Sequence[str]], first: int) -> list[Path | Exception]:
         """Run jobs; where a launcher gives all up with one (a worker was killed), each gets another try."""

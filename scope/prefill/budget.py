@@ -6,7 +6,7 @@ from typing import ClassVar, Protocol
 from torch import Tensor
 
 from scope import scores
-from scope.errors import CombinationError, SettingError, check_choice, check_count
+from scope.errors import MOST, CombinationError, SettingError, check_choice, check_count
 from scope.plan import ROUNDINGS, Plan, View, pyramid
 from scope.scores import Attention
 
@@ -60,7 +60,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         share = isinstance(self.budget, float) and 0 < self.budget < 1
-        count = isinstance(self.budget, int) and not isinstance(self.budget, bool) and self.budget >= 2
+        count = isinstance(self.budget, int) and not isinstance(self.budget, bool) and 2 <= self.budget <= MOST
         if not share and not count:
             allowed = "a number of slots (2 or more), or a share of the prompt (above 0, below 1)"
             raise SettingError(self, "budget", self.budget, allowed)

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from scope.errors import ScopeError
+from scope.errors import ScopeError, print_anything
 from scope.files import write_whole
 from scope.records.folder import CONFIG, MANIFEST, RecordKeeping, Records, as_json, read, read_manifest
 from scope.visible import visible
@@ -137,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="outputs/<experiment>, of any host")
     command.add_argument("--out", type=Path, help="the sweep's folder to write to (default: where the shards lie)")
     options = parser.parse_args(arguments)
+    print_anything()
     try:
         merged = merge(options.folders, options.out)
     except (ScopeError, OSError) as error:

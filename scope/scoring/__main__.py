@@ -17,7 +17,7 @@ from rich.text import Text
 
 from analysis.statistics import clustered_proportion, tied_with_best
 from analysis.view import print_columns, width
-from scope.errors import ScopeError
+from scope.errors import ScopeError, print_anything
 from scope.scoring.answer import Answer
 from scope.scoring.sources import Scored, read
 from scope.visible import visible
@@ -85,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "folders", nargs="+", type=Path, metavar="FOLDER", help="records, or <dataset>/<method>.json files"
     )
     options = parser.parse_args(arguments)
+    print_anything()
     try:
         runs = [run for folder in options.folders for run in read(folder)]
     except (ScopeError, OSError, ValueError) as error:

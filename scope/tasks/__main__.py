@@ -3,14 +3,16 @@
 python -m scope.tasks build task=gsm8k_4k model=llama3.1_8b budget=4k_512
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-from scope.errors import ConfigError, ScopeError, nearest
+from scope.errors import ConfigError, before_it_runs, nearest, print_anything
+from scope.experiment import Experiment
 from scope.prompts import encode, render
-from scope.secrets import redact
 from scope.tasks.sets import write_set
 from scope.trust import permitted
 from scope.visible import visible
@@ -24,15 +26,25 @@ def build(overrides: Sequence[str]) -> None:
     from hydra import compose, initialize_config_dir  # the library runs without it
     from hydra.core.hydra_config import HydraConfig
 
-    from scope import config, models
+    from scope import config
+    from scope.explain import accounted
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", list(overrides), return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)
-        choices = cfg.hydra.runtime.choices
-        job = config.build(cfg, choices, config.files_of(cfg.hydra))
-    experiment, source = job.experiment, job.experiment.model
-    samples = experiment.task.samples()
+        with accounted():
+            job = config.build(cfg, cfg.hydra.runtime.choices, config.files_of(cfg.hydra))
+    with accounted():
+        _write(job.experiment, cfg)
+
+
+def _write(experiment: Experiment, cfg: Any) -> None:
+    """Write the set of the experiment's task, and say what the model of cfg, as composed, makes of it."""
+    from scope import models
+
+    source, choices = experiment.model, cfg.hydra.runtime.choices
+    with before_it_runs():
+        samples = experiment.task.samples()
     path = Path(cfg.output) / "sets" / f"{choices['task']}.jsonl"
     write_set(path, samples)
     print(f"{len(samples)} prompts, {sum(len(sample.questions) for sample in samples)} questions")
@@ -51,24 +63,24 @@ def build(overrides: Sequence[str]) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """-> the exit code: 0 done, 1 something is out of reach, 2 refused."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from scope.explain import explain
+    """-> the exit code: 0 done, 1 it could not be written, 2 refused, 70 a bug of our own."""
+    from scope.explain import exit_code, told
 
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0
+    print_anything()
     try:
         if list(arguments[:1]) != ["build"]:
             given = f"{arguments[0]}: must be build{nearest(arguments[0], ['build'])}" if arguments else "nothing to do"
             raise ConfigError(f"{given}; as in: {USAGE}")
         with permitted(arguments):
             build(arguments[1:])
-    except (ScopeError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {visible(redact(explain(error, CONF, arguments)))}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError | HydraException | OmegaConfBaseException) else 1
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print(told(error, CONF, arguments), file=sys.stderr)
+        return exit_code(error)
     return 0
 
 

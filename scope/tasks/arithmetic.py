@@ -10,6 +10,8 @@ from scope.tasks import language
 from scope.tasks.language import Document, Mix
 from scope.tasks.task import Sample
 
+MOST_PROMPTS = 100_000  # all are held in memory at once
+
 
 @dataclass(frozen=True)
 class Arithmetic:
@@ -42,8 +44,8 @@ class Arithmetic:
         check_count(self, "questions", low=1)
         if self.questions > most:
             raise SettingError(self, "questions", self.questions, f"a whole number from 1 to {most}")
-        for name in ("max_new_tokens", "prompts"):
-            check_count(self, name, low=1)
+        check_count(self, "max_new_tokens", low=1)
+        check_count(self, "prompts", low=1, high=MOST_PROMPTS)
         for name in ("most_filler", "listing", "seed"):
             check_count(self, name)
         highest = most - self.questions + 1

@@ -54,14 +54,14 @@ class InfiniteBench:
         rouge.scorer()  # what scoring needs is asked for before the generating
         made_of = hashlib.sha256(repr((self.hub, template)).encode()).hexdigest()
         kept = Path(self.cache or ".") / f"{self.name}-{made_of[:12]}.jsonl"
-        if self.source:
+        if self.source is not None:
             rows, where = read(self.source, [self.hub.split]), f"task.source={self.source}"
         elif self.cache and kept.exists():
             rows, where = read(str(kept), []), str(kept)
         else:
             rows, where = self.hub.rows(advice(self.name)), self.hub.dataset
         samples = stamped([self._sample(row, at, template, where) for at, row in enumerate(rows)])
-        if not self.source and self.cache and not kept.exists():
+        if self.source is None and self.cache and not kept.exists():
             write_set(kept, samples)
         return samples
 
@@ -72,5 +72,7 @@ class InfiniteBench:
         references = row[answer] if isinstance(row[answer], list) else [row[answer]]
         if not all(isinstance(reference, str) and reference for reference in references) or not references:
             raise ConfigError(f"{where}: row {at + 1}: {answer} must be a summary or a list of them")
+        if not isinstance(row[prompt], str):
+            raise ConfigError(f"{where}: row {at + 1}: {prompt} must be a text")
         text = row[prompt] if made else template.replace("{text}", row[prompt])
         return Sample(f"{self.name}-{at}", text, (), references=tuple(references), most_tokens=self.prompt_tokens)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from scope.files import write_whole
+from scope.files import make_folder, write_whole
 from scope.tasks.task import Sample
 
 
@@ -22,7 +22,7 @@ def write_set(path: Path, samples: Sequence[Sample]) -> None:
         row |= {"task": sample.subject} if sample.subject else {}
         row |= {"references": list(sample.references)} if sample.references else {}
         rows.append(json.dumps(row, ensure_ascii=False) + "\n")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_whole(path, "".join(rows))
 
 

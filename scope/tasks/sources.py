@@ -2,14 +2,18 @@
 
 import csv
 import json
+import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from scope.errors import ConfigError, ScopeError, nearest
+from scope.errors import ConfigError, ScopeError, nearest, shown
 
 Row = dict[str, Any]
+MOST_FILES = 100_000  # that a folder is searched for a data set
 WORKED = Path(__file__).with_name("worked")  # examples, instructions and templates of our own
 
 
@@ -53,10 +57,19 @@ def read(source: str, names: Sequence[str]) -> list[Row]:
 
     Raises ConfigError, naming the file, for what cannot be read.
     """
-    path = Path(source).expanduser()
-    if not path.exists():
-        raise ConfigError(f"task.source={source}: there is no such file or folder")
-    files = [path] if path.is_file() else _choose(path, names)
+    if not isinstance(source, str) or not source:
+        raise ConfigError(f"task.source={shown(source)}: must be a file or a folder")
+    path, kind = Path(source), None
+    try:
+        path = path.expanduser()
+        kind = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise ConfigError(f"task.source={source}: there is no such file or folder") from error
+    except (OSError, RuntimeError, ValueError) as error:  # no such user, no path at all, one that is too long
+        raise ConfigError(f"task.source={source}: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+        raise ConfigError(f"task.source={source}: is neither a file nor a folder")
+    files = [path] if stat.S_ISREG(kind) else _choose(path, names)
     rows = [row for file in files for row in _read_file(file)]
     if not rows:
         raise ConfigError(f"task.source={source}: holds no rows")
@@ -65,7 +78,10 @@ def read(source: str, names: Sequence[str]) -> list[Row]:
 
 def _choose(folder: Path, names: Sequence[str]) -> list[Path]:
     """One file, or the parts (name-00000-of-00002) of one."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix in READERS and path.is_file())
+    below = list(islice(_files(folder), MOST_FILES + 1))
+    if len(below) > MOST_FILES:
+        raise ConfigError(f"task.source={folder}: holds more than {MOST_FILES} files: name one")
+    found = sorted(path for path in below if path.suffix in READERS and path.is_file())
     if not found:
         raise ConfigError(f"task.source={folder}: holds no {', '.join(READERS)} file")
     for name in names:
@@ -73,6 +89,12 @@ def _choose(folder: Path, names: Sequence[str]) -> list[Path]:
     if len({(path.parent, path.stem.partition("-")[0], path.suffix) for path in found}) > 1:
         raise ConfigError(f"task.source={folder}: which of its files is not clear from {', '.join(names)}: name one")
     return found
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All that is in a folder and below; what may not be looked into is passed over."""
+    for place, _, names in os.walk(folder):
+        yield from (Path(place, name) for name in names)
 
 
 def _is_named(path: Path, name: str) -> bool:
@@ -132,8 +154,10 @@ def require(row: Mapping[str, Any], columns: Sequence[str], where: str) -> None:
 def read_text(file: Path, key: str) -> str:
     """Raises ConfigError, naming the key, where the file cannot be read or is empty."""
     try:
+        if not stat.S_ISREG(file.stat().st_mode):  # what is no file may never end
+            raise ConfigError(f"{key}={file}: must be a file")
         text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{key}={file}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not text.strip():
         raise ConfigError(f"{key}={file}: is empty")

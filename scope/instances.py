@@ -1,0 +1,123 @@
+"""From plain data, as a configuration has it, to settings objects, each value of its field's type."""
+
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from scope.errors import ConfigError, ScopeError, SettingError
+
+ALLOWED = "a settings class of scope; set SCOPE_ALLOW=package for one of yours"
+
+
+def instance(node: Any, key: str, wanted: type = object) -> Any:
+    """Plain data, with each mapping that has a `_target_` turned into an object of that class, which is a `wanted` one.
+
+    A configuration may come from anyone: it names settings classes of the project, and nothing else is called.
+    Raises SettingError for a field of the node itself, ConfigError for one further down.
+    """
+    if isinstance(node, list):
+        return [instance(item, f"{key}.{i}") for i, item in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    settings = {name: instance(value, f"{key}.{name}") for name, value in node.items() if name != "_target_"}
+    if "_target_" not in node:
+        return settings
+    target = str(node["_target_"])
+    kind = _settings_class(target)
+    if kind is None:
+        raise ConfigError(f"{key}._target_={target}: must be {ALLOWED}")
+    if not _is_a(kind, wanted):
+        raise ConfigError(f"{key}._target_={target}: is no {wanted.__name__}; --help lists the options of {key}")
+    known = {f.name: f for f in fields(kind) if f.init}
+    if unknown := settings.keys() - known:
+        named = ", ".join(known) or "none"
+        raise ConfigError(f"{key}.{min(unknown, key=str)}: no such setting of {target}; it has {named}")
+    for name, f in known.items():
+        if name not in settings and f.default is MISSING and f.default_factory is MISSING:
+            raise ConfigError(f"{key}.{name}: must be given")
+    try:
+        return _made(kind, settings)
+    except SettingError as error:
+        if "." not in key:
+            raise
+        raise ConfigError(error.describe(f"{key}.{error.field}")) from error
+
+
+def _made(kind: type[Any], settings: Mapping[str, Any]) -> Any:
+    """The object. The class's own refusals come first, since they say more; then each value has to be of its type."""
+    failure: Exception | None = None
+    made = None
+    try:
+        made = kind(**settings)
+    except ScopeError:
+        raise
+    except Exception as error:  # of a value that the class did not expect: which one, is said below
+        failure = error
+    for name, hint in _hints(kind).items():
+        if name in settings and not _fits(settings[name], hint):
+            raise SettingError(kind, name, settings[name], _words(hint)) from failure
+    if failure:
+        raise failure
+    return made
+
+
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(kind)
+    except NameError:  # a class of the user's own, with names that only a type checker knows
+        return {}
+
+
+def _is_a(kind: type[Any], wanted: type) -> bool:
+    """Whether objects of a settings class are of that class, or have all that its protocol asks for."""
+    if not getattr(wanted, "_is_protocol", False):
+        return issubclass(kind, wanted)
+    has = {f.name for f in fields(kind)}
+    return all(name.startswith("_") or name in has or hasattr(kind, name) for name in vars(wanted))
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value is of a field's type, as far as configurations have such types; of any other it is believed."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in inner)
+    if hint in (int, float):  # true and false are numbers to Python only
+        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
+    if isinstance(hint, type) and origin is None:
+        return isinstance(value, hint)
+    if not isinstance(origin, type):
+        return True
+    if issubclass(origin, Mapping):
+        pairs = value.items() if isinstance(value, Mapping) else ()
+        return isinstance(value, Mapping) and all(_fits(k, inner[0]) and _fits(v, inner[1]) for k, v in pairs)
+    if issubclass(origin, Sequence):
+        return isinstance(value, list | tuple) and all(_fits(item, inner[0]) for item in value)
+    return True
+
+
+def _words(hint: Any) -> str:
+    """A field's type, for a message."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(_words(one) for one in inner)
+    if isinstance(origin, type):
+        return "a mapping" if issubclass(origin, Mapping) else f"a list, each {_words(inner[0])}"
+    known = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
+    return known.get(hint, f"a {hint.__name__}")
+
+
+def _settings_class(target: str) -> type[Any] | None:
+    """The dataclass of that name in scope or in a package that the user, not the configuration, allows."""
+    packages = {"scope", *os.environ.get("SCOPE_ALLOW", "").split(",")} - {""}
+    module, _, name = target.rpartition(".")
+    if target.partition(".")[0] not in packages:
+        return None
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        return None  # the whole of it has to be a module: not scope.records.folder.os.system
+    ours = isinstance(found, type) and is_dataclass(found) and found.__module__.partition(".")[0] in packages
+    return found if ours else None
