@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +34,8 @@ class Sampling:
 
     samples: how many generations each prompt gets. Raises SettingError or CombinationError for values that cannot be.
     """
+
+    recorded_as: ClassVar[str] = "scope.generate.Sampling"
 
     temperature: float = 0.0
     top_p: float = 1.0

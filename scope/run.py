@@ -3,24 +3,25 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Console
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from scope import models, records, sizes
 from scope.batches import OK, Lines, attempts, share
 from scope.engine import devices_of, rows_that_fit
-from scope.errors import ScopeError
+from scope.errors import ConfigError, ScopeError
 from scope.experiment import Experiment, Request
-from scope.forecast import require_fit
+from scope.forecast import notes, require_fit
 from scope.generate import Generated, Prompt, stream
 from scope.models import Loaded
 from scope.progress import Progress
-from scope.prompts import Encoded, encode
+from scope.prompts import Encoded
 from scope.records import RecordKeeping, Records
 from scope.secrets import redact
 from scope.stopping import Stopping
@@ -35,16 +36,24 @@ def run(
 ) -> Path:
     """Run an experiment below `output` (its last part names the sweep), or go on where it stopped. -> the run's folder.
 
-    Raises ScopeError for what a user can mend, SamplesFailedError once the other samples are recorded, and Stopped
-    once the answers under way are recorded where a signal has asked for it.
+    Raises ConfigError for what cannot run here, or would be another run; ScopeError for what else a user can mend;
+    SamplesFailedError once the other samples are recorded; and Stopped once the answers under way are recorded where a
+    signal has asked for it.
     """
     keeping = keeping or RecordKeeping()
+    experiment.model.require()  # first: a run that was finished elsewhere is no answer to what cannot run here
     if there := finished(experiment, output, console, keeping):
         return there
     asked = share(experiment.requests(), keeping.part)
     identity = experiment.identity()
     name = experiment.folder_name(identity)
     folder = keeping.place(output / name)
+    before = begun(folder, identity, keeping)
+    day = template_day(before)
+    config, tokenizer = models.load_shape(experiment.model)
+    prompts = encode_all(experiment, config, tokenizer, day)
+    if before:
+        require_same_prompts(folder, asked, prompts)
     manifest = {
         "identity": identity,
         "experiment": output.name,
@@ -52,14 +61,12 @@ def run(
         "seed": experiment.sampling.seed,
         "labels": dict(experiment.labels),
         "settings": experiment.settings(limits=False),
+        "template_date": template_date(prompts, experiment, day, before),
         "samples": len(asked),
         **({"shard": keeping.shard} if keeping.shard else {}),
     }
-    prompts: list[Encoded] = []
-    if not folder.exists():  # a model that is not there, a graph or a prompt that does not fit, leaves no folder behind
-        loaded = models.load(experiment.model)
-        experiment.engine.on(devices_of(loaded.model))
-        prompts = encode_all(experiment, loaded)
+    if not folder.exists():  # a model that is not there, or a graph that cannot be, leaves no folder behind
+        experiment.engine.on(devices_of(models.load(experiment.model).model))
     if experiment.trace:  # refused before anything is written
         config = models.load(experiment.model).model.config.get_text_config(decoder=True)
         experiment.trace.require(config.num_hidden_layers)
@@ -70,7 +77,8 @@ def run(
         todo = [request for request in asked if request.name not in kept.done]
         if todo:
             loaded = models.load(experiment.model)
-            prompts = prompts or encode_all(experiment, loaded)
+            for line in notes(experiment, tokenizer):
+                announce(experiment, line, console)
             todo.sort(key=lambda request: -len(prompts[request.index].tokens))  # rows of like length share a prefill
             rows = batch_rows(
                 experiment, loaded, max(len(prompts[request.index].tokens) for request in todo), len(todo)
@@ -81,7 +89,7 @@ def run(
             try:
                 with Progress(experiment.title, len(todo), experiment.task.max_new_tokens, console) as progress:
                     answer = partial(answers, experiment, loaded, prompts, progress, stopping)
-                    for _, lines in attempts(todo, min(rows, len(todo)), answer, give_up):
+                    for _, lines in attempts(todo, min(rows, len(todo)), answer, partial(give_up, prompts)):
                         kept.append(lines)
                         progress.finish(lines)
                         failed += sum(line["status"] != OK for line in lines)
@@ -95,7 +103,7 @@ def run(
             finally:
                 tracker.finish(summary(list(kept.done.values())), [sample_row(line) for line in kept.done.values()])
     if experiment.trace:
-        trace_prompts(experiment, experiment.trace, folder)
+        trace_prompts(experiment, experiment.trace, prompts, folder)
     announce(experiment, headline(list(kept.done.values())), console)
     if failed:
         reason = f"{failed} of {manifest['samples']} samples failed, {folder / records.RECORDS} says why"
@@ -118,12 +126,7 @@ def finished(experiment: Experiment, output: Path, console: Console, keeping: Re
     """The folder of a run that has nothing left to do, told from its files alone; says so."""
     identity = experiment.identity()
     folder = keeping.place(output / experiment.folder_name(identity))
-    if experiment.trace or keeping.rerun or not (folder / records.MANIFEST).exists():
-        return None
-    manifest = records.read_manifest(folder)
-    if manifest["identity"] != identity:
-        return None
-    if keeping.on_mismatch == "rerun" and records.mismatch(manifest, records.surroundings()):
+    if experiment.trace or not begun(folder, identity, keeping):
         return None
     lines = {line["sample"]: line for line in records.read(folder) if line["status"] == OK}
     if any(request.name not in lines for request in share(experiment.requests(), keeping.part)):
@@ -132,23 +135,69 @@ def finished(experiment: Experiment, output: Path, console: Console, keeping: Re
     return folder
 
 
+def begun(folder: Path, identity: str, keeping: RecordKeeping) -> dict[str, Any] | None:
+    """The manifest of a run that this one goes on with; None where it begins anew."""
+    if keeping.rerun or not (folder / records.MANIFEST).exists():
+        return None
+    manifest = records.read_manifest(folder)
+    if manifest["identity"] != identity:
+        return None
+    changed = keeping.on_mismatch == "rerun" and records.mismatch(manifest, records.surroundings())
+    return None if changed else manifest
+
+
+def template_day(before: Mapping[str, Any] | None) -> date:
+    """The day that a run's chat template takes for today: the one on which it was begun. before: its manifest."""
+    try:
+        return date.fromisoformat(str((before or {}).get("template_date")))
+    except ValueError:
+        return date.today()
+
+
+def template_date(
+    prompts: Sequence[Encoded], experiment: Experiment, day: date, before: Mapping[str, Any] | None
+) -> str | None:
+    """What the manifest says of the day that the prompts' template was told; None where it never asked."""
+    if any(prompt.dated for prompt in prompts):
+        return experiment.model.template_date or day.isoformat()
+    return before.get("template_date") if before else None
+
+
+def require_same_prompts(folder: Path, asked: Sequence[Request], prompts: Sequence[Encoded]) -> None:
+    """Raises ConfigError where a sample was answered for another prompt than it has now.
+
+    asked: what the run is to answer; prompts: of all its requests.
+    """
+    answered = {line["sample"]: line for line in records.read(folder) if line.get("status") == OK}
+    for request in asked:
+        was = answered.get(request.name, {}).get("prompt_hash")
+        now = prompts[request.index].hash
+        if was is not None and was != now:
+            raise ConfigError(
+                f"{folder}: {request.name} was answered for another prompt ({was}, now {now}): what makes prompts has "
+                "changed since; rerun=true answers all anew, and another name=... keeps both"
+            )
+
+
 def announce(experiment: Experiment, said: str, console: Console) -> None:
     console.print(f"{experiment.title}: {said}", highlight=False, soft_wrap=True, markup=False)
 
 
-def encode_all(experiment: Experiment, loaded: Loaded) -> list[Encoded]:
-    """Each prompt's tokens, in order; equal prompts of several draws share theirs.
+def encode_all(
+    experiment: Experiment, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, day: date
+) -> list[Encoded]:
+    """Each prompt's tokens, in order; equal prompts of several draws share theirs. day: on which the run was begun.
 
     Raises ConfigError for a prompt that does not fit the model's context, or not the budget.
     """
-    source, room = experiment.model, experiment.prompt_room(loaded.model.config)
+    room = experiment.prompt_room(config)
     made: list[Encoded] = []
     for request in experiment.requests():
         if request.draw:
             made.append(made[-1])
         else:
-            made.append(encode(loaded.tokenizer, request.sample, source.layout, room, source.overlong))
-    require_fit(experiment, loaded.model.config, [len(prompt.tokens) for prompt in made])
+            made.append(experiment.encoded(tokenizer, request.sample, room, day))
+    require_fit(experiment, config, [len(prompt.tokens) for prompt in made])
     return made
 
 
@@ -157,7 +206,7 @@ def batch_rows(experiment: Experiment, loaded: Loaded, longest: int, count: int)
     engine = experiment.engine
     if isinstance(engine.batch_size, int):
         return engine.batch_size
-    config, dtype, most = loaded.model.config, experiment.model.dtype, experiment.task.max_new_tokens
+    config, dtype, most = loaded.model.config, experiment.dtype, experiment.task.max_new_tokens
     policies = (experiment.method, experiment.decoding, experiment.granularity)
     row = sizes.cache_bytes(config, *policies, dtype, longest, most, experiment.max_bytes)
     columns = min(longest, engine.prefill_chunk or longest)
@@ -210,6 +259,7 @@ def answers(
             "prompt": request.sample.name,
             "draw": request.draw,
             "seed": experiment.sampling.seed_of(request.name) if drawn else None,
+            "prompt_hash": encoded[request.index].hash,
             "prompt_cut_tokens": encoded[request.index].cut,
             "batch": began,
             "batch_rows": min(rows, len(requests)),
@@ -219,16 +269,15 @@ def answers(
         yield request, [line | record(experiment.task, request.sample, len(encoded[request.index].tokens), made)]
 
 
-def give_up(request: Request, status: str, reason: str) -> Lines:
-    """The record of a generation that failed."""
+def give_up(encoded: Sequence[Encoded], request: Request, status: str, reason: str) -> Lines:
+    """The record of a generation that failed; `encoded`: the prompts of all requests of the run."""
     named = {"sample": request.name, "prompt": request.sample.name, "draw": request.draw}
-    return [named | {"status": status, "reason": reason}]
+    return [named | {"prompt_hash": encoded[request.index].hash, "status": status, "reason": reason}]
 
 
-def trace_prompts(experiment: Experiment, trace: Trace, folder: Path) -> None:
+def trace_prompts(experiment: Experiment, trace: Trace, prompts: Sequence[Encoded], folder: Path) -> None:
     """Answer some samples again, alone and looked at: recorded timings stay clean, and a finished run can be traced."""
     loaded = models.load(experiment.model)
-    prompts = encode_all(experiment, loaded)
     for request in experiment.requests()[: trace.prompts]:
         record_trace(
             trace,

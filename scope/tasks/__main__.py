@@ -5,6 +5,7 @@ python -m scope.tasks build task=gsm8k_4k model=llama3.1_8b budget=4k_512
 
 import sys
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from statistics import median
 
@@ -36,7 +37,8 @@ def build(overrides: Sequence[str]) -> None:
     print(f"written: {path}")
     shape = models.load_shape(source)
     room = experiment.prompt_room(shape[0])
-    encoded = [encode(shape[1], sample, source.layout, room, "cut") for sample in samples]
+    given = source.template_input(date.today())
+    encoded = [encode(shape[1], sample, source.layout, room, "cut", given) for sample in samples]
     whole = [len(prompt.tokens) + prompt.cut for prompt in encoded]
     longer = sum(length > experiment.method.slots(length) for length in whole) / len(whole)
     print(f"tokens of {choices['model']}: {min(whole)} to {max(whole)}, median {median(whole):g}")
@@ -44,7 +46,7 @@ def build(overrides: Sequence[str]) -> None:
     if cut := sum(prompt.cut > 0 for prompt in encoded):
         print(f"longer than what the task allows or the model's context leaves beside T: {cut}")
     print(f"the first prompt, as {choices['model']} gets it:\n")
-    print(render(shape[1], samples[0], source.layout))
+    print(render(shape[1], samples[0], source.layout, given))
 
 
 def main(arguments: Sequence[str]) -> int:
