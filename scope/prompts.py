@@ -21,10 +21,19 @@ LAYOUTS = ("auto", "chat", "plain", "paper")
 TEMPLATED = ("auto", "chat")  # layouts that may use a chat template
 OVERLONG = ("refuse", "cut")
 GENERATION_TAG = r"{%-?\s*(end)?generation\s*-?%}"  # transformers' own, not Jinja's
-CLOCK = "strftime_now"  # what a template calls to read it
+# A template calls CLOCK with a format. transformers hands no function of ours to a template, only plain data. So a
+# macro of that name looks the format up in what it was told, and asks for one that is missing.
+CLOCK, TOLD, ASKS = "strftime_now", "scope_clock", "scope asks for the clock as "
+CLOCK_MACRO = (
+    f"{{%- macro {CLOCK}(form) -%}}"
+    f"{{%- if form not in {TOLD} -%}}{{{{ raise_exception('{ASKS}' ~ form) }}}}{{%- endif -%}}"
+    f"{{{{ {TOLD}[form] }}}}"
+    "{%- endmacro %}\n"
+)
+MOST_FORMATS = 32
 # Names that a template gets from scope or transformers, and not from `model.template`.
 RESERVED = {*inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters, "messages", "raise_exception"}
-RESERVED |= {"conversations", "kwargs", CLOCK}
+RESERVED |= {"conversations", "kwargs", CLOCK, TOLD}
 
 
 @dataclass(frozen=True)
@@ -85,24 +94,30 @@ def _rendered(
 
 
 def _in_template(tokenizer: PreTrainedTokenizerBase, content: str, given: TemplateInput) -> tuple[str, bool]:
-    read: list[str] = []
-
-    def strftime_now(form: str) -> str:
-        read.append(form)
-        now = datetime.combine(given.day, time()) if given.day else datetime.now()
-        return now.strftime(form)
-
-    arguments = dict(given.arguments)
-    if CLOCK in str(tokenizer.chat_template):
-        arguments[CLOCK] = strftime_now
+    now = datetime.combine(given.day, time()) if given.day else datetime.now()
     turn = [{"role": "user", "content": content}]
+    told: dict[str, str] = {}  # the clock, in each format that the template has asked for
     try:
-        text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True, **arguments)
+        template = str(tokenizer.get_chat_template())
+        while True:
+            try:
+                text = tokenizer.apply_chat_template(
+                    turn,
+                    chat_template=CLOCK_MACRO + template if CLOCK in template else template,
+                    tokenize=False,
+                    add_generation_prompt=True,
+                    **{**given.arguments, TOLD: told},
+                )
+                return str(text), bool(told)
+            except jinja2.TemplateError as error:
+                asked, form = str(error).partition(ASKS)[1:]
+                if not asked or len(told) == MOST_FORMATS:
+                    raise
+                told[form] = now.strftime(form)
     except Exception as error:  # a template is a program of its own
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         said = f"the tokenizer's chat template fails (model.layout=plain uses none): {reason}"
         raise ImpossibleError(said) from error
-    return str(text), bool(read)
 
 
 def is_chat(tokenizer: PreTrainedTokenizerBase, layout: str) -> bool:
