@@ -233,10 +233,12 @@ def _check_template(source: ModelSource) -> None:
             raise SettingError(source, f"template.{name}", value, "text, a number, true, false, null, or a list")
     if source.template_date is not None and not _is_date(source.template_date):
         raise SettingError(source, "template_date", source.template_date, "null or a day such as 2024-07-26")
-    for name in ("template", "template_date"):
-        if getattr(source, name) and source.layout not in TEMPLATED:
+    given = {f"template.{name}": value for name, value in source.template.items()}
+    given |= {"template_date": source.template_date} if source.template_date else {}
+    for name, value in given.items():
+        if source.layout not in TEMPLATED:
             allowed = f"left out with model.layout={source.layout}, which uses no chat template"
-            raise CombinationError(source, name, getattr(source, name), allowed)
+            raise CombinationError(source, name, value, allowed)
 
 
 def _is_plain(value: object) -> bool:

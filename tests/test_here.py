@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import open_dict
 from rich.console import Console
 
 from scope import devices, models, records
@@ -24,8 +27,11 @@ from scope.generate import Sampling
 from scope.models import EMBEDDED, ModelSource, RandomModel
 from scope.prefill import SnapKV
 from scope.run import run
+from scope.sweep import Sweep
 from scope.tasks import Arithmetic
 from scope.tracking import NoTracking
+
+CONF = Path(__file__).parents[1] / "conf"
 
 
 def experiment(model: ModelSource, most: int = 4, prompts: int = 1, **changes: Any) -> Experiment:
@@ -234,3 +240,52 @@ def test_an_adapter_is_never_left_out_in_silence(tmp_path: Path) -> None:
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(EMBEDDED)}))
     with pytest.raises(ScopeError, match=r"holds an adapter, which needs peft: pip install peft$"):
         models.load(ModelSource(path=str(folder), device="cpu"))
+
+
+# in a sweep
+
+
+def swept(*jobs: str, launcher: str = "basic") -> Sweep:
+    made = []
+    for job in jobs:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("config", job.split(), return_hydra_config=True)
+        with open_dict(cfg):  # the launcher's own package need not be installed
+            cfg.hydra.runtime.choices["hydra/launcher"] = launcher
+        made.append((tuple(job.split()), cfg))
+    return Sweep.check(made)
+
+
+def test_a_sweep_skips_what_is_impossible_here_and_runs_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, 0)
+    sweep = swept("model.device=cpu", "model.device=cuda", "attention=flash_attention_2 model.dtype=bfloat16")
+    assert sweep.jobs == (("model.device=cpu",),)
+    assert [overrides[0] for overrides, _ in sweep.skipped] == ["model.device=cuda", "attention=flash_attention_2"]
+    assert sweep.skipped[0][1].startswith("model.device=cuda: this machine has no cuda device")
+    with pytest.raises(ConfigError, match=r"^no job of this sweep can run: model\.device=cuda: this machine has no"):
+        swept("model.device=cuda", "model.device=cuda:1")
+
+
+def test_a_plan_and_a_cluster_need_no_gpu_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, 0)
+    assert len(swept("model.device=cuda plan=true").jobs) == 1
+    for launcher in ("submitit_slurm", "ray"):
+        assert len(swept("model.device=cuda", launcher=launcher).jobs) == 1
+    for launcher in ("basic", "joblib", "submitit_local"):
+        with pytest.raises(ConfigError, match=r"model\.device=cuda"):
+            swept("model.device=cuda", launcher=launcher)
+
+
+def test_what_ran_here_is_not_taken_for_what_will_run_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dtype=auto a node with a GPU computes in another precision: another run."""
+    gpus(monkeypatch, 0)
+    small = f"output={tmp_path} task.questions=2 task.max_new_tokens=4 task.prompts=1"
+    for dtype, found in (("auto", False), ("float32", True)):
+        words = f"{small} model.dtype={dtype}"
+        (job,) = swept(words).built
+        run(job.experiment, NoTracking(), job.output, Console(file=io.StringIO()))
+        assert swept(words).finished() != [None]
+        assert (swept(words, launcher="submitit_slurm").finished() != [None]) == found
