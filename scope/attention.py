@@ -19,7 +19,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.import_utils import is_flash_attn_2_available
 
-from scope.errors import ScopeError
+from scope.errors import ImpossibleError, ScopeError
 
 # Backend -> our name for it. A name with "flash" in it would be looked for among transformers' own kernels.
 NAMES = {"sdpa": "scope_sdpa", "eager": "scope_eager", "flash_attention_2": "scope_fa2"}
@@ -38,10 +38,10 @@ KINDS = ("full_attention", "sliding_attention")  # of layers
 def implementation(backend: str) -> str:
     """The name to load a model with (`attn_implementation`), so that its cache may be compressed.
 
-    Raises ScopeError where the backend is not installed.
+    Raises ImpossibleError where the backend is not installed.
     """
     if backend == "flash_attention_2" and not is_flash_attn_2_available():
-        raise ScopeError("attention=flash_attention_2 needs a GPU and flash-attn: pip install 'scope-kv[flash]'")
+        raise ImpossibleError("attention=flash_attention_2 needs a GPU and flash-attn: pip install 'scope-kv[flash]'")
     return NAMES[backend]
 
 

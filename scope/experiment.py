@@ -3,18 +3,21 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
+from functools import cached_property
 from typing import Any
 
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from scope import models, records
 from scope.cache.compressed import GRANULARITIES, check_bytes
 from scope.decoding import DecodingStrategy
 from scope.engine import Engine
-from scope.errors import check_choice, check_count
+from scope.errors import ImpossibleError, check_choice, check_count
 from scope.generate import Sampling
 from scope.models import ModelSource
 from scope.prefill import PrefillMethod
+from scope.prompts import Encoded, encode
 from scope.tasks import Sample, Task
 from scope.traces import Trace
 
@@ -58,22 +61,50 @@ class Experiment:
         asked = [(s, draw) for s in self.task.samples()[: self.limit] for draw in range(self.sampling.samples)]
         return [Request(index, sample, draw) for index, (sample, draw) in enumerate(asked)]
 
+    @cached_property
+    def dtype(self) -> str:
+        """Of weights and cache: what `model.dtype=auto` comes to here. Raises ScopeError for a model out of reach."""
+        return self.model.resolved_dtype()
+
     def identity(self) -> str:
-        """A hash of all that changes an answer: not of limits, tracking or paths."""
+        """A hash of all that changes an answer: not of limits, tracking or paths.
+
+        Raises ScopeError for a model, or data, out of reach.
+        """
         return records.identity(self.settings(limits=False) | {"weights": self.model.fingerprint()})
 
     def settings(self, limits: bool = True) -> dict[str, Any]:
-        """All settings as plain data; without `limits`, only what can change an answer."""
+        """All settings as plain data; without `limits`, only what can change an answer.
+
+        The dtype is what `auto` comes to here. Raises ScopeError where that, or the data, is out of reach.
+        """
         described: dict[str, Any] = {name: records.describe(part, limits) for name, part in self.parts.items()}
+        described["model"]["dtype"] = self.dtype
         if origin := self.task.samples()[0].origin:
             described["task"]["origin"] = origin
         bound = {} if self.max_bytes is None else {"max_bytes": self.max_bytes}
         return described | {"cache": {"granularity": self.granularity, **bound}}
 
     def prompt_room(self, config: PretrainedConfig) -> int | None:
-        """Tokens that the model's context leaves for a prompt beside T; all of it where T alone is longer."""
-        most = models.context(config)
-        return most and (most - self.task.max_new_tokens if most > self.task.max_new_tokens else most)
+        """Tokens that the model's context leaves for a prompt beside T; None where it sets no bound.
+
+        Raises ImpossibleError where it leaves none.
+        """
+        most, asked = models.context(config), self.task.max_new_tokens
+        if most is not None and asked >= most:
+            raise ImpossibleError(
+                f"task.max_new_tokens={asked}: must be below {most}, the model's context in tokens, of which a prompt "
+                "takes some"
+            )
+        return most and most - asked
+
+    def encoded(self, tokenizer: PreTrainedTokenizerBase, sample: Sample, room: int | None, day: date) -> Encoded:
+        """A sample's prompt in tokens. room: as of `prompt_room`; day: on which the run was begun.
+
+        Raises ScopeError for a prompt that does not fit, or that the model's chat template refuses.
+        """
+        source = self.model
+        return encode(tokenizer, sample, source.layout, room, source.overlong, source.template_input(day))
 
     @property
     def title(self) -> str:

@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from math import ceil
 from statistics import median
 from typing import Any
@@ -15,7 +16,7 @@ from scope import models, sizes
 from scope.errors import CombinationError, ConfigError, ImpossibleError, ScopeError
 from scope.experiment import Experiment
 from scope.prefill.budget import Budget
-from scope.prompts import encode
+from scope.prompts import unused_arguments
 from scope.records import describe
 from scope.tasks import Sample
 
@@ -49,6 +50,7 @@ class Forecaster:
         self.steps_per_second = steps_per_second
         self.reasons: list[str] = []
         self.refused: list[ImpossibleError] = []  # of runs that a prompt does not fit
+        self.notes: dict[str, None] = {}  # of settings that are not what they seem, in order
         self._had: dict[str, Any] = {}
 
     def forecast(self, run: Experiment) -> Forecast:
@@ -61,16 +63,17 @@ class Forecaster:
             hours = None if isinstance(rows, str) else ceil(count / rows) * most / self.steps_per_second / 3600
             made = Forecast(count, generated_tokens=count * most, gpu_hours=hours)
         if samples and shape:
-            lengths = self._once(f"{run.task} {run.limit} {run.model}", lambda: _lengths(run, samples, *shape))
-            if lengths:
-                kept, full = None, full_cache_bytes(run, shape[0], max(lengths))
-                try:
+            self.notes |= dict.fromkeys(notes(run, shape[1]))
+            try:
+                lengths = self._once(f"{run.task} {run.limit} {run.model}", lambda: _lengths(run, samples, *shape))
+                if lengths:
+                    full = full_cache_bytes(run, shape[0], max(lengths))
+                    made = replace(made, prompt_tokens=lengths, full_cache_bytes=full)
                     require_fit(run, shape[0], lengths)
-                    kept = cache_bytes(run, shape[0], max(lengths))
-                except ImpossibleError as error:
-                    self.refused.append(error)
-                    self.reasons.append(f"{run.title}: {error}")
-                made = replace(made, prompt_tokens=lengths, cache_bytes=kept, full_cache_bytes=full)
+                    made = replace(made, cache_bytes=cache_bytes(run, shape[0], max(lengths)))
+            except ImpossibleError as error:
+                self.refused.append(error)
+                self.reasons.append(f"{run.title}: {error}")
         return made
 
     def _once(self, key: str, get: Callable[[], Any]) -> Any:
@@ -106,15 +109,33 @@ def show_plan(runs: Sequence[Experiment], steps_per_second: float, console: Cons
     if common := ", ".join(f"{name} {value}" for name, value in names[0].items() if name not in telling):
         console.print(common, highlight=False)
     console.print(table, highlight=False)
-    for line in (_total(seen), ASSUMED.format(steps_per_second), *(f"?: {reason}" for reason in forecaster.reasons)):
+    for line in (
+        *forecaster.notes,
+        _total(seen),
+        ASSUMED.format(steps_per_second),
+        *(f"?: {reason}" for reason in forecaster.reasons),
+    ):
         console.print(line, soft_wrap=True, highlight=False)
+
+
+def notes(run: Experiment, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What is allowed in a run's settings and is probably not what was meant, a line each."""
+    source, given = run.model, run.model.template
+    said = [
+        f"note: model.template.{name}={given[name]} changes nothing: the chat template has no such argument"
+        for name in unused_arguments(tokenizer, source.layout, source.template_input(date.today()))
+    ]
+    if source.dtype in ("bfloat16", "float16") and source.torch_device().type == "cpu":
+        slow = "is 7 to 40 times slower than float32 on a CPU; model.dtype=auto takes float32 there"
+        said.append(f"note: model.dtype={source.dtype} {slow}")
+    return said
 
 
 def _lengths(
     run: Experiment, samples: Sequence[Sample], config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[int, ...]:
     room = run.prompt_room(config)
-    return tuple(len(encode(tokenizer, s, run.model.layout, room, run.model.overlong).tokens) for s in samples)
+    return tuple(len(run.encoded(tokenizer, s, room, date.today()).tokens) for s in samples)
 
 
 def _names(run: Experiment) -> dict[str, str]:
@@ -132,7 +153,7 @@ def cache_bytes(run: Experiment, config: PretrainedConfig, prompt: int) -> int:
         run.method,
         run.decoding,
         run.granularity,
-        run.model.dtype,
+        run.dtype,
         prompt,
         run.task.max_new_tokens,
         run.max_bytes,
@@ -141,7 +162,7 @@ def cache_bytes(run: Experiment, config: PretrainedConfig, prompt: int) -> int:
 
 def full_cache_bytes(run: Experiment, config: PretrainedConfig, prompt: int) -> int:
     """What transformers' own cache takes of the same sequence, whose last token is never fed back."""
-    return sizes.full_bytes(config, run.model.dtype, prompt + run.task.max_new_tokens - 1)
+    return sizes.full_bytes(config, run.dtype, prompt + run.task.max_new_tokens - 1)
 
 
 def require_fit(run: Experiment, config: PretrainedConfig, lengths: Sequence[int]) -> None:
@@ -167,7 +188,7 @@ def require_fit(run: Experiment, config: PretrainedConfig, lengths: Sequence[int
 def _least_bytes(run: Experiment, config: PretrainedConfig, prompt: int) -> int:
     """The fewest bytes of a cache that have room for a prompt of that many tokens."""
     layers = range(config.get_text_config(decoder=True).num_hidden_layers)
-    shape = (config, run.granularity, run.model.dtype, run.decoding)
+    shape = (config, run.granularity, run.dtype, run.decoding)
     of_room = sum(sizes.slot_bytes_of(*shape, layer) for layer in layers)
 
     def fits(room: int) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -41,6 +41,8 @@ class Sampling:
     others); temperature, top_p, top_k and whether to sample are these fields' all the same, and min_new_tokens above 0
     goes before the config's. Raises SettingError or CombinationError for values that cannot be.
     """
+
+    recorded_as: ClassVar[str] = "scope.generate.Sampling"
 
     temperature: float = 0.0
     top_p: float = 1.0

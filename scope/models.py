@@ -1,17 +1,19 @@
 """Models: a hub id, a folder, or the embedded one, loaded with scope's attention, so that caches can be compressed."""
 
 import hashlib
-import re
-from collections.abc import Iterator
+import importlib.util
+import json
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import date
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import huggingface_hub
 import torch
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -23,47 +25,72 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from scope import devices
 from scope.attention import BACKENDS, implementation
-from scope.errors import CombinationError, ScopeError, SettingError, check_choice, check_count, check_flag
-from scope.prompts import LAYOUTS, OVERLONG
+from scope.contents import hash_folder
+from scope.errors import (
+    CombinationError,
+    ConfigError,
+    ImpossibleError,
+    ScopeError,
+    SettingError,
+    check_choice,
+    check_count,
+    check_flag,
+)
+from scope.places import Place, locate
+from scope.prompts import LAYOUTS, OVERLONG, RESERVED, TEMPLATED, TemplateInput
 
 EMBEDDED = Path(__file__).with_name("embedded")
 DTYPES = ("float32", "bfloat16", "float16")
-FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.jinja")  # that change an answer
-_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-_END = 1 << 20  # bytes of each end of a weight file that its fingerprint reads
+AUTO = "auto"
+THINKING = ("<think>", "</think>")
+MOST_THREADS = 1024
+MOST_BASES = 8  # adapters upon adapters
+ADAPTER = "adapter_config.json"
 
 
 @dataclass(frozen=True)
 class ModelSource:
     """Where a model comes from and how it runs.
 
-    path: a hub id, a folder, or `embedded`. revision: of a hub id. attention: the backend of the prompt's attention;
+    path: a hub id, a folder, or `embedded`. revision: of a hub id; what is loaded is the commit that it names. dtype:
+    `auto` is float32 on a CPU and the checkpoint's own on a GPU. attention: the backend of the prompt's attention;
     decode steps run scope's own. device: a torch device, or `auto` (a GPU where there is one). device_map: accelerate's
     way of spreading the layers, such as `auto` or `balanced`; device then does not count. threads: of torch on the CPU,
     None as torch has it; one is best for a very small model, whose steps are too short to share. layout: how a prompt
     is framed (scope.prompts.render); overlong: a prompt that does not fit the model's context is refused, or cut in its
-    middle. trust_remote_code: whether to run code that comes with the model. safetensors_only: refuse weights in other
-    formats, which are pickles.
-    Raises SettingError for values that cannot be.
+    middle. template: arguments of the chat template. template_date: the day that it takes for today, as 2024-07-26;
+    None is the day on which the run is begun. thinking: what a reasoning model writes before and after its thinking,
+    which is no part of an answer; None is a model that does not think. trust_remote_code: whether to run code that
+    comes with the model. safetensors_only: refuse weights in other formats, which are pickles.
+    Raises SettingError or CombinationError for values that cannot be.
     """
+
+    recorded_as: ClassVar[str] = "scope.models.ModelSource"
 
     path: str = "embedded"
     revision: str | None = None
     dtype: str = "float32"
     attention: str = "sdpa"
-    device: str = field(default="auto", metadata={"limit": True})
+    device: str = field(default=AUTO, metadata={"limit": True})
     device_map: str | None = field(default=None, metadata={"limit": True})
     threads: int | None = field(default=None, metadata={"limit": True})
     trust_remote_code: bool = field(default=False, metadata={"limit": True})
     safetensors_only: bool = field(default=True, metadata={"limit": True})
     layout: str = "auto"
     overlong: str = "refuse"
+    template: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    template_date: str | None = None
+    thinking: tuple[str, str] | None = THINKING
 
     def __post_init__(self) -> None:
-        if not isinstance(self.path, str) or not self.path:
+        if not isinstance(self.path, str) or not self.path or "\0" in self.path:
             raise SettingError(self, "path", self.path, "a hub id, a folder, or embedded")
-        check_choice(self, "dtype", DTYPES)
+        if self.revision is not None and (not isinstance(self.revision, str) or not self.revision.strip()):
+            allowed = "null, or a branch, a tag or a commit as text (in quotes where it is a number)"
+            raise SettingError(self, "revision", self.revision, allowed)
+        check_choice(self, "dtype", (AUTO, *DTYPES))
         check_choice(self, "attention", BACKENDS)
         check_choice(self, "layout", LAYOUTS)
         check_choice(self, "overlong", OVERLONG)
@@ -71,58 +98,220 @@ class ModelSource:
         check_flag(self, "safetensors_only")
         if self.threads is not None:
             check_count(self, "threads", low=1)
-        try:
-            self.torch_device()
-        except RuntimeError as error:
-            raise SettingError(self, "device", self.device, "auto or a torch device such as cpu or cuda:0") from error
+            if self.threads > MOST_THREADS:
+                raise SettingError(self, "threads", self.threads, f"a whole number from 1 to {MOST_THREADS}")
+        _check_device(self, "device", (AUTO,))
+        if self.device_map is not None:
+            _check_device(self, "device_map", devices.SPREADS)
+        _check_template(self)
+        _check_thinking(self)
 
     def torch_device(self) -> torch.device:
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(self.device)
+        """Where it runs; with a device_map, where its first layers do."""
+        asked = self.device if self.device_map is None else self.device_map
+        return devices.automatic() if asked in devices.SPREADS else devices.parse(asked)
 
     @property
     def location(self) -> str:
         return str(EMBEDDED) if self.path == "embedded" else self.path
 
-    def fingerprint(self) -> str:
-        """What weights these are, without loading them: a hash of a folder's files, or the revision of a hub id."""
-        folder = Path(self.location)
-        if not folder.is_dir():
-            return self.revision or "main"
-        digest = hashlib.sha256()
-        for file in sorted(file for pattern in FILES for file in folder.glob(pattern)):
-            size = file.stat().st_size
-            digest.update(f"{file.name} {size} ".encode())
-            with file.open("rb") as stream:
-                digest.update(stream.read(_END))
-                if size > 2 * _END:
-                    stream.seek(-_END, 2)
-                digest.update(stream.read())
-        return digest.hexdigest()[:16]
+    def place(self) -> Place:
+        """Where its files are. Raises ScopeError where they are nowhere to be had."""
+        return locate(self.location, self.revision)
 
-    def config(self, local: bool) -> PretrainedConfig:
-        """Its configuration; `local`: from this disk only."""
-        config: PretrainedConfig = AutoConfig.from_pretrained(
-            self.location, revision=self.revision, local_files_only=local, trust_remote_code=self.trust_remote_code
-        )
+    def fingerprint(self) -> str:
+        """Which weights, tokenizer and code these are, without loading them: a commit, or a hash of a folder's files.
+
+        An adapter's base and code that comes from another repository count. Raises ScopeError as `load` does.
+        """
+        return _fingerprint(self.place(), self.revision, self.trust_remote_code)
+
+    def resolved_dtype(self) -> str:
+        """One of DTYPES: what `auto` comes to here. Raises ScopeError as `load` does."""
+        if self.dtype != AUTO:
+            return self.dtype
+        if self.torch_device().type == "cpu":
+            return "float32"
+        with _named(self):
+            config = self.config()
+        stored = getattr(config, "dtype", None) or getattr(config.get_text_config(decoder=True), "dtype", None)
+        name = str(stored or "float32").removeprefix("torch.")
+        if name not in DTYPES:
+            raise ConfigError(f"model.dtype=auto: the checkpoint is of {name}: give one of {', '.join(DTYPES)}")
+        return name
+
+    @property
+    def same_everywhere(self) -> bool:
+        """Whether the identity of its runs is the same on every machine."""
+        return self.dtype != AUTO
+
+    def require(self) -> None:
+        """Raises ImpossibleError, naming the key, for what this machine cannot do, whatever the model is."""
+        key, asked = ("device", self.device) if self.device_map is None else ("device_map", self.device_map)
+        if self.device_map is not None and not devices.has_accelerate():
+            raise ImpossibleError(f"model.device_map={asked}: needs accelerate: pip install 'scope-kv[accelerate]'")
+        if why := "" if asked in devices.SPREADS else devices.lacking(self.torch_device()):
+            raise ImpossibleError(f"model.{key}={asked}: {why}")
+        if self.attention == "flash_attention_2":
+            implementation(self.attention)
+            if self.torch_device().type != "cuda":
+                raise ImpossibleError(f"attention=flash_attention_2 needs a GPU; model.{key}={asked} is none")
+            if self.dtype == "float32":
+                raise ImpossibleError("attention=flash_attention_2: takes model.dtype=bfloat16 or float16, not float32")
+
+    def template_input(self, day: date) -> TemplateInput:
+        """What its chat template is given, for a run that was begun on that day."""
+        return TemplateInput(self.template, date.fromisoformat(self.template_date) if self.template_date else day)
+
+    def config(self) -> PretrainedConfig:
+        """Its configuration, without its weights."""
+        place = self.place()
+        folder = Path(place.name)
+        name = _base_of(folder) if place.commit is None and not (folder / "config.json").is_file() else place.name
+        config: PretrainedConfig = AutoConfig.from_pretrained(name, **self._files(place))
         return config
 
-    def weights(self, attention: str, local: bool) -> PreTrainedModel:
-        """The model on its device; `attention` is an implementation's name; `local`: from this disk only."""
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        place = self.place()
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            place.name, padding_side="left", **self._files(place)
+        )
+        return tokenizer
+
+    def weights(self, attention: str) -> PreTrainedModel:
+        """The model on its device; `attention` is an implementation's name."""
+        place = self.place()
+        if place.commit is None and (Path(place.name) / ADAPTER).is_file() and not importlib.util.find_spec("peft"):
+            raise ScopeError("it holds an adapter, which needs peft: pip install peft")
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            self.location,
-            dtype=getattr(torch, self.dtype),
+            place.name,
+            dtype=getattr(torch, self.resolved_dtype()),
             attn_implementation=attention,
             device_map=self.device_map,
-            revision=self.revision,
-            local_files_only=local,
-            trust_remote_code=self.trust_remote_code,
             use_safetensors=True if self.safetensors_only else None,
+            **self._files(place),
         )
         if self.device_map is None:
             model.to(self.torch_device())  # type: ignore[arg-type]  # transformers wraps torch's own signature
         return model
+
+    def _files(self, place: Place) -> dict[str, Any]:
+        """How transformers is to get the files."""
+        foreign = _foreign_code(place, self.trust_remote_code)
+        commits = {other.commit for other in foreign if other.commit}
+        if len(commits) > 1:  # transformers takes one revision for all code
+            names = ", ".join(sorted(other.name for other in foreign))
+            raise ConfigError(f"model.path={place.name}: its code comes from several repositories: {names}")
+        return {
+            "revision": place.commit,
+            "code_revision": next(iter(commits), None),
+            "local_files_only": place.local,
+            "trust_remote_code": self.trust_remote_code,
+        }
+
+
+def _check_device(source: ModelSource, name: str, words: tuple[str, ...]) -> None:
+    given = getattr(source, name)
+    try:
+        if given not in words:
+            devices.parse(given)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        null = "null, " if name == "device_map" else ""
+        raise SettingError(
+            source, name, given, f"{null}{', '.join(words)} or a torch device such as cpu or cuda:0"
+        ) from error
+
+
+def _check_template(source: ModelSource) -> None:
+    if not isinstance(source.template, Mapping):
+        raise SettingError(source, "template", source.template, "arguments of the chat template, as name: value")
+    for name, value in source.template.items():
+        if not isinstance(name, str) or not name.isidentifier() or name in RESERVED:
+            allowed = "an argument of the chat template" + (", and scope itself gives this one" * (name in RESERVED))
+            raise SettingError(source, f"template.{name}", value, allowed)
+        if not all(map(_is_plain, value if isinstance(value, list | tuple) else [value])):
+            raise SettingError(source, f"template.{name}", value, "text, a number, true, false, null, or a list")
+    if source.template_date is not None and not _is_date(source.template_date):
+        raise SettingError(source, "template_date", source.template_date, "null or a day such as 2024-07-26")
+    given = {f"template.{name}": value for name, value in source.template.items()}
+    given |= {"template_date": source.template_date} if source.template_date else {}
+    for name, value in given.items():
+        if source.layout not in TEMPLATED:
+            allowed = f"left out with model.layout={source.layout}, which uses no chat template"
+            raise CombinationError(source, name, value, allowed)
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_date(value: object) -> bool:
+    try:
+        return isinstance(value, str) and date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        return False
+
+
+def _check_thinking(source: ModelSource) -> None:
+    given = source.thinking
+    if given is None:
+        return
+    pair = tuple(given) if isinstance(given, list | tuple) else ()
+    if len(pair) != 2 or not all(isinstance(mark, str) and mark.strip() for mark in pair) or pair[0] == pair[1]:
+        allowed = "null or two texts, what a model writes before and after its thinking, such as [<think>,</think>]"
+        raise SettingError(source, "thinking", given, allowed)
+    object.__setattr__(source, "thinking", pair)  # YAML knows no tuples
+
+
+def _fingerprint(place: Place, revision: str | None, trusted: bool, depth: int = 0) -> str:
+    if place.commit is not None:
+        parts = [place.commit]
+    else:
+        parts = [hash_folder(Path(place.name))]
+        if base := _base_of(Path(place.name)):
+            if depth == MOST_BASES:
+                raise ScopeError(f"model.path={place.name}: its adapters stand on each other without an end")
+            parts.append(_fingerprint(locate(base, None), None, trusted, depth + 1))
+    parts += [other.commit or hash_folder(Path(other.name)) for other in _foreign_code(place, trusted)]
+    return parts[0][:40] if len(parts) == 1 else hashlib.sha256(" ".join(parts).encode()).hexdigest()[:40]
+
+
+def _base_of(folder: Path) -> str:
+    """The model that an adapter in a folder is for; empty where the folder is a whole model."""
+    if (folder / "config.json").is_file() or not (folder / ADAPTER).is_file():
+        return ""
+    base = _json(folder / ADAPTER).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ScopeError(f"model.path={folder}: its {ADAPTER} names no base model")
+    return base
+
+
+def _foreign_code(place: Place, trusted: bool) -> list[Place]:
+    """Other repositories that a model's configuration takes code from, where code is trusted at all."""
+    names: set[str] = set()
+    for file in ("config.json", "tokenizer_config.json") if trusted else ():
+        path: Path | str = Path(place.name) / file
+        if place.commit is not None:
+            try:
+                path = huggingface_hub.hf_hub_download(
+                    place.name, file, revision=place.commit, local_files_only=place.local
+                )
+            except Exception:  # a file that is not there, or cannot be had: loading says so, where it is needed
+                continue
+        classes = _json(Path(path)).get("auto_map")
+        listed = classes.values() if isinstance(classes, dict) else ()
+        flat = [c for value in listed for c in (value if isinstance(value, list) else [value])]
+        names |= {c.partition("--")[0] for c in flat if isinstance(c, str) and "--" in c}
+    return [Place(name) if Path(name).is_dir() else locate(name, None) for name in sorted(names - {place.name})]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """What a file holds; nothing where it cannot be read, which loading says."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 # Shapes of Llamas that need no download. The small one fits two cores.
@@ -157,6 +346,8 @@ class RandomModel(ModelSource):
     given; seed: of the weights, which are the same on every device of a kind. Raises SettingError for what cannot be.
     """
 
+    recorded_as: ClassVar[str] = "scope.models.RandomModel"
+
     path: str = "random"
     preset: str = "small"
     hidden_size: int | None = None
@@ -172,6 +363,8 @@ class RandomModel(ModelSource):
         super().__post_init__()
         check_choice(self, "preset", tuple(PRESETS))
         check_count(self, "seed")
+        if self.seed >= 2**63:
+            raise SettingError(self, "seed", self.seed, "a whole number below 2**63")
         for name in PRESETS["small"]:
             if getattr(self, name) is not None:
                 check_count(self, name, low=1)
@@ -193,20 +386,25 @@ class RandomModel(ModelSource):
         return str(EMBEDDED)  # of the tokenizer
 
     def fingerprint(self) -> str:
-        drawn = f"{sorted(self.sizes.items(), key=str)} {self.seed}"
-        return hashlib.sha256(drawn.encode()).hexdigest()[:16]
+        """Of what the weights are drawn from, the kind of device among it, and of the tokenizer's folder."""
+        drawn = f"{sorted(self.sizes.items(), key=str)} {self.seed} {self.torch_device().type} {super().fingerprint()}"
+        return hashlib.sha256(drawn.encode()).hexdigest()[:40]
 
-    def config(self, local: bool = True) -> LlamaConfig:
+    @property
+    def same_everywhere(self) -> bool:
+        return self.dtype != AUTO and self.device != AUTO
+
+    def config(self) -> LlamaConfig:
         ends = AutoConfig.from_pretrained(EMBEDDED)
         special = {name: getattr(ends, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         return LlamaConfig(**self.sizes, **special)
 
-    def weights(self, attention: str, local: bool = True) -> PreTrainedModel:
+    def weights(self, attention: str) -> PreTrainedModel:
         device = self.torch_device()
         with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
             torch.manual_seed(self.seed)
             model: PreTrainedModel = LlamaForCausalLM._from_config(  # type: ignore[no-untyped-call]
-                self.config(), dtype=getattr(torch, self.dtype), attn_implementation=attention
+                self.config(), dtype=getattr(torch, self.resolved_dtype()), attn_implementation=attention
             )
         return model
 
@@ -223,22 +421,23 @@ def load(source: ModelSource) -> Loaded:
 
     Raises ScopeError for a place that holds no model, one that cannot be reached, or a backend that is not installed.
     """
+    source.require()
     name = implementation(source.attention)
     if source.threads:
         torch.set_num_threads(source.threads)
-    local = _only_local(source)
+    source.place()  # what it refuses is one line as it is
     with _named(source):
-        tokenizer = _tokenizer(source, local)
-        model = source.weights(name, local)
+        tokenizer = source.tokenizer()
+        model = source.weights(name)
     return Loaded(model.eval(), tokenizer)  # type: ignore[no-untyped-call]
 
 
 @lru_cache(maxsize=8)
 def load_shape(source: ModelSource) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
     """The model's configuration and tokenizer, without its weights. Raises ScopeError as `load` does."""
-    local = _only_local(source)
+    source.place()
     with _named(source):
-        return source.config(local), _tokenizer(source, local)
+        return source.config(), source.tokenizer()
 
 
 def context(config: PretrainedConfig) -> int | None:
@@ -246,55 +445,13 @@ def context(config: PretrainedConfig) -> int | None:
     return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
 
 
-def _tokenizer(source: ModelSource, local: bool) -> PreTrainedTokenizerBase:
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        source.location,
-        padding_side="left",
-        revision=source.revision,
-        local_files_only=local,
-        trust_remote_code=source.trust_remote_code,
-    )
-    return tokenizer
-
-
 @contextmanager
 def _named(source: ModelSource) -> Iterator[None]:
     """What goes wrong within is reported under the model's key."""
     try:
         yield
+    except ConfigError:
+        raise
     except Exception as error:  # what a spoilt file does to the libraries below is theirs to name
         reason = " ".join(str(error).split())
         raise ScopeError(f"model.path={source.path}: cannot be loaded: {reason}") from error
-
-
-def _only_local(source: ModelSource) -> bool:
-    """Whether the files have to come from this disk; asks the hub before transformers does, which would keep trying.
-
-    Raises ScopeError for a folder without a model, and for an id that does not exist, is gated or cannot be reached.
-    """
-    refused = f"model.path={source.path}:"
-    folder = Path(source.location)
-    if folder.exists():
-        if not (folder / "config.json").is_file():
-            raise ScopeError(f"{refused} holds no model (there is no config.json in it)")
-        return True
-    if not _HUB_ID.fullmatch(source.path):
-        raise ScopeError(f"{refused} there is no such folder, and it is not the id of a model on the hub")
-    cached = isinstance(
-        huggingface_hub.try_to_load_from_cache(source.path, "config.json", revision=source.revision), str
-    )
-    try:
-        huggingface_hub.HfApi().auth_check(source.path)
-    except GatedRepoError as error:
-        if not cached:
-            advice = "ask for access on its page, then `hf auth login` or HF_TOKEN"
-            raise ScopeError(f"{refused} is gated: {advice}") from error
-    except RepositoryNotFoundError as error:
-        raise ScopeError(f"{refused} is not on the hub (or private: `hf auth login` or HF_TOKEN)") from error
-    except Exception as error:  # the client's transport raises errors of its own
-        if not cached:
-            advice = f"where there is a network: hf download {source.path}"
-            raise ScopeError(f"{refused} the hub cannot be reached and it is not in the cache; {advice}") from error
-    else:
-        return False
-    return True

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,20 +11,21 @@ from typing import Any
 import torch
 import yaml
 from rich.console import Console
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from scope import models, records, sizes
 from scope.batches import OK, Lines, attempts, share
 from scope.decoding import KeepAll
 from scope.engine import devices_of, rows_that_fit
-from scope.errors import ImpossibleError, ScopeError, before_it_runs
+from scope.errors import ConfigError, ImpossibleError, ScopeError, before_it_runs
 from scope.experiment import Experiment, Request
 from scope.files import require_place
-from scope.forecast import require_fit
+from scope.forecast import notes, require_fit
 from scope.generate import Generated, Prompt, Sampling, generate, stream
 from scope.models import Loaded
 from scope.processors import asked_for, described, require_possible
 from scope.progress import Progress
-from scope.prompts import Encoded, encode
+from scope.prompts import Encoded
 from scope.records import RecordKeeping, Records
 from scope.secrets import redact
 from scope.speeds import CpuWait
@@ -40,18 +41,26 @@ def run(
 ) -> Path:
     """Run an experiment below `output` (its last part names the sweep), or go on where it stopped. -> the run's folder.
 
-    Raises ScopeError for what a user can mend, SamplesFailedError once the other samples are recorded, and Stopped
-    once the answers under way are recorded where a signal has asked for it: with `done` where nothing is left to do.
+    Raises ConfigError for what cannot run here, or would be another run; ScopeError for what else a user can mend;
+    SamplesFailedError once the other samples are recorded; and Stopped once the answers under way are recorded where a
+    signal has asked for it: with `done` where nothing is left to do.
     """
     keeping = keeping or RecordKeeping()
     with before_it_runs():
+        experiment.model.require()  # first: a run that was finished elsewhere is no answer to what cannot run here
         if there := finished(experiment, output, console, keeping):
             return there
         asked = share(experiment.requests(), keeping.part)
         identity = experiment.identity()
         require_place(output)
-    name = experiment.folder_name(identity)
-    folder = keeping.place(output / name)
+        name = experiment.folder_name(identity)
+        folder = keeping.place(output / name)
+        before = begun(folder, identity, keeping)
+        day = template_day(before)
+        config, tokenizer = models.load_shape(experiment.model)
+        prompts = encode_all(experiment, config, tokenizer, day)
+        if before:
+            require_same_prompts(folder, asked, prompts)
     manifest = {
         "identity": identity,
         "experiment": output.name,
@@ -59,24 +68,22 @@ def run(
         "seed": experiment.sampling.seed,
         "labels": dict(experiment.labels),
         "settings": experiment.settings(limits=False),
+        "template_date": template_date(prompts, experiment, day, before),
         "samples": len(asked),
         **({"shard": keeping.shard} if keeping.shard else {}),
     }
-    prompts: list[Encoded] = []
     with before_it_runs():
         # a model that is not there, a graph or a prompt that does not fit, leaves no folder behind
         if not folder.exists():
             loaded = models.load(experiment.model)
             experiment.engine.on(devices_of(loaded.model))
-            prompts = encode_all(experiment, loaded)
             rehearse(experiment, loaded, prompts)
             if experiment.sampling.processors == "model":
                 require_possible(loaded.model.generation_config)
             if asks := described(loaded.model.generation_config, experiment.sampling.temperature > 0):
                 manifest["generation_config"] = asks
         if experiment.trace:
-            config = models.load(experiment.model).model.config.get_text_config(decoder=True)
-            experiment.trace.require(config.num_hidden_layers)
+            experiment.trace.require(config.get_text_config(decoder=True).num_hidden_layers)
             traced = experiment.requests()[: experiment.trace.prompts]
             experiment.trace.require_no_loss(folder, (request.name for request in traced))
     failed = 0
@@ -85,7 +92,8 @@ def run(
         if todo:
             with before_it_runs():
                 loaded = models.load(experiment.model)
-                prompts = prompts or encode_all(experiment, loaded)
+            for line in notes(experiment, tokenizer):
+                announce(experiment, line, console)
             todo.sort(key=lambda request: -len(prompts[request.index].tokens))  # rows of like length share a prefill
             rows = batch_rows(
                 experiment, loaded, max(len(prompts[request.index].tokens) for request in todo), len(todo)
@@ -98,7 +106,7 @@ def run(
             try:
                 with Progress(experiment.title, len(todo), experiment.task.max_new_tokens, console) as progress:
                     answer = partial(answers, experiment, loaded, prompts, progress, stopping)
-                    for _, lines in attempts(todo, min(rows, len(todo)), answer, give_up):
+                    for _, lines in attempts(todo, min(rows, len(todo)), answer, partial(give_up, prompts)):
                         kept.append(lines)
                         progress.finish(lines)
                         failed += sum(line["status"] != OK for line in lines)
@@ -113,7 +121,7 @@ def run(
             finally:
                 tracker.finish(summary(list(kept.done.values())), [sample_row(line) for line in kept.done.values()])
     if experiment.trace:
-        trace_prompts(experiment, experiment.trace, folder)
+        trace_prompts(experiment, experiment.trace, prompts, folder)
     announce(experiment, headline(list(kept.done.values())), console)
     if failed:
         reason = f"{failed} of {manifest['samples']} samples failed, {folder / records.RECORDS} says why"
@@ -137,18 +145,57 @@ def finished(experiment: Experiment, output: Path, console: Console, keeping: Re
     """The folder of a run that has nothing left to do, told from its files alone; says so."""
     identity = experiment.identity()
     folder = keeping.place(output / experiment.folder_name(identity))
-    if experiment.trace or keeping.rerun or not (folder / records.MANIFEST).exists():
-        return None
-    manifest = records.read_manifest(folder)
-    if manifest["identity"] != identity:
-        return None
-    if keeping.on_mismatch == "rerun" and records.mismatch(manifest, records.surroundings()):
+    if experiment.trace or not begun(folder, identity, keeping):
         return None
     lines = {line["sample"]: line for line in records.read(folder) if line["status"] == OK}
     if any(request.name not in lines for request in share(experiment.requests(), keeping.part)):
         return None
     announce(experiment, f"{headline(list(lines.values()))} (was finished already)", console)
     return folder
+
+
+def begun(folder: Path, identity: str, keeping: RecordKeeping) -> dict[str, Any] | None:
+    """The manifest of a run that this one goes on with; None where it begins anew."""
+    if keeping.rerun or not (folder / records.MANIFEST).exists():
+        return None
+    manifest = records.read_manifest(folder)
+    if manifest["identity"] != identity:
+        return None
+    changed = keeping.on_mismatch == "rerun" and records.mismatch(manifest, records.surroundings())
+    return None if changed else manifest
+
+
+def template_day(before: Mapping[str, Any] | None) -> date:
+    """The day that a run's chat template takes for today: the one on which it was begun. before: its manifest."""
+    try:
+        return date.fromisoformat(str((before or {}).get("template_date")))
+    except ValueError:
+        return date.today()
+
+
+def template_date(
+    prompts: Sequence[Encoded], experiment: Experiment, day: date, before: Mapping[str, Any] | None
+) -> str | None:
+    """What the manifest says of the day that the prompts' template was told; None where it never asked."""
+    if any(prompt.dated for prompt in prompts):
+        return experiment.model.template_date or day.isoformat()
+    return before.get("template_date") if before else None
+
+
+def require_same_prompts(folder: Path, asked: Sequence[Request], prompts: Sequence[Encoded]) -> None:
+    """Raises ConfigError where a sample was answered for another prompt than it has now.
+
+    asked: what the run is to answer; prompts: of all its requests.
+    """
+    answered = {line["sample"]: line for line in records.read(folder) if line.get("status") == OK}
+    for request in asked:
+        was = answered.get(request.name, {}).get("prompt_hash")
+        now = prompts[request.index].hash
+        if was is not None and was != now:
+            raise ConfigError(
+                f"{folder}: {request.name} was answered for another prompt ({was}, now {now}): what makes prompts has "
+                "changed since; rerun=true answers all anew, and another name=... keeps both"
+            )
 
 
 def announce(experiment: Experiment, said: str, console: Console) -> None:
@@ -168,19 +215,21 @@ def left_out(loaded: Loaded, sampling: Sampling) -> str:
     return said
 
 
-def encode_all(experiment: Experiment, loaded: Loaded) -> list[Encoded]:
-    """Each prompt's tokens, in order; equal prompts of several draws share theirs.
+def encode_all(
+    experiment: Experiment, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, day: date
+) -> list[Encoded]:
+    """Each prompt's tokens, in order; equal prompts of several draws share theirs. day: on which the run was begun.
 
     Raises ConfigError for a prompt that does not fit the model's context, or not the budget.
     """
-    source, room = experiment.model, experiment.prompt_room(loaded.model.config)
+    room = experiment.prompt_room(config)
     made: list[Encoded] = []
     for request in experiment.requests():
         if request.draw:
             made.append(made[-1])
         else:
-            made.append(encode(loaded.tokenizer, request.sample, source.layout, room, source.overlong))
-    require_fit(experiment, loaded.model.config, [len(prompt.tokens) for prompt in made])
+            made.append(experiment.encoded(tokenizer, request.sample, room, day))
+    require_fit(experiment, config, [len(prompt.tokens) for prompt in made])
     return made
 
 
@@ -205,7 +254,7 @@ def batch_rows(experiment: Experiment, loaded: Loaded, longest: int, count: int)
     engine = experiment.engine
     if isinstance(engine.batch_size, int):
         return engine.batch_size
-    config, dtype, most = loaded.model.config, experiment.model.dtype, experiment.task.max_new_tokens
+    config, dtype, most = loaded.model.config, experiment.dtype, experiment.task.max_new_tokens
     policies = (experiment.method, experiment.decoding, experiment.granularity)
     row = sizes.cache_bytes(config, *policies, dtype, longest, most, experiment.max_bytes)
     columns = min(longest, engine.prefill_chunk or longest)
@@ -258,6 +307,7 @@ def answers(
             "prompt": request.sample.name,
             "draw": request.draw,
             "seed": experiment.sampling.seed_of(request.name) if drawn else None,
+            "prompt_hash": encoded[request.index].hash,
             "prompt_cut_tokens": encoded[request.index].cut,
             "batch": began,
             "batch_rows": min(rows, len(requests)),
@@ -270,16 +320,15 @@ def answers(
         yield request, [line | record(experiment.task, request.sample, len(encoded[request.index].tokens), made)]
 
 
-def give_up(request: Request, status: str, reason: str) -> Lines:
-    """The record of a generation that failed."""
+def give_up(encoded: Sequence[Encoded], request: Request, status: str, reason: str) -> Lines:
+    """The record of a generation that failed; `encoded`: the prompts of all requests of the run."""
     named = {"sample": request.name, "prompt": request.sample.name, "draw": request.draw}
-    return [named | {"status": status, "reason": reason}]
+    return [named | {"prompt_hash": encoded[request.index].hash, "status": status, "reason": reason}]
 
 
-def trace_prompts(experiment: Experiment, trace: Trace, folder: Path) -> None:
+def trace_prompts(experiment: Experiment, trace: Trace, prompts: Sequence[Encoded], folder: Path) -> None:
     """Answer some samples again, alone and looked at: recorded timings stay clean, and a finished run can be traced."""
     loaded = models.load(experiment.model)
-    prompts = encode_all(experiment, loaded)
     for request in experiment.requests()[: trace.prompts]:
         record_trace(
             trace,

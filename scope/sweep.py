@@ -17,6 +17,7 @@ from scope.run import SamplesFailedError, finished
 from scope.secrets import command_line, redact
 
 Overrides = tuple[str, ...]
+ELSEWHERE = ("submitit_slurm", "ray")  # launchers whose jobs may run on other machines than this one
 
 
 class SweepError(ScopeError):
@@ -85,6 +86,7 @@ class Sweep:
     jobs: tuple[Overrides, ...]
     skipped: tuple[tuple[Overrides, str], ...]
     built: tuple[Job, ...]
+    elsewhere: bool = False  # whether other machines may run them
 
     @classmethod
     def check(cls, composed: Sequence[tuple[Overrides, Any]]) -> "Sweep":
@@ -93,10 +95,14 @@ class Sweep:
         Raises ConfigError for a value that is wrong by itself, or where no job is left.
         """
         jobs, skipped, built = [], [], []
+        elsewhere = any(cfg.hydra.runtime.choices.get("hydra/launcher") in ELSEWHERE for _, cfg in composed)
         useless: dict[str, int] = {}
         for overrides, cfg in composed:
             try:
-                built.append(build(cfg, cfg.hydra.runtime.choices, files_of(cfg.hydra)))
+                job = build(cfg, cfg.hydra.runtime.choices, files_of(cfg.hydra))
+                if not elsewhere and not job.assumed_speed:  # a plan can be made anywhere
+                    job.experiment.model.require()
+                built.append(job)
                 jobs.append(overrides)
                 for word in unused(cfg, overrides):
                     useless[word] = useless.get(word, 0) + 1
@@ -109,7 +115,7 @@ class Sweep:
             replace(job, experiment=replace(job.experiment, setting=setting_of(overrides, shared)))
             for overrides, job in zip(jobs, built, strict=True)
         ]
-        sweep = cls(tuple(jobs), tuple(skipped), tuple(told_apart))
+        sweep = cls(tuple(jobs), tuple(skipped), tuple(told_apart), elsewhere)
         sweep._announce()
         for word, times in useless.items():
             if times == sum(word in overrides for overrides in jobs):
@@ -159,8 +165,9 @@ class Sweep:
         """For each job the folder of a run that has nothing left to do; None where there is work."""
         return [self._finished(job, Console(highlight=False)) for job in self.built]
 
-    @staticmethod
-    def _finished(job: Job, console: Console) -> Path | None:
+    def _finished(self, job: Job, console: Console) -> Path | None:
+        if self.elsewhere and not job.experiment.model.same_everywhere:
+            return None  # what ran here may be another run there
         try:
             return finished(job.experiment, job.output, console, job.keeping)
         except (ScopeError, OSError):

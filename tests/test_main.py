@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 import main
 from scope.errors import BugError
@@ -111,8 +112,29 @@ REFUSED = {
     "budget.prefill=1.5": "budget.prefill=1.5: must be a number of slots .*",
     "method.kernel=4": "method.kernel=4: must be odd, .*",
     "task.questions=100": "task.questions=100: must be a whole number from 1 to 58",
-    "model.dtype=int8": "model.dtype=int8: must be one of float32, bfloat16, float16",
+    "model.dtype=int8": "model.dtype=int8: must be one of auto, float32, bfloat16, float16",
     "model.device=toaster": "model.device=toaster: must be auto or a torch device .*",
+    "model.device=meta": "model.device=meta: must be auto or a torch device .*",
+    "model.device=cpu:5": "model.device=cpu:5: this machine has only cpu:0",
+    "model.device=hpu": "model.device=hpu: this machine has no hpu device that torch can use",
+    "-m model.device=hpu,cpu:5 seed=1,2": "no job of this sweep can run: model.device=hpu: this machine has no hpu .*",
+    "model.device_map=3": "model.device_map=3: must be null, auto, balanced, .*",
+    "model.revision=123": "model.revision=123: must be null, or a branch, a tag or a commit as text .*",
+    "model.revision=v2": "model.revision=v2: must be null: model.path=.*embedded is a folder",
+    "model.threads=99999999999999999999999": "model.threads=9+: must be a whole number from 1 to 1024",
+    "model.template.enable_thinking=false": "model.template.enable_thinking=False: must be left out with "
+    "model.layout=plain, which uses no chat template",
+    "model.layout=auto model.template.x={y:1}": "model.template.x={'y': 1}: must be text, a number, .*",
+    "model.layout=auto model.template.tokenize=1": "model.template.tokenize=1: must be an argument of the chat .*",
+    "model.layout=auto model.template=3": "model.template=3: must be arguments of the chat template, .*",
+    "model.layout=auto model.template.x=1": "model.template.x=1: the tokenizer has no chat template that could take it",
+    "model.template_date=today": "model.template_date=today: must be null or a day such as 2024-07-26",
+    "model.thinking=[a]": "model.thinking=.'a'.: must be null or two texts, .*",
+    "model.tempate.x=1": "model.tempate.x: no such key; .*",
+    "task.max_new_tokens=2048": "task.max_new_tokens=2048: must be below 2048, the model's context in tokens, .*",
+    "task.max_new_tokens=9000 plan=true": "task.max_new_tokens=9000: must be below 2048, .*",
+    "sampling=greed": "sampling=greed: must be one of .*; did you mean sampling=greedy\\?",
+    "sampling.temprature=1": "sampling.temprature: no such key; did you mean sampling.temperature\\?",
     "model=hf": "model.path: must be given",
     "engine.batch_size=0": "engine.batch_size=0: must be a whole number of at least 1",
     "sampling.temperature=-1": "sampling.temperature=-1: must be a number from 0 to 100",
@@ -420,6 +442,35 @@ def test_a_setting_that_nothing_uses_is_noted(scope: Scope) -> None:
     assert "note:" not in scope("-m", "method=full,snapkv", "budget.prefill=0.5", "plan=true").out
     assert "note: fidelity.votes=mean changes nothing" in scope("fidelity.votes=mean", "plan=true").out
     assert "note:" not in scope("fidelity=released", "fidelity.granularity=kv_head", "plan=true").out
+
+
+def test_arguments_of_a_chat_template_need_no_plus(scope: Scope, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(ROOT / "scope" / "embedded", model)
+    (model / "chat_template.jinja").write_text("{{ messages[0]['content'] }}{% if quiet %} 7{% endif %}")
+    some = ("model=hf", f"model.path={model}", "name=chat", *SMALL[:-1])
+    done = scope(*some, "model.template.quiet=true", "model.template.words=[a,b]")
+    assert "note: model.template.words=['a', 'b'] changes nothing: the chat template has no such argument\n" in done.out
+    (folder,) = runs(tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["settings"]["model"]["template"] == {"quiet": True, "words": ["a", "b"]}
+    assert manifest["settings"]["model"]["thinking"] == ["<think>", "</think>"]
+    scope("-m", *some, "model.template.quiet=true,false", "+model.template.more=1")
+    assert len(runs(tmp_path)) == 3
+
+
+def test_a_models_preset_advises_and_the_user_decides(scope: Scope) -> None:
+    def sampling(*words: str) -> list[float]:
+        text = scope(*words, "--cfg", "job", "--package", "sampling").out
+        found = yaml.safe_load("\n".join(line for line in text.splitlines() if not line.startswith("#")))
+        return [found[key] for key in ("temperature", "top_p", "top_k")]
+
+    assert sampling("model=llama3.1_8b") == [0, 1, 0]
+    assert sampling("model=qwen3_8b") == [0.6, 0.95, 20]
+    assert sampling("model=deepseek_r1_llama_8b") == [0.6, 0.95, 0]
+    assert sampling("model=qwen3_8b", "sampling=qwen3", "model.template.enable_thinking=false") == [0.7, 0.8, 20]
+    assert sampling("model=qwen3_8b", "sampling=greedy") == [0, 1, 0]
+    assert sampling("sampling.temperature=0", "model=qwen3_8b") == [0, 0.95, 20]
 
 
 def test_the_bytes_that_a_refusal_names_are_enough(scope: Scope, tmp_path: Path) -> None:

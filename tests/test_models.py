@@ -3,6 +3,7 @@ documented to raise (the client is replaced: no test asks a network), and a mode
 
 import importlib.util
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,10 +14,10 @@ import huggingface_hub
 import pytest
 import torch
 from golden import composed
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from transformers import AutoTokenizer
 
-from scope import models
+from scope import models, places
 from scope.attention import implementation
 from scope.errors import ConfigError, ScopeError, SettingError
 from scope.models import EMBEDDED, ModelSource, RandomModel, load
@@ -28,6 +29,7 @@ HUB_ID = "someone/a-model-that-nobody-has"
 @pytest.fixture(autouse=True)
 def nothing_loaded() -> Iterator[None]:
     models.load.cache_clear()
+    places._commit.cache_clear()
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -125,6 +127,16 @@ def hub_error(kind: type[Exception]) -> Exception:
     return kind("two lines\nof trouble", response=httpx.Response(403, request=request))  # type: ignore[call-arg]
 
 
+OLD, NEW = "1" * 40, "2" * 40  # commits
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, commit: str) -> None:
+    """Have the hub say that a branch stands at that commit."""
+    monkeypatch.setattr(huggingface_hub.HfApi, "auth_check", lambda *_, **__: None)
+    info = huggingface_hub.ModelInfo(id=HUB_ID, sha=commit)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: info)
+
+
 HUB = [
     (GatedRepoError, "is gated", "hf auth login"),
     (RepositoryNotFoundError, "is not on the hub", "hf auth login"),
@@ -167,9 +179,9 @@ def test_what_the_hub_refuses_is_one_line_with_a_way_out(
 def test_files_come_from_the_disk_where_the_hub_does_not_answer(
     kind: type[Exception] | None, hub: Callable[[type[Exception]], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: "/cache/config.json")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: f"/snapshots/{OLD}/config.json")
     if kind is None:
-        monkeypatch.setattr(huggingface_hub.HfApi, "auth_check", lambda *_, **__: None)
+        answering(monkeypatch, NEW)
     else:
         hub(kind)
     given: list[dict[str, Any]] = []
@@ -181,7 +193,7 @@ def test_files_come_from_the_disk_where_the_hub_does_not_answer(
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", from_pretrained)
     assert refusal(ModelSource(path=HUB_ID, revision="v2")).endswith("cannot be loaded: enough seen")
     assert given[0]["local_files_only"] == (kind is not None)
-    assert given[0]["revision"] == "v2"
+    assert given[0]["revision"] == (NEW if kind is None else OLD)  # the commit, and not the name of a branch
 
 
 # settings
@@ -197,13 +209,54 @@ def test_flash_attention_that_is_absent_names_its_install_line() -> None:
 @pytest.mark.skipif(importlib.util.find_spec("accelerate") is not None, reason="accelerate is installed here")
 def test_a_device_map_without_accelerate_is_one_line() -> None:
     message = refusal(ModelSource(device_map="auto"))
-    assert message.startswith("model.path=embedded: cannot be loaded: ")
-    assert "pip install accelerate" in message
+    assert message == "model.device_map=auto: needs accelerate: pip install 'scope-kv[accelerate]'"
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"dtype": "int8"}, {"attention": "flex"}, {"threads": 0}, {"threads": 1.5}, {"device": "abacus"}],
+    [
+        {"dtype": "int8"},
+        {"attention": "flex"},
+        {"threads": 0},
+        {"threads": 1.5},
+        {"threads": 10**30},
+        {"device": "abacus"},
+        {"device": "meta"},
+        {"device": 0},
+        {"device": None},
+        {"device_map": "meta"},
+        {"device_map": 1},
+        {"device_map": {"lm_head": "cpu"}},
+        {"path": 5},
+        {"path": ""},
+        {"path": "a\0b"},
+        {"revision": 123},
+        {"revision": 10**40},
+        {"revision": ""},
+        {"revision": ["main"]},
+        {"template": ["x"]},
+        {"template": "x"},
+        {"template": {"x": {"y": 1}}},
+        {"template": {"x": float("nan")}},
+        {"template": {"x": [[1]]}},
+        {"template": {"not a name": 1}},
+        {"template": {3: 1}},
+        {"template": {"tokenize": True}},
+        {"template": {"chat_template": "{{ 1 }}"}},
+        {"template": {"strftime_now": "x"}},
+        {"template": {"x": 1}, "layout": "plain"},
+        {"template_date": "26 Jul 2024"},
+        {"template_date": "2024-02-30"},
+        {"template_date": 20240726},
+        {"template_date": "20240726"},
+        {"template_date": "2024-07-26", "layout": "paper"},
+        {"thinking": "<think>"},
+        {"thinking": ["<think>"]},
+        {"thinking": ["<think>", ""]},
+        {"thinking": ["a", "a"]},
+        {"thinking": ["a", 1]},
+        {"thinking": True},
+    ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(SettingError, match=next(iter(settings))):
@@ -235,9 +288,8 @@ def test_every_model_composes(name: str) -> None:
     if name == "random":
         assert source == RandomModel(dtype="float32", layout="plain")
         return
-    assert source == ModelSource(path=source.path, dtype="bfloat16")
-    assert models._HUB_ID.fullmatch(source.path)
-    assert source.fingerprint() == "main"  # no folder: the revision stands for the weights
+    assert source == ModelSource(path=source.path, dtype="auto")
+    assert name == "hf" or re.fullmatch(r"[\w.-]+/[\w.-]+", source.path)
 
 
 def test_the_issues_five_models_are_there() -> None:
@@ -263,7 +315,7 @@ def test_a_model_of_ones_own_needs_its_path() -> None:
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """A folder whose weights are larger than what a fingerprint reads of them."""
+    """A folder of a model with 5 MiB of weights."""
     folder = tmp_path / "weights"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
@@ -275,7 +327,7 @@ def print_of(folder: Path) -> str:
     return ModelSource(path=str(folder)).fingerprint()
 
 
-@pytest.mark.parametrize("at", [0, 1000, -1000, -1])
+@pytest.mark.parametrize("at", [0, 1000, 900_000, -1000, -1])
 def test_a_fingerprint_tells_a_weight_apart(at: int, weights: Path, folder: Path) -> None:
     for place in (weights, folder):
         before = print_of(place)
@@ -306,9 +358,46 @@ def test_a_fingerprint_is_of_all_that_changes_an_answer(file: str, weights: Path
     assert print_of(weights) != before
 
 
-def test_a_hub_ids_fingerprint_is_its_revision() -> None:
-    assert ModelSource(path=HUB_ID, revision="v2").fingerprint() == "v2"
-    assert ModelSource(path=HUB_ID).fingerprint() != ModelSource(path=HUB_ID, revision="v2").fingerprint()
+def test_a_hub_ids_fingerprint_is_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, OLD)
+    assert ModelSource(path=HUB_ID).fingerprint() == OLD
+    answering(monkeypatch, NEW)
+    assert ModelSource(path=HUB_ID).fingerprint() == OLD  # what this process loads
+    places._commit.cache_clear()  # another process
+    assert ModelSource(path=HUB_ID).fingerprint() == NEW
+
+
+def test_a_branch_that_moved_is_another_run_without_a_network_too(
+    tmp_path: Path, hub: Callable[[type[Exception]], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the client lays its cache out: refs/<branch> names the folder below snapshots/."""
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path), raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    hub(OSError)
+    cache = tmp_path / f"models--{HUB_ID.replace('/', '--')}"
+    (cache / "refs").mkdir(parents=True)
+    for commit in (OLD, NEW):
+        shutil.copytree(EMBEDDED, cache / "snapshots" / commit)
+        spoilt(cache / "snapshots" / commit, "config.json", with_setting(max_position_embeddings=int(commit[0]) * 1000))
+        (cache / "refs" / "main").write_text(commit)
+        places._commit.cache_clear()
+        assert ModelSource(path=HUB_ID).fingerprint() == commit
+        assert ModelSource(path=HUB_ID, revision=OLD).fingerprint() == OLD
+    for revision, context in ((None, 2000), (OLD, 1000)):  # what is hashed is what is loaded
+        source = ModelSource(path=HUB_ID, revision=revision, device="cpu")
+        assert models.load(source).model.config.max_position_embeddings == context
+
+
+def test_a_revision_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, OLD)
+
+    def model_info(*_: object, **__: object) -> None:
+        request = httpx.Request("GET", "https://hub.example")
+        raise RevisionNotFoundError("none", response=httpx.Response(404, request=request))
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    assert refusal(ModelSource(path=HUB_ID, revision="v9")).startswith("model.revision=v9: ")
+    assert refusal(ModelSource(revision="v9")).startswith("model.revision=v9: must be null")
 
 
 def test_the_last_model_stays_loaded() -> None:

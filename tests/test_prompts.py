@@ -111,6 +111,35 @@ def test_the_beginning_is_never_doubled(layout: str, adds_bos: bool, written: st
     assert made == ("<s> one two" if begins else "one two")
 
 
+ENDS = {
+    "eos": ("$A </s>", [("</s>", 1)]),
+    "bos and eos": ("<s> $A </s>", [("<s>", 0), ("</s>", 1)]),
+    "several": ("<s> $A [sep] </s> </s>", [("<s>", 0), ("[sep]", 2), ("</s>", 1)]),
+    "as BERT has it": ("[sep] $A [sep]", [("[sep]", 2)]),
+}
+
+
+@pytest.mark.parametrize("layout", ["plain", "paper", "auto", "chat"])
+@pytest.mark.parametrize("ends", ENDS)
+@pytest.mark.parametrize("written", ["", " </s>", " </s> </s>", " two </s>"])
+def test_a_prompt_ends_where_its_text_ends(layout: str, ends: str, written: str) -> None:
+    """Whatever the tokenizer appends; what the text itself writes stays."""
+    vocabulary = ["<s>", "</s>", "[sep]", *WORDS[1:]]
+    made = Tokenizer(WordLevel({word: at for at, word in enumerate(vocabulary)}))
+    made.pre_tokenizer = WhitespaceSplit()
+    single, special = ENDS[ends]
+    made.post_processor = TemplateProcessing(single=single, special_tokens=special)
+    template = CHAT.removeprefix("{{ bos_token }} ") if layout == "chat" else None
+    appending = PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<s>", eos_token="</s>", sep_token="[sep]", chat_template=template
+    )
+    prompt = f"one two{written}"
+    tokens = encode(appending, Sample("p", prompt, ()), layout, None, "refuse").tokens
+    begins = single.partition("$A")[0] if layout != "chat" else ""
+    framed = f"[user] {prompt} [end] [assistant]" if layout == "chat" else prompt
+    assert [vocabulary[token] for token in tokens] == f"{begins}{framed}".split()
+
+
 def test_a_template_alone_decides_how_a_chat_begins() -> None:
     """As transformers' own apply_chat_template does."""
     for template in (CHAT, CHAT.removeprefix("{{ bos_token }} ")):

@@ -11,6 +11,7 @@ every row gets the largest D with which it stays within it, for a prompt of the 
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from math import isnan
 from pathlib import Path
 from statistics import mean
@@ -36,7 +37,7 @@ Results = Mapping[int, Mapping[Row, tuple[int, Measured]]]  # size -> row -> its
 def mean_prompt(common: Sequence[str]) -> int:
     """Tokens of a prompt."""
     run = composed([*SLIDE.overrides(36), *common]).experiment
-    return round(mean(len(prompt.tokens) for prompt in encode_all(run, models.load(run.model))))
+    return round(mean(len(prompt.tokens) for prompt in encode_all(run, *models.load_shape(run.model), date.today())))
 
 
 def size_bytes(size: int, prompt: int, common: Sequence[str]) -> int:

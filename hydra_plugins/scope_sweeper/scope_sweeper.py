@@ -35,6 +35,10 @@ LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="scope", node=ScopeSweeperConf, provider="scope")
+# What a chat template takes is not known before: keys may be added without a +. A YAML file cannot say that.
+ConfigStore.instance().store(
+    group="model", name="template", node={"template": DictConfig({}, flags={"struct": False})}, provider="scope"
+)
 
 
 Place = tuple[str | None, str | None]  # the path of a configuration, and its package

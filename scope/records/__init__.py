@@ -6,7 +6,7 @@ changes an answer.
 """
 
 from scope.records.folder import CONFIG, MANIFEST, RECORDS, RecordKeeping, Records, read, read_manifest
-from scope.records.identity import describe, identity
+from scope.records.identity import describe, identity, name_of
 from scope.records.surroundings import mismatch, surroundings
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "describe",
     "identity",
     "mismatch",
+    "name_of",
     "read",
     "read_manifest",
     "surroundings",

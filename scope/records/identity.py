@@ -11,13 +11,21 @@ def describe(settings: object, limits: bool = True) -> dict[str, Any]:
     """A settings object as plain data: its type and fields; without `limits`, only what can change an answer."""
     if not is_dataclass(settings):
         raise TypeError(f"{type(settings).__name__} is not a dataclass: its settings cannot be recorded")
-    kind = type(settings)
-    described: dict[str, Any] = {"type": f"{kind.__module__}.{kind.__qualname__}"}
+    described: dict[str, Any] = {"type": name_of(type(settings))}
     for f in fields(settings):
         if limits or not f.metadata.get("limit"):
             value = getattr(settings, f.name)
             described[f.name] = describe(value, limits) if is_dataclass(value) else value
     return described
+
+
+def name_of(kind: type[Any]) -> str:
+    """The name by which a settings class is recorded: its own `recorded_as`, else its module's and its own.
+
+    A class that moves to another file keeps the name that it has in recorded runs: it is given as
+    `recorded_as: ClassVar[str]`. A subclass is another class, and takes no such name from the class that it extends.
+    """
+    return str(vars(kind).get("recorded_as", f"{kind.__module__}.{kind.__qualname__}"))
 
 
 def identity(parts: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scope.errors import ScopeError, print_anything
 from scope.files import write_whole
@@ -101,6 +102,9 @@ def _merge_run(shards: Sequence[Path], out: Path | None) -> tuple[Path, int, Joi
 def _joined(shards: Sequence[Path], folder: Path) -> Joined:
     """These shards, and those that were joined in `folder` before and need not be given again."""
     manifests = [read_manifest(shard) for shard in shards]
+    before = read_manifest(folder) if (folder / MANIFEST).exists() else {}
+    same = [before] if before.get("identity") == manifests[0]["identity"] else []
+    _require_one_day(folder, [*manifests, *same])
     found: dict[str, int] = {}
     for manifest in manifests:
         found[manifest["shard"]] = max(manifest["samples"], found.get(manifest["shard"], 0))
@@ -108,11 +112,18 @@ def _joined(shards: Sequence[Path], folder: Path) -> Joined:
         division = Joined(found).division
     except ScopeError as error:
         raise ScopeError(f"{shards[0].parent}: {error}") from error
-    before = read_manifest(folder) if (folder / MANIFEST).exists() else {}
-    if before.get("identity") == manifests[0]["identity"]:
+    if same:
         earlier = {shard: n for shard, n in before.get(JOINED, {}).items() if shard.endswith(f"/{division}")}
         found = earlier | found
     return Joined(found)
+
+
+def _require_one_day(folder: Path, manifests: Sequence[Mapping[str, Any]]) -> None:
+    """Raises ScopeError where prompts hold the date on which their shard was begun, and it is not the same in all."""
+    days = sorted({str(day) for manifest in manifests if (day := manifest.get("template_date"))})
+    if len(days) > 1:
+        told = f"the prompts of its shards hold different dates, {' and '.join(days)}"
+        raise ScopeError(f"{folder}: {told}: answer all shards with model.template_date={days[0]}")
 
 
 def _say_what_is_missing(folder: Path, joined: Joined) -> None:

@@ -6,6 +6,7 @@ python -m scope.tasks build task=gsm8k_4k model=llama3.1_8b budget=4k_512
 import os
 import sys
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -51,7 +52,8 @@ def _write(experiment: Experiment, cfg: Any) -> None:
     print(f"written: {path}")
     shape = models.load_shape(source)
     room = experiment.prompt_room(shape[0])
-    encoded = [encode(shape[1], sample, source.layout, room, "cut") for sample in samples]
+    given = source.template_input(date.today())
+    encoded = [encode(shape[1], sample, source.layout, room, "cut", given) for sample in samples]
     whole = [len(prompt.tokens) + prompt.cut for prompt in encoded]
     longer = sum(length > experiment.method.slots(length) for length in whole) / len(whole)
     print(f"tokens of {choices['model']}: {min(whole)} to {max(whole)}, median {median(whole):g}")
@@ -59,7 +61,7 @@ def _write(experiment: Experiment, cfg: Any) -> None:
     if cut := sum(prompt.cut > 0 for prompt in encoded):
         print(f"longer than what the task allows or the model's context leaves beside T: {cut}")
     print(f"the first prompt, as {choices['model']} gets it:\n")
-    print(visible(render(shape[1], samples[0], source.layout), keep="\n\t"))
+    print(visible(render(shape[1], samples[0], source.layout, given), keep="\n\t"))
 
 
 def main(arguments: Sequence[str]) -> int:

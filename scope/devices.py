@@ -1,0 +1,40 @@
+"""What this machine can compute on."""
+
+import importlib.util
+
+import torch
+
+AUTO = "auto"
+SPREADS = ("auto", "balanced", "balanced_low_0", "sequential")  # accelerate's ways of spreading layers
+
+
+def parse(device: str) -> torch.device:
+    """A torch device that can hold weights, whether or not it is here. Raises RuntimeError for what is none."""
+    found = torch.device(device)
+    if found.type == "meta":
+        raise RuntimeError("meta holds no weights")
+    return found
+
+
+def lacking(device: torch.device) -> str:
+    """Why nothing can be computed on a device here; empty where it can."""
+    try:
+        module = torch.get_device_module(device)
+        there = module.device_count() if module.is_available() else 0
+    except (RuntimeError, AttributeError):
+        there = 0
+    if not there:
+        return f"this machine has no {device.type} device that torch can use"
+    if device.index is not None and device.index >= there:
+        names = f"{device.type}:0" if there == 1 else f"{device.type}:0 to {device.type}:{there - 1}"
+        return f"this machine has only {names}"
+    return ""
+
+
+def automatic() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def has_accelerate() -> bool:
+    return importlib.util.find_spec("accelerate") is not None
