@@ -75,7 +75,7 @@ def main(cfg: DictConfig) -> str | list[float]:
             tables.show(tables.build([folder]), console)
         console.print(f"written: {folder}", soft_wrap=True, highlight=False)
     if direction := hydra_cfg.sweeper.get("direction"):  # a sweeper that searches wants to know how good this was
-        found = summary(records.read(folder))
+        found = summary(list(records.read_run(folder).answered.values()))
         one = isinstance(direction, str) or len(direction) == 1
         return found["accuracy"] if one else [found["accuracy"], found["cache_share"]]
     return str(folder)

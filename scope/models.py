@@ -43,8 +43,9 @@ class ModelSource:
     way of spreading the layers, such as `auto` or `balanced`; device then does not count. threads: of torch on the CPU,
     None as torch has it; one is best for a very small model, whose steps are too short to share. layout: how a prompt
     is framed (scope.prompts.render); overlong: a prompt that does not fit the model's context is refused, or cut in its
-    middle. trust_remote_code: whether to run code that comes with the model. safetensors_only: refuse weights in other
-    formats, which are pickles.
+    middle. thinking: what opens and what closes the part of an answer that is thought aloud and not scored
+    (scope.scoring.thinking), None where the model has none. trust_remote_code: whether to run code that comes with the
+    model. safetensors_only: refuse weights in other formats, which are pickles.
     Raises SettingError for values that cannot be.
     """
 
@@ -59,6 +60,7 @@ class ModelSource:
     safetensors_only: bool = field(default=True, metadata={"limit": True})
     layout: str = "auto"
     overlong: str = "refuse"
+    thinking: tuple[str, str] | None = ("<think>", "</think>")
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path:
@@ -67,6 +69,13 @@ class ModelSource:
         check_choice(self, "attention", BACKENDS)
         check_choice(self, "layout", LAYOUTS)
         check_choice(self, "overlong", OVERLONG)
+        if self.thinking is not None:
+            markers = tuple(self.thinking) if isinstance(self.thinking, list | tuple) else ()
+            if len(set(markers)) != 2 or len(markers) != 2 or not all(isinstance(m, str) and m for m in markers):
+                raise SettingError(
+                    self, "thinking", self.thinking, "null, or what opens and what closes a thinking part"
+                )
+            object.__setattr__(self, "thinking", markers)
         check_flag(self, "trust_remote_code")
         check_flag(self, "safetensors_only")
         if self.threads is not None:

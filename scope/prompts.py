@@ -1,14 +1,17 @@
 """From a sample to the tokens that the model reads: its layout, no doubled beginning, and what does not fit."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
 from scope.errors import ConfigError, ScopeError
+from scope.scoring.thinking import Markers
 from scope.tasks import Sample
 
 LAYOUTS = ("auto", "chat", "plain", "paper")
 OVERLONG = ("refuse", "cut")
+TAIL = 32  # tokens of a prompt's end: more than a marker has
 
 
 @dataclass(frozen=True)
@@ -65,3 +68,11 @@ def encode(tokenizer: PreTrainedTokenizerBase, sample: Sample, layout: str, room
         kept = room
     head = kept - kept // 2
     return Encoded((*tokens[:head], *tokens[len(tokens) - kept // 2 :]), len(tokens) - kept)
+
+
+def opens_thinking(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], markers: Markers | None) -> bool:
+    """Whether a prompt ends in what opens a thinking part, as some templates have it: the answer begins inside one."""
+    if markers is None:
+        return False
+    ending = str(tokenizer.decode(list(tokens[-TAIL:]), skip_special_tokens=False))
+    return ending.rstrip().endswith(markers[0])

@@ -20,8 +20,9 @@ from scope.forecast import require_fit
 from scope.generate import Generated, Prompt, stream
 from scope.models import Loaded
 from scope.progress import Progress
-from scope.prompts import Encoded, encode
+from scope.prompts import Encoded, encode, opens_thinking
 from scope.records import RecordKeeping, Records
+from scope.scoring.thinking import Markers, score_apart, without_thinking
 from scope.secrets import redact
 from scope.stopping import Stopping
 from scope.summary import headline, running, sample_row, summary
@@ -125,7 +126,7 @@ def finished(experiment: Experiment, output: Path, console: Console, keeping: Re
         return None
     if keeping.on_mismatch == "rerun" and records.mismatch(manifest, records.surroundings()):
         return None
-    lines = {line["sample"]: line for line in records.read(folder) if line["status"] == OK}
+    lines = {line["sample"]: line for line in records.read(folder) if line.get("status") == OK}
     if any(request.name not in lines for request in share(experiment.requests(), keeping.part)):
         return None
     announce(experiment, f"{headline(list(lines.values()))} (was finished already)", console)
@@ -216,7 +217,9 @@ def answers(
             "engine": engine,  # a batch's seconds are with the compiling, where there is some
             "batch_seconds": round(made.batch_seconds, 4),
         }
-        yield request, [line | record(experiment.task, request.sample, len(encoded[request.index].tokens), made)]
+        tokens, markers = encoded[request.index].tokens, experiment.model.thinking
+        opened = opens_thinking(loaded.tokenizer, tokens, markers)
+        yield request, [line | record(experiment.task, request.sample, len(tokens), made, markers, opened)]
 
 
 def give_up(request: Request, status: str, reason: str) -> Lines:
@@ -244,8 +247,19 @@ def trace_prompts(experiment: Experiment, trace: Trace, folder: Path) -> None:
         )
 
 
-def record(task: Task, sample: Sample, prompt_tokens: int, made: Generated) -> dict[str, Any]:
-    """What is kept of one generation, as plain data. Slots are per layer; evictions are summed over the layers."""
+def record(
+    task: Task,
+    sample: Sample,
+    prompt_tokens: int,
+    made: Generated,
+    markers: Markers | None = None,
+    opened: bool = False,
+) -> dict[str, Any]:
+    """What is kept of one generation, as plain data. Slots are per layer; evictions are summed over the layers.
+
+    The text is kept whole, and scored without its thinking part. markers: of such a part; opened: whether the prompt
+    ends within one.
+    """
     fed = len(made.tokens) - 1
     layers = len(made.slots_kept)
     prefill_evicted = layers * prompt_tokens - sum(made.prefill_kept)
@@ -255,8 +269,12 @@ def record(task: Task, sample: Sample, prompt_tokens: int, made: Generated) -> d
         "generated_tokens": len(made.tokens),
         "finish": made.finish,
         "generation": made.text,
-        "questions": [asdict(answer) for answer in task.answers(sample, made.text)],
-        "measures": task.measures(sample, made.text),
+        "starts_thinking": opened,
+        "questions": [
+            asdict(answer)
+            for answer in score_apart(lambda text: task.answers(sample, text), made.text, markers, opened)
+        ],
+        "measures": task.measures(sample, without_thinking(made.text, markers, opened)),
         "prefill_seconds": round(made.prefill_seconds, 4),
         "decode_seconds": round(made.decode_seconds, 4),
         "tokens_per_second": round(fed / made.decode_seconds, 2) if fed else None,

@@ -28,7 +28,13 @@ LAYERS = 4
 
 def question(number: int, correct: bool, missing: bool = False) -> dict[str, Any]:
     found = None if missing else str(number) if correct else "wrong"
-    answer = {"number": number, "expected": str(number), "found": found, "correct": correct, "given": int(found is not None)}
+    answer = {
+        "number": number,
+        "expected": str(number),
+        "found": found,
+        "correct": correct,
+        "given": int(found is not None),
+    }
     return answer | {"released_found": found, "released_correct": correct}
 
 
