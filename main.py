@@ -74,7 +74,7 @@ def main(cfg: DictConfig) -> str | list[float]:
                 console.print(f"written: {folder}", soft_wrap=True, highlight=False, markup=False)
             # a sweeper that searches wants to know how good this was
             if direction := hydra_cfg.sweeper.get("direction"):
-                found = summary(records.read(folder))
+                found = summary(list(records.read_run(folder).answered.values()))
                 one = isinstance(direction, str) or len(direction) == 1
                 return found["accuracy"] if one else [found["accuracy"], found["cache_share"]]
             return str(folder)

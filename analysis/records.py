@@ -1,28 +1,23 @@
-"""Reads a sweep back from disk: the `manifest.json` and `records.jsonl` that every run leaves in its folder.
+"""A sweep's runs as the analysis sees them, from what `scope.records` reads in their folders.
 
-Only files are read, and only these two; folder names are never taken apart. A run may still be going, or have been
-killed in the middle of a line: what can be read is returned, and what could not is said in `Run.notes`. A line whose
-checksum says that it was changed, or written by another run, counts as one that could not.
+Only files are read; folder names are never taken apart. A run may still be going, or have been killed in the middle of
+a line: what can be read is returned, and `Run.notes` says what was left out.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from scope.errors import ScopeError
-from scope.records.lines import DamagedLineError, parse
 from scope.records.merge import JOINED, Joined
+from scope.records.read import MANIFEST, RecordsError, read_run, run_folders
 from scope.visible import all_visible
 
-SHARDS = "shards"  # the folder in a run's where its shards have theirs
+__all__ = ["RecordsError", "Run", "Sample", "read_runs"]
+
 LABELS = ("model", "method", "decoding", "task")
-
-
-class RecordsError(ScopeError):
-    """A folder that cannot be read as a sweep; the message names the file."""
+NEEDS = ("experiment", "run", "created", "labels", "settings")  # of a manifest
 
 
 @dataclass(frozen=True)
@@ -143,140 +138,75 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def _read_sweep(folder: Path) -> list[Run]:
-    if not folder.is_dir():
-        raise RecordsError(f"{folder}: no such folder")
-    runs = [_read_run(path) for path in sorted(folder.rglob("manifest.json")) if not _merged(path)]
+    runs = [_read_run(found.resolve()) for found in run_folders(folder)]
     if not any(run.samples or run.failed for run in runs):
-        raise RecordsError(f"{folder}: no run with records here or below")
+        left_out = [f"{run.folder}: {note}" for run in runs for note in run.notes]
+        raise RecordsError(": ".join([f"{folder}: no run with records here or below", *left_out[:1]]))
     return runs
 
 
-def _merged(manifest: Path) -> bool:
-    """Whether it is a shard's, and the run that shards make is there too (`python -m scope.records merge`)."""
-    return manifest.parent.parent.name == SHARDS and (manifest.parents[2] / manifest.name).exists()
-
-
-def _read_run(path: Path) -> Run:
-    folder = path.parent.resolve()
-    try:
-        manifest = all_visible(json.loads(path.read_bytes()))  # anybody's words, for tables, figures and terminals
-        records, notes = read_records(folder / "records.jsonl", manifest["identity"])
-        if "shard" in manifest:
-            notes = (*notes, f"shard {manifest['shard']}, not merged")
-        joined = Joined(manifest[JOINED]) if JOINED in manifest else None
-        if joined:
-            notes = (*notes, f"{joined.lacks}: at most {joined.most_samples} samples in all")
-        samples = tuple(_sample(folder, record) for record in records.values() if record.get("status") == "ok")
-        answered = {sample.name for sample in samples}
-        return Run(
-            folder=folder,
-            experiment=manifest["experiment"],
-            name=manifest["run"],
-            created=datetime.fromisoformat(manifest["created"]).timestamp(),
-            seed=manifest.get("seed"),
-            planned=joined.most_samples if joined else manifest["samples"],
-            labels={key: manifest["labels"][key] for key in LABELS} | manifest["labels"],
-            settings=manifest["settings"],
-            samples=samples,
-            failed=tuple(name for name in records if name not in answered),
-            notes=notes,
-            identity=manifest["identity"],
-            made_by=tuple(_made_by(m) for m in (manifest, *manifest.get("continued", []))),
-        )
-    except KeyError as error:
-        raise RecordsError(f"{path}: lacks {error}") from error
-    except (AttributeError, ValueError, TypeError) as error:
-        raise RecordsError(f"{path}: not the manifest of a run ({error})") from error
+def _read_run(folder: Path) -> Run:
+    run = read_run(folder, NEEDS)
+    manifest, notes = all_visible(run.manifest), run.notes  # anybody's words, for tables, figures and terminals
+    if lacking := [label for label in LABELS if label not in manifest["labels"]]:
+        raise RecordsError(f"{folder / MANIFEST}: lacks 'labels.{lacking[0]}'")
+    if "shard" in manifest:
+        notes = (*notes, f"shard {manifest['shard']}, not merged")
+    joined = Joined(manifest[JOINED]) if JOINED in manifest else None
+    if joined:
+        notes = (*notes, f"{joined.lacks}: at most {joined.most_samples} samples in all")
+    answered = run.answered
+    return Run(
+        folder=folder,
+        experiment=manifest["experiment"],
+        name=manifest["run"],
+        created=datetime.fromisoformat(manifest["created"]).timestamp(),
+        seed=manifest.get("seed"),
+        planned=joined.most_samples if joined else manifest["samples"],
+        labels={key: manifest["labels"][key] for key in LABELS} | manifest["labels"],
+        settings=manifest["settings"],
+        samples=tuple(map(_sample, answered.values())),
+        failed=tuple(name for name in run.latest if name not in answered),
+        notes=notes,
+        identity=manifest["identity"],
+        made_by=tuple(_made_by(m) for m in (manifest, *manifest.get("continued", []))),
+    )
 
 
 def _made_by(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {"commit": manifest.get("commit"), **manifest.get("versions", {}), **manifest.get("hardware", {})}
 
 
-def read_records(path: Path, identity: str) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
-    """The last record of every sample of the run, and a note for every kind of line that is not simply one."""
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    parsed = [(number, line, _parse(line)) for number, line in enumerate(lines, start=1) if line.strip()]
-    records: dict[str, dict[str, Any]] = {}
-    broken, foreign, changed, again = [], [], [], []
-    for number, line, record in parsed:
-        if record is None:
-            broken.append(number)
-        elif not isinstance(record, dict) or "sample" not in record:
-            foreign.append(number)
-        elif not _is_whole(line, record, identity):
-            changed.append(number)
-        else:
-            if record["sample"] in records:
-                again.append(number)
-            records[record["sample"]] = record
-    # A killed writer tears the last line; where the run then went on, the torn line is no longer the last one.
-    torn_last = bool(broken) and broken[-1] == parsed[-1][0]
-    notes = ["torn last line"] * torn_last
-    notes += _counted("unreadable lines", broken[:-1] if torn_last else broken)
-    notes += _counted("lines that are no record", foreign)
-    notes += _counted("lines changed since, or of another run", changed)
-    notes += _counted("samples written again, the last counts", again)
-    return records, tuple(notes)
-
-
-def _is_whole(line: bytes, record: Mapping[str, Any], identity: str) -> bool:
-    """Whether it is as this run wrote it; lines of older code have no checksum, and are believed."""
-    if "check" not in record:
-        return True
-    try:
-        parse(line, identity)
-    except DamagedLineError:
-        return False
-    return True
-
-
-def _counted(what: str, lines: Sequence[int]) -> list[str]:
-    """A note with how many and, of the first few, where."""
-    some = ", ".join(map(str, lines[:3])) + ", ..." * (len(lines) > 3)
-    return [f"{what}: {len(lines)} (line {some})"] * bool(lines)
-
-
-def _parse(line: bytes) -> Any:
-    """None: torn JSON, or a torn UTF-8 character."""
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
-
-
-def _sample(folder: Path, record: Mapping[str, Any]) -> Sample:
-    try:
-        questions = record["questions"]
-        both = all("released_correct" in question for question in questions)
-        return Sample(
-            name=record["sample"],
-            prompt_tokens=record["prompt_tokens"],
-            generated_tokens=record["generated_tokens"],
-            finish=record["finish"],
-            prompt=record.get("prompt", record["sample"]),
-            expected=tuple(question["expected"] for question in questions),
-            correct=tuple(question["correct"] for question in questions),
-            released_correct=tuple(question["released_correct"] for question in questions) if both else None,
-            missing=sum(question["found"] is None for question in questions),
-            released_missing=sum(question["released_found"] is None for question in questions) if both else None,
-            duplicates=sum(max(0, question["given"] - 1) for question in questions) if both else None,
-            measures=all_visible(record.get("measures", {})),
-            batch=record["batch"],
-            batch_rows=record["batch_rows"],
-            batch_seconds=record["batch_seconds"],
-            prefill_seconds=record["prefill_seconds"],
-            decode_seconds=record["decode_seconds"],
-            cache_bytes=record["cache_bytes"],
-            full_cache_bytes=record["full_cache_bytes"],
-            slots_kept=tuple(record["slots_kept"]),
-            prefill_evicted=record["prefill_evicted"],
-            decode_evicted=record["decode_evicted"],
-            trace=record.get("trace", ""),
-            engine=record.get("engine", "eager"),
-            device=record.get("device"),
-            threads=record.get("threads"),
-            cpu_wait=record.get("cpu_wait"),
-        )
-    except KeyError as error:
-        raise RecordsError(f"{folder / 'records.jsonl'}: sample {record['sample']} lacks {error}") from error
+def _sample(record: Mapping[str, Any]) -> Sample:
+    questions = record["questions"]
+    new = ("given", "released_found", "released_correct")  # older code wrote none of these
+    both = all(key in question for question in questions for key in new)
+    return Sample(
+        name=record["sample"],
+        prompt_tokens=record["prompt_tokens"],
+        generated_tokens=record["generated_tokens"],
+        finish=record["finish"],
+        prompt=record.get("prompt", record["sample"]),
+        expected=tuple(question["expected"] for question in questions),
+        correct=tuple(question["correct"] for question in questions),
+        released_correct=tuple(question["released_correct"] for question in questions) if both else None,
+        missing=sum(question["found"] is None for question in questions),
+        released_missing=sum(question["released_found"] is None for question in questions) if both else None,
+        duplicates=sum(max(0, question["given"] - 1) for question in questions) if both else None,
+        measures=all_visible(record.get("measures", {})),
+        batch=record["batch"],
+        batch_rows=record["batch_rows"],
+        batch_seconds=record["batch_seconds"],
+        prefill_seconds=record["prefill_seconds"],
+        decode_seconds=record["decode_seconds"],
+        cache_bytes=record["cache_bytes"],
+        full_cache_bytes=record["full_cache_bytes"],
+        slots_kept=tuple(record["slots_kept"]),
+        prefill_evicted=record["prefill_evicted"],
+        decode_evicted=record["decode_evicted"],
+        trace=record.get("trace", ""),
+        engine=record.get("engine", "eager"),
+        device=record.get("device"),
+        threads=record.get("threads"),
+        cpu_wait=record.get("cpu_wait"),
+    )

@@ -22,9 +22,10 @@ from analysis.command import command
 from analysis.frame import cache_heading, measure_columns, measured, of_runs, ordered, settings, settings_of
 from analysis.prompts import prompts_of
 from analysis.provenance import warnings
-from analysis.records import Run, read_records
+from analysis.records import Run
 from analysis.speeds import marks, remarks_on
 from scope.files import make_folder, write_whole
+from scope.records.read import read_run
 
 Column = dict[str, Any]  # heading, key; digits of figures; further keys: `bounds` of an interval, `best` where bold
 
@@ -105,8 +106,7 @@ def differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _run(run: Run, with_prompts: bool, texts: Texts) -> dict[str, Any]:
-    lines, _ = read_records(run.folder / "records.jsonl", run.identity)
-    answered = {name: line for name, line in lines.items() if line.get("status") == "ok"}
+    answered = read_run(run.folder).answered
     prompts, reason = prompts_of(run.folder, answered) if with_prompts else ({}, "made again with --prompts")
     samples = {
         name: {

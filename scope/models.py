@@ -40,11 +40,12 @@ from scope.errors import (
 )
 from scope.places import Place, locate
 from scope.prompts import LAYOUTS, OVERLONG, RESERVED, TEMPLATED, TemplateInput
+from scope.scoring.thinking import THINK
 
 EMBEDDED = Path(__file__).with_name("embedded")
 DTYPES = ("float32", "bfloat16", "float16")
 AUTO = "auto"
-THINKING = ("<think>", "</think>")
+
 MOST_THREADS = 1024
 MOST_BASES = 8  # adapters upon adapters
 ADAPTER = "adapter_config.json"
@@ -61,9 +62,9 @@ class ModelSource:
     None as torch has it; one is best for a very small model, whose steps are too short to share. layout: how a prompt
     is framed (scope.prompts.render); overlong: a prompt that does not fit the model's context is refused, or cut in its
     middle. template: arguments of the chat template. template_date: the day that it takes for today, as 2024-07-26;
-    None is the day on which the run is begun. thinking: what a reasoning model writes before and after its thinking,
-    which is no part of an answer; None is a model that does not think. trust_remote_code: whether to run code that
-    comes with the model. safetensors_only: refuse weights in other formats, which are pickles.
+    None is the day on which the run is begun. thinking: what opens and what closes the part of an answer that is
+    thought aloud and not scored (scope.scoring.thinking); None is a model that does not think. trust_remote_code:
+    whether to run code that comes with the model. safetensors_only: refuse weights in other formats, which are pickles.
     Raises SettingError or CombinationError for values that cannot be.
     """
 
@@ -82,7 +83,7 @@ class ModelSource:
     overlong: str = "refuse"
     template: Mapping[str, Any] = field(default_factory=dict, hash=False)
     template_date: str | None = None
-    thinking: tuple[str, str] | None = THINKING
+    thinking: tuple[str, str] | None = THINK
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path or "\0" in self.path:

@@ -62,8 +62,8 @@ class Encoded:
         return hashlib.sha256(" ".join(map(str, self.tokens)).encode()).hexdigest()[:16]
 
     def starts_thinking(self, markers: tuple[str, str] | None) -> bool:
-        """Whether the prompt ends inside of a thinking part, so that the generation begins there."""
-        return markers is not None and self.text.rfind(markers[0]) > self.text.rfind(markers[1])
+        """Whether the prompt ends in what opens a thinking part, as some templates have it."""
+        return markers is not None and self.text.rstrip().endswith(markers[0])
 
 
 def render(tokenizer: PreTrainedTokenizerBase, sample: Sample, layout: str, given: TemplateInput | None = None) -> str:

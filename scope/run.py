@@ -27,6 +27,7 @@ from scope.processors import asked_for, described, require_possible
 from scope.progress import Progress
 from scope.prompts import Encoded
 from scope.records import RecordKeeping, Records
+from scope.scoring.thinking import Markers, score_apart, without_thinking
 from scope.secrets import redact
 from scope.speeds import CpuWait
 from scope.stopping import Stopping
@@ -147,7 +148,7 @@ def finished(experiment: Experiment, output: Path, console: Console, keeping: Re
     folder = keeping.place(output / experiment.folder_name(identity))
     if experiment.trace or not begun(folder, identity, keeping):
         return None
-    lines = {line["sample"]: line for line in records.read(folder) if line["status"] == OK}
+    lines = {line["sample"]: line for line in records.read(folder) if line.get("status") == OK}
     if any(request.name not in lines for request in share(experiment.requests(), keeping.part)):
         return None
     announce(experiment, f"{headline(list(lines.values()))} (was finished already)", console)
@@ -280,7 +281,7 @@ def answers(
     None is begun once the run has been asked to stop.
     """
     prompts = (
-        Prompt(request.name, encoded[request.index].tokens, request.sample.stop)
+        Prompt(request.name, encoded[request.index].tokens, request.sample.stop, experiment.model.thinking or ())
         for request in requests
         if not stopping.asked
     )
@@ -317,7 +318,9 @@ def answers(
             "threads": torch.get_num_threads(),
             "cpu_wait": None if (waited := waiting.share()) is None else round(waited, 3),  # since the batch began
         }
-        yield request, [line | record(experiment.task, request.sample, len(encoded[request.index].tokens), made)]
+        prompt, markers = encoded[request.index], experiment.model.thinking
+        opened = prompt.starts_thinking(markers)
+        yield request, [line | record(experiment.task, request.sample, len(prompt.tokens), made, markers, opened)]
 
 
 def give_up(encoded: Sequence[Encoded], request: Request, status: str, reason: str) -> Lines:
@@ -333,7 +336,7 @@ def trace_prompts(experiment: Experiment, trace: Trace, prompts: Sequence[Encode
         record_trace(
             trace,
             loaded,
-            Prompt(request.name, prompts[request.index].tokens, request.sample.stop),
+            Prompt(request.name, prompts[request.index].tokens, request.sample.stop, experiment.model.thinking or ()),
             experiment.method,
             experiment.decoding,
             experiment.task.max_new_tokens,
@@ -344,8 +347,19 @@ def trace_prompts(experiment: Experiment, trace: Trace, prompts: Sequence[Encode
         )
 
 
-def record(task: Task, sample: Sample, prompt_tokens: int, made: Generated) -> dict[str, Any]:
-    """What is kept of one generation, as plain data. Slots are per layer; evictions are summed over the layers."""
+def record(
+    task: Task,
+    sample: Sample,
+    prompt_tokens: int,
+    made: Generated,
+    markers: Markers | None = None,
+    opened: bool = False,
+) -> dict[str, Any]:
+    """What is kept of one generation, as plain data. Slots are per layer; evictions are summed over the layers.
+
+    The text is kept whole, and scored without its thinking part. markers: of such a part; opened: whether the prompt
+    ends within one.
+    """
     fed = len(made.tokens) - 1
     layers = len(made.slots_kept)
     prefill_evicted = layers * prompt_tokens - sum(made.prefill_kept)
@@ -355,8 +369,12 @@ def record(task: Task, sample: Sample, prompt_tokens: int, made: Generated) -> d
         "generated_tokens": len(made.tokens),
         "finish": made.finish,
         "generation": made.text,
-        "questions": [asdict(answer) for answer in task.answers(sample, made.text)],
-        "measures": task.measures(sample, made.text),
+        "starts_thinking": opened,
+        "questions": [
+            asdict(answer)
+            for answer in score_apart(lambda text: task.answers(sample, text), made.text, markers, opened)
+        ],
+        "measures": task.measures(sample, without_thinking(made.text, markers, opened)),
         "prefill_seconds": round(made.prefill_seconds, 4),
         "decode_seconds": round(made.decode_seconds, 4),
         "tokens_per_second": round(fed / made.decode_seconds, 2) if fed else None,

@@ -23,7 +23,7 @@ def headline(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _prompts(lines: Sequence[Mapping[str, Any]]) -> str:
-    count = len({line["prompt"] for line in lines})
+    count = len({line.get("prompt", line["sample"]) for line in lines})
     return f"{count} prompt{'s' * (count != 1)}"
 
 

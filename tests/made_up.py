@@ -1,4 +1,4 @@
-"""Made-up rows in the columns of the three data sets, and writers of the files that they come in. No test."""
+"""Made-up rows in the columns of the data sets, writers of files for them, and a made-up record. No test."""
 
 import csv
 import json
@@ -78,3 +78,26 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def answered_record(sample: str = "a") -> Row:
+    """A record with the fields that every answered sample's has."""
+    return {
+        "sample": sample,
+        "status": "ok",
+        "prompt_tokens": 30,
+        "generated_tokens": 20,
+        "finish": "eos",
+        "generation": "text",
+        "questions": [],
+        "batch": "2026-01-01T00:00:00",
+        "batch_rows": 1,
+        "batch_seconds": 2.0,
+        "prefill_seconds": 0.1,
+        "decode_seconds": 2.0,
+        "cache_bytes": 50_000,
+        "full_cache_bytes": 100_000,
+        "slots_kept": [20, 20],
+        "prefill_evicted": 40,
+        "decode_evicted": 10,
+    }

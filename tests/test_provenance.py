@@ -8,7 +8,7 @@ from test_tables import sample, write_run
 
 from analysis.frame import build
 from analysis.provenance import warnings
-from analysis.records import read_records, read_runs
+from analysis.records import read_runs
 from analysis.tables import main, write
 from scope.records.lines import seal
 
@@ -80,15 +80,19 @@ def test_another_seed_or_model_is_another_configuration(tmp_path: Path) -> None:
     assert warnings(read_runs([tmp_path])) == []
 
 
-def test_a_line_that_another_run_wrote_is_left_out_and_named(tmp_path: Path) -> None:
-    mine, theirs = "a" * 64, "b" * 64
+def test_lines_that_this_run_did_not_write_are_left_out_and_named(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "run", [sample(0)])
+    mine, theirs = "0" * 64, "b" * 64
     changed = seal(sample(2, (True, True)), mine).replace(b'"eos"', b'"END"')
-    lines = [seal(sample(0), mine), seal(sample(1), theirs), changed, json.dumps(sample(3)).encode() + b"\n"]
-    path = tmp_path / "records.jsonl"
-    path.write_bytes(b"".join(lines))
-    records, notes = read_records(path, mine)
-    assert list(records) == ["arithmetic-0", "arithmetic-3"]  # the last is of older code, without a checksum
-    assert notes == ("lines changed since, or of another run: 2 (line 2, 3)",)
+    bare = json.dumps(sample(3)).encode() + b"\n"
+    with (folder / "records.jsonl").open("ab") as stream:
+        stream.write(seal(sample(1), theirs) + changed + bare)
+    (run,) = read_runs([tmp_path])
+    assert [s.name for s in run.samples] == ["arithmetic-0"]
+    assert run.notes == (
+        "lines without a checksum: 1 (line 4)",
+        "lines changed since, or of another run: 2 (line 2, 3)",
+    )
 
 
 def test_shards_are_not_counted_beside_the_run_they_made(tmp_path: Path) -> None:

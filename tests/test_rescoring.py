@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up import answered_record
 from rich.console import Console
 
 from analysis.statistics import clustered_proportion
 from scope.errors import ScopeError
+from scope.records.lines import seal
 from scope.scoring import Question, score
 from scope.scoring.__main__ import main, show
 from scope.scoring.sources import Scored, read
@@ -79,18 +81,16 @@ def test_questions_are_numbered_as_in_the_prompt(tmp_path: Path) -> None:
 
 def record(name: str, said: str, **changed: Any) -> dict[str, Any]:
     old = {"number": 1, "expected": "7", "found": "old", "correct": False}  # as older code wrote it
-    return {
-        "sample": name,
-        "status": "ok",
-        "generation": f"Answer_1: The answer is {said}.",
-        "questions": [old],
-    } | changed
+    made = {"sample": name, "generation": f"Answer_1: The answer is {said}.", "questions": [old]}
+    return answered_record() | made | changed
 
 
-def write_run(folder: Path, lines: list[dict[str, Any]], tail: str = "") -> Path:
-    write(folder / "records.jsonl", lines, tail)
+def write_run(folder: Path, lines: list[dict[str, Any]], tail: str = "", **manifest: Any) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
     labels = {"model": "embedded", "task": "arithmetic", "method": "snapkv", "decoding": "slide"}
-    (folder / "manifest.json").write_text(json.dumps({"labels": labels}))
+    about = {"identity": "a" * 64, "samples": len(lines), "labels": labels} | manifest
+    (folder / "manifest.json").write_text(json.dumps(about))
+    (folder / "records.jsonl").write_bytes(b"".join(seal(line, "a" * 64) for line in lines) + tail.encode())
     return folder
 
 
@@ -127,18 +127,20 @@ def test_what_cannot_be_scored_ends_with_one_line_and_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "cut" / "gsm8k" / "X.json", [number_line("a", ["5"], [5])], tail='{"pred": "cut')
-    write_run(tmp_path / "no_text", [{"sample": "a", "status": "ok", "questions": []}])
+    write_run(tmp_path / "no_question", [record("a", "7", questions=[])])
     (tmp_path / "empty").mkdir()
-    for name, text in (("broken", "{broken"), ("list", "[]"), ("labels", '{"labels": 3}')):
+    asked = '{"identity": "a", "samples": 1, "labels": 3}'
+    for name, text in (("broken", "{broken"), ("list", "[]"), ("labels", asked), ("deep", "[" * 100_000)):
         (write_run(tmp_path / name, [record("a", "7")]) / "manifest.json").write_text(text)
     for name, told in (
         ("nowhere", "no such folder"),
         ("empty", "no generation with questions here or below"),
         ("cut", "X.json:2: not JSON"),
-        ("no_text", "records.jsonl:1: lacks 'generation'"),
-        ("broken", f"{tmp_path / 'broken' / 'manifest.json'}: not the manifest of a run (Expecting"),
-        ("list", f"{tmp_path / 'list' / 'manifest.json'}: not the manifest of a run ("),
-        ("labels", f"{tmp_path / 'labels' / 'manifest.json'}: not the manifest of a run (labels must be an object)"),
+        ("no_question", "no generation with questions here or below"),
+        ("broken", f"{tmp_path / 'broken' / 'manifest.json'}: is not the manifest of a run (Expecting"),
+        ("list", f"{tmp_path / 'list' / 'manifest.json'}: is not the manifest of a run (must be a valid dict"),
+        ("labels", f"{tmp_path / 'labels' / 'manifest.json'}: is not the manifest of a run (labels: must be a valid"),
+        ("deep", f"{tmp_path / 'deep' / 'manifest.json'}: is not the manifest of a run (maximum recursion depth"),
     ):
         assert main([str(tmp_path / name)]) == 2
         out, err = capsys.readouterr()

@@ -21,13 +21,20 @@ from analysis.frame import ACCURACY, LOST
 from analysis.records import RecordsError, read_runs
 from analysis.statistics import clustered_proportion, mean_by_prompt
 from analysis.tables import build, main, show, write, write_preset
+from scope.records.lines import seal
 
 LAYERS = 4
 
 
 def question(number: int, correct: bool, missing: bool = False) -> dict[str, Any]:
     found = None if missing else str(number) if correct else "wrong"
-    answer = {"number": number, "expected": str(number), "found": found, "correct": correct, "given": found is not None}
+    answer = {
+        "number": number,
+        "expected": str(number),
+        "found": found,
+        "correct": correct,
+        "given": int(found is not None),
+    }
     return answer | {"released_found": found, "released_correct": correct}
 
 
@@ -86,9 +93,15 @@ def write_run(
         "settings": settings,
         "samples": len(records),
     }
-    (folder / "manifest.json").write_text(json.dumps(about | manifest))
-    (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records) + torn)
+    about |= manifest
+    (folder / "manifest.json").write_text(json.dumps(about))
+    (folder / "records.jsonl").write_text("".join(sealed(record, about["identity"]) for record in records) + torn)
     return folder
+
+
+def sealed(record: dict[str, Any], identity: str = "0" * 64) -> str:
+    """A record as the line that its run writes."""
+    return seal(record, identity).decode()
 
 
 def write_sweep(sweep: Path) -> Path:
@@ -270,7 +283,7 @@ def test_a_torn_last_line_is_left_out_and_noted(tmp_path: Path) -> None:
 
 
 def test_a_torn_line_that_the_run_went_on_from_is_noted(tmp_path: Path) -> None:
-    torn = json.dumps(sample(2))[:80] + json.dumps(sample(2)) + "\n" + json.dumps(sample(3)) + "\n"
+    torn = json.dumps(sample(2))[:80] + sealed(sample(2)) + sealed(sample(3))
     write_run(tmp_path, "run", [sample(0), sample(1)], torn=torn, samples=4)
     row = only_row(tmp_path)
     assert row["prompts"] == 3
@@ -288,7 +301,7 @@ def test_of_a_sample_written_twice_the_last_counts(tmp_path: Path) -> None:
 
 
 def test_a_line_that_is_no_record_is_counted_and_named(tmp_path: Path) -> None:
-    foreign = '{"loss": 1.5}\n[1]\n' + "nonsense\n" * 5 + json.dumps(sample(1)) + "\n"
+    foreign = '{"loss": 1.5}\n[1]\n' + "nonsense\n" * 5 + sealed(sample(1))
     write_run(tmp_path, "run", [sample(0)], torn=foreign, samples=2)
     row = only_row(tmp_path)
     assert row["prompts"] == 2

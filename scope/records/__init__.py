@@ -5,21 +5,37 @@ run started again finds what is there and goes on. A run is recognised by its id
 changes an answer.
 """
 
-from scope.records.folder import CONFIG, MANIFEST, RECORDS, RecordKeeping, Records, read, read_manifest
+from scope.records.folder import RecordKeeping, Records, read
 from scope.records.identity import describe, identity, name_of
+from scope.records.read import (
+    CONFIG,
+    MANIFEST,
+    RECORDS,
+    SHARDS,
+    RecordsError,
+    RunFiles,
+    read_manifest,
+    read_run,
+    run_folders,
+)
 from scope.records.surroundings import mismatch, surroundings
 
 __all__ = [
     "CONFIG",
     "MANIFEST",
     "RECORDS",
+    "SHARDS",
     "RecordKeeping",
     "Records",
+    "RecordsError",
+    "RunFiles",
     "describe",
     "identity",
     "mismatch",
     "name_of",
     "read",
     "read_manifest",
+    "read_run",
+    "run_folders",
     "surroundings",
 ]

@@ -15,13 +15,13 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from scope.errors import ScopeError, SettingError, check_choice, check_flag, check_number
 from scope.files import sync_folder, write_whole
-from scope.records.lines import DamagedLineError, parse, seal
+from scope.records.lines import seal
+from scope.records.read import CONFIG, MANIFEST, RECORDS, SHARDS, Problem, read_lines, read_manifest, read_run
 from scope.records.surroundings import mismatch, surroundings
 from scope.secrets import redact
 
 _logger = logging.getLogger(__name__)
-CONFIG, MANIFEST, RECORDS = "config.yaml", "manifest.json", "records.jsonl"
-DAMAGED, LOCK, SHARDS = "records.damaged", ".lock", "shards"  # lines set aside; held by the one process that writes
+DAMAGED, LOCK = "records.damaged", ".lock"  # lines set aside; held by the one process that writes
 TRIES = 10  # at a folder that is taken away between making and locking it
 
 
@@ -66,7 +66,7 @@ class Records:
     Raises ScopeError where the folder cannot be written, is being written, or holds a run of another identity.
     """
 
-    def __init__(self, folder: Path, config: str, manifest: Mapping[str, Any], keeping: RecordKeeping) -> None:
+    def __init__(self, folder: Path, config: str | bytes, manifest: Mapping[str, Any], keeping: RecordKeeping) -> None:
         """manifest: what is asked; `surroundings` are added to it."""
         self.folder, self.identity = folder, str(manifest["identity"])
         self._path = folder / RECORDS
@@ -84,7 +84,7 @@ class Records:
             self._lock.release()
             raise
 
-    def _claim(self, config: str, manifest: Mapping[str, Any], keeping: RecordKeeping) -> None:
+    def _claim(self, config: str | bytes, manifest: Mapping[str, Any], keeping: RecordKeeping) -> None:
         """Write config and manifest where they are missing or plan fewer samples; decide what a mismatch means."""
         path = self.folder / MANIFEST
         there = read_manifest(self.folder) if path.exists() else None
@@ -114,12 +114,14 @@ class Records:
 
     def _mend(self) -> dict[str, dict[str, Any]]:
         """Read what is there; set aside lines that this run did not write whole. -> the last record of each sample."""
-        found, damaged = _read(self._path, self.identity)
-        if damaged:
+        found, problems = read_lines(self._path, self.identity)
+        _warn(self._path, problems, "cannot be used, its sample is answered again")
+        if damaged := [problem.data for problem in problems if problem.leaves_out]:
             with (self.folder / DAMAGED).open("ab") as aside:
                 aside.write(b"".join(line + b"\n" for line in damaged))
                 aside.flush()
                 os.fsync(aside.fileno())
+        if damaged or not _ends_whole(self._path):
             write_whole(self._path, b"".join(seal(record, self.identity) for record in found))
         return {record["sample"]: record for record in found}
 
@@ -195,40 +197,31 @@ def _made(folder: Path) -> bool:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The last record of each sample of a run; a line that this run did not write whole is named and passed over."""
-    path = folder / RECORDS
-    if not path.exists():
+    """The last record of each sample of a run; a line that this run did not write whole is named and passed over.
+
+    Raises RecordsError where the folder has records and they, or its manifest, cannot be read.
+    """
+    if not (folder / RECORDS).exists():
         return []
-    found, _ = _read(path, read_manifest(folder)["identity"])
-    return list({record["sample"]: record for record in found}.values())
+    run = read_run(folder)
+    _warn(folder / RECORDS, run.problems, "cannot be used")
+    return list(run.latest.values())
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """A run's manifest. Raises ScopeError where it is not one."""
-    path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_bytes())
-        if isinstance(manifest["identity"], str) and isinstance(manifest["samples"], int):
-            return dict(manifest)
-    except (KeyError, TypeError, ValueError):
-        pass
-    except OSError as error:
-        raise ScopeError(f"{path}: cannot be read: {error.strerror or error}") from error
-    raise ScopeError(f"{path}: is not the manifest of a run; move it away to answer its samples again")
+def _warn(path: Path, problems: Iterable[Problem], what: str) -> None:
+    """Name the lines that are left out; a killed writer tears the last one: nothing to warn of."""
+    for problem in problems:
+        if problem.means_change:
+            _logger.warning("%s:%d %s: %s", path, problem.line, what, problem.why)
 
 
-def _read(path: Path, identity: str) -> tuple[list[dict[str, Any]], list[bytes]]:
-    """-> the records, and the lines that are not this run's as it wrote them; a warning names each of these."""
-    found: list[dict[str, Any]] = []
-    damaged: list[bytes] = []
-    *whole, torn = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    for number, line in enumerate(whole, start=1):
-        try:
-            found.append(parse(line, identity))
-        except DamagedLineError as error:
-            damaged.append(line)
-            _logger.warning("%s:%d cannot be used, its sample is answered again: %s", path, number, error)
-    return found, damaged + [torn] * bool(torn)  # a killed writer tears the last line: nothing to warn of
+def _ends_whole(path: Path) -> bool:
+    """Whether the next line can be appended: the file is empty, or ends in a newline."""
+    if not path.exists() or not path.stat().st_size:
+        return True
+    with path.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read() == b"\n"
 
 
 def as_json(data: Mapping[str, Any]) -> str:

@@ -15,10 +15,6 @@ class DamagedLineError(ValueError):
     """A line that is not as this run wrote it; the message says why."""
 
 
-class UnsealedLineError(DamagedLineError):
-    """A line without a checksum: torn, not one of ours, or from before lines had one."""
-
-
 def seal(record: Mapping[str, Any], identity: str) -> bytes:
     """A record as a line, newline included. identity: of the run that it belongs to."""
     body = json.dumps(dict(record)).encode()
@@ -29,14 +25,31 @@ def parse(line: bytes, identity: str) -> dict[str, Any]:
     """The record of a line, its newline left out. Raises DamagedLineError."""
     body, mark, check = line.rpartition(_CHECK)
     if not mark:
-        raise UnsealedLineError("it has no checksum")
+        raise DamagedLineError("it has no checksum")
     body += b"}"
     if check != _checksum(body, identity) + b'"}':
         raise DamagedLineError("its checksum is another: it was changed, or another run wrote it")
-    record = json.loads(body)
-    if not isinstance(record, dict) or not isinstance(record.get("sample"), str):
+    record = as_record(body)
+    if record is None:
         raise DamagedLineError("it names no sample")
     return record
+
+
+def as_record(line: bytes) -> dict[str, Any] | None:
+    """The JSON object of a line where it names a sample, whether or not it has a checksum; else None.
+
+    Raises DamagedLineError for what cannot be read: no JSON, no UTF-8, numbers too long, brackets too deep.
+    """
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DamagedLineError(" ".join(str(error).split())) from error
+    return record if isinstance(record, dict) and isinstance(record.get("sample"), str) else None
+
+
+def has_checksum(line: bytes) -> bool:
+    """Whether there is a checksum on a line, right or not."""
+    return _CHECK in line
 
 
 def _checksum(body: bytes, identity: str) -> bytes:

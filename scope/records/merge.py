@@ -10,7 +10,8 @@ from typing import Any
 
 from scope.errors import ScopeError, print_anything
 from scope.files import write_whole
-from scope.records.folder import CONFIG, MANIFEST, RecordKeeping, Records, as_json, read, read_manifest
+from scope.records.folder import RecordKeeping, Records, as_json, read
+from scope.records.read import CONFIG, MANIFEST, read_manifest
 from scope.visible import visible
 
 JOINED = "joined"  # in the manifest of a run that lacks shards: those that it has, as in `Joined`
@@ -88,12 +89,12 @@ def merge(folders: Sequence[Path], out: Path | None = None) -> list[tuple[Path, 
 
 
 def _merge_run(shards: Sequence[Path], out: Path | None) -> tuple[Path, int, Joined]:
-    first = read_manifest(shards[0])
+    first = read_manifest(shards[0], needs=("run",))
     folder = out / first["run"] if out else shards[0].parent.parent
     joined = _joined(shards, folder)
     asked = {key: value for key, value in first.items() if key != "shard"} | {"samples": joined.samples}
     lines = {line["sample"]: line for shard in shards for line in read(shard)}
-    with closing(Records(folder, (shards[0] / CONFIG).read_text(), asked, RecordKeeping())) as kept:
+    with closing(Records(folder, (shards[0] / CONFIG).read_bytes(), asked, RecordKeeping())) as kept:
         kept.append([line for name, line in lines.items() if name not in kept.done])
         _say_what_is_missing(folder, joined)
         return folder, len(kept.done), joined
@@ -142,7 +143,7 @@ def _say_what_is_missing(folder: Path, joined: Joined) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0; 1 where shards are missing; 2 with one line on stderr where nothing could be merged."""
+    """0; 1 where shards or answers are missing; 2 with one line on stderr where nothing could be merged."""
     parser = argparse.ArgumentParser(prog="python -m scope.records")
     command = parser.add_subparsers(required=True).add_parser("merge", help="join the shards of runs")
     command.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="outputs/<experiment>, of any host")
@@ -155,5 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         return 2
     for folder, samples, joined in merged:
-        print("; ".join([f"{folder}: {samples} sample{'s' * (samples != 1)}", *[joined.lacks] * bool(joined.missing)]))
-    return int(any(joined.missing for *_, joined in merged))
+        lacks = [joined.lacks] * bool(joined.missing)
+        lacks += [f"{joined.samples - samples} of its shards' samples have no answer"] * (samples < joined.samples)
+        print("; ".join([f"{folder}: {samples} sample{'s' * (samples != 1)}", *lacks]))
+    return int(any(joined.missing or samples < joined.samples for _, samples, joined in merged))

@@ -79,7 +79,10 @@ def show(runs: Sequence[Scored], console: Console) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """-> the exit code: 0, or 2 with one line on stderr."""
+    """-> the exit code: 0; 1 where lines were left out that somebody changed; 2 where nothing could be read.
+
+    stderr names each kind of line that was left out, of each run.
+    """
     parser = argparse.ArgumentParser(prog="python -m scope.scoring", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
         "folders", nargs="+", type=Path, metavar="FOLDER", help="records, or <dataset>/<method>.json files"
@@ -91,11 +94,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ScopeError, OSError, ValueError) as error:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         return 2
+    for run in runs:
+        for note in run.notes:
+            print(f"warning: {run.folder}: {note}", file=sys.stderr)
+    changed = sum(run.changed for run in runs)
+    answered = [run for run in runs if run.answers]
+    if not answered:
+        print(f"error: {', '.join(map(str, options.folders))}: no record that can be scored is left", file=sys.stderr)
+        return 1 if changed else 2
     console = Console()
     if not console.is_terminal:  # a file or a pipe has no width: whoever reads it wants each run on one line
         console.width = UNBOUNDED
-    show(runs, console)
-    return 0
+    show(answered, console)
+    if changed:
+        runs_word = "1 run is" if changed == 1 else f"{changed} runs are"
+        print(f"error: {runs_word} not as recorded: the scores above are of the other lines only", file=sys.stderr)
+    return int(changed > 0)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,9 @@ follows ("17.2" is 17; "$18" is none, and the header then takes the answer of a 
 the brackets after "answer is (", in the line that follows the header. Of an expected number only the leading digits
 count, so that a negative one is never right.
 
+It is given the whole text of a generation, with what a reasoning model thinks aloud before it answers
+(scope.scoring.thinking), since the authors' code knows nothing of that.
+
 What that code does with patterns that go back over the text is done here in one pass.
 """
 

@@ -7,14 +7,17 @@ numbered; without it, the first is the benchmark's: 9 where numbers are asked, 6
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from scope.errors import ScopeError
+from scope.records.read import read_run, run_folders
 from scope.scoring import Answer, form_of, score
 from scope.scoring.answer import Question
+from scope.scoring.thinking import THINK, Markers, score_apart
 
 PRINTED = re.compile(r"\bQuestion_(\d{1,9})\b")
 FIRST = {"number": 9, "choice": 6}
@@ -22,24 +25,28 @@ FIRST = {"number": 9, "choice": 6}
 
 @dataclass(frozen=True)
 class Scored:
-    """The generations of one run, scored again. `answers`: prompt -> those to its questions, of all its generations."""
+    """The generations of one run, scored again.
+
+    answers: prompt -> those to its questions, of all its generations. Of a run's records only: its folder, a note for
+    each kind of line that is not simply one record, and whether lines were left out because somebody changed them.
+    """
 
     task: str
     name: str
     answers: dict[str, list[Answer]]
+    folder: Path | None = None
+    notes: tuple[str, ...] = ()
+    changed: bool = False
 
 
 def read(folder: Path) -> list[Scored]:
     """All runs in and below a folder. ScopeError, in one line: none, or one that cannot be read."""
-    if not folder.is_dir():
-        raise ScopeError(f"{folder}: no such folder")
-    manifests = sorted(folder.rglob("manifest.json"))
-    ours = {path.parent for path in manifests}
-    found = [_record_run(path) for path in manifests]
+    ours = set(run_folders(folder))
+    found = [_record_run(run) for run in sorted(ours)]
     for path in sorted(folder.rglob("*.json")):
         if not ours & set(path.parents) and _has_generations(path):
             found.append(_released_run(path, folder))
-    found = [run for run in found if run.answers]
+    found = [run for run in found if run.answers or run.notes]
     if not found:
         raise ScopeError(
             f"{folder}: no generation with questions here or below: neither records nor <dataset>/<method>.json"
@@ -47,35 +54,27 @@ def read(folder: Path) -> list[Scored]:
     return found
 
 
-def _record_run(manifest: Path) -> Scored:
-    path = manifest.with_name("records.jsonl")
-    labels = _labels(manifest)
-    latest: dict[str, tuple[int, dict[str, Any]]] = {}
-    for number, line in _lines(path, torn=True) if path.exists() else ():
-        latest[line.get("sample", "")] = number, line
+def _record_run(folder: Path) -> Scored:
+    run = read_run(folder)
+    labels = run.manifest.get("labels", {})
+    markers = _markers(run.manifest)
     answers: dict[str, list[Answer]] = {}
-    for number, line in latest.values():
-        if line.get("status") != "ok":
-            continue
-        try:
-            questions = [Question(q["number"], q["expected"]) for q in line["questions"]]
-            scored = score(questions, line["generation"], form_of(questions))
-        except KeyError as error:
-            raise ScopeError(f"{path}:{number}: lacks {error}") from error
+    for name, line in run.answered.items():
+        questions = [Question(q["number"], q["expected"]) for q in line["questions"]]
         if questions:
-            answers.setdefault(line.get("prompt", line["sample"]), []).extend(scored)
-    name = " + ".join(str(labels[key]) for key in ("model", "method", "decoding", "budget") if key in labels)
-    return Scored(str(labels.get("task", "")), name or manifest.parent.name, answers)
+            by_text = partial(score, questions, form=form_of(questions))
+            scored = score_apart(by_text, line["generation"], markers, line.get("starts_thinking", False))
+            answers.setdefault(line.get("prompt", name), []).extend(scored)
+    named = " + ".join(labels[key] for key in ("model", "method", "decoding", "budget") if key in labels)
+    changed = any(problem.means_change for problem in run.problems)
+    return Scored(labels.get("task", ""), named or folder.name, answers, folder, run.notes, changed)
 
 
-def _labels(manifest: Path) -> dict[str, Any]:
-    try:
-        labels = json.loads(manifest.read_bytes()).get("labels", {})
-    except (ValueError, AttributeError) as error:
-        raise ScopeError(f"{manifest}: not the manifest of a run ({error})") from error
-    if not isinstance(labels, dict):
-        raise ScopeError(f"{manifest}: not the manifest of a run (labels must be an object)")
-    return labels
+def _markers(manifest: Mapping[str, Any]) -> Markers | None:
+    """Of the thinking part, as the run was told; those that most models have where it was not."""
+    model = manifest.get("settings", {}).get("model") or {}
+    found = model.get("thinking", THINK)
+    return None if found is None else (found[0], found[1])
 
 
 def _released_run(path: Path, folder: Path) -> Scored:
@@ -112,17 +111,15 @@ def _has_generations(path: Path) -> bool:
     return first.lstrip().startswith("{") and ('"pred"' in first or '"answers"' in first)
 
 
-def _lines(path: Path, torn: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number, object) of every line; torn: the last may be half written."""
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, object) of every line of a released file."""
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, text in enumerate(lines, start=1):
         if not text.strip():
             continue
         try:
             line = json.loads(text)
-        except ValueError as error:
-            if torn:  # a killed writer; the run wrote the sample again, or its table says that it is missing
-                continue
+        except (ValueError, RecursionError) as error:
             raise ScopeError(f"{path}:{number}: not JSON ({error})") from error
         if not isinstance(line, dict):
             raise ScopeError(f"{path}:{number}: not a JSON object")

@@ -1,0 +1,220 @@
+"""What a run's manifest and its records hold: the fields, their types and their bounds. Every reader uses this check.
+
+Fields that are not named here are kept as they are; only what `strange` refuses may not be in them.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+MOST = 2**63  # no whole number that a run writes is larger; a float holds all below it
+DEEPEST = 32  # levels of lists and objects inside each other; a run writes about five
+
+Whole = Annotated[int, Field(gt=-MOST, lt=MOST)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Positive = Annotated[int, Field(ge=1, lt=2**53)]
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
+Number = Annotated[float, Field(ge=-1e15, le=1e15)]
+
+
+def _moment(text: str) -> str:
+    try:
+        datetime.fromisoformat(text).timestamp()
+    except (OverflowError, OSError) as error:
+        raise ValueError("must be a date that there is") from error
+    return text
+
+
+def _folder(text: str) -> str:
+    if text in ("", ".", "..") or set(text) & set("/\\\0"):
+        raise ValueError("must be the name of a folder")
+    return text
+
+
+def _shard(text: str) -> str:
+    part, _, whole = text.partition("/")
+    if not (re.fullmatch(r"[1-9]\d{0,5}/[1-9]\d{0,5}", text, re.ASCII) and int(part) <= int(whole)):
+        raise ValueError("must be i/n, such as 1/4, with i from 1 to n")
+    return text
+
+
+def _of_one_division(shards: dict[str, int]) -> dict[str, int]:
+    if len({shard.partition("/")[2] for shard in shards}) != 1:
+        raise ValueError("must be shards of one division")
+    return shards
+
+
+Moment = Annotated[str, AfterValidator(_moment)]
+Folder = Annotated[str, AfterValidator(_folder)]
+Shard = Annotated[str, AfterValidator(_shard)]
+_open = with_config(ConfigDict(extra="allow", strict=True, allow_inf_nan=False))
+
+
+@_open
+class Question(TypedDict):
+    """One question of a record, with what the scorers found."""
+
+    number: Whole
+    expected: str
+    found: str | None
+    correct: bool
+    given: NotRequired[Count]
+    released_found: NotRequired[str | None]
+    released_correct: NotRequired[bool]
+
+
+@_open
+class Answered(TypedDict):
+    """A record of `status` ok. Seconds are wall time, slots are per layer."""
+
+    sample: str
+    status: Literal["ok"]
+    prompt: NotRequired[str]
+    draw: NotRequired[Count]
+    prompt_tokens: Positive
+    prompt_cut_tokens: NotRequired[Count]
+    generated_tokens: Positive
+    finish: str
+    generation: str
+    starts_thinking: NotRequired[bool]
+    questions: list[Question]
+    measures: NotRequired[dict[str, Number]]
+    batch: str
+    batch_rows: Positive
+    batch_seconds: Seconds
+    prefill_seconds: Seconds
+    decode_seconds: Seconds
+    tokens_per_second: NotRequired[Number | None]
+    cache_bytes: Count
+    full_cache_bytes: Count
+    slots_kept: Annotated[list[Count], Field(min_length=1)]
+    prefill_kept: NotRequired[list[Count]]
+    prefill_evicted: Whole
+    decode_evicted: Whole
+    engine: NotRequired[str]
+    device: NotRequired[str | None]
+    threads: NotRequired[Positive | None]
+    cpu_wait: NotRequired[Annotated[float, Field(ge=0, le=1)] | None]
+    prompt_hash: NotRequired[str]
+    trace: NotRequired[str]
+
+
+@_open
+class Unanswered(TypedDict):
+    """Any other record: a sample that failed, and why."""
+
+    sample: str
+    status: NotRequired[str]
+    reason: NotRequired[str]
+    prompt: NotRequired[str]
+
+
+@_open
+class MadeBy(TypedDict, total=False):
+    """What a run stood on when it was begun, or gone on with."""
+
+    created: Moment
+    commit: str | None
+    versions: dict[str, str]
+    hardware: dict[str, str | int | float | None]
+
+
+@_open
+class Policy(TypedDict, total=False):
+    budget: Number | None
+    recent: Number | None
+
+
+@_open
+class Cache(TypedDict, total=False):
+    max_bytes: Count | None
+
+
+@_open
+class Model(TypedDict, total=False):
+    thinking: Annotated[list[str], Field(min_length=2, max_length=2)] | None
+
+
+@_open
+class Settings(TypedDict, total=False):
+    model: Model | None
+    method: Policy | None
+    decoding: Policy | None
+    task: dict[str, Any] | None
+    cache: Cache | None
+
+
+@_open
+class Manifest(MadeBy):
+    """Of a run: what was asked, and what it stood on. `joined`: the shards that are there, where some are missing."""
+
+    identity: str
+    samples: Count
+    experiment: NotRequired[str]
+    run: NotRequired[Folder]
+    seed: NotRequired[Whole | None]
+    labels: NotRequired[dict[str, str]]
+    settings: NotRequired[Settings]
+    shard: NotRequired[Shard]
+    joined: NotRequired[Annotated[dict[Shard, Count], AfterValidator(_of_one_division)]]
+    continued: NotRequired[list[MadeBy]]
+
+
+_ANSWERED, _UNANSWERED, _MANIFEST = TypeAdapter(Answered), TypeAdapter(Unanswered), TypeAdapter(Manifest)
+
+
+def fault_of_record(record: object) -> str:
+    """What is wrong with a record's fields, in a few words; empty where nothing is."""
+    answered = isinstance(record, Mapping) and record.get("status") == "ok"
+    return _fault(_ANSWERED if answered else _UNANSWERED, record)
+
+
+def fault_of_manifest(manifest: object) -> str:
+    """What is wrong with a manifest's fields, in a few words; empty where nothing is."""
+    return _fault(_MANIFEST, manifest)
+
+
+def _fault(fields: TypeAdapter[Any], data: object) -> str:
+    if found := strange(data):
+        return found
+    try:
+        fields.validate_python(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        if first["type"] == "missing":
+            return f"lacks '{where}'"
+        said = first["msg"].replace("Input should be", "must be").replace("Value error, ", "")
+        return f"{where}: {said}" if where else f"{said}"
+    return ""
+
+
+def strange(data: object) -> str:
+    """What in plain data no run writes and much code stumbles over; empty where there is nothing."""
+    level: list[object] = [data]
+    for _ in range(DEEPEST):
+        inner: list[object] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner += value.keys()
+                inner += value.values()
+            elif isinstance(value, list):
+                inner += value
+            elif isinstance(value, str):
+                try:
+                    value.encode()
+                except UnicodeEncodeError:
+                    return "holds half a character (a lone surrogate)"
+            elif isinstance(value, float):
+                if not abs(value) < float("inf"):
+                    return f"holds {value}, which is no number"
+            elif isinstance(value, int) and abs(value) > MOST:
+                return "holds a whole number of more than 64 bits"
+        if not inner:
+            return ""
+        level = inner
+    return f"lists and objects stand more than {DEEPEST} deep inside each other"
