@@ -144,7 +144,7 @@ def test_a_part_of_a_preset_is_planned_without_weights(
 ) -> None:
     preset, narrowed = PRESETS[name], PRESETS[name].narrowed
     asked = [f"{key}={value}" for key, value in narrowed.items()]
-    said = scope("-m", f"experiment={name}", "model=embedded", *asked, f"task.source={data}", "limit=1", "plan=true")
+    said = scope("-m", f"experiment={name}", "model=random", *asked, f"task.source={data}", "limit=1", "plan=true")
     rows = [
         dict(zip(("method", "decoding", "C", "D"), row, strict=True))
         for row in preset.rows

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from scope.errors import ConfigError, before_it_runs, nearest, print_anything
+from scope.errors import ConfigError, ImpossibleError, before_it_runs, nearest, print_anything
 from scope.experiment import Experiment
 from scope.prompts import encode, render
 from scope.tasks.sets import write_set
@@ -51,7 +51,11 @@ def _write(experiment: Experiment, cfg: Any) -> None:
     print(f"{len(samples)} prompts, {sum(len(sample.questions) for sample in samples)} questions")
     print(f"written: {path}")
     shape = models.load_shape(source)
-    room = experiment.prompt_room(shape[0])
+    try:
+        room = experiment.prompt_room(shape[0])
+    except ImpossibleError as error:  # no run will do, and the set is what it is
+        room = models.context(shape[0])
+        print(error)
     given = source.template_input(date.today())
     encoded = [encode(shape[1], sample, source.layout, room, "cut", given) for sample in samples]
     whole = [len(prompt.tokens) + prompt.cut for prompt in encoded]
