@@ -19,7 +19,8 @@ GOES_ON = r"(?=\s*(?:$|[^\w\s]|(?:because|since|as|is|was|which|for|by|with|rath
 NAMED = r"(?:(?:the |an? )?(?:correct |right |best |final )?(?:options?|choices?|letters?|answers?)(?: is)?:? )?"
 BEGINS = re.compile(rf"[^\w(\[]*{NAMED}{LETTER}")
 LEADS = re.compile(
-    rf"\b(?:is|be|options?|choices?|letter|answer|choose|pick|select|say|with|probably|likely|definitely|certainly|clearly|:)[:\s]\W{{0,3}}?{LETTER}"
+    r"\b(?:is|be|options?|choices?|letter|answer|choose|pick|select|say|with|probably|likely|definitely|certainly|clearly)"
+    rf"[:\s]\W{{0,3}}?{LETTER}"
 )
 BRACKETED = re.compile(r"\(([A-J])\)")
 BESIDE = re.compile(r"\W{0,2}(?:,? ?\b(?:or|and)\b|\s?[/&,+])\s*(?:option |choice )?(?:\([A-J]\)|[A-J]\b)(?!\w|['’])")

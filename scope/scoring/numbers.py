@@ -51,11 +51,8 @@ CLOSE = re.compile(rf"{UNIT}\s?\)")
 
 FIRST = re.compile(r"(?<!\w)(?<!\w[.,])(?:\d|√)|(?<![\w.])\.\d")
 BEFORE = re.compile(rf"(?:\b(?:negative|minus)\b|(?<!\w)-|[+(]|{MONEY}|\s)*\Z", re.IGNORECASE)
-DENIED = re.compile(
-    r"\b(?:not|neither|cannot|unknown|never)\b|n't\b|[≠±]|!="
-    r"|\b(?:half|twice|double|triple|quarter)(?: of)?(?: the)?\s?\Z",
-    re.IGNORECASE,
-)
+DENIED = re.compile(r"\b(?:not|neither|cannot|unknown|never)\b|n't\b|[≠±]|!=", re.IGNORECASE)
+PART = re.compile(r"\b(?:half|twice|double|triple|quarter)(?: of)?(?: the)?\s?\Z", re.IGNORECASE)
 RATHER = re.compile(r"^.*?\bnot\b.{0,60}?\bbut\b", re.IGNORECASE)
 REMARK = re.compile(r"(?<=[\w%])\s*\([^()]*\)(?!\s?[-=+×÷/^])|(?<=[\w%])\s\([^()]*\Z")
 EQUALS = re.compile(rf"\b(?:is |are )?equal(?:s| to)\b|\bmakes (?=-?{MONEY}?\d)", re.IGNORECASE)
@@ -76,10 +73,10 @@ BROKEN = re.compile(r"[.,:'^]?\d|\^| ?[π±√]| ?:(?= ?\d)|!=| ?(?:is|was)(?:n'
 DATE = re.compile(r"\d{1,2}/\d{1,2}/(?:\d\d){1,2}(?!\d)(?! ?[-+×÷/=])|\d{4}-\d\d-\d\d(?!\d)")
 CENTS = re.compile(r" ?dollars?,?(?: and)? (\d{1,2}) ?cents?\b", re.IGNORECASE)
 SMALL = (
-    r"(?:hours?|hrs?|h|minutes?|mins?|seconds?|secs?|days?|weeks?|months?|years?|feet|foot|ft|inch(?:es)?|in|pounds?"
+    r"(?:hours?|hrs?|h|minutes?|mins?|seconds?|secs?|days?|weeks?|months?|years?|feet|foot|ft|inch(?:es)?|pounds?"
     r"|lbs?|ounces?|oz|meters?|m|centimeters?|cm|kilograms?|kg|grams?|g|gallons?|quarts?|pints?|dollars?|cents?)"
 )
-COMPOUND = re.compile(rf" ?-?{SMALL}\.?,?(?: and)? \d+(?:\.\d+)? ?-?{SMALL}\b", re.IGNORECASE)
+COMPOUND = re.compile(rf" ?-?{SMALL}\.?,?(?: and)? \d+(?:\.\d+)? ?-?(?:{SMALL}|in)\b", re.IGNORECASE)
 
 
 class _NoValueError(Exception):
@@ -102,6 +99,8 @@ def number(text: str) -> str | None:
         if line[equals] == "=" and digits < _first(line, equals + 1)[1] < end:
             start = _first(line, equals + 1)[0]
             break
+    if PART.search(line[:start]):  # half of 10
+        return None
     try:
         return _Reader(line, start).read()
     except (_NoValueError, ZeroDivisionError):
@@ -144,14 +143,14 @@ class _Reader:
 
     def _sum(self, outermost: bool = False) -> Fraction:
         first, _ = total, _ = self._product()
-        minuses_only, second = True, None
+        range_only, second = bool(self.printed), None
         while found := self._operator("+-"):
             right, _ = self._product()
-            minuses_only &= found == "-"
+            range_only &= found == "-" and bool(self.printed)
             second = right if second is None else second
             total = self._checked(total + right if found == "+" else total - right)
             self.printed = ""
-        if outermost and minuses_only and second is not None and 0 <= first < second:  # 16 - 18: a range
+        if outermost and range_only and second is not None and 0 <= first < second:  # 16 - 18: a range
             raise _NoValueError
         return total
 

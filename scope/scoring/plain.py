@@ -38,6 +38,7 @@ _LATEX = (
 _MARKED = re.compile(r"[*_`~—<]")
 _MARKS = (
     (re.compile(r"</?[A-Za-z]{1,6}/?>"), ""),
+    (re.compile(r"~~[^~\n]*~~"), ""),  # struck out
     (re.compile(r"(?<=[\d)])\*\*(?=[\d(-])"), "^"),  # 2**3; bold stands at one end of a word only
     (re.compile(r"(?<=[\d)%])\s?\*\s?(?=[\d($£€.√-])"), "×"),
     (re.compile(r"(?<=\w)\s\*\s(?=[\d($£€.√])"), "×"),
