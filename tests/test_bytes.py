@@ -90,7 +90,7 @@ UNEVEN: dict[str, tuple[PrefillMethod, DecodingStrategy, tuple[int, ...]]] = {  
     "adaptive-start": (METHODS["pyramidkv"], decoding.Adaptive(8, 4, tokens=TOKENS, growth="start"), (28, 46)),
     "discontinuous": (METHODS["snapkv"], decoding.Discontinuous(5, 4, tokens=TOKENS), (36, 46)),
     "discontinuous-full": (METHODS["pyramidkv"], replace(LATE, boundary="kept"), (40, 46)),
-    "discontinuous-late": (METHODS["pyramidkv"], LATE, (46, 60)),
+    "discontinuous-late": (METHODS["pyramidkv"], LATE, (58, 72)),
     "boundary": (METHODS["pyramidkv"], decoding.Slide(8, 4, boundary="budget"), (24, 28)),
     "boundary-h2o": (METHODS["pyramidkv"], decoding.H2O(8, 4, boundary="budget"), (24, 28)),
     "boundary-pyramid": (METHODS["pyramidkv"], decoding.PyramidInfer(8, 4, "prompt", "budget"), (24, 46)),
@@ -188,7 +188,7 @@ def test_bytes_that_cannot_be_are_refused_by_name() -> None:
     with pytest.raises(CombinationError, match="max_bytes=9000"):
         CompressedCache(tiny().config, decode=free, max_bytes=9000)
     held = decoding.Slide(8, 4, boundary="budget")  # D = 4: 28, 20 and 20 slots, and one more in each
-    with pytest.raises(ScopeError, match=r"^23 slots a layer leave 1 beside 22 for a prompt of 30 tokens"):
+    with pytest.raises(ScopeError, match=r"^23 slots a layer leave 3 beside 20 for a prompt of 30 tokens"):
         generate(tiny(), WORDS, random_prompts(30), METHODS["pyramidkv"], held, 9, max_bytes=LAYERS * 23 * SLOT)
     with pytest.raises(ScopeError, match=r"beside 30 for a prompt of 30 tokens"):
         generate(tiny(), WORDS, random_prompts(30), prefill.Full(), decoding.Slide(8, 4), 9, max_bytes=9 * SLOT)

@@ -106,10 +106,10 @@ def prefill_budget(method: str, layer: int, prompt: int) -> int:
     return C
 
 
-def counts(method: str, strategy: str, layer: int, prompt: int) -> list[int]:
-    """Slots stored after the prefill and after each step, by METHODS.md's tables."""
+def counts(method: str, strategy: str, layer: int, prompt: int, reach: int = 10**9) -> list[int]:
+    """Slots stored after the prefill and after each step, by METHODS.md's tables; `reach`: the most seen later."""
     budget = prefill_budget(method, layer, prompt)
-    left = min(prompt, budget)
+    left = min(prompt, budget, reach)
     now = [left]
     for t in range(TOKENS - 1):
         growing = min(D, RECENT + max(0, t - RECENT) // DELTA)
@@ -121,7 +121,7 @@ def counts(method: str, strategy: str, layer: int, prompt: int) -> list[int]:
             "streamingllm": budget + D,
             "pyramidinfer": budget + RECENT + falling(layer, D - RECENT, 2 * D),
         }.get(strategy, left + D)
-        now.append(now[-1] + 1 if most is None else min(now[-1] + 1, most))
+        now.append(min(reach, now[-1] + 1 if most is None else min(now[-1] + 1, most)))
     return now
 
 

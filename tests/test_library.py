@@ -203,6 +203,36 @@ def assisted(model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
     written(model, inputs, compressed(model), assistant_model=stock())
 
 
+def used(length: int) -> Callable[[PreTrainedModel, dict[str, Tensor]], Any]:
+    """Another prompt, so much longer than what the cache has seen, or shorter."""
+
+    def run(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Any:
+        cache = compressed(model)
+        so_far = written(model, inputs, cache, max_new_tokens=4)
+        seen = inputs["input_ids"].shape[1] + len(so_far[0]) - 1
+        other = torch.full((1, seen + length), 5)
+        return written(model, {"input_ids": other, "attention_mask": torch.ones_like(other)}, cache)
+
+    return run
+
+
+def of_another(layers: int) -> Callable[[PreTrainedModel, dict[str, Tensor]], Any]:
+    """A cache that was made for a model of so many layers."""
+
+    def run(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Any:
+        config = copy.deepcopy(model.config)
+        config.num_hidden_layers, config.layer_types = layers, ["full_attention"] * layers
+        adopted = CompressedCache(model.config)
+        assert len(adopted.layers) == 3
+        return written(model, inputs, CompressedCache(config))
+
+    return run
+
+
+def made_with(**arguments: Any) -> Callable[[PreTrainedModel, dict[str, Tensor]], Any]:
+    return lambda model, _: CompressedCache(**({"config": model.config} | arguments))
+
+
 REFUSED: dict[str, tuple[Callable[[PreTrainedModel, dict[str, Tensor]], Any], str]] = {
     "beams": (lambda model, inputs: written(model, inputs, compressed(model), num_beams=2), "beam search"),
     "prompt lookup": (
@@ -216,6 +246,24 @@ REFUSED: dict[str, tuple[Callable[[PreTrainedModel, dict[str, Tensor]], Any], st
         "chunk",
     ),
     "crop": (after_a_prompt(lambda cache: cache.crop(-1)), "rolled back"),
+    "use_cache": (lambda model, inputs: written(model, inputs, compressed(model), use_cache=False), "use_cache=False"),
+    "used, shorter by one": (used(-1), "make a new cache"),
+    "used, a few tokens": (used(-40), "make a new cache"),
+    "used, as long": (used(0), "make a new cache"),
+    "used, longer": (used(7), "make a new cache"),
+    "fewer layers": (of_another(2), "made for a model of 2 layers"),
+    "more layers": (of_another(5), "made for a model of 5 layers, and this one has 3"),
+    "the model itself": (lambda model, _: CompressedCache(model), "model.config"),
+    "no configuration": (made_with(config=None), "model.config"),
+    "a folder": (made_with(config="meta-llama/Llama-3.1-8B"), "model.config"),
+    "a method's name": (made_with(prefill="snapkv"), r"prefill=snapkv: must be .*mean scope\.prefill\.SnapKV\("),
+    "a name with an underscore": (made_with(prefill="r_kv"), r"mean scope\.prefill\.RKV\("),
+    "a method's class": (made_with(prefill=SnapKV), r"prefill=SnapKV: must be .*mean scope\.prefill\.SnapKV\("),
+    "a strategy's name": (made_with(decode="slide"), r"decode=slide: must be .*mean scope\.decoding\.Slide\("),
+    "a name that is none": (made_with(decode="quick"), r"decode=quick: must be an object [^;]*$"),
+    "a method as strategy": (made_with(decode=SnapKV(48, 8)), "decode=SnapKV"),
+    "a strategy as method": (made_with(prefill=Slide(16, 8)), "prefill=Slide"),
+    "nothing that decides": (made_with(prefill=0), "prefill=int"),
     "reset": (after_a_prompt(lambda cache: cache.reset()), "new one"),
 }
 

@@ -8,7 +8,7 @@ prefill was seen to keep, so that each half is judged on its own.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cache
 from itertools import pairwise
@@ -220,17 +220,28 @@ def test_prefill_keeps_the_window_and_the_best_of_the_others(method: str, length
             check_best(kept[layer][head], scores, budget(method, layer, length) - WINDOW, method in POOLED)
 
 
-@pytest.mark.parametrize("family", ["mistral_sliding", "qwen3"])
 @pytest.mark.parametrize("method", ["h2o-sum", "h2o-mean", "snapkv", "pyramidkv"])
-def test_prefill_scores_by_the_models_own_attention(method: str, family: str) -> None:
+def test_prefill_scores_by_the_models_own_attention(method: str) -> None:
     prompt = random_prompts(LONG)[0]
-    seen = prompt_pass(family, prompt.tokens)
-    kept = kept_of(PREFILL[method], prompt, family)
-    window = SLIDING_WINDOW if family == "mistral_sliding" else None
+    seen = prompt_pass("qwen3", prompt.tokens)
+    kept = kept_of(PREFILL[method], prompt, "qwen3")
     for layer in range(LAYERS):
         for head in range(HEADS):
-            scores = naive_scores(method, seen, layer, head, window)
+            scores = naive_scores(method, seen, layer, head, None)
             check_best(kept[layer][head], scores, budget(method, layer, LONG) - WINDOW, method in POOLED)
+
+
+@pytest.mark.parametrize("method", ["h2o-sum", "h2o-mean", "snapkv"])
+def test_prefill_chooses_among_what_a_window_will_show(method: str) -> None:
+    """The next token sees 16 others: of these the best, by the attention of the whole prompt within its windows."""
+    prompt, reach, number = random_prompts(LONG)[0], SLIDING_WINDOW - 1, 6
+    seen = prompt_pass("mistral_sliding", prompt.tokens)
+    kept = kept_of(replace(PREFILL[method], budget=WINDOW + number), prompt, "mistral_sliding")
+    for layer in range(LAYERS):
+        for head in range(HEADS):
+            scores = naive_scores(method, seen, layer, head, SLIDING_WINDOW)[-reach:]
+            near = [position - (LONG - reach) for position in kept[layer][head]]
+            check_best(near, scores, number, method in POOLED)
 
 
 def test_the_scores_that_are_compared_do_choose_differently() -> None:
@@ -244,7 +255,9 @@ def test_full_keeps_the_whole_prompt(family: str) -> None:
     lengths = (LONG, SHORT, CLIPPED)
     _, trace = ran(PREFILL["full"], decoding.KeepAll(), random_prompts(*lengths), 1, family)
     for row, length in enumerate(lengths):
-        assert trace.of_row(row, 0)[0] == [[list(range(length))] * HEADS] * LAYERS
+        sliding = {"mistral_sliding": range(LAYERS), "gemma3": range(0, LAYERS, 2)}.get(family, ())
+        firsts = [max(0, length - (SLIDING_WINDOW - 1)) if layer in sliding else 0 for layer in range(LAYERS)]
+        assert trace.of_row(row, 0)[0] == [[list(range(first, length))] * HEADS for first in firsts]
         assert kept_of(PREFILL["full"], random_prompts(*lengths)[row], family) == trace.of_row(row, 0)[0]
 
 
@@ -431,8 +444,6 @@ PAIRS = [
     ("streamingllm", "streamingllm", LONG, "llama"),
     *(("snapkv", strategy, SHORT, "llama") for strategy in DECODING),
     ("pyramidkv", "pyramidinfer", SHORT, "llama"),
-    ("snapkv", "slide", LONG, "mistral_sliding"),
-    ("h2o-sum", "h2o", LONG, "mistral_sliding"),
     ("snapkv", "adaptive", LONG, "qwen3"),
 ]
 
@@ -446,6 +457,34 @@ def test_decoding_writes_and_keeps_what_the_tables_say(method: str, strategy: st
     assert list(generated.tokens) == tokens
     for t, (kept, expected) in enumerate(zip(after, history, strict=True)):
         assert kept == expected, f"step {t}"
+
+
+@pytest.mark.parametrize("strategy", ["none", "slide", "h2o"])
+def test_decoding_in_a_window_frees_first_what_is_out_of_sight(strategy: str) -> None:
+    """No more is held than the next token sees; what it does not see goes first, then what the table says."""
+    prompt, region, reach = random_prompts(LONG)[0], 6, SLIDING_WINDOW - 1
+    method = prefill.SnapKV(WINDOW + 4, WINDOW)
+    policy = decoding.KeepAll() if strategy == "none" else replace(DECODING[strategy], budget=region)
+    (generated,), trace = ran(method, policy, [prompt], TOKENS, "mistral_sliding")
+    start, *after = trace.of_row(0, TOKENS)
+
+    def rule(t: int, layer: int, head: int, positions: list[int], scores: list[float]) -> list[int]:
+        most = reach if strategy == "none" else min(reach, WINDOW + 4 + region)
+        newest, surplus = positions[-1], len(positions) - most
+        if surplus <= 0:
+            return list(range(len(positions)))
+        unseen = [place for place, position in enumerate(positions) if position < newest + 1 - reach]
+        middle = [
+            place
+            for place, position in enumerate(positions)
+            if place not in unseen and position <= newest - RECENT and (strategy == "h2o" or position >= LONG)
+        ]
+        gone = [*unseen, *sorted(middle, key=lambda place: (scores[place], place))][:surplus]
+        return [place for place in range(len(positions)) if place not in gone]
+
+    tokens, history = ByHand("mistral_sliding", prompt, start).write(TOKENS, rule)
+    assert list(generated.tokens) == tokens
+    assert after == history
 
 
 @pytest.mark.parametrize("method", ["full", "snapkv"])
