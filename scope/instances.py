@@ -26,7 +26,7 @@ def instance(node: Any, key: str, wanted: type = object) -> Any:
     if "_target_" not in node:
         return settings
     target = str(node["_target_"])
-    kind = _settings_class(target)
+    kind = settings_class(target)
     if kind is None:
         raise ConfigError(f"{key}._target_={target}: must be {ALLOWED}")
     if not _is_a(kind, wanted):
@@ -109,7 +109,7 @@ def _words(hint: Any) -> str:
     return known.get(hint, f"a {hint.__name__}")
 
 
-def _settings_class(target: str) -> type[Any] | None:
+def settings_class(target: str) -> type[Any] | None:
     """The dataclass of that name in scope or in a package that the user, not the configuration, allows."""
     packages = {"scope", *os.environ.get("SCOPE_ALLOW", "").split(",")} - {""}
     module, _, name = target.rpartition(".")

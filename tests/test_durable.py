@@ -24,10 +24,10 @@ from rich.console import Console
 from hydra_plugins.scope_sweeper.scope_sweeper import RememberingLoader
 from scope import records
 from scope.batches import attempts, share
-from scope.config import _settings_class
 from scope.errors import ScopeError, SettingError
 from scope.experiment import Experiment
 from scope.generate import Sampling
+from scope.instances import settings_class
 from scope.prefill import SnapKV
 from scope.records import RecordKeeping
 from scope.records.merge import main as merge_main
@@ -344,9 +344,9 @@ def test_ctrl_c_finishes_the_batch_and_says_how_to_go_on(tmp_path: Path) -> None
         "toy.X",
     ],
 )
-def test_a_configuration_names_settings_classes_of_scope_only(target: str) -> None:
-    assert _settings_class(target) is None
-    assert _settings_class("scope.prefill.SnapKV") is SnapKV
+def test_a_configuration_namessettings_classes_of_scope_only(target: str) -> None:
+    assert settings_class(target) is None
+    assert settings_class("scope.prefill.SnapKV") is SnapKV
 
 
 def test_secrets_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
