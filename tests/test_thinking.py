@@ -1,6 +1,5 @@
 """What a reasoning model thinks aloud is not its answer: in a text, in records, and when they are scored again."""
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from made_up import answered_record
-from rich.console import Console
 from test_run import experiment
 
 from scope.errors import SettingError
 from scope.generate import Generated
-from scope.models import EMBEDDED, ModelSource, load_shape
+from scope.models import ModelSource, load_shape
 from scope.prompts import opens_thinking
 from scope.records.lines import seal
 from scope.run import record
@@ -134,17 +132,19 @@ def test_records_are_scored_again_with_the_markers_of_their_run(
     assert (answer.found, answer.released_found) == (found, "5")
 
 
-def test_a_prompt_that_opens_a_thinking_part_is_seen() -> None:
+@pytest.mark.parametrize(
+    ("prompt", "markers", "opens"),
+    [
+        ("1 +", ("+", "-"), True),
+        ("1 + 2", ("+", "-"), False),
+        ("1 + 2 -", ("+", "-"), False),  # opened and closed: no thinking is asked for
+        ("1 +", None, False),
+        ("", ("+", "-"), False),
+    ],
+)
+def test_a_prompt_that_opens_a_thinking_part_is_seen(prompt: str, markers: Any, opens: bool) -> None:
     _, tokenizer = load_shape(ModelSource())
-    for text, opens in (("1 + 2 <think>", True), ("1 + 2 <think>\n", True), ("<think> 1 </think>", False), ("", False)):
-        tokens = tokenizer(text).input_ids
-        assert opens_thinking(tokenizer, tokens, ("+", "2")) is False
-        if "think" in tokenizer.decode(tokens):
-            assert opens_thinking(tokenizer, tokens, THINK) is opens
-    assert opens_thinking(tokenizer, tokenizer("1 +").input_ids, ("+", "-")) is True
-    assert opens_thinking(tokenizer, tokenizer("1 + 2").input_ids, ("+", "-")) is False
-    assert opens_thinking(tokenizer, tokenizer("1 +").input_ids, None) is False
-    assert EMBEDDED.is_dir()
+    assert opens_thinking(tokenizer, tokenizer(prompt).input_ids, markers) is opens
 
 
 @pytest.mark.parametrize("thinking", ["<think>", ["<think>"], ["a", "b", "c"], ["a", "a"], ["", "b"], [1, 2], 7, {}])
@@ -163,4 +163,3 @@ def test_another_marker_is_another_run() -> None:
     one = experiment()
     other = replace(one, model=replace(one.model, thinking=None))
     assert one.identity() != other.identity()
-    assert Console(file=io.StringIO()).file is not None
