@@ -15,10 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-from rich.console import Console
-from rich.progress import Progress
-
 from scope.errors import ScopeError
 from scope.files import write_whole
 
@@ -95,6 +91,8 @@ class _File:
     @property
     def _memory(self) -> Path:
         """One file for each path, so that processes beside each other overwrite nothing of each other's."""
+        import platformdirs  # here, since models load without it
+
         name = hashlib.sha256(os.fsencode(self.path)).hexdigest()
         return platformdirs.user_cache_path("scope-kv") / "hashes" / name
 
@@ -132,6 +130,9 @@ def _opener(size: int) -> Iterator[Opener]:
     if size < LONG or not sys.stderr.isatty():
         yield lambda path: path.open("rb", buffering=0)
         return
+    from rich.console import Console  # here, since models load without it
+    from rich.progress import Progress
+
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("hashing the model's files (once)", total=size)
         yield lambda path: progress.open(path, "rb", buffering=0, total=size, task_id=task)

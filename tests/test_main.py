@@ -616,7 +616,7 @@ def test_wandb_offline_from_the_command_line(tmp_path: Path) -> None:
 
 
 def test_the_library_imports_neither_hydra_nor_wandb() -> None:
-    code = "import scope.run, scope.generate, sys; print({'hydra', 'omegaconf', 'wandb'} & set(sys.modules))"
+    code = "import scope.run, scope.generate, sys; print({'hydra', 'omegaconf', 'wandb', 'pydantic', 'platformdirs', 'rich'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
