@@ -41,7 +41,7 @@ def run(
     signal has asked for it.
     """
     keeping = keeping or RecordKeeping()
-    experiment.model.require()  # first: a run that was finished elsewhere is no answer to what cannot run here
+    experiment.require()  # first: a run that was finished elsewhere is no answer to what cannot run here
     if there := finished(experiment, output, console, keeping):
         return there
     asked = share(experiment.requests(), keeping.part)

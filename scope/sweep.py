@@ -92,7 +92,7 @@ class Sweep:
             try:
                 job = build(cfg, cfg.hydra.runtime.choices)
                 if not elsewhere and not job.assumed_speed:  # a plan can be made anywhere
-                    job.experiment.model.require()
+                    job.experiment.require()
                 built.append(job)
                 jobs.append(overrides)
                 for word in unused(cfg, overrides):
