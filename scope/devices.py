@@ -4,8 +4,8 @@ import importlib.util
 
 import torch
 
-AUTO = "auto"
-SPREADS = ("auto", "balanced", "balanced_low_0", "sequential")  # accelerate's ways of spreading layers
+EVEN = ("auto", "balanced", "balanced_low_0")  # accelerate's ways of spreading layers that use every GPU
+SPREADS = (*EVEN, "sequential")
 
 
 def parse(device: str) -> torch.device:

@@ -17,7 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import PreTrainedModel
 
 from scope.cache import CompressedCache
-from scope.errors import ScopeError, SettingError, check_choice, check_count
+from scope.errors import ImpossibleError, ScopeError, SettingError, check_choice, check_count
 
 KINDS = ("auto", "eager", "graph", "compile")
 AUTO = "auto"
@@ -54,14 +54,14 @@ class Engine:
     def on(self, devices: Collection[torch.device]) -> str:
         """The kind that is meant for a model whose weights lie there: eager, graph or compile.
 
-        Raises ScopeError where that is a graph over several GPUs, each of which would need one of its own.
+        Raises ImpossibleError where that is a graph over several GPUs, each of which would need one of its own.
         """
         several = len(devices) > 1
         if self.kind == AUTO:
             return "graph" if not several and all(device.type == "cuda" for device in devices) else "eager"
         if self.kind == "graph" and several:
             there = ", ".join(sorted(map(str, devices)))
-            raise ScopeError(f"engine=graph: the model lies on {there}; auto, eager or compile run there")
+            raise ImpossibleError(f"engine=graph: the model lies on {there}; auto, eager or compile run there")
         return self.kind
 
 

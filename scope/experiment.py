@@ -73,6 +73,11 @@ class Experiment:
         """
         return records.identity(self.settings(limits=False) | {"weights": self.model.fingerprint()})
 
+    def require(self) -> None:
+        """Raises ImpossibleError, naming the key, for what this machine cannot do."""
+        self.model.require()
+        self.engine.on(self.model.expected_devices())
+
     def settings(self, limits: bool = True) -> dict[str, Any]:
         """All settings as plain data; without `limits`, only what can change an answer.
 

@@ -112,6 +112,12 @@ class ModelSource:
         asked = self.device if self.device_map is None else self.device_map
         return devices.automatic() if asked in devices.SPREADS else devices.parse(asked)
 
+    def expected_devices(self) -> set[torch.device]:
+        """Where its weights will lie, as far as that is known before they are loaded."""
+        if self.device_map in devices.EVEN and torch.cuda.device_count() > 1:
+            return {torch.device("cuda", index) for index in range(torch.cuda.device_count())}
+        return {self.torch_device()}
+
     @property
     def location(self) -> str:
         return str(EMBEDDED) if self.path == "embedded" else self.path
@@ -451,8 +457,10 @@ def _named(source: ModelSource) -> Iterator[None]:
     """What goes wrong within is reported under the model's key."""
     try:
         yield
-    except ConfigError:
-        raise
+    except ScopeError as error:
+        if isinstance(error, ConfigError) or str(error).startswith("model."):
+            raise  # it names its key
+        raise ScopeError(f"model.path={source.path}: cannot be loaded: {error}") from error
     except Exception as error:  # what a spoilt file does to the libraries below is theirs to name
         reason = " ".join(str(error).split())
         raise ScopeError(f"model.path={source.path}: cannot be loaded: {reason}") from error

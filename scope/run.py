@@ -48,7 +48,7 @@ def run(
     """
     keeping = keeping or RecordKeeping()
     with before_it_runs():
-        experiment.model.require()  # first: a run that was finished elsewhere is no answer to what cannot run here
+        experiment.require()  # first: a run that was finished elsewhere is no answer to what cannot run here
         if there := finished(experiment, output, console, keeping):
             return there
         asked = share(experiment.requests(), keeping.part)

@@ -101,7 +101,7 @@ class Sweep:
             try:
                 job = build(cfg, cfg.hydra.runtime.choices, files_of(cfg.hydra))
                 if not elsewhere and not job.assumed_speed:  # a plan can be made anywhere
-                    job.experiment.model.require()
+                    job.experiment.require()
                 built.append(job)
                 jobs.append(overrides)
                 for word in unused(cfg, overrides):

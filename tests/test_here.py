@@ -127,6 +127,22 @@ def test_flash_attention_takes_no_float32_and_no_cpu(monkeypatch: pytest.MonkeyP
         ModelSource(attention="flash_attention_2", dtype="bfloat16", device="cpu").require()
 
 
+def test_a_graph_over_several_gpus_is_refused_before_a_finished_run_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(experiment(ModelSource(device="cpu")), tmp_path)
+    monkeypatch.setattr(devices, "has_accelerate", lambda: True)
+    for count, spread, refused in ((2, "auto", True), (2, "balanced", True), (2, "cuda:1", False), (1, "auto", False)):
+        gpus(monkeypatch, count)
+        for kind in ("graph", "eager", "auto"):
+            what = experiment(ModelSource(device_map=spread), engine=Engine(kind=kind))
+            if refused and kind == "graph":
+                with pytest.raises(ConfigError, match=r"^engine=graph: the model lies on cuda:0, cuda:1; "):
+                    go(what, tmp_path)
+            else:
+                assert "was finished already" in go(what, tmp_path)[1]
+
+
 # dtype
 
 

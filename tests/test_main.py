@@ -615,8 +615,18 @@ def test_wandb_offline_from_the_command_line(tmp_path: Path) -> None:
     assert list(run.glob("wandb/offline-run-*/run-*.wandb"))
 
 
-def test_the_library_imports_neither_hydra_nor_wandb() -> None:
-    code = "import scope.run, scope.generate, sys; print({'hydra', 'omegaconf', 'wandb', 'pydantic', 'platformdirs', 'rich'} & set(sys.modules))"
+@pytest.mark.parametrize(
+    ("modules", "without"),
+    [
+        ("scope.run, scope.generate", {"hydra", "omegaconf", "wandb"}),
+        (
+            "scope.generate, scope.models, scope.cache",
+            {"hydra", "omegaconf", "wandb", "pydantic", "platformdirs", "rich"},
+        ),
+    ],
+)
+def test_the_library_imports_no_package_that_it_can_do_without(modules: str, without: set[str]) -> None:
+    code = f"import {modules}, sys; print({without} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
