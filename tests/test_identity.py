@@ -20,19 +20,19 @@ from scope.records import describe, name_of
 CONF = Path(__file__).parents[1] / "conf"
 
 GOLDEN = {
-    (): "b958127f07f24c02",
-    ("method=h2o", "decoding=adaptive", "sampling.temperature=0.7", "sampling.top_p=0.9"): "96896a4b0f5a64a2",
-    ("method=pyramidkv", "decoding=discontinuous", "fidelity=released", "budget=4k_512"): "f4c99d8ca3f616ac",
-    ("method=streamingllm", "decoding=tova", "model=random", "task=arithmetic_long", "seed=3"): "f642dc4694319530",
-    ("method=full", "decoding=none", "model.dtype=bfloat16", "attention=eager"): "2303ec29b902ba02",
-    ("method=r_kv", "decoding=r_kv", "budget.bytes=500000", "sampling=qwen3_thinking"): "3e7b1bd0ae80e781",
-    ("method=pyramidinfer", "decoding=pyramidinfer", "model.thinking=null", "task.questions=8"): "8ed6444cfa09f4a2",
+    (): "cc872036c09e2c17",
+    ("method=h2o", "decoding=adaptive", "sampling.temperature=0.7", "sampling.top_p=0.9"): "2b6c3e557feebe32",
+    ("method=pyramidkv", "decoding=discontinuous", "fidelity=released", "budget=4k_512"): "869adb0f5860843f",
+    ("method=streamingllm", "decoding=tova", "model=random", "task=arithmetic_long", "seed=3"): "d5a0b6fddd3da086",
+    ("method=full", "decoding=none", "model.dtype=bfloat16", "attention=eager"): "95611f52a1524881",
+    ("method=r_kv", "decoding=r_kv", "budget.bytes=500000", "sampling=qwen3_thinking"): "4b8ffffcd83408fd",
+    ("method=pyramidinfer", "decoding=pyramidinfer", "model.thinking=null", "task.questions=8"): "893153f26dd8e510",
     (
         "method=keydiff",
         "decoding=lazyeviction",
         "fidelity.granularity=query_head",
         "model.layout=chat",
-    ): "b8f649c3900df31e",
+    ): "8e4fcf1dac74ca7f",
 }
 
 
