@@ -91,7 +91,9 @@ def _merge_run(shards: Sequence[Path], out: Path | None) -> tuple[Path, int, Joi
     joined = _joined(shards, folder)
     asked = {key: value for key, value in first.items() if key != "shard"} | {"samples": joined.samples}
     lines = {line["sample"]: line for shard in shards for line in read(shard)}
-    with closing(Records(folder, (shards[0] / CONFIG).read_text(), asked, RecordKeeping())) as kept:
+    with closing(
+        Records(folder, (shards[0] / CONFIG).read_text(errors="backslashreplace"), asked, RecordKeeping())
+    ) as kept:
         kept.append([line for name, line in lines.items() if name not in kept.done])
         _say_what_is_missing(folder, joined)
         return folder, len(kept.done), joined
