@@ -151,7 +151,7 @@ def _work(runs: list[Run], out: Path, given: Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write or send the dashboard; 0, or 2 with one line on stderr."""
+    """Write or send the dashboard; -> the exit code, as `command` has it."""
     options: dict[str, dict[str, Any]] = {
         "--project": {"default": "scope", "help": "the W&B project of the runs (default: scope)"},
         "--entity": {"help": "the W&B user or team"},

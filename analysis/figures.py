@@ -273,7 +273,7 @@ def _work(runs: list[Run], out: Path, _: Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw the figures of the folders given; 0, or 2 with one line on stderr."""
+    """Draw the figures of the folders given; -> the exit code, as `command` has it."""
     return command("figures", __doc__, "figures", _work, arguments, extra="figures")
 
 

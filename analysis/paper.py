@@ -78,7 +78,7 @@ def _work(runs: list[Run], out: Path, given: Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the document and compile it; 0, or 2 with one line on stderr."""
+    """Write the document and compile it; -> the exit code, as `command` has it."""
     about = "further tables, in the paper's layouts (default: table2 table3)"
     presets = {"choices": sorted(PRESETS), "nargs": "*", "default": ["table2", "table3"], "help": about}
     return command("paper", __doc__, "paper", _work, arguments, {"--preset": presets}, extra="figures")

@@ -147,7 +147,7 @@ def _work(runs: list[Run], out: Path, given: Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write report.html; 0, or 2 with one line on stderr."""
+    """Write report.html; -> the exit code, as `command` has it."""
     prompts = {"action": "store_true", "help": "show the prompts too: builds each run's task again, loads no model"}
     return command("report", __doc__, "report.html", _work, arguments, {"--prompts": prompts})
 

@@ -83,7 +83,7 @@ def _work(runs: list[Run], out: Path, given: Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Show the table of the folders given and write its files; 0, or 2 with one line on stderr."""
+    """Show the table of the folders given and write its files; -> the exit code, as `command` has it."""
     presets = {"choices": sorted(PRESETS), "help": "a table of the paper, with its figures beside those of the records"}
     return command("tables", __doc__, "", _work, arguments, {"--preset": presets})
 

@@ -34,7 +34,7 @@ import main as command_line
 from analysis import paper, report, tables
 from experiments.soak import odd
 from scope.config import build
-from scope.errors import shown
+from scope.errors import print_anything, shown
 from scope.explain import accounted, exit_code, keys, told
 from scope.forecast import show_plan
 from scope.records import merge
@@ -277,9 +277,10 @@ def settings(lots: Random, base: Path) -> Case:
         said.append(f"{'.'.join(path)}={shown(value)}")
 
     def call() -> int:
+        print_anything()
         try:
             made = OmegaConf.create(plain)
-        except Exception:  # no configuration at all
+        except Exception:  # Hydra would not have composed it either
             return 2
         try:
             with accounted():
