@@ -261,7 +261,7 @@ def test_a_window_that_the_configuration_does_not_tell_is_refused() -> None:
 
 def test_layers_that_share_what_they_hold_are_refused() -> None:
     config = replace_config(OTHERS["gemma4"], num_kv_shared_layers=2)
-    with pytest.raises(ScopeError, match="this model.*layers"):
+    with pytest.raises(ScopeError, match=r"this model.*layers"):
         CompressedCache(AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").config)
 
 
