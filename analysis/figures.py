@@ -147,8 +147,8 @@ def decode_budget(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
 
 
 def prompt_share(samples: Sequence[Sample]) -> float:
-    """Slots that the prefill left, in percent of the prompts' own."""
-    own = sum(s.prompt_tokens * len(s.slots_kept) for s in samples)
+    """Slots that the prefill left, in percent of those of transformers' own cache."""
+    own = sum(s.prefill_full for s in samples)
     return 100 * (1 - sum(s.prefill_evicted for s in samples) / own)
 
 

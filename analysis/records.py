@@ -56,6 +56,8 @@ class Sample:
     cache_bytes: int
     full_cache_bytes: int
     slots_kept: tuple[int, ...]
+    prefill_full: int  # slots that transformers' own cache holds after the prefill, over layers
+    slots_full: int  # and at the end: the last token generated is never cached
     prefill_evicted: int
     decode_evicted: int
     trace: str
@@ -63,11 +65,6 @@ class Sample:
     device: str | None
     threads: int | None
     cpu_wait: float | None
-
-    @property
-    def slots_full(self) -> int:
-        """Slots an uncompressed cache holds at the end, over layers: the last token generated is never cached."""
-        return len(self.slots_kept) * (self.prompt_tokens + self.generated_tokens - 1)
 
 
 @dataclass(frozen=True)
@@ -202,6 +199,8 @@ def _sample(record: Mapping[str, Any]) -> Sample:
         cache_bytes=record["cache_bytes"],
         full_cache_bytes=record["full_cache_bytes"],
         slots_kept=tuple(record["slots_kept"]),
+        prefill_full=_full(record, "prefill_full", record["prompt_tokens"]),
+        slots_full=_full(record, "slots_full", record["prompt_tokens"] + record["generated_tokens"] - 1),
         prefill_evicted=record["prefill_evicted"],
         decode_evicted=record["decode_evicted"],
         trace=record.get("trace", ""),
@@ -210,3 +209,8 @@ def _sample(record: Mapping[str, Any]) -> Sample:
         threads=record.get("threads"),
         cpu_wait=record.get("cpu_wait"),
     )
+
+
+def _full(record: Mapping[str, Any], field: str, tokens: int) -> int:
+    """Over layers; of an older record as many as there are tokens, in layers with sliding windows too."""
+    return sum(record.get(field, [tokens] * len(record["slots_kept"])))

@@ -142,6 +142,8 @@ class Generated:
     batch_seconds: float  # in all steps so far of the batch that it was a row of
     prefill_kept: tuple[int, ...]  # slots left by the prefill
     slots_kept: tuple[int, ...]  # slots at the end
+    prefill_full: tuple[int, ...]  # slots that transformers' own cache would hold after the prefill
+    slots_full: tuple[int, ...]  # and at the end
     cache_bytes: int  # of the most slots this row needed at once: keys, values and channels
     full_cache_bytes: int  # of the keys and values that transformers' own cache would hold of it
     trace: str  # a fingerprint of the slots held over time: equal where evictions were as many at every step
@@ -435,6 +437,8 @@ def _result(row: _Row, index: int, cache: CompressedCache) -> Generated:
         batch_seconds=row.ended,
         prefill_kept=tuple(cache.slots(index, 0)),
         slots_kept=tuple(cache.slots(index, steps)),
+        prefill_full=tuple(cache.full_slots(full - steps)),
+        slots_full=tuple(cache.full_slots(full)),
         cache_bytes=sum(n * size for n, size in zip(peak, slot_bytes, strict=True)),
         full_cache_bytes=cache.full_bytes(full),
         trace=cache.trace(index, steps),

@@ -357,12 +357,14 @@ def record(
 ) -> dict[str, Any]:
     """What is kept of one generation, as plain data. Slots are per layer; evictions are summed over the layers.
 
-    The text is kept whole, and scored without its thinking part. markers: of such a part; opened: whether the prompt
-    ends within one.
+    What has left a sliding window is not evicted: no cache holds it. Where a layer fills its window again after a
+    prefill that kept less, nothing is evicted while decoding. The text is kept whole, and scored without its thinking
+    part. markers: of such a part; opened: whether the prompt ends within one.
     """
     fed = len(made.tokens) - 1
-    layers = len(made.slots_kept)
-    prefill_evicted = layers * prompt_tokens - sum(made.prefill_kept)
+    prefill_evicted = [full - kept for full, kept in zip(made.prefill_full, made.prefill_kept, strict=True)]
+    missing = [full - kept for full, kept in zip(made.slots_full, made.slots_kept, strict=True)]
+    decode_evicted = [max(0, late - early) for late, early in zip(missing, prefill_evicted, strict=True)]
     return {
         "status": OK,
         "prompt_tokens": prompt_tokens,
@@ -383,8 +385,10 @@ def record(
         "slots_kept": list(made.slots_kept),
         "prefill_kept": list(made.prefill_kept),
         "trace": made.trace,
-        "prefill_evicted": prefill_evicted,
-        "decode_evicted": layers * (prompt_tokens + fed) - sum(made.slots_kept) - prefill_evicted,
+        "prefill_full": list(made.prefill_full),
+        "slots_full": list(made.slots_full),
+        "prefill_evicted": sum(prefill_evicted),
+        "decode_evicted": sum(decode_evicted),
     }
 
 

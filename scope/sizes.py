@@ -96,6 +96,8 @@ def windows_of(config: PretrainedConfig) -> tuple[int | None, ...]:
             windows.append(layer.sliding_window)
         else:
             raise ScopeError(f"this model has layers that a compressed cache does not know ({type(layer).__name__})")
+    if len(windows) < (layers := config.get_text_config(decoder=True).num_hidden_layers):
+        raise ScopeError(f"this model's layers share what they hold ({len(windows)} of {layers} hold it)")
     return tuple(windows)
 
 

@@ -443,7 +443,9 @@ def test_slots_per_query_head_are_those_of_repeated_heads(pair: tuple[str, str],
     narrow_rows, narrow, narrow_bytes = watched(tiny(family), pair, LENGTHS, "kv_head")
     assert nbytes == [GROUP * n for n in narrow_bytes]
     assert [row.cache_bytes for row in rows] == [GROUP * row.cache_bytes for row in narrow_rows]
-    if pair == ("snapkv", "slide"):  # the heads of a group do choose for themselves
+    if (
+        pair == ("snapkv", "slide") and family != "mistral_sliding"
+    ):  # whose windows hold no more than C; the heads of a group do choose for themselves
         assert any(row[0] != row[1] for step in trace.steps for layer in step for row in layer)
         assert len(narrow.steps[0][0][0]) == HEADS
 

@@ -35,6 +35,8 @@ from scope.errors import ScopeError
 from scope.generate import generate
 from scope.plan import Plan
 from scope.prefill import Full, PrefillMethod
+from scope.run import record
+from scope.tasks import Arithmetic
 
 PREFILL: dict[str, PrefillMethod] = {
     "full": prefill.Full(),
@@ -259,7 +261,7 @@ def test_a_window_that_the_configuration_does_not_tell_is_refused() -> None:
 
 def test_layers_that_share_what_they_hold_are_refused() -> None:
     config = replace_config(OTHERS["gemma4"], num_kv_shared_layers=2)
-    with pytest.raises(ScopeError, match="layers that a compressed cache does not know"):
+    with pytest.raises(ScopeError, match=r"this model.*layers"):
         CompressedCache(AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").config)
 
 
@@ -315,3 +317,20 @@ def test_the_storage_in_place_is_its_twin_over_any_plans(data: st.DataObject) ->
         assert told[0] == told[1]
         assert both[0].stored == both[1].stored == [len(row[0]) for row in told[0]]
         assert max(both[0].stored) <= window - 1
+
+
+def test_what_has_left_a_window_is_not_told_as_evicted() -> None:
+    """A run that evicts nothing says so, and one that does is compared with what a full cache holds."""
+    model, tokens = tiny("gemma3"), 30
+    tight = (prefill.SnapKV(8, 3), decoding.Slide(6, 3))
+    for pair in ((prefill.SnapKV(90, 3), decoding.Slide(90, 3)), tight):
+        (row,) = generate(model, WORDS, random_prompts(40), *pair, tokens)
+        line = record(Arithmetic(questions=1, prompts=1), Arithmetic(questions=1, prompts=1).samples()[0], 40, row)
+        assert line["prefill_full"] == [16, 40, 16]
+        assert line["slots_full"] == [16, 69, 16]
+        if pair == tight:
+            assert (line["prefill_evicted"], line["decode_evicted"]) == (8 + 32 + 8, 23)
+            assert line["slots_kept"] == [14, 14, 14]
+        else:
+            assert (line["prefill_evicted"], line["decode_evicted"]) == (0, 0)
+            assert line["slots_kept"] == line["slots_full"]

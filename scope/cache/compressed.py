@@ -170,11 +170,14 @@ class CompressedCache(Cache):
         sizes = [layer.accounts[row].history(steps) for layer in self._layers]
         return hashlib.sha256(repr(sizes).encode()).hexdigest()[:16]
 
+    def full_slots(self, tokens: int) -> list[int]:
+        """Slots that transformers' own cache holds in each layer of a row after that many tokens."""
+        return [reached(tokens, window) for window in self.rows.windows]
+
     def full_bytes(self, tokens: int) -> int:
-        """What transformers' own cache holds of a row after that many tokens: its keys and values in all layers."""
-        layers = range(len(self._layers))
-        own = [self.slot_bytes(i, channels=False) // self._layers[i].copies for i in layers]
-        return sum(reached(tokens, self.rows.windows[i]) * own[i] for i in layers)
+        """What these take: keys and values, each key/value head once."""
+        of_slot = [self.slot_bytes(i, channels=False) // layer.copies for i, layer in enumerate(self._layers)]
+        return sum(n * size for n, size in zip(self.full_slots(tokens), of_slot, strict=True))
 
     def slot_bytes(self, layer: int, channels: bool = True) -> int:
         """Bytes of one token in one layer, all heads: its key, its value and, with `channels`, what is noted of it."""

@@ -310,7 +310,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.views = [rows.left[n][self.index] for n in lengths]
         plans = [self.prefill.plan(view) for view in self.views]
         near = [reached(n, self.window) for n in lengths]
-        plans = [plan if plan and plan.slots < n else None for plan, n in zip(plans, near, strict=True)]
+        plans = [plan if plan and plan.slots <= n else None for plan, n in zip(plans, near, strict=True)]
         scores = self.prefill.score(attention) if any(plan and plan.best for plan in plans) else None
         _, heads, longest, _ = keys.shape
         kept = [

@@ -93,6 +93,8 @@ class Answered(TypedDict):
     full_cache_bytes: Count
     slots_kept: Annotated[list[Count], Field(min_length=1)]
     prefill_kept: NotRequired[list[Count]]
+    prefill_full: NotRequired[list[Count]]
+    slots_full: NotRequired[list[Count]]
     prefill_evicted: Whole
     decode_evicted: Whole
     engine: NotRequired[str]
