@@ -15,6 +15,7 @@ import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from markdown_it import MarkdownIt
@@ -23,6 +24,7 @@ from tiny_models import WORDS, random_prompts, tiny
 from torch import Tensor
 from transformers import DynamicCache
 
+from hydra_plugins.scope_sweeper import scope_sweeper  # noqa: F401  # stores model.template
 from scope.config import build
 from scope.decoding import KeepAll
 from scope.generate import generate
@@ -40,8 +42,8 @@ SUFFIXES = {".py", ".md", ".json", ".jsonl", ".yaml", ".png", ".csv", ".txt", ".
 WRITTEN = {  # by runs and commands, so not in the tree
     *("config.yaml", "manifest.json", "records.jsonl", "records.1.jsonl", "table.csv", "workspace.json"),
 }
-GROUPS = ("model", "method", "decoding", "budget", "task", "fidelity", "engine", "tracking", "trace")
-KEY = re.compile(rf"({'|'.join((*GROUPS, 'sampling', 'records'))})((?:\.[a-z_]+)+)(?:=.*)?")
+GROUPS = ("model", "method", "decoding", "budget", "task", "sampling", "fidelity", "engine", "tracking", "trace")
+KEY = re.compile(rf"({'|'.join((*GROUPS, 'records'))})((?:\.[a-z_]+)+)(?:=.*)?")
 FILE = re.compile(r"^# (scope/\S+\.py)$", re.MULTILINE)  # an example that is a whole file
 
 every = pytest.mark.parametrize("readme", READMES, ids=NAMES)
@@ -195,7 +197,8 @@ def test_every_key_that_is_named_is_one(readme: Path) -> None:
 def keys_of(group: str) -> set[str]:
     whole = yaml.safe_load((CONF / "config.yaml").read_text())
     nodes = [whole.get(group, {}), *(yaml.safe_load(path.read_text()) for path in (CONF / group).glob("*.yaml"))]
-    return {str(key) for node in nodes for key in node or ()}
+    stored = ConfigStore.instance().repo.get(group, {}).values()  # what no file can say: model.template
+    return {str(key) for node in [*nodes, *(option.node for option in stored)] for key in node or ()}
 
 
 def options(group: str) -> set[str]:
@@ -214,6 +217,8 @@ def options(group: str) -> set[str]:
         ("budget", "conf/README.md"),
         ("model", "scope/README.md"),
         ("engine", "scope/README.md"),
+        ("sampling", "scope/README.md"),
+        ("sampling", "conf/README.md"),
     ],
 )
 def test_every_option_is_in_its_table(group: str, readme: str) -> None:
