@@ -13,8 +13,8 @@ from test_run import experiment
 
 from scope.errors import SettingError
 from scope.generate import Generated
-from scope.models import ModelSource, load_shape
-from scope.prompts import opens_thinking
+from scope.models import ModelSource
+from scope.prompts import Encoded
 from scope.records.lines import seal
 from scope.run import record
 from scope.scoring import Question, score
@@ -143,13 +143,12 @@ def test_records_are_scored_again_with_the_markers_of_their_run(
     ],
 )
 def test_a_prompt_that_opens_a_thinking_part_is_seen(prompt: str, markers: Any, opens: bool) -> None:
-    _, tokenizer = load_shape(ModelSource())
-    assert opens_thinking(tokenizer, tokenizer(prompt).input_ids, markers) is opens
+    assert Encoded((1,), text=prompt).starts_thinking(markers) is opens
 
 
 @pytest.mark.parametrize("thinking", ["<think>", ["<think>"], ["a", "b", "c"], ["a", "a"], ["", "b"], [1, 2], 7, {}])
 def test_markers_that_cannot_be(thinking: Any) -> None:
-    with pytest.raises(SettingError, match=r"ModelSource\.thinking=.*: must be null, or what opens and what closes"):
+    with pytest.raises(SettingError, match=r"ModelSource\.thinking=.*: must be null or two texts, what a model writes before and after its thinking"):
         ModelSource(thinking=thinking)
 
 
