@@ -97,7 +97,8 @@ class Summary:
 
 
 def test_a_record_keeps_the_whole_text_and_the_scores_of_the_answer() -> None:
-    made = Generated((1, 2), ISSUE.replace("hm", "xx"), "eos", 0, 1, 1, (3,), (4,), 5, 6, "")
+    text = ISSUE.replace("hm", "xx")
+    made = Generated((1, 2), text, "eos", 0, 1, 1, (3,), (4,), (3,), (4,), 5, 6, "")
     sample = Sample("a", "prompt", (Question(9, "7"),))
     line = record(Summary(), sample, 3, made, THINK)  # type: ignore[arg-type]
     assert line["generation"] == made.text
