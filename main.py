@@ -14,12 +14,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from scope.errors import BugError, ConfigError, ScopeError, print_anything
-from scope.explain import FAILED, REFUSED, accounted, exit_code, told
-from scope.hydra_part import check_command
-from scope.importing import uncollected
-from scope.secrets import command_line, redact
-from scope.trust import permitted
+from scope.cli.explain import FAILED, REFUSED, accounted, exit_code, told
+from scope.cli.hydra_part import check_command
+from scope.cli.trust import permitted
+from scope.util.errors import BugError, ConfigError, ScopeError, print_anything
+from scope.util.importing import uncollected
+from scope.util.secrets import command_line, redact
 
 CONF = Path(__file__).resolve().with_name("conf")
 FLAG = re.compile(r"-m$|--multirun$|--[\w-]+=")  # of Hydra's, in one word
@@ -34,12 +34,12 @@ def main(cfg: DictConfig) -> str | list[float]:
 
         from analysis import tables
         from scope import records
-        from scope.config import NO_USE, build, files_of, unused
-        from scope.forecast import show_plan
-        from scope.run import SamplesFailedError, run
-        from scope.stopping import Stopped
-        from scope.summary import summary
-        from scope.sweep import setting_of
+        from scope.cli.config import NO_USE, build, files_of, unused
+        from scope.cli.sweep import setting_of
+        from scope.runs.forecast import show_plan
+        from scope.runs.run import SamplesFailedError, run
+        from scope.runs.summary import summary
+        from scope.util.stopping import Stopped
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()

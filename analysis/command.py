@@ -8,9 +8,9 @@ from typing import Any
 
 from analysis.provenance import warnings
 from analysis.records import Run, read_runs
-from scope.errors import ScopeError, before_it_runs, of_the_machine, one_line, print_anything
-from scope.secrets import redact
-from scope.visible import visible
+from scope.util.errors import ScopeError, before_it_runs, of_the_machine, one_line, print_anything
+from scope.util.secrets import redact
+from scope.util.visible import visible
 
 Work = Callable[[list[Run], Path, argparse.Namespace], None]
 

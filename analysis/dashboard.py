@@ -20,9 +20,9 @@ from analysis.frame import of_runs
 from analysis.records import Run
 from analysis.report import page
 from analysis.tables import write
-from scope.errors import ScopeError
-from scope.files import make_folder, write_whole
-from scope.secrets import redact
+from scope.util.errors import ScopeError
+from scope.util.files import make_folder, write_whole
+from scope.util.secrets import redact
 
 NAME = "SCOPE"
 TABLE, SAMPLES = "runs", "samples"  # the first is logged here, the second by each run

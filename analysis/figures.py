@@ -21,7 +21,7 @@ from analysis.panels import NothingToShowError, dress, panels
 from analysis.records import Run, Sample
 from analysis.statistics import clustered_proportion
 from analysis.traces import figures as trace_figures
-from scope.files import make_folder
+from scope.util.files import make_folder
 
 KINDS = ("png", "pdf")
 BINS = 8  # of question positions: fewer questions a point, wider bands

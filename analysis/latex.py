@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.sheets import DAGGER, NOTHING, STAR, Sheet
-from scope.visible import visible
+from scope.util.visible import visible
 
 NEEDS = "% needs \\usepackage{booktabs,siunitx,graphicx}"
 _FIGURE = re.compile(rf"[+-]?\d+(\.\d+)?[{STAR}{DAGGER}]*", re.ASCII)

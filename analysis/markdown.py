@@ -5,7 +5,7 @@ import re
 from rich.cells import cell_len
 
 from analysis.sheets import Sheet, one_line
-from scope.visible import visible
+from scope.util.visible import visible
 
 _MARKS = re.compile(  # an underscore within a word is none, nor are brackets without an address behind them
     r"[\\|*`<>~$]|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[:])|&(?=#?\w+;)"

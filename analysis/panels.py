@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from scope.errors import ScopeError
+from scope.util.errors import ScopeError
 
 SIZE = (3.4, 2.7)  # inches of one panel
 

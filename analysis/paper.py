@@ -16,8 +16,8 @@ from analysis.frame import of_runs
 from analysis.latex import escaped
 from analysis.records import Run
 from analysis.tables import PRESETS, write, write_preset
-from scope.errors import ScopeError
-from scope.files import make_folder, write_whole
+from scope.util.errors import ScopeError
+from scope.util.files import make_folder, write_whole
 
 SECONDS = 120  # that TeX may take
 DOCUMENT = r"""\documentclass[a4paper]{article}

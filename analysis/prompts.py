@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scope.errors import ScopeError
+from scope.util.errors import ScopeError
 
 
 def prompts_of(folder: Path, answered: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, str], str]:
@@ -42,8 +42,8 @@ def _task(path: Path) -> Any:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    from scope.config import build
-    from scope.trust import SWITCHES
+    from scope.cli.config import build
+    from scope.cli.trust import SWITCHES
 
     try:
         config = OmegaConf.load(path)

@@ -12,7 +12,7 @@ from typing import Any
 
 from scope.records.merge import JOINED, Joined
 from scope.records.read import MANIFEST, RecordsError, read_run, run_folders
-from scope.visible import all_visible
+from scope.util.visible import all_visible
 
 __all__ = ["RecordsError", "Run", "Sample", "read_runs"]
 

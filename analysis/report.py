@@ -24,8 +24,8 @@ from analysis.prompts import prompts_of
 from analysis.provenance import warnings
 from analysis.records import Run
 from analysis.speeds import marks, remarks_on
-from scope.files import make_folder, write_whole
 from scope.records.read import read_run
+from scope.util.files import make_folder, write_whole
 
 Column = dict[str, Any]  # heading, key; digits of figures; further keys: `bounds` of an interval, `best` where bold
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from scope.speeds import written
+from scope.util.speeds import written
 
 NOTHING = "\N{EN DASH}"  # what a cell without a value shows
 STAR = "*"  # after a figure that not all prompts stand behind

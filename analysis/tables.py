@@ -23,7 +23,7 @@ from analysis.markdown import escaped, markdown, pipes
 from analysis.records import Run
 from analysis.sheets import Sheet, as_csv
 from analysis.view import about_grid, grids, make_view, sheets, show, show_sheet
-from scope.files import make_folder, write_whole
+from scope.util.files import make_folder, write_whole
 
 __all__ = ["build", "show", "write"]
 

@@ -18,7 +18,7 @@ COLUMNS = 240  # of a map of attention, at the most: about the pixels of its pan
 
 @dataclass(frozen=True)
 class Traced:
-    """One traced sample of a run; the arrays are described in scope/traces.py."""
+    """One traced sample of a run; the arrays are described in scope/runs/traces.py."""
 
     run: Run
     arrays: dict[str, Any]

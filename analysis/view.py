@@ -27,7 +27,7 @@ from analysis.frame import (
 )
 from analysis.sheets import NOTHING, STAR, Sheet, bytes_unit, interval, number, numbers, plain, speed
 from analysis.speeds import marks, remarks_on
-from scope.visible import visible
+from scope.util.visible import visible
 
 BOLD = {"best": "accuracy %\n[95% interval]", "released_best": "released %\n[95% interval]"}  # frame's column: heading
 NOTES_WIDTH = 28  # characters of terminal that notes are wrapped to where space is short

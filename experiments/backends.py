@@ -12,13 +12,13 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from scope import models
 from scope.cache import CompressedCache
 from scope.decoding import Slide
-from scope.generate import Prompt, generate
-from scope.models import ModelSource
+from scope.generation import models
+from scope.generation.models import ModelSource
+from scope.generation.stream import Prompt, generate
+from scope.policy.scores import Attention
 from scope.prefill import H2O, PrefillMethod, SnapKV
-from scope.scores import Attention
 from scope.tasks import Arithmetic
 
 

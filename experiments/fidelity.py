@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments.measure import measure, points
-from scope.files import write_whole
+from scope.util.files import write_whole
 
 SHORT = "budget.prefill=600"  # longer than most prompts
 

@@ -95,10 +95,10 @@ def compare(folder: Path) -> int:
     """With scope's cache over the same weights. -> 1 where a kept set differs, else 0."""
     from transformers import AutoModelForCausalLM
 
-    from scope.attention import implementation
     from scope.cache import CompressedCache
-    from scope.generate import Prompt, pad_left
-    from scope.inputs import layer_inputs
+    from scope.cache.inputs import layer_inputs
+    from scope.cache.seam import implementation
+    from scope.generation.stream import Prompt, pad_left
     from scope.prefill import KVPress
 
     kept = json.loads((folder / "kept.json").read_text())

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from analysis.statistics import Interval, clustered_proportion, mean_by_prompt
 from scope import records
-from scope.config import Job, build
-from scope.run import finished, run
+from scope.cli.config import Job, build
+from scope.runs.run import finished, run
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 

@@ -23,12 +23,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this file is also run by its path
 
-from scope.attention import implementation  # noqa: E402
 from scope.cache import CompressedCache  # noqa: E402
-from scope.config import build  # noqa: E402
-from scope.errors import ScopeError  # noqa: E402
-from scope.experiment import Experiment  # noqa: E402
-from scope.generate import Prompt, generate  # noqa: E402
+from scope.cache.seam import implementation  # noqa: E402
+from scope.cli.config import build  # noqa: E402
+from scope.generation.stream import Prompt, generate  # noqa: E402
+from scope.runs.experiment import Experiment  # noqa: E402
+from scope.util.errors import ScopeError  # noqa: E402
 
 METHODS = {
     "ALLKV": "full",

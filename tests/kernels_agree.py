@@ -12,7 +12,7 @@ from torch import Tensor
 from scope import kernels, prefill
 from scope.cache.fused import FusedSlots, Storages
 from scope.cache.slots import Kept, Slots
-from scope.generate import generate
+from scope.generation.stream import generate
 from scope.kernels import decode
 from scope.kernels.decode import Attended, Eligible, Workspace, attend, attend_twin, free, free_twin, write, write_twin
 from scope.kernels.votes import votes, votes_twin

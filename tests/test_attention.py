@@ -19,8 +19,8 @@ from torch import Tensor
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask, flash_attention_mask, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from scope.attention import NAMES
 from scope.cache import CompressedCache
+from scope.cache.seam import NAMES
 from scope.decoding import Slide
 from scope.prefill import SnapKV
 
@@ -165,7 +165,7 @@ for name, function in ALL_ATTENTION_FUNCTIONS.items():
 def test_it_does_not_matter_who_is_imported_first(tmp_path: Path) -> None:
     (tmp_path / "wraps.py").write_text(STAND_IN)
     expected = [written(name, compress) for name in ("sdpa", "eager") for compress in (False, True)]
-    for imports in ("import wraps, scope.attention", "import scope.attention, wraps"):
+    for imports in ("import wraps, scope.cache.seam", "import scope.cache.seam, wraps"):
         code = ORDERS.format(stand_in=str(tmp_path), imports=imports)
         settings = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=settings, capture_output=True, text=True)

@@ -10,7 +10,7 @@ from scope import decoding, prefill
 from scope.cache.slots import Slots, StorageFactory
 from scope.cache.twin import Concatenated
 from scope.decoding import DecodingStrategy
-from scope.generate import Generated, generate
+from scope.generation.stream import Generated, generate
 from scope.prefill import PrefillMethod
 
 TOKENS = 24

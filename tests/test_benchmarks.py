@@ -12,10 +12,10 @@ from experiments.benchmarks.__main__ import main
 from experiments.benchmarks.policies import methods, row_bytes, strategies
 from experiments.benchmarks.timing import PeakMemory, Target, held_bytes, in_turns, unless_out_of_memory
 from scope import prefill
-from scope.attention import implementation
 from scope.cache import CompressedCache
+from scope.cache.seam import implementation
 from scope.decoding import KeepAll, SnapKVD
-from scope.models import RandomModel
+from scope.generation.models import RandomModel
 
 CPU = torch.device("cpu")
 SMALL = RandomModel(hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, device="cpu")

@@ -8,15 +8,16 @@ from golden import composed
 from test_run import experiment, go
 from tiny_models import DIM, HEADS, LAYERS, WORDS, random_prompts, tiny
 
-from scope import decoding, models, prefill, sizes
-from scope.cache import CompressedCache
+from scope import decoding, prefill
+from scope.cache import CompressedCache, sizes
 from scope.cache.twin import Concatenated
 from scope.decoding import DecodingStrategy
-from scope.errors import CombinationError, ConfigError, ImpossibleError, ScopeError, SettingError
-from scope.forecast import cache_bytes
-from scope.generate import generate
-from scope.plan import View
+from scope.generation import models
+from scope.generation.stream import generate
+from scope.policy.plan import View
 from scope.prefill import PrefillMethod
+from scope.runs.forecast import cache_bytes
+from scope.util.errors import CombinationError, ConfigError, ImpossibleError, ScopeError, SettingError
 
 PROMPT, TOKENS, SLOTS = 30, 60, 46  # slots a layer
 SLOT = HEADS * 2 * DIM * 8  # bytes of a key and a value in one layer, float64

@@ -22,10 +22,10 @@ from scope.cache import CompressedCache
 from scope.cache.slots import Kept, Slots, StorageFactory
 from scope.cache.twin import Concatenated
 from scope.decoding import DecodingStrategy
-from scope.errors import ScopeError
-from scope.generate import generate, pad_left
-from scope.plan import Plan
+from scope.generation.stream import generate, pad_left
+from scope.policy.plan import Plan
 from scope.prefill import PrefillMethod
+from scope.util.errors import ScopeError
 
 C, WINDOW, D, RECENT, TOKENS, BETA = 16, 4, 10, 4, 28, 20
 LENGTHS = (30, 9, 21)  # over the budget, under it, and where the pyramid is clipped

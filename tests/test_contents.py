@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from scope import contents, places
-from scope.contents import hash_folder
-from scope.errors import ScopeError
-from scope.models import ModelSource
+from scope.generation import contents, places
+from scope.generation.contents import hash_folder
+from scope.generation.models import ModelSource
+from scope.util.errors import ScopeError
 
 MANY = 5 << 20
 

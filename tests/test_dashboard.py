@@ -12,7 +12,7 @@ from test_tracking import finished_record
 
 from analysis import dashboard, figures
 from analysis.frame import build
-from scope.summary import running, summary
+from scope.runs.summary import running, summary
 
 wandb: Any = pytest.importorskip("wandb")
 ws: Any = pytest.importorskip("wandb_workspaces.workspaces")

@@ -23,20 +23,20 @@ from rich.console import Console
 
 from hydra_plugins.scope_sweeper.scope_sweeper import RememberingLoader
 from scope import records
-from scope.batches import attempts, share
-from scope.errors import ScopeError, SettingError
-from scope.experiment import Experiment
-from scope.generate import Sampling
-from scope.instances import settings_class
+from scope.cli.instances import settings_class
+from scope.generation.stream import Sampling
 from scope.prefill import SnapKV
 from scope.records import RecordKeeping
 from scope.records.merge import main as merge_main
 from scope.records.merge import merge
-from scope.run import SamplesFailedError, run
-from scope.secrets import redact
-from scope.stopping import Stopped, Stopping
+from scope.runs.batches import attempts, share
+from scope.runs.experiment import Experiment
+from scope.runs.run import SamplesFailedError, run
+from scope.runs.tracking import NoTracking
 from scope.tasks import Arithmetic
-from scope.tracking import NoTracking
+from scope.util.errors import ScopeError, SettingError
+from scope.util.secrets import redact
+from scope.util.stopping import Stopped, Stopping
 from tests.test_run import experiment
 
 ROOT = Path(__file__).parents[1]
@@ -200,7 +200,7 @@ def test_a_signal_that_somebody_else_listens_to_is_left_alone(monkeypatch: pytes
 def test_a_terminal_that_is_gone_does_not_end_the_answers_under_way() -> None:
     program = """
 import os, signal, sys
-from scope.stopping import Stopping
+from scope.util.stopping import Stopping
 with Stopping() as stopping:
     os.kill(os.getpid(), signal.SIGHUP)
     assert stopping.asked
@@ -338,7 +338,7 @@ def test_ctrl_c_finishes_the_batch_and_says_how_to_go_on(tmp_path: Path) -> None
         "os.system",
         "scope.records.folder.os.system",
         "scope.records.surroundings.subprocess.run",
-        "scope.files.write_whole",
+        "scope.util.files.write_whole",
         "scope",
         "",
         "toy.X",

@@ -10,8 +10,8 @@ import torch
 from experiments.tiny import evaluate, train
 from experiments.tiny.curriculum import Stage, batch
 from experiments.tiny.recipe import Recipe
-from scope import models
-from scope.models import ModelSource
+from scope.generation import models
+from scope.generation.models import ModelSource
 from scope.tasks import Arithmetic
 from scope.tasks.language import VOCABULARY, Kind
 

@@ -9,13 +9,13 @@ import torch
 from tiny_models import WORDS, random_prompts, strategies, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scope import engine as engines
 from scope import prefill
 from scope.cache import CompressedCache
 from scope.decoding import AccumulatedH2O, DecodingStrategy, KeepAll
-from scope.engine import OFTEN, Engine, Stepper, devices_of, rows_that_fit
-from scope.errors import ScopeError, SettingError
-from scope.generate import Generated, generate, pad_left, stream
+from scope.generation import engine as engines
+from scope.generation.engine import OFTEN, Engine, Stepper, devices_of, rows_that_fit
+from scope.generation.stream import Generated, generate, pad_left, stream
+from scope.util.errors import ScopeError, SettingError
 
 TOKENS, LENGTHS = 40, (30, 9, 21)
 DECODING = strategies(10, 4, TOKENS)
@@ -175,7 +175,7 @@ def test_a_refill_needs_no_second_cache(monkeypatch: pytest.MonkeyPatch) -> None
             super().__init__(*args, **options)
             made.append(self)
 
-    monkeypatch.setattr("scope.generate.CompressedCache", Watched)
+    monkeypatch.setattr("scope.generation.stream.CompressedCache", Watched)
     generate(tiny(), WORDS, random_prompts(30, 30, 30, 30), prefill.Full(), KeepAll(), TOKENS, batch_size=2)
     first, *others = [cache.nbytes for cache in made]
     assert [round(first / size, 2) for size in others] == [round((30 + TOKENS) / 30, 2)]
@@ -194,7 +194,7 @@ def test_a_refills_cache_goes_once_its_prompts_are_in_their_rows(monkeypatch: py
     def count() -> int:
         return sum(cache() is not None for cache in made)
 
-    monkeypatch.setattr("scope.generate.CompressedCache", Watched)
+    monkeypatch.setattr("scope.generation.stream.CompressedCache", Watched)
     policies = prefill.Full(), KeepAll(), TOKENS
     generate(
         *(tiny(), WORDS, random_prompts(*[30] * 6), *policies), batch_size=2, observe=lambda _: alive.append(count())

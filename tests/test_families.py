@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GptOssConfig, Llama
 
 from scope.cache import CompressedCache
 from scope.decoding import Slide
-from scope.errors import ScopeError
-from scope.generate import generate
+from scope.generation.stream import generate
+from scope.util.errors import ScopeError
 
 SMALL = {
     "vocab_size": 40,

@@ -30,10 +30,10 @@ from scope.cache import CompressedCache
 from scope.cache.slots import Slots
 from scope.cache.twin import Concatenated
 from scope.decoding import DecodingStrategy
-from scope.errors import ConfigError
-from scope.generate import Generated, Sampling, generate
-from scope.plan import View
+from scope.generation.stream import Generated, Sampling, generate
+from scope.policy.plan import View
 from scope.prefill import PrefillMethod
+from scope.util.errors import ConfigError
 
 C, WINDOW, D, RECENT = 16, 4, 10, 4  # test_cache's and test_policies' own
 T = 40

@@ -10,8 +10,8 @@ import pytest
 from experiments.frontier import __main__ as frontier
 from experiments.frontier.rows import OWN, ROWS, SLIDE, Row, fitted
 from experiments.measure import Measured, composed, in_points, points
-from scope import models
-from scope.forecast import cache_bytes
+from scope.generation import models
+from scope.runs.forecast import cache_bytes
 
 COMMON = ["task=arithmetic_tiny", "task.prompts=2"]
 PROMPT = 200

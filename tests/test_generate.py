@@ -13,11 +13,11 @@ from tiny_models import DIM, FAMILIES, HEADS, LAYERS, SCOPE, WORDS, Trace, rando
 from torch import Tensor
 
 from scope import decoding, prefill
-from scope.attention import implementation
+from scope.cache.seam import implementation
 from scope.decoding import DecodingStrategy
-from scope.errors import ScopeError, SettingError
-from scope.generate import Generated, Prompt, Sampling, generate
+from scope.generation.stream import Generated, Prompt, Sampling, generate
 from scope.prefill import PrefillMethod
+from scope.util.errors import ScopeError, SettingError
 
 STOCK = "sdpa"  # transformers' eager attention has no answer for padding in float64
 FULL, NONE = prefill.Full(), decoding.KeepAll()
@@ -328,7 +328,7 @@ def test_flash_attention_is_called_under_its_own_name(monkeypatch: pytest.Monkey
         return out.transpose(1, 2)
 
     monkeypatch.setattr("transformers.integrations.flash_attention._flash_attention_forward", kernel)
-    monkeypatch.setattr("scope.attention.is_flash_attn_2_available", lambda: True)
+    monkeypatch.setattr("scope.cache.seam.is_flash_attn_2_available", lambda: True)
     flash = copy.deepcopy(tiny("llama", SCOPE))
     flash.set_attn_implementation(implementation("flash_attention_2"))
     prompts = random_prompts(*LENGTHS)

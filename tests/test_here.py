@@ -17,19 +17,20 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import open_dict
 from rich.console import Console
 
-from scope import devices, models, records
+from scope import records
+from scope.cli.sweep import Sweep
 from scope.decoding import Slide
-from scope.engine import Engine
-from scope.errors import ConfigError, ImpossibleError, ScopeError
-from scope.experiment import Experiment
-from scope.forecast import cache_bytes, show_plan
-from scope.generate import Sampling
-from scope.models import EMBEDDED, ModelSource, RandomModel
+from scope.generation import devices, models
+from scope.generation.engine import Engine
+from scope.generation.models import EMBEDDED, ModelSource, RandomModel
+from scope.generation.stream import Sampling
 from scope.prefill import SnapKV
-from scope.run import run
-from scope.sweep import Sweep
+from scope.runs.experiment import Experiment
+from scope.runs.forecast import cache_bytes, show_plan
+from scope.runs.run import run
+from scope.runs.tracking import NoTracking
 from scope.tasks import Arithmetic
-from scope.tracking import NoTracking
+from scope.util.errors import ConfigError, ImpossibleError, ScopeError
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -118,7 +119,7 @@ def test_a_device_map_needs_accelerate_and_its_device(monkeypatch: pytest.Monkey
 
 
 def test_flash_attention_takes_no_float32_and_no_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scope.attention.is_flash_attn_2_available", lambda: True)
+    monkeypatch.setattr("scope.cache.seam.is_flash_attn_2_available", lambda: True)
     gpus(monkeypatch, 1)
     ModelSource(attention="flash_attention_2", dtype="bfloat16").require()
     with pytest.raises(ImpossibleError, match=r"takes model\.dtype=bfloat16 or float16, not float32$"):

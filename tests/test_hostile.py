@@ -20,7 +20,7 @@ from analysis.latex import escaped as in_latex
 from analysis.markdown import escaped, pipes
 from analysis.records import read_runs
 from analysis.sheets import Sheet, as_csv
-from scope.visible import visible
+from scope.util.visible import visible
 
 ESCAPE, TURN = "\x1b[31;1m\x1b]0;title\x07", "\u202e\u2066\u200b"
 LABELS = [

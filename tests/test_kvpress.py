@@ -17,14 +17,14 @@ from tiny_models import DIM, FAMILIES, HEADS, LAYERS, WORDS, random_prompts, tin
 from transformers import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from scope.cache.inputs import layer_inputs, taken
 from scope.decoding import KeepAll
-from scope.errors import ScopeError, SettingError
-from scope.generate import generate, pad_left
-from scope.inputs import layer_inputs, taken
-from scope.plan import View
+from scope.generation.stream import generate, pad_left
+from scope.policy.plan import View
+from scope.policy.scores import Attention, LayerInputs
 from scope.prefill import KVPress
 from scope.prefill.kvpress import load
-from scope.scores import Attention, LayerInputs
+from scope.util.errors import ScopeError, SettingError
 
 scope = test_main.scope
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scope.errors import SettingError
 from scope.tasks import Arithmetic, language
+from scope.util.errors import SettingError
 
 QUESTION = re.compile(
     r"Question_(\d+)(?:: now (dry|wet))?: \w+ has (?:(\d+)|as many as Answer_(\d+))((?: and \w+ \d)+)\."

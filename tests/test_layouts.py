@@ -22,7 +22,7 @@ from analysis.paper import compiled
 from analysis.records import read_runs
 from analysis.sheets import NOTHING
 from analysis.tables import PRESETS, main, write, write_preset
-from scope.errors import ScopeError
+from scope.util.errors import ScopeError
 
 PUBLISHED = Path(__file__).parents[1] / "analysis" / "published"
 TASKS = {"gsm8k_4k": 4, "mmlu_4k": 3, "csqa_4k": 5}  # questions of a prompt

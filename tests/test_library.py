@@ -31,11 +31,11 @@ from transformers import (
 
 from scope.cache import CompressedCache
 from scope.decoding import DecodingStrategy, Slide
-from scope.errors import ScopeError
-from scope.generate import Prompt, generate
-from scope.models import EMBEDDED, ModelSource, load
+from scope.generation.models import EMBEDDED, ModelSource, load
+from scope.generation.stream import Prompt, generate
 from scope.prefill import PrefillMethod, SnapKV
 from scope.tasks import Arithmetic
+from scope.util.errors import ScopeError
 
 ROOT = Path(__file__).parents[1]
 TOKENS = 40
@@ -326,7 +326,8 @@ def look():
     return seen, tables
 
 before, tables = look()
-import scope, scope.attention, scope.cache, scope.generate, scope.models, scope.prefill, scope.decoding
+import scope, scope.cache, scope.cache.seam, scope.decoding, scope.prefill
+import scope.generation.models, scope.generation.stream
 after, more = look()
 print(json.dumps({
     "looked at": len(before),

@@ -15,10 +15,10 @@ import yaml
 from golden import composed
 from made_up import Row, write
 
-from scope.errors import ConfigError, ScopeError
-from scope.experiment import Experiment
+from scope.runs.experiment import Experiment
 from scope.tasks import InfiniteBench, LongGenBench, Sample
 from scope.tasks.__main__ import main as command
+from scope.util.errors import ConfigError, ScopeError
 
 RELEASED = Path(__file__).resolve().parents[2] / "shared" / "longgenbench_sample"
 ROWS: dict[str, Callable[[int], list[Row]]] = {"gsm8k": made_up.gsm8k, "mmlu": made_up.mmlu, "csqa": made_up.csqa}

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 import main
-from scope.errors import BugError
+from scope.util.errors import BugError
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["task.questions=4", "task.max_new_tokens=100", "task.prompts=2", "budget.prefill=40", "budget.decode=32"]
@@ -153,7 +153,7 @@ REFUSED = {
     "adaptive, discontinuous and \\d+ more have budget",
     "tracking.mode=offline": "tracking.mode: tracking=none has no settings; tracking=wandb has mode",
     "tracking.spare=1": "tracking.spare: tracking=none has no settings",
-    "+tracking.mode=offline": "tracking.mode: no such setting of scope.tracking.NoTracking; it has none",
+    "+tracking.mode=offline": "tracking.mode: no such setting of scope.NoTracking; it has none",
     "metod.window=3": "metod.window: no such key; did you mean method.window\\?",
     "decoding=none decodng.budget=3": "decodng.budget: no such key; --help lists them",
     "fidelity.votes=foo": "fidelity.votes=foo: must be one of sum, mean, released",
@@ -200,13 +200,13 @@ REFUSED = {
     "experiment=/etc/passwd": "experiment=/etc/passwd: must be one of demo, .*",
     "+method@foo=snapkv": "foo: no such key; the keys are .*",
     "tracking._target_=scope.prefill.SnapKV": "tracking._target_=scope.prefill.SnapKV: is no Tracker; .*",
-    "tracking._target_=scope.plan.Plan": "tracking._target_=scope.plan.Plan: is no Tracker; .*",
+    "tracking._target_=scope.policy.plan.Plan": "tracking._target_=scope.policy.plan.Plan: is no Tracker; .*",
     "-m tracking._target_=scope.tasks.Hub": "tracking._target_=scope.tasks.Hub: is no Tracker; .*",
     "method._target_=scope.decoding.Slide": "method._target_=scope.decoding.Slide: is no PrefillMethod; .*",
     "decoding._target_=scope.prefill.SnapKV": "decoding._target_=scope.prefill.SnapKV: is no DecodingStrategy; .*",
-    "engine._target_=scope.tracking.NoTracking": "engine._target_=scope.tracking.NoTracking: is no Engine; .*",
-    "+trace._target_=scope.tracking.NoTracking": "trace._target_=scope.tracking.NoTracking: is no Trace; .*",
-    "task=en_sum task.hub._target_=scope.engine.Engine": "task.hub.columns: no such setting of scope.engine.Engine; .*",
+    "engine._target_=scope.NoTracking": "engine._target_=scope.NoTracking: is no Engine; .*",
+    "+trace._target_=scope.NoTracking": "trace._target_=scope.NoTracking: is no Trace; .*",
+    "task=en_sum task.hub._target_=scope.Engine": "task.hub.columns: no such setting of scope.Engine; .*",
     # values of another type than the field's
     "task=gsm8k_4k task.source=nan": "task.source=nan: must be a text or null",
     "task=gsm8k_4k task.source=inf": "task.source=inf: must be a text or null",
@@ -370,7 +370,7 @@ def test_a_fault_of_our_own_is_told_from_a_request_that_cannot_be(
     def broken(*_: object) -> None:
         raise KeyError("layer")
 
-    monkeypatch.setattr("scope.run.encode_all", broken)
+    monkeypatch.setattr("scope.runs.run.encode_all", broken)
     said = scope(*SMALL, code=70).err
     assert said == "error: this is a bug in SCOPE: KeyError: 'layer'; HYDRA_FULL_ERROR=1 shows the traceback\n"
     swept = scope("-m", *SMALL, code=70)
@@ -585,7 +585,7 @@ def test_a_new_method_is_one_class_and_one_yaml(tmp_path: Path) -> None:
     (tmp_path / "toy.py").write_text(
         '''"""A policy that is no part of the project."""
 from dataclasses import dataclass
-from scope.plan import Plan
+from scope.policy.plan import Plan
 from scope.prefill.budget import Windowed
 
 @dataclass(frozen=True)
@@ -618,9 +618,9 @@ def test_wandb_offline_from_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("modules", "without"),
     [
-        ("scope.run, scope.generate", {"hydra", "omegaconf", "wandb"}),
+        ("scope.runs.run, scope.generation.stream", {"hydra", "omegaconf", "wandb"}),
         (
-            "scope.generate, scope.models, scope.cache",
+            "scope.generation.stream, scope.generation.models, scope.cache",
             {"hydra", "omegaconf", "wandb", "pydantic", "platformdirs", "rich"},
         ),
     ],

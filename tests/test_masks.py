@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from scope.cache import CompressedCache
-from scope.errors import ScopeError
-from scope.masks import real_tokens, require_causal, require_consecutive
+from scope.cache.masks import real_tokens, require_causal, require_consecutive
+from scope.util.errors import ScopeError
 
 COLUMNS, STEPS = 20, 4
 IDS = torch.randint(3, VOCABULARY, (2, COLUMNS), generator=torch.Generator().manual_seed(0))

@@ -17,10 +17,10 @@ from golden import composed
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from transformers import AutoTokenizer
 
-from scope import models, places
-from scope.attention import implementation
-from scope.errors import ConfigError, ScopeError, SettingError
-from scope.models import EMBEDDED, ModelSource, RandomModel, load
+from scope.cache.seam import implementation
+from scope.generation import models, places
+from scope.generation.models import EMBEDDED, ModelSource, RandomModel, load
+from scope.util.errors import ConfigError, ScopeError, SettingError
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
 HUB_ID = "someone/a-model-that-nobody-has"

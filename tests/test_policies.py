@@ -34,12 +34,12 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from scope import decoding, prefill
+from scope.cache.sizes import prefilled
 from scope.cache.twin import Concatenated
 from scope.decoding import DecodingStrategy
-from scope.generate import Generated, Prompt, generate
-from scope.plan import View, pyramid
+from scope.generation.stream import Generated, Prompt, generate
+from scope.policy.plan import View, pyramid
 from scope.prefill import PrefillMethod
-from scope.sizes import prefilled
 
 C, WINDOW, D, RECENT, TOKENS = 16, 4, 10, 4, 40
 LONG, CLIPPED, SHORT = 40, 24, 9  # prompts: twice the budget and more; where the pyramid is clipped; under the budget

@@ -20,11 +20,11 @@ from test_run import experiment, go
 from tiny_models import strategies
 from transformers import AutoModelForCausalLM
 
-from scope import models
-from scope.errors import ImpossibleError
-from scope.forecast import cache_bytes, full_cache_bytes, require_fit
-from scope.generate import Sampling
+from scope.generation import models
+from scope.generation.stream import Sampling
 from scope.prefill import Full, PyramidKV, SnapKV
+from scope.runs.forecast import cache_bytes, full_cache_bytes, require_fit
+from scope.util.errors import ImpossibleError
 
 scope = test_main.scope
 PROTECTING = ("slide", "adaptive", "discontinuous")

@@ -19,15 +19,15 @@ from transformers.generation.configuration_utils import WatermarkingConfig
 
 from scope import decoding, prefill
 from scope.cache import CompressedCache
-from scope.engine import Engine
-from scope.errors import ConfigError, SettingError
-from scope.experiment import Experiment
-from scope.generate import Prompt, Sampling, generate
-from scope.models import EMBEDDED, ModelSource
-from scope.processors import APPLIED, REFUSED, WHEN_SAMPLING, asked_for, described
-from scope.run import run
+from scope.generation.engine import Engine
+from scope.generation.models import EMBEDDED, ModelSource
+from scope.generation.processors import APPLIED, REFUSED, WHEN_SAMPLING, asked_for, described
+from scope.generation.stream import Prompt, Sampling, generate
+from scope.runs.experiment import Experiment
+from scope.runs.run import run
+from scope.runs.tracking import NoTracking
 from scope.tasks import Arithmetic
-from scope.tracking import NoTracking
+from scope.util.errors import ConfigError, SettingError
 
 FULL = (prefill.Full(), decoding.KeepAll())
 TOKENS, LENGTHS = 24, (30, 9, 21)

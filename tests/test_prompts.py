@@ -12,11 +12,11 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from scope.errors import ConfigError, ScopeError
-from scope.prompts import Encoded, encode, render
+from scope.generation.prompts import Encoded, encode, render
+from scope.runs.summary import headline
 from scope.scoring.answer import Answer
-from scope.summary import headline
 from scope.tasks import Sample
+from scope.util.errors import ConfigError, ScopeError
 
 CHAT = "{{ bos_token }} [user] {{ messages[0]['content'] }} [end]{% if add_generation_prompt %} [assistant]{% endif %}"
 FRAME = ("<s>", "[user]", "[end]", "[assistant]", "<<SYS>>", "<</SYS>>", "Be", "brief.")

@@ -15,13 +15,13 @@ from rich.console import Console
 from analysis import report, tables
 from analysis.records import read_runs
 from scope import records
-from scope.errors import ScopeError
 from scope.records import RecordKeeping, Records
 from scope.records.lines import seal
 from scope.records.merge import main as merge_main
 from scope.records.merge import merge
 from scope.records.read import RecordsError, read_run
 from scope.scoring.__main__ import main as scoring_main
+from scope.util.errors import ScopeError
 
 IDENTITY = "a" * 64
 LABELS = {"model": "embedded", "task": "arithmetic", "method": "snapkv", "decoding": "slide"}

@@ -25,9 +25,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from hydra_plugins.scope_sweeper import scope_sweeper  # noqa: F401  # stores model.template
-from scope.config import build
+from scope.cli.config import build
 from scope.decoding import KeepAll
-from scope.generate import generate
+from scope.generation.stream import generate
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"

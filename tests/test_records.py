@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scope import records
-from scope.errors import ScopeError
 from scope.records import RecordKeeping, Records
 from scope.records.lines import DamagedLineError, parse, seal
 from scope.records.merge import Joined, main, merge
+from scope.util.errors import ScopeError
 
 MANIFEST = {"identity": "a" * 64, "samples": 2}
 KEEP = RecordKeeping()
@@ -154,7 +154,7 @@ def test_a_disk_that_fills_leaves_what_was_there(tmp_path: Path) -> None:
     script = """
 import resource, sys
 from pathlib import Path
-from scope.errors import ScopeError
+from scope.util.errors import ScopeError
 from scope.records import RecordKeeping, Records
 kept = Records(Path(sys.argv[1]), "", {"identity": "a" * 64, "samples": 2}, RecordKeeping())
 kept.append([{"sample": "one"}])
@@ -442,7 +442,7 @@ def test_what_is_neither_input_nor_output_frees_the_lock(tmp_path: Path, monkeyp
 RACER = """
 import sys
 from pathlib import Path
-from scope.errors import ScopeError
+from scope.util.errors import ScopeError
 from scope.records import RecordKeeping, Records, folder
 name, fails, place, keeping = sys.argv[1], sys.argv[2] == "fails", Path(sys.argv[3]), RecordKeeping(wait_seconds=30)
 print("ready", flush=True)

@@ -12,8 +12,17 @@ import pytest
 from rich.console import Console
 
 from analysis import report, tables
+from scope.cli.instances import instance
 from scope.decoding import KeepAll
-from scope.errors import (
+from scope.generation.models import ModelSource
+from scope.generation.stream import Sampling
+from scope.prefill import Full
+from scope.runs.experiment import Experiment
+from scope.runs.run import run
+from scope.runs.tracking import NoTracking
+from scope.tasks import Arithmetic
+from scope.tasks.sources import read, read_text
+from scope.util.errors import (
     ConfigError,
     ScopeError,
     SettingError,
@@ -23,16 +32,7 @@ from scope.errors import (
     one_line,
     shown,
 )
-from scope.experiment import Experiment
-from scope.files import make_folder, require_place, write_whole
-from scope.generate import Sampling
-from scope.instances import instance
-from scope.models import ModelSource
-from scope.prefill import Full
-from scope.run import run
-from scope.tasks import Arithmetic
-from scope.tasks.sources import read, read_text
-from scope.tracking import NoTracking
+from scope.util.files import make_folder, require_place, write_whole
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from analysis.frame import build
 from analysis.records import read_runs
 from analysis.report import main
 from scope.decoding import KeepAll
-from scope.experiment import Experiment
-from scope.generate import Sampling
-from scope.models import ModelSource
+from scope.generation.models import ModelSource
+from scope.generation.stream import Sampling
 from scope.prefill import Full
-from scope.run import run
+from scope.runs.experiment import Experiment
+from scope.runs.run import run
+from scope.runs.tracking import NoTracking
 from scope.tasks import Arithmetic
-from scope.tracking import NoTracking
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -13,11 +13,11 @@ from made_up import answered_record
 from rich.console import Console
 
 from analysis.statistics import clustered_proportion
-from scope.errors import ScopeError
 from scope.records.lines import seal
 from scope.scoring import Question, score
 from scope.scoring.__main__ import main, show
 from scope.scoring.sources import Scored, read
+from scope.util.errors import ScopeError
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "longgenbench_sample" / "results"
 

@@ -11,13 +11,14 @@ from golden import composed
 from tiny_models import WORDS, random_prompts, tiny
 from torch import Tensor
 
-from scope import decoding, prefill, scores
+from scope import decoding, prefill
+from scope.cache.sizes import slot_bytes_of
 from scope.decoding.eviction import Eviction
-from scope.errors import CombinationError, ScopeError, SettingError
-from scope.generate import generate
-from scope.plan import Plan, View
-from scope.scores import Attention
-from scope.sizes import slot_bytes_of
+from scope.generation.stream import generate
+from scope.policy import scores
+from scope.policy.plan import Plan, View
+from scope.policy.scores import Attention
+from scope.util.errors import CombinationError, ScopeError, SettingError
 
 BATCH, HEADS, GROUP, SLOTS, DIM, WINDOW = 3, 2, 3, 23, 6, 4
 HELD = (23, 17, 9)  # tokens stored in each row

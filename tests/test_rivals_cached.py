@@ -10,14 +10,15 @@ import pytest
 import torch
 from tiny_models import DIM, HEADS, LAYERS, WORDS, Step, random_prompts, stored, tiny
 
-from scope import decoding, prefill, scores
+from scope import decoding, prefill
 from scope.cache import CompressedCache
 from scope.cache.twin import Concatenated, choose
 from scope.decoding import DecodingStrategy
-from scope.generate import Generated, generate
-from scope.plan import View
+from scope.generation.stream import Generated, generate
+from scope.policy import scores
+from scope.policy.plan import View
+from scope.policy.scores import Attention
 from scope.prefill import PrefillMethod
-from scope.scores import Attention
 
 C, WINDOW, D, RECENT, TOKENS, EVERY = 16, 4, 10, 4, 20, 4
 LENGTHS = (30, 9, 21)

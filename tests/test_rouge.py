@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from scope.errors import ScopeError
 from scope.scoring import rouge
+from scope.util.errors import ScopeError
 
 pytest.importorskip("rouge_score", reason="rouge-score is not installed")
 

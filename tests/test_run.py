@@ -13,19 +13,19 @@ import pytest
 from rich.console import Console
 
 from scope import decoding, prefill, records
+from scope.cache.sizes import cache_bytes, prefill_bytes
 from scope.decoding import KeepAll, Slide
-from scope.engine import Engine
-from scope.errors import ScopeError
-from scope.experiment import Experiment
-from scope.generate import Sampling
-from scope.models import ModelSource, load_shape
+from scope.generation.engine import Engine
+from scope.generation.models import ModelSource, load_shape
+from scope.generation.stream import Sampling
 from scope.prefill import Full, SnapKV
-from scope.run import run
-from scope.sizes import cache_bytes, prefill_bytes
-from scope.stopping import Stopped
-from scope.summary import summary
+from scope.runs.experiment import Experiment
+from scope.runs.run import run
+from scope.runs.summary import summary
+from scope.runs.tracking import RunInfo
 from scope.tasks import Arithmetic
-from scope.tracking import RunInfo
+from scope.util.errors import ScopeError
+from scope.util.stopping import Stopped
 
 TIMINGS = {"batch", "engine", "batch_rows", "batch_seconds", "prefill_seconds", "decode_seconds", "tokens_per_second"}
 TIMINGS |= {"device", "threads", "cpu_wait"}
@@ -105,7 +105,7 @@ def test_a_record_says_what_happened(tmp_path: Path) -> None:
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, lines = go(experiment(), tmp_path)
-    monkeypatch.setattr("scope.models.load", lambda source: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("scope.generation.models.load", lambda source: pytest.fail("the model was loaded"))
     tracker = Silent()
     assert go(experiment(), tmp_path, tracker) == (folder, lines)
     assert tracker.told == []
@@ -218,10 +218,10 @@ def test_as_many_rows_as_fit_are_those_of_any_other_batch(tmp_path: Path, monkey
     assert row >= max(line["cache_bytes"] for line in alone)
     need = row + prefill_bytes(config, "float32", longest, longest, fits.method, fits.decoding)
     need += cache_bytes(config, *policies, longest, 1)  # a prompt on its way into the row of one that has ended
-    monkeypatch.setattr("scope.engine.free_memory", lambda device: int(2.5 * need / 0.8))
+    monkeypatch.setattr("scope.generation.engine.free_memory", lambda device: int(2.5 * need / 0.8))
     _, together = go(fits, tmp_path / "auto")
     assert {line["batch_rows"] for line in together} == {2}
     assert but_for_timings(together) == but_for_timings(alone)
-    monkeypatch.setattr("scope.engine.free_memory", lambda device: need // 2)
+    monkeypatch.setattr("scope.generation.engine.free_memory", lambda device: need // 2)
     with pytest.raises(ScopeError, match=r"engine\.batch_size=auto: one row takes"):
         go(fits, tmp_path / "none")

@@ -12,12 +12,12 @@ from rich.console import Console
 from test_run import Silent, but_for_timings, go
 from test_run import experiment as usual
 
-from scope.engine import Engine
-from scope.errors import CombinationError, SettingError
-from scope.experiment import Experiment
-from scope.generate import Sampling
-from scope.run import run
+from scope.generation.engine import Engine
+from scope.generation.stream import Sampling
+from scope.runs.experiment import Experiment
+from scope.runs.run import run
 from scope.tasks import Arithmetic
+from scope.util.errors import CombinationError, SettingError
 
 THREE = Sampling(temperature=0.9, samples=3)
 

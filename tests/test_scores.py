@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scope import scores
 from scope.cache.grouped import grouped
-from scope.scores import Attention, age, noise, pooled, received, scaled_products, votes
+from scope.policy import scores
+from scope.policy.scores import Attention, age, noise, pooled, received, scaled_products, votes
 
 BATCH, HEADS, GROUP, LENGTH, DIM = 3, 2, 3, 11, 8
 PADDING = (0, 4, 10)  # empty columns at the left of each row: the last row is one token

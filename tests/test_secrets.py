@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from scope.secrets import command_line, redact
+from scope.util.secrets import command_line, redact
 
 ROOT = Path(__file__).parents[1]
 COMMIT = "0f3a5b7c9d1e2f4a6b8c0d2e4f6a8b0c2d4e6f8a"

@@ -17,8 +17,8 @@ from analysis import report, tables
 from analysis.frame import build
 from analysis.records import read_runs
 from analysis.speeds import SPEED_COLUMNS
-from scope.speeds import CpuWait, written
-from scope.summary import headline
+from scope.runs.summary import headline
+from scope.util.speeds import CpuWait, written
 
 DAGGER = "†"
 HARDWARE = {"machine": "x86_64", "cores": 2, "threads": 2, "gpu": None}
@@ -225,5 +225,5 @@ def test_waiting_for_a_processor_is_seen() -> None:
 
 
 def test_a_system_that_does_not_count_says_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("scope.speeds.TASKS", tmp_path / "nothing")
+    monkeypatch.setattr("scope.util.speeds.TASKS", tmp_path / "nothing")
     assert CpuWait().share() is None

@@ -15,20 +15,22 @@ import pytest
 from rich.console import Console
 from transformers import AutoTokenizer
 
-from scope import models, records, run
+from scope import records
 from scope.decoding import Slide
-from scope.engine import Engine
-from scope.errors import ConfigError, ScopeError
-from scope.experiment import Experiment
-from scope.generate import Sampling
-from scope.models import EMBEDDED, ModelSource
+from scope.generation import models
+from scope.generation.engine import Engine
+from scope.generation.models import EMBEDDED, ModelSource
+from scope.generation.prompts import TemplateInput, encode, render, unused_arguments
+from scope.generation.stream import Sampling
 from scope.prefill import SnapKV
-from scope.prompts import TemplateInput, encode, render, unused_arguments
 from scope.records import RecordKeeping
 from scope.records.lines import seal
 from scope.records.merge import merge
+from scope.runs import run
+from scope.runs.experiment import Experiment
+from scope.runs.tracking import NoTracking
 from scope.tasks import Arithmetic, Sample
-from scope.tracking import NoTracking
+from scope.util.errors import ConfigError, ScopeError
 
 DATED = "Day {{ strftime_now('%d') | int }} {{ messages[0]['content'] }}"
 UNDATED = "{{ messages[0]['content'] }}"

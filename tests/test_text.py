@@ -17,10 +17,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from scope import decoding, prefill
-from scope.errors import SettingError
-from scope.generate import Prompt, generate
-from scope.models import EMBEDDED
-from scope.text import BROKEN, Text
+from scope.generation.models import EMBEDDED
+from scope.generation.stream import Prompt, generate
+from scope.generation.text import BROKEN, Text
+from scope.util.errors import SettingError
 
 SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
 CORPUS = [

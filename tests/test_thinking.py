@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from made_up import answered_record
 from test_run import experiment
 
-from scope.errors import SettingError
-from scope.generate import Generated
-from scope.models import ModelSource
-from scope.prompts import Encoded
+from scope.generation.models import ModelSource
+from scope.generation.prompts import Encoded
+from scope.generation.stream import Generated
 from scope.records.lines import seal
-from scope.run import record
+from scope.runs.run import record
 from scope.scoring import Question, score
 from scope.scoring.sources import read
 from scope.scoring.thinking import THINK, score_apart, without_thinking
 from scope.tasks import Sample
+from scope.util.errors import SettingError
 
 ISSUE = "<think>... Answer_9: hm. The answer is 5.</think> Answer_9: The answer is 7."
 
@@ -149,7 +149,10 @@ def test_a_prompt_that_opens_a_thinking_part_is_seen(prompt: str, markers: Any, 
 
 @pytest.mark.parametrize("thinking", ["<think>", ["<think>"], ["a", "b", "c"], ["a", "a"], ["", "b"], [1, 2], 7, {}])
 def test_markers_that_cannot_be(thinking: Any) -> None:
-    with pytest.raises(SettingError, match=r"ModelSource\.thinking=.*: must be null or two texts, what a model writes before and after its thinking"):
+    with pytest.raises(
+        SettingError,
+        match=r"ModelSource\.thinking=.*: must be null or two texts, what a model writes before and after its thinking",
+    ):
         ModelSource(thinking=thinking)
 
 

@@ -10,18 +10,18 @@ from rich.console import Console
 
 from analysis.records import read_runs
 from analysis.traces import heavy_hitters, read_traces
-from scope import models
 from scope.cache import CompressedCache
 from scope.decoding import Slide
-from scope.errors import ConfigError, ScopeError, SettingError
-from scope.experiment import Experiment
-from scope.generate import Prompt, Sampling, generate
-from scope.models import ModelSource
+from scope.generation import models
+from scope.generation.models import ModelSource
+from scope.generation.stream import Prompt, Sampling, generate
 from scope.prefill import SnapKV
-from scope.run import run
+from scope.runs.experiment import Experiment
+from scope.runs.run import run
+from scope.runs.traces import Trace
+from scope.runs.tracking import NoTracking
 from scope.tasks import Arithmetic
-from scope.traces import Trace
-from scope.tracking import NoTracking
+from scope.util.errors import ConfigError, ScopeError, SettingError
 
 EXPERIMENT = Experiment(
     model=ModelSource(),

@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from scope import tracking
-from scope.errors import SettingError
-from scope.tracking import NoTracking, RunInfo, Tracker, Wandb
+from scope.runs import tracking
+from scope.runs.tracking import NoTracking, RunInfo, Tracker, Wandb
+from scope.util.errors import SettingError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 IDENTITY = "0123456789abcdef" * 4
@@ -155,7 +155,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def warned() -> Iterator[list[str]]:
     """Filled, while the test runs, with what tracking warns of."""
     found: list[str] = []
-    logger = logging.getLogger("scope.tracking")
+    logger = logging.getLogger("scope.runs.tracking")
 
     def take(record: logging.LogRecord) -> bool:
         found.append(record.getMessage())
@@ -361,6 +361,6 @@ def test_the_configuration_files_hold_the_defaults(name: str, expected: Tracker)
 
 
 def test_importing_tracking_loads_neither_wandb_nor_hydra() -> None:
-    code = "import sys, scope.tracking; print(*{'wandb', 'hydra', 'omegaconf'} & set(sys.modules))"
+    code = "import sys, scope.runs.tracking; print(*{'wandb', 'hydra', 'omegaconf'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True)
     assert run.stdout.strip() == ""

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import main
-from scope.errors import ConfigError
-from scope.models import EMBEDDED
-from scope.trust import permitted, require_permission
+from scope.cli.trust import permitted, require_permission
+from scope.generation.models import EMBEDDED
+from scope.util.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["task.prompts=1", "task.questions=2", "task.max_new_tokens=4", "budget.prefill=40", "budget.decode=32"]
@@ -86,7 +86,7 @@ def test_a_preset_cannot_have_the_code_of_a_model_run(tmp_path: Path, command: C
     assert mark.exists(), err  # the user said so
 
 
-OPTION = "_target_: scope.models.ModelSource\npath: embedded\nattention: ${attention}\n"
+OPTION = "_target_: scope.ModelSource\npath: embedded\nattention: ${attention}\n"
 FILES = {
     "an option of a group": ("model/nice.yaml", OPTION + "trust_remote_code: true\n", ["model=nice"]),
     "pickles": ("model/nice.yaml", OPTION + "safetensors_only: false\n", ["model=nice"]),

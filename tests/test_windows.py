@@ -26,17 +26,17 @@ from transformers import (
     Qwen3Config,
 )
 
-from scope import decoding, prefill, sizes
-from scope.cache import CompressedCache
+from scope import decoding, prefill
+from scope.cache import CompressedCache, sizes
 from scope.cache.slots import Kept, Slots
 from scope.cache.twin import Concatenated
 from scope.decoding import DecodingStrategy, KeepAll
-from scope.errors import ScopeError
-from scope.generate import generate
-from scope.plan import Plan
+from scope.generation.stream import generate
+from scope.policy.plan import Plan
 from scope.prefill import Full, PrefillMethod
-from scope.run import record
+from scope.runs.run import record
 from scope.tasks import Arithmetic
+from scope.util.errors import ScopeError
 
 PREFILL: dict[str, PrefillMethod] = {
     "full": prefill.Full(),

@@ -24,10 +24,10 @@ from transformers import (
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from scope import decoding
-from scope.attention import implementation
 from scope.cache import CompressedCache
+from scope.cache.seam import implementation
 from scope.decoding import DecodingStrategy
-from scope.generate import Prompt
+from scope.generation.stream import Prompt
 
 LAYERS, HEADS, GROUP, DIM, VOCABULARY = 3, 2, 2, 16, 97
 SCOPE = implementation("sdpa")

@@ -26,14 +26,14 @@ from experiments.benchmarks.timing import (
     storage_bytes,
     thinned,
 )
-from scope import decoding, prefill, sizes
-from scope.attention import implementation
-from scope.cache import CompressedCache
-from scope.generate import Generated, Prompt, generate
-from scope.models import ModelSource, RandomModel, load
-from scope.plan import View
-from scope.prompts import encode
-from scope.scores import TILE_BYTES, TILE_ROWS, Attention
+from scope import decoding, prefill
+from scope.cache import CompressedCache, sizes
+from scope.cache.seam import implementation
+from scope.generation.models import ModelSource, RandomModel, load
+from scope.generation.prompts import encode
+from scope.generation.stream import Generated, Prompt, generate
+from scope.policy.plan import View
+from scope.policy.scores import TILE_BYTES, TILE_ROWS, Attention
 from scope.tasks import Arithmetic
 
 PROMPT, C, WINDOW, D, RECENT = 2048, 512, 8, 128, 64

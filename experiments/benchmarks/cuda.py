@@ -10,10 +10,10 @@ from experiments.benchmarks.policies import methods, row_bytes, strategies
 from experiments.benchmarks.steps import Step, by_batch, ours, peers, theirs
 from experiments.benchmarks.timing import PeakMemory, Target, in_turns, milliseconds, ratio, unless_out_of_memory
 from scope import decoding, prefill
-from scope.attention import implementation
 from scope.cache import CompressedCache
-from scope.engine import rows_that_fit, synchronised
-from scope.models import RandomModel
+from scope.cache.seam import implementation
+from scope.generation.engine import rows_that_fit, synchronised
+from scope.generation.models import RandomModel
 
 C, WINDOW, D, RECENT = 2048, 8, 512, 256
 STEPS = range(33, C)  # --steps: what is of its size when it has run has a prompt

@@ -2,7 +2,8 @@
 
 from transformers import PretrainedConfig
 
-from scope import decoding, prefill, sizes
+from scope import decoding, prefill
+from scope.cache import sizes
 
 
 def methods(budget: int, window: int) -> dict[str, prefill.PrefillMethod]:

@@ -10,9 +10,9 @@ from transformers.cache_utils import Cache
 
 from experiments.benchmarks.timing import in_turns, milliseconds, unless_out_of_memory
 from scope.cache import CompressedCache
-from scope.engine import Stepper
-from scope.errors import ScopeError
+from scope.generation.engine import Stepper
 from scope.prefill import kvpress
+from scope.util.errors import ScopeError
 
 PIECE = 4096  # tokens of a prompt of transformers' cache that go through at a time
 Step = Callable[[], object]

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from scope.engine import out_of_memory, synchronised
+from scope.generation.engine import out_of_memory, synchronised
 
 T = TypeVar("T")
 TURN = 16  # steps of a kind, one after the other

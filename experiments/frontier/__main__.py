@@ -24,10 +24,11 @@ from analysis.statistics import Interval
 from experiments.frontier import picture
 from experiments.frontier.rows import FULL, MAIN, OWN, ROWS, SLIDE, Row, columns, fitted, matrix, size_kib
 from experiments.measure import Measured, composed, in_points, measure, recorded
-from scope import models, records
-from scope.files import write_whole
-from scope.forecast import cache_bytes
-from scope.run import encode_all
+from scope import records
+from scope.generation import models
+from scope.runs.forecast import cache_bytes
+from scope.runs.run import encode_all
+from scope.util.files import write_whole
 
 SIZES = (36, 64, 128)  # D of slide, beside the full prompt
 SEED, PROMPTS = 300, 40  # which no search has seen

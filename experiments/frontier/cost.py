@@ -15,9 +15,10 @@ from experiments.benchmarks.steps import ours
 from experiments.benchmarks.timing import in_turns
 from experiments.frontier.rows import OURS, PLAIN, RIVALS, Row
 from experiments.measure import composed
-from scope import models, records
+from scope import records
 from scope.cache import CompressedCache
-from scope.files import write_whole
+from scope.generation import models
+from scope.util.files import write_whole
 
 PROMPT, ROOM, BLOCK = 512, 128, 32  # tokens; D; steps in a turn, which is the longest period at this D
 MODELS = {"embedded": "the embedded model", "random": "random weights, hidden 512"}

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from experiments.measure import composed
-from scope import models
-from scope.errors import ScopeError
-from scope.forecast import cache_bytes
+from scope.generation import models
+from scope.runs.forecast import cache_bytes
+from scope.util.errors import ScopeError
 
 START = 64  # a D that all rows can have
 RECENT = 2 / 3  # of D, the newest slots that always stay

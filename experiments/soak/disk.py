@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from experiments.soak.sweep import Answers, Found, Loss, NotTried, answers, compare, finish, must_finish, said
-from scope.files import write_whole
+from scope.util.files import write_whole
 
 
 def damaged(change: Callable[[bytes], bytes]) -> Callable[[Path, Answers], Found]:

@@ -33,13 +33,13 @@ from rich.progress import track
 import main as command_line
 from analysis import paper, report, tables
 from experiments.soak import odd
-from scope.config import build
-from scope.errors import print_anything, shown
-from scope.explain import accounted, exit_code, keys, told
-from scope.forecast import show_plan
+from scope.cli.config import build
+from scope.cli.explain import accounted, exit_code, keys, told
 from scope.records import merge
+from scope.runs.forecast import show_plan
 from scope.scoring import __main__ as scoring
 from scope.tasks import __main__ as sets
+from scope.util.errors import print_anything, shown
 
 CONF = Path(command_line.CONF)
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "fidelity_of"))

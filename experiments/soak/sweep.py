@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import main as command_line
-import scope.sweep  # noqa: F401  # so that every fork starts with what it needs
+import scope.cli.sweep  # noqa: F401  # so that every fork starts with what it needs
 from scope import records
 
 TIMINGS = {"batch_seconds", "prefill_seconds", "decode_seconds", "tokens_per_second", "cpu_wait"}

@@ -22,8 +22,8 @@ from analysis.statistics import Interval
 from experiments.measure import Measured, measure, points
 from experiments.tiny import calibration_figure
 from experiments.tiny.recipe import Recipe
-from scope.files import write_whole
 from scope.tasks import Arithmetic
+from scope.util.files import write_whole
 
 SHARES = (0.9, 0.75, 0.5)  # C, of the prompt
 BUDGETS = (20, 36, 64, 128, 192)  # D, slots

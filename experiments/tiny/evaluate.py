@@ -18,14 +18,14 @@ from rich.progress import track
 
 from analysis.statistics import clustered_proportion
 from experiments.tiny.recipe import Recipe
-from scope import models
 from scope.decoding import KeepAll
-from scope.files import write_whole
-from scope.generate import Prompt, generate
-from scope.models import Loaded, ModelSource
+from scope.generation import models
+from scope.generation.models import Loaded, ModelSource
+from scope.generation.stream import Prompt, generate
 from scope.prefill import Full
 from scope.tasks import Arithmetic
 from scope.tasks.language import Question
+from scope.util.files import write_whole
 
 LENGTHS = (4, 8, 12, 16, 20, 24, 28, 32)
 SEEDS = (0, 1)

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from experiments.tiny.recipe import Recipe
 from experiments.tiny.train import new_model
-from scope.models import EMBEDDED
+from scope.generation.models import EMBEDDED
 from scope.tasks.language import BOS, EOS, PAD, VOCABULARY
 
 

@@ -23,8 +23,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from experiments.tiny import curriculum
 from experiments.tiny.recipe import Recipe
-from scope.files import write_whole
 from scope.tasks.language import BOS, EOS, PAD, VOCABULARY, Kind
+from scope.util.files import write_whole
 
 CHECKPOINT_EVERY, LOG_EVERY = 200, 25  # steps
 

@@ -6,7 +6,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from scope.secrets import redact
+from scope.util.secrets import redact
 
 FOUND = "optimization_results.yaml"  # the searching sweeper's own
 MEASURED = "{:.1%} of the answers right", "{:.0%} of the full cache's bytes for its own text"  # what main.py returns

@@ -19,8 +19,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, flag_override, open_dict
 
-from scope.hydra_part import require_same
-from scope.importing import uncollected
+from scope.cli.hydra_part import require_same
+from scope.util.importing import uncollected
 
 
 @dataclass
@@ -102,9 +102,9 @@ class ScopeSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         with uncollected():
-            from scope.errors import ConfigError
-            from scope.explain import accounted
-            from scope.sweep import paired
+            from scope.cli.explain import accounted
+            from scope.cli.sweep import paired
+            from scope.util.errors import ConfigError
         if self.max_batch_size is not None and self.max_batch_size < 1:
             raise ConfigError(f"hydra.sweeper.max_batch_size={self.max_batch_size}: must be null or at least 1")
         gc.freeze()  # nor is it to be looked through while jobs are composed, which makes many more objects
@@ -122,7 +122,7 @@ class ScopeSweeper(BasicSweeper):
 
     def _run(self, composed: Sequence[tuple[tuple[str, ...], Any]]) -> None:
         """Check jobs, each its overrides and its configuration, run those that are left, and say what came of them."""
-        from scope.sweep import Sweep, shared_keys
+        from scope.cli.sweep import Sweep, shared_keys
 
         sweep = Sweep.check(composed)
         if sweep.show_plan():

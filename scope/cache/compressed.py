@@ -9,16 +9,16 @@ from transformers import Cache, PretrainedConfig
 
 import scope.decoding
 import scope.prefill
-from scope.attention import adopt
 from scope.cache.fused import Storages
 from scope.cache.layer import CompressedLayer, Rows
+from scope.cache.seam import adopt
+from scope.cache.sizes import reached, slot_bytes, windows_of
 from scope.cache.slots import Storage, StorageFactory
 from scope.decoding import DecodingStrategy, KeepAll
-from scope.errors import CombinationError, ScopeError, SettingError, check_choice, check_count
-from scope.plan import View
+from scope.policy.plan import View
+from scope.policy.scores import Attention
 from scope.prefill import Full, PrefillMethod
-from scope.scores import Attention
-from scope.sizes import reached, slot_bytes, windows_of
+from scope.util.errors import CombinationError, ScopeError, SettingError, check_choice, check_count
 
 GRANULARITIES = ("kv_head", "query_head")
 
@@ -145,7 +145,7 @@ class CompressedCache(Cache):
     def require_prompt(self) -> None:
         """Raises ScopeError where a prompt went by without being compressed: the model runs another attention."""
         if any(layer.seen and layer.storage is None for layer in self._layers):
-            raise ScopeError("the model does not run scope's attention: load it with scope.models")
+            raise ScopeError("the model does not run scope's attention: load it with scope.generation.models")
 
     def positions(self, layer: int) -> Tensor:
         """-> [B, H, S] int32: the position of the token in each slot, -1 = empty."""

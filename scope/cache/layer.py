@@ -14,16 +14,16 @@ from transformers import PretrainedConfig
 from transformers.cache_utils import CacheLayerMixin
 
 from scope.cache.account import Account
+from scope.cache.inputs import taken
+from scope.cache.masks import real_tokens, require_causal, require_consecutive, with_answer
 from scope.cache.ring import Ring
+from scope.cache.sizes import after_prefill, most_slots, queries_asked, reached, slot_bytes, slot_bytes_of
 from scope.cache.slots import GROWTH, Kept, Storage, StorageFactory
 from scope.decoding import DecodingStrategy
-from scope.errors import ScopeError
-from scope.inputs import taken
-from scope.masks import real_tokens, require_causal, require_consecutive, with_answer
-from scope.plan import Plan, View
+from scope.policy.plan import Plan, View
+from scope.policy.scores import Attention, by_rows
 from scope.prefill import PrefillMethod
-from scope.scores import Attention, by_rows
-from scope.sizes import after_prefill, most_slots, queries_asked, reached, slot_bytes, slot_bytes_of
+from scope.util.errors import ScopeError
 
 USED = (
     "this compressed cache has had its one prompt: make a new cache for the next prompt, shorter or longer; "

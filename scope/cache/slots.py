@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from scope.cache.grouped import grouped
-from scope.plan import Plan
-from scope.sizes import reached
+from scope.cache.sizes import reached
+from scope.policy.plan import Plan
 
 GROWTH = 256  # slots added at a time where no bound is known
 

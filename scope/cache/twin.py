@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scope.cache.grouped import grouped
 from scope.cache.slots import Kept, stays
-from scope.plan import Plan
+from scope.policy.plan import Plan
 
 
 class Concatenated:

@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from scope import scores
 from scope.decoding.eviction import Eviction
-from scope.errors import SettingError, check_number
-from scope.scores import Attention
+from scope.policy import scores
+from scope.policy.scores import Attention
+from scope.util.errors import SettingError, check_number
 
 
 @dataclass(frozen=True)

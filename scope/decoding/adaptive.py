@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from scope.decoding.slide import Slide
-from scope.errors import check_choice, check_count, check_flag
-from scope.plan import View
+from scope.policy.plan import View
+from scope.util.errors import check_choice, check_count, check_flag
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from scope.decoding.adaptive import Adaptive
-from scope.errors import check_choice
-from scope.plan import View
+from scope.policy.plan import View
+from scope.util.errors import check_choice
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,10 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from scope import scores
 from scope.decoding.eviction import Eviction
-from scope.errors import check_number
-from scope.scores import Attention
+from scope.policy import scores
+from scope.policy.scores import Attention
+from scope.util.errors import check_number
 
 
 @dataclass(frozen=True)

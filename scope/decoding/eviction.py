@@ -8,10 +8,10 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
-from scope import scores
-from scope.errors import CombinationError, ScopeError, check_choice, check_count
-from scope.plan import Plan, View
-from scope.scores import Attention
+from scope.policy import scores
+from scope.policy.plan import Plan, View
+from scope.policy.scores import Attention
+from scope.util.errors import CombinationError, ScopeError, check_choice, check_count
 
 
 class DecodingStrategy(Protocol):

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from scope import scores
 from scope.decoding.eviction import Eviction
-from scope.scores import Attention
+from scope.policy import scores
+from scope.policy.scores import Attention
 
 
 @dataclass(frozen=True)

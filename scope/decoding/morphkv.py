@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from scope import scores
 from scope.decoding.eviction import Eviction
-from scope.errors import check_choice
-from scope.scores import Attention
+from scope.policy import scores
+from scope.policy.scores import Attention
+from scope.util.errors import check_choice
 
 
 @dataclass(frozen=True)

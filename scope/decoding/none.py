@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from scope import scores
-from scope.plan import Plan, View
-from scope.scores import Attention
+from scope.policy import scores
+from scope.policy.plan import Plan, View
+from scope.policy.scores import Attention
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from scope.decoding.eviction import Eviction
-from scope.errors import CombinationError, check_count, check_odd
+from scope.util.errors import CombinationError, check_count, check_odd
 
 
 @dataclass(frozen=True)

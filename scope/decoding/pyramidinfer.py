@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from scope.decoding.h2o import H2O
-from scope.errors import check_choice, check_count
-from scope.plan import ROUNDINGS, View, pyramid
+from scope.policy.plan import ROUNDINGS, View, pyramid
+from scope.util.errors import check_choice, check_count
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from scope import scores
 from scope.decoding.periodic import Polled
-from scope.errors import SettingError, check_number
-from scope.scores import Attention
+from scope.policy import scores
+from scope.policy.scores import Attention
+from scope.util.errors import SettingError, check_number
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from scope.decoding.eviction import Eviction
-from scope.plan import Plan
+from scope.policy.plan import Plan
 
 
 @dataclass(frozen=True)

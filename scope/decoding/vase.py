@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scope import scores
 from scope.decoding.periodic import Periodic
-from scope.errors import check_count, check_odd
-from scope.scores import Attention
+from scope.policy import scores
+from scope.policy.scores import Attention
+from scope.util.errors import check_count, check_odd
 
 
 @dataclass(frozen=True)

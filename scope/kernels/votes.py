@@ -1,4 +1,4 @@
-"""What all of a prompt's queries, or the last of them, give to each key: `scope.scores.votes` as two CUDA kernels.
+"""What all of a prompt's queries give to each key, or the last of them: CUDA kernels for `scope.policy.scores.votes`.
 
 The second pass is flash-style, from each query's log-sum-exp: beside the result, memory is 4 bytes per query and head.
 For a few queries only (snapkv's window) the twin's one matrix product is as good.
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from scope.kernels.shapes import check_contiguous, check_same, check_shape, padded
-from scope.scores import Attention
-from scope.scores import votes as votes_of
+from scope.policy.scores import Attention
+from scope.policy.scores import votes as votes_of
 
 HELD_BYTES = 32768  # of keys or queries that a program keeps
 TILE_BYTES = 16384  # of what it reads at a time
@@ -86,7 +86,7 @@ def votes_twin(
     last: int | None = None,
     sliding_window: int | None = None,
 ) -> Tensor:
-    """`votes` by `scope.scores.votes`, in blocks of queries."""
+    """`votes` by `scope.policy.scores.votes`, in blocks of queries."""
     batch, heads, columns, _ = keys.shape
     positions = torch.arange(columns, dtype=torch.int32, device=keys.device).expand(batch, -1)
     if begin is not None:

@@ -5,10 +5,10 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
-from scope import scores
-from scope.errors import MOST, CombinationError, SettingError, check_choice, check_count
-from scope.plan import ROUNDINGS, Plan, View, pyramid
-from scope.scores import Attention
+from scope.policy import scores
+from scope.policy.plan import ROUNDINGS, Plan, View, pyramid
+from scope.policy.scores import Attention
+from scope.util.errors import MOST, CombinationError, SettingError, check_choice, check_count
 
 
 class PrefillMethod(Protocol):

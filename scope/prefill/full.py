@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from scope import scores
-from scope.plan import Plan, View
-from scope.scores import Attention
+from scope.policy import scores
+from scope.policy.plan import Plan, View
+from scope.policy.scores import Attention
 
 
 @dataclass(frozen=True)

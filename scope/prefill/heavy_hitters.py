@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scope import kernels, scores
-from scope.errors import check_choice, check_count
+from scope import kernels
 from scope.kernels.votes import votes
+from scope.policy import scores
+from scope.policy.scores import Attention
 from scope.prefill.budget import Windowed
-from scope.scores import Attention
+from scope.util.errors import check_choice, check_count
 
 
 @dataclass(frozen=True)

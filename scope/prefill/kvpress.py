@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from scope import scores
-from scope.errors import ScopeError, SettingError, check_count
-from scope.plan import Plan, View
+from scope.policy import scores
+from scope.policy.plan import Plan, View
+from scope.policy.scores import Attention
 from scope.prefill.budget import Budget
-from scope.scores import Attention
+from scope.util.errors import ScopeError, SettingError, check_count
 
 INSTALL = "pip install --no-deps kvpress==0.5.5 cachetools fire termcolor"  # its own pins exclude our transformers
 OWN_WAY = ("__call__", "forward_hook", "compress", "post_init_from_model")  # more than a score, where overridden
@@ -74,7 +74,7 @@ class KVPress(Budget):
         """-> [H, n]: what the press says of one row, whose tokens start at column `first`."""
         if attention.inputs is None:
             raise ScopeError(
-                f"{self.press} needs what layers are given: run the model within scope.inputs.layer_inputs"
+                f"{self.press} needs what layers are given: run the model within scope.cache.inputs.layer_inputs"
             )
         module: Any = attention.inputs.module
         hidden = attention.inputs.hidden_states[row : row + 1, first:]
@@ -94,7 +94,7 @@ class KVPress(Budget):
             except AssertionError as error:
                 raise ScopeError(f"{self.press} on a prompt of {length} tokens: {error}") from error
             except Exception as error:
-                from scope.engine import out_of_memory  # which knows the cache, and the cache the methods
+                from scope.generation.engine import out_of_memory  # which knows the cache, and the cache the methods
 
                 if out_of_memory(error):
                     raise

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from scope.errors import check_flag
-from scope.plan import Plan, View
+from scope.policy.plan import Plan, View
 from scope.prefill.budget import Pyramid
 from scope.prefill.heavy_hitters import HeavyHitters
+from scope.util.errors import check_flag
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from scope import scores
-from scope.errors import SettingError, check_number, check_odd
+from scope.policy import scores
+from scope.policy.scores import Attention
 from scope.prefill.budget import Windowed
-from scope.scores import Attention
+from scope.util.errors import SettingError, check_number, check_odd
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from scope.plan import Plan, View
+from scope.policy.plan import Plan, View
 from scope.prefill.budget import Budget, Windowed
 
 

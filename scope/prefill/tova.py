@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from scope import scores
+from scope.policy import scores
+from scope.policy.scores import Attention
 from scope.prefill.budget import Windowed
-from scope.scores import Attention
 
 
 @dataclass(frozen=True)

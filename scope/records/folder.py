@@ -13,12 +13,12 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from scope.errors import ScopeError, SettingError, check_choice, check_flag, check_number
-from scope.files import sync_folder, write_whole
 from scope.records.lines import seal
 from scope.records.read import CONFIG, MANIFEST, RECORDS, SHARDS, Problem, read_lines, read_manifest, read_run
 from scope.records.surroundings import mismatch, surroundings
-from scope.secrets import redact
+from scope.util.errors import ScopeError, SettingError, check_choice, check_flag, check_number
+from scope.util.files import sync_folder, write_whole
+from scope.util.secrets import redact
 
 _logger = logging.getLogger(__name__)
 DAMAGED, LOCK = "records.damaged", ".lock"  # lines set aside; held by the one process that writes

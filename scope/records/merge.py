@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scope.errors import ScopeError, print_anything
-from scope.files import write_whole
 from scope.records.folder import RecordKeeping, Records, as_json, read
 from scope.records.read import CONFIG, MANIFEST, read_manifest
-from scope.visible import visible
+from scope.util.errors import ScopeError, print_anything
+from scope.util.files import write_whole
+from scope.util.visible import visible
 
 JOINED = "joined"  # in the manifest of a run that lacks shards: those that it has, as in `Joined`
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scope.errors import ScopeError
 from scope.records.fields import fault_of_manifest, fault_of_record
 from scope.records.lines import DamagedLineError, as_record, has_checksum, parse
+from scope.util.errors import ScopeError
 
 CONFIG, MANIFEST, RECORDS, SHARDS = "config.yaml", "manifest.json", "records.jsonl", "shards"
 

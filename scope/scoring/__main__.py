@@ -17,10 +17,10 @@ from rich.text import Text
 
 from analysis.statistics import clustered_proportion, tied_with_best
 from analysis.view import print_columns, width
-from scope.errors import ScopeError, print_anything
 from scope.scoring.answer import Answer
 from scope.scoring.sources import Scored, read
-from scope.visible import visible
+from scope.util.errors import ScopeError, print_anything
+from scope.util.visible import visible
 
 NAME_WIDTH = 24  # characters that a run's name is folded to where space is short
 UNBOUNDED = 10_000  # columns: more than any table has

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from scope.errors import ScopeError
+from scope.util.errors import ScopeError
 
 KINDS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scope.errors import ScopeError
 from scope.records.read import read_run, run_folders
 from scope.scoring import Answer, form_of, score
 from scope.scoring.answer import Question
 from scope.scoring.thinking import THINK, Markers, score_apart
+from scope.util.errors import ScopeError
 
 PRINTED = re.compile(r"\bQuestion_(\d{1,9})\b")
 FIRST = {"number": 9, "choice": 6}

@@ -11,12 +11,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from scope.errors import ConfigError, ImpossibleError, before_it_runs, nearest, print_anything
-from scope.experiment import Experiment
-from scope.prompts import encode, render
+from scope.cli.trust import permitted
+from scope.generation.prompts import encode, render
+from scope.runs.experiment import Experiment
 from scope.tasks.sets import write_set
-from scope.trust import permitted
-from scope.visible import visible
+from scope.util.errors import ConfigError, ImpossibleError, before_it_runs, nearest, print_anything
+from scope.util.visible import visible
 
 USAGE = "python -m scope.tasks build task=gsm8k_4k model=llama3.1_8b budget=4k_512"
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -27,8 +27,8 @@ def build(overrides: Sequence[str]) -> None:
     from hydra import compose, initialize_config_dir  # the library runs without it
     from hydra.core.hydra_config import HydraConfig
 
-    from scope import config
-    from scope.explain import accounted
+    from scope.cli import config
+    from scope.cli.explain import accounted
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", list(overrides), return_hydra_config=True)
@@ -41,7 +41,7 @@ def build(overrides: Sequence[str]) -> None:
 
 def _write(experiment: Experiment, cfg: Any) -> None:
     """Write the set of the experiment's task, and say what the model of cfg, as composed, makes of it."""
-    from scope import models
+    from scope.generation import models
 
     source, choices = experiment.model, cfg.hydra.runtime.choices
     with before_it_runs():
@@ -70,7 +70,7 @@ def _write(experiment: Experiment, cfg: Any) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """-> the exit code: 0 done, 1 it could not be written, 2 refused, 70 a bug of our own."""
-    from scope.explain import exit_code, told
+    from scope.cli.explain import exit_code, told
 
     if {"-h", "--help"} & set(arguments):
         print(__doc__)

@@ -3,12 +3,12 @@
 import random
 from dataclasses import dataclass, field
 
-from scope.errors import SettingError, check_count
 from scope.scoring import score
 from scope.scoring.answer import Answer, Question
 from scope.tasks import language
 from scope.tasks.language import Document, Mix
 from scope.tasks.task import Sample
+from scope.util.errors import SettingError, check_count
 
 MOST_PROMPTS = 100_000  # all are held in memory at once
 

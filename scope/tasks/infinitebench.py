@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from scope.errors import ConfigError, SettingError, check_count
 from scope.scoring import rouge
 from scope.scoring.answer import Answer
 from scope.tasks.sets import advice, stamped, write_set
 from scope.tasks.sources import WORKED, Hub, Row, read, read_text, require
 from scope.tasks.task import Sample
+from scope.util.errors import ConfigError, SettingError, check_count
 
 
 @dataclass(frozen=True)

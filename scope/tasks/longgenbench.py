@@ -13,13 +13,13 @@ from pathlib import Path
 
 import yaml
 
-from scope.errors import ConfigError, SettingError, check_choice, check_count, nearest
 from scope.scoring import FORMS, score
 from scope.scoring.answer import Answer, Question
 from scope.tasks.questions import expected_label, expected_number, with_choices
 from scope.tasks.sets import advice, stamped, write_set
 from scope.tasks.sources import WORKED, Hub, Row, read, read_text, require
 from scope.tasks.task import Sample
+from scope.util.errors import ConfigError, SettingError, check_choice, check_count, nearest
 
 ASKED = "Following Question:"  # from here on a prompt asks
 HEADER = re.compile(r"^Question_(\d+):", re.MULTILINE)

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from string import ascii_uppercase
 from typing import Any
 
-from scope.errors import ConfigError, shown
 from scope.tasks.sources import require
+from scope.util.errors import ConfigError, shown
 
 NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)")
 SOLUTION = re.compile(r"####\s*(.+?)\s*$")  # how GSM8K ends an answer

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from scope.files import make_folder, write_whole
 from scope.tasks.task import Sample
+from scope.util.files import make_folder, write_whole
 
 
 def write_set(path: Path, samples: Sequence[Sample]) -> None:

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from scope.errors import ConfigError, ScopeError, nearest, shown
+from scope.util.errors import ConfigError, ScopeError, nearest, shown
 
 Row = dict[str, Any]
 MOST_FILES = 100_000  # that a folder is searched for a data set

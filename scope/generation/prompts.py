@@ -14,8 +14,8 @@ from jinja2 import meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
-from scope.errors import ConfigError, ImpossibleError, ScopeError, one_line
 from scope.tasks import Sample
+from scope.util.errors import ConfigError, ImpossibleError, ScopeError, one_line
 
 LAYOUTS = ("auto", "chat", "plain", "paper")
 TEMPLATED = ("auto", "chat")  # layouts that may use a chat template

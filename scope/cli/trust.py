@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from scope.errors import ConfigError
+from scope.util.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -13,28 +13,30 @@ import yaml
 from rich.console import Console
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from scope import models, records, sizes
-from scope.batches import OK, Lines, attempts, share
+from scope import records
+from scope.cache import sizes
 from scope.decoding import KeepAll
-from scope.engine import devices_of, rows_that_fit
-from scope.errors import ConfigError, ImpossibleError, ScopeError, before_it_runs
-from scope.experiment import Experiment, Request
-from scope.files import require_place
-from scope.forecast import notes, require_fit
-from scope.generate import Generated, Prompt, Sampling, generate, stream
-from scope.models import Loaded
-from scope.processors import asked_for, described, require_possible
-from scope.progress import Progress
-from scope.prompts import Encoded
+from scope.generation import models
+from scope.generation.engine import devices_of, rows_that_fit
+from scope.generation.models import Loaded
+from scope.generation.processors import asked_for, described, require_possible
+from scope.generation.prompts import Encoded
+from scope.generation.stream import Generated, Prompt, Sampling, generate, stream
 from scope.records import RecordKeeping, Records
+from scope.runs.batches import OK, Lines, attempts, share
+from scope.runs.experiment import Experiment, Request
+from scope.runs.forecast import notes, require_fit
+from scope.runs.summary import headline, running, sample_row, summary
+from scope.runs.traces import Trace, record_trace
+from scope.runs.tracking import RunInfo, Tracker
 from scope.scoring.thinking import Markers, score_apart, without_thinking
-from scope.secrets import redact
-from scope.speeds import CpuWait
-from scope.stopping import Stopping
-from scope.summary import headline, running, sample_row, summary
 from scope.tasks import Sample, Task
-from scope.traces import Trace, record_trace
-from scope.tracking import RunInfo, Tracker
+from scope.util.errors import ConfigError, ImpossibleError, ScopeError, before_it_runs
+from scope.util.files import require_place
+from scope.util.progress import Progress
+from scope.util.secrets import redact
+from scope.util.speeds import CpuWait
+from scope.util.stopping import Stopping
 
 
 def run(

@@ -5,7 +5,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from scope.errors import ConfigError, of_the_machine
+from scope.util.errors import ConfigError, of_the_machine
 
 
 def write_whole(path: Path, text: str | bytes) -> None:

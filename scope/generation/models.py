@@ -25,10 +25,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from scope import devices
-from scope.attention import BACKENDS, implementation
-from scope.contents import hash_folder
-from scope.errors import (
+from scope.cache.seam import BACKENDS, implementation
+from scope.generation import devices
+from scope.generation.contents import hash_folder
+from scope.generation.places import Place, locate
+from scope.generation.prompts import LAYOUTS, OVERLONG, RESERVED, TEMPLATED, TemplateInput
+from scope.scoring.thinking import THINK
+from scope.util.errors import (
     CombinationError,
     ConfigError,
     ImpossibleError,
@@ -38,11 +41,8 @@ from scope.errors import (
     check_count,
     check_flag,
 )
-from scope.places import Place, locate
-from scope.prompts import LAYOUTS, OVERLONG, RESERVED, TEMPLATED, TemplateInput
-from scope.scoring.thinking import THINK
 
-EMBEDDED = Path(__file__).with_name("embedded")
+EMBEDDED = Path(__file__).parents[1] / "embedded"
 DTYPES = ("float32", "bfloat16", "float16")
 AUTO = "auto"
 
@@ -60,7 +60,7 @@ class ModelSource:
     decode steps run scope's own. device: a torch device, or `auto` (a GPU where there is one). device_map: accelerate's
     way of spreading the layers, such as `auto` or `balanced`; device then does not count. threads: of torch on the CPU,
     None as torch has it; one is best for a very small model, whose steps are too short to share. layout: how a prompt
-    is framed (scope.prompts.render); overlong: a prompt that does not fit the model's context is refused, or cut in its
+    is framed (`prompts.render`); overlong: a prompt that does not fit the model's context is refused, or cut in its
     middle. template: arguments of the chat template. template_date: the day that it takes for today, as 2024-07-26;
     None is the day on which the run is begun. thinking: what opens and what closes the part of an answer that is
     thought aloud and not scored (scope.scoring.thinking); None is a model that does not think. trust_remote_code:

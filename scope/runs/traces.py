@@ -21,12 +21,12 @@ import torch
 
 from scope.cache import CompressedCache
 from scope.decoding import DecodingStrategy
-from scope.errors import ConfigError, SettingError, check_count
-from scope.files import write_whole
-from scope.generate import Prompt, Sampling, generate
-from scope.models import Loaded
+from scope.generation.models import Loaded
+from scope.generation.stream import Prompt, Sampling, generate
+from scope.policy.scores import Attention, probabilities
 from scope.prefill import PrefillMethod
-from scope.scores import Attention, probabilities
+from scope.util.errors import ConfigError, SettingError, check_count
+from scope.util.files import write_whole
 
 
 @dataclass(frozen=True)

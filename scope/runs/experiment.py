@@ -9,17 +9,18 @@ from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from scope import models, records
+from scope import records
 from scope.cache.compressed import GRANULARITIES, check_bytes
 from scope.decoding import DecodingStrategy
-from scope.engine import Engine
-from scope.errors import ImpossibleError, check_choice, check_count
-from scope.generate import Sampling
-from scope.models import ModelSource
+from scope.generation import models
+from scope.generation.engine import Engine
+from scope.generation.models import ModelSource
+from scope.generation.prompts import Encoded, encode
+from scope.generation.stream import Sampling
 from scope.prefill import PrefillMethod
-from scope.prompts import Encoded, encode
+from scope.runs.traces import Trace
 from scope.tasks import Sample, Task
-from scope.traces import Trace
+from scope.util.errors import ImpossibleError, check_choice, check_count
 
 
 @dataclass(frozen=True)

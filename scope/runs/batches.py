@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from scope.engine import out_of_memory
-from scope.errors import ScopeError
-from scope.secrets import redact
+from scope.generation.engine import out_of_memory
+from scope.util.errors import ScopeError
+from scope.util.secrets import redact
 
 T = TypeVar("T")
 Lines = list[dict[str, Any]]

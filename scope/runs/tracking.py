@@ -16,8 +16,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from scope.errors import SettingError
-from scope.secrets import redact
+from scope.util.errors import SettingError
+from scope.util.secrets import redact
 
 _logger = logging.getLogger(__name__)
 

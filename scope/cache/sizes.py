@@ -9,9 +9,9 @@ from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from scope.decoding import DecodingStrategy, KeepAll
-from scope.errors import ScopeError
-from scope.plan import View
+from scope.policy.plan import View
 from scope.prefill import PrefillMethod
+from scope.util.errors import ScopeError
 
 CHANNEL_BYTES = 4  # float32
 

@@ -7,8 +7,10 @@ from dataclasses import MISSING, fields, is_dataclass
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from scope.errors import ConfigError, ScopeError, SettingError
+from scope.util.errors import ConfigError, ScopeError, SettingError
 
+# Where settings classes lay before: the configurations of recorded runs name them so.
+EARLIER = ("scope.engine", "scope.generate", "scope.models", "scope.tracking", "scope.traces")
 ALLOWED = "a settings class of scope; set SCOPE_ALLOW=package for one of yours"
 
 
@@ -113,6 +115,7 @@ def settings_class(target: str) -> type[Any] | None:
     """The dataclass of that name in scope or in a package that the user, not the configuration, allows."""
     packages = {"scope", *os.environ.get("SCOPE_ALLOW", "").split(",")} - {""}
     module, _, name = target.rpartition(".")
+    module = "scope" if module in EARLIER else module
     if target.partition(".")[0] not in packages:
         return None
     try:

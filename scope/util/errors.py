@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from scope.secrets import redact
-from scope.visible import visible
+from scope.util.secrets import redact
+from scope.util.visible import visible
 
 MOST = 2**63 - 1  # a whole number as torch and the file formats hold it
 LONGEST_VALUE, LONGEST_WORD, LONGEST_LINE = 160, 500, 4000  # characters of a message; paths may be long

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scope.errors import ScopeError
-from scope.files import write_whole
+from scope.util.errors import ScopeError
+from scope.util.files import write_whole
 
 # Files that no library reads for an answer. Hidden files and folders (.git, .cache) are left out too.
 DOCUMENTS = frozenset({".md", ".rst", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".lock", ".pyc"})

@@ -12,13 +12,14 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from scope import models, sizes
-from scope.errors import CombinationError, ConfigError, ImpossibleError, ScopeError
-from scope.experiment import Experiment
+from scope.cache import sizes
+from scope.generation import models
+from scope.generation.prompts import unused_arguments
 from scope.prefill.budget import Budget
-from scope.prompts import unused_arguments
 from scope.records import describe
+from scope.runs.experiment import Experiment
 from scope.tasks import Sample
+from scope.util.errors import CombinationError, ConfigError, ImpossibleError, ScopeError
 
 HEADINGS = ("samples", "prompt tokens", "to write", "cache MiB", "of full", "GPU hours")
 ASSUMED = (

@@ -7,7 +7,7 @@ from typing import Any
 from rich import progress
 from rich.console import Console
 
-from scope.speeds import written
+from scope.util.speeds import written
 
 
 class Progress:

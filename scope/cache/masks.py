@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from scope.errors import ScopeError
+from scope.util.errors import ScopeError
 
 BLOCK = 2**22  # entries of a mask that are compared at a time
 HIDDEN = -1e4  # added to a score, no more than this leaves nothing of its probability in any dtype

@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from scope import decoding, prefill
+from scope.cli.instances import ALLOWED, instance
+from scope.cli.trust import require_permission
 from scope.decoding import DecodingStrategy
 from scope.decoding.eviction import Eviction
-from scope.engine import Engine
-from scope.errors import CombinationError, ConfigError, ImpossibleError, ScopeError, SettingError, shown
-from scope.experiment import Experiment
-from scope.generate import Sampling
-from scope.instances import ALLOWED, instance
-from scope.models import ModelSource
+from scope.generation.engine import Engine
+from scope.generation.models import ModelSource
+from scope.generation.stream import Sampling
 from scope.prefill import PrefillMethod
 from scope.prefill.budget import Budget, Pyramid, Windowed
 from scope.records import RecordKeeping
-from scope.secrets import redact
+from scope.runs.experiment import Experiment
+from scope.runs.traces import Trace
+from scope.runs.tracking import Tracker
 from scope.tasks import Task
-from scope.traces import Trace
-from scope.tracking import Tracker
-from scope.trust import require_permission
+from scope.util.errors import CombinationError, ConfigError, ImpossibleError, ScopeError, SettingError, shown
+from scope.util.secrets import redact
 
 NAME = re.compile(r"\w[\w.-]{0,99}")
 GROUPS = ("model", "method", "decoding", "budget", "task", "fidelity", "engine", "tracking", "trace")

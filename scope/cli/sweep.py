@@ -8,13 +8,13 @@ from typing import Any
 
 from rich.console import Console
 
-from scope.config import NO_USE, Job, build, files_of, unused
-from scope.errors import BugError, ConfigError, ImpossibleError, ScopeError, of_the_machine, one_line, shown
-from scope.files import require_place
-from scope.forecast import show_plan
-from scope.importing import uncollected
-from scope.run import SamplesFailedError, finished
-from scope.secrets import command_line, redact
+from scope.cli.config import NO_USE, Job, build, files_of, unused
+from scope.runs.forecast import show_plan
+from scope.runs.run import SamplesFailedError, finished
+from scope.util.errors import BugError, ConfigError, ImpossibleError, ScopeError, of_the_machine, one_line, shown
+from scope.util.files import require_place
+from scope.util.importing import uncollected
+from scope.util.secrets import command_line, redact
 
 Overrides = tuple[str, ...]
 ELSEWHERE = ("submitit_slurm", "ray")  # launchers whose jobs may run on other machines than this one

@@ -19,15 +19,15 @@ from transformers.generation.logits_process import (
 )
 
 from scope.cache import CompressedCache
+from scope.cache.inputs import layer_inputs
 from scope.cache.slots import StorageFactory
 from scope.decoding import DecodingStrategy
-from scope.engine import Stepper, synchronised
-from scope.errors import CombinationError, ScopeError, SettingError, check_choice, check_count
-from scope.inputs import layer_inputs
+from scope.generation.engine import Stepper, synchronised
+from scope.generation.processors import RowProcessors, as_generate, asked_for, least_tokens, require_possible
+from scope.generation.text import Text
+from scope.policy.scores import Attention
 from scope.prefill import PrefillMethod
-from scope.processors import RowProcessors, as_generate, asked_for, least_tokens, require_possible
-from scope.scores import Attention
-from scope.text import Text
+from scope.util.errors import CombinationError, ScopeError, SettingError, check_choice, check_count
 
 PROCESSORS = ("none", "model")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 from transformers.generation.logits_process import MinNewTokensLengthLogitsProcessor
 
-from scope.errors import ConfigError
+from scope.util.errors import ConfigError
 
 # Each field with the values, beside None, at which it does nothing.
 APPLIED: Mapping[str, tuple[object, ...]] = {

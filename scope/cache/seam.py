@@ -19,7 +19,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.import_utils import is_flash_attn_2_available
 
-from scope.errors import ImpossibleError, ScopeError
+from scope.util.errors import ImpossibleError, ScopeError
 
 # Backend -> our name for it. A name with "flash" in it would be looked for among transformers' own kernels.
 NAMES = {"sdpa": "scope_sdpa", "eager": "scope_eager", "flash_attention_2": "scope_fa2"}

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from scope.errors import BugError, ConfigError, ScopeError, nearest, of_the_machine, one_line
-from scope.secrets import redact
+from scope.util.errors import BugError, ConfigError, ScopeError, nearest, of_the_machine, one_line
+from scope.util.secrets import redact
 
 FAILED, REFUSED, BUG = 1, 2, 70  # exit codes: on the way; before anything ran; a fault of the project's own
 HINT = "HYDRA_FULL_ERROR=1 shows the traceback"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scope.errors import ConfigError
+from scope.util.errors import ConfigError
 
 VARIABLE = "SCOPE_TRUST_HYDRA"
 FREE = (  # what a file may set: what a sweep runs, and what Hydra itself fills in

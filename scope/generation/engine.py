@@ -17,7 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import PreTrainedModel
 
 from scope.cache import CompressedCache
-from scope.errors import ImpossibleError, ScopeError, SettingError, check_choice, check_count
+from scope.util.errors import ImpossibleError, ScopeError, SettingError, check_choice, check_count
 
 KINDS = ("auto", "eager", "graph", "compile")
 AUTO = "auto"

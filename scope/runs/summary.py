@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scope.batches import OK
-from scope.speeds import written
+from scope.runs.batches import OK
+from scope.util.speeds import written
 
 
 def headline(lines: Sequence[Mapping[str, Any]]) -> str:
