@@ -22,7 +22,7 @@ MANY = 5 << 20
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's cache folder, an empty one."""
     folder = tmp_path / "cache"
-    monkeypatch.setattr(contents.platformdirs, "user_cache_path", lambda name: folder / name)
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: folder / name)
     return folder
 
 

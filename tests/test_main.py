@@ -121,8 +121,8 @@ REFUSED = {
     "model.device_map=3": "model.device_map=3: must be null, auto, balanced, .*",
     "model.revision=123": "model.revision=123: must be null, or a branch, a tag or a commit as text .*",
     "model.revision=v2": "model.revision=v2: must be null: model.path=.*embedded is a folder",
-    "model.threads=99999999999999999999999": "model.threads=9+: must be a whole number from 1 to 1024",
-    "model.template.enable_thinking=false": "model.template.enable_thinking=False: must be left out with "
+    "model.threads=99999999999999999999999": "model.threads=9+: must be a whole number of at most 1024",
+    "model.template.enable_thinking=false": "model.template.enable_thinking=false: must be left out with "
     "model.layout=plain, which uses no chat template",
     "model.layout=auto model.template.x={y:1}": "model.template.x={'y': 1}: must be text, a number, .*",
     "model.layout=auto model.template.tokenize=1": "model.template.tokenize=1: must be an argument of the chat .*",
@@ -218,7 +218,7 @@ REFUSED = {
     "task=gsm8k_4k task.hub.split=3": "task.hub.split=3: must be a text",
     "task=mmlu_4k task.subjects=[1]": "task.subjects=\\[1\\]: must be a list, each a text or null",
     "task=gsm8k_4k task.columns=3": "task.columns=3: must be a mapping",
-    "model.revision=12": "model.revision=12: must be a text or null",
+    "model.revision=12": "model.revision=12: must be null, or a branch, a tag or a commit as text .*",
     "tracking=wandb tracking.project=[1]": "tracking.project=\\[1\\]: must be a text",
     "tracking=wandb tracking.init_timeout_seconds=x": "tracking.init_timeout_seconds=x: must be a number",
     "limit=true": "limit=true: must be a whole number of at least 1",
@@ -338,7 +338,7 @@ def test_what_is_not_there_is_refused_before_anything_ran(scope: Scope, monkeypa
     pytest.importorskip("datasets")
     if importlib.util.find_spec("flash_attn") is None:
         assert "pip install 'scope-kv[flash]'" in scope("attention=flash_attention_2", code=2).err
-        assert "pip install 'scope-kv[flash]'" in scope("-m", "attention=flash_attention_2", code=2).out
+        assert "pip install 'scope-kv[flash]'" in scope("-m", "attention=flash_attention_2", code=2).err
     assert scope("task=gsm8k_4k", code=2).err.startswith("error: openai/gsm8k: is neither built here nor to be had")
     assert "FAILED snapkv + slide: openai/gsm8k" in scope("-m", "task=gsm8k_4k", code=2).out
     assert "model.path=some/model: the hub cannot be reached" in scope("model=hf", "model.path=some/model", code=2).err

@@ -71,7 +71,7 @@ def test_a_template_that_fails_is_refused_in_a_line(template: str, layout: str) 
     with pytest.raises(ConfigError) as refused:
         read(layout, template=template)
     said = str(refused.value)
-    assert said.startswith(f"model.layout={layout}: the chat template fails: {TEMPLATES[template]}")
+    assert said.startswith("the tokenizer's chat template fails (model.layout=plain uses none): " + TEMPLATES[template])
     assert "\n" not in said
     assert read("plain", template=template) == LAYOUTS["plain"]  # the cure that it names
 

@@ -215,7 +215,7 @@ SMALL += ["budget.recent=16"]
 
 def program(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "main.py"), *words, f"output={folder / 'outputs'}"]
-    settings = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"} | environment
+    settings = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "HYDRA_FULL_ERROR": "0"} | environment
     return subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, timeout=300)
 
 
@@ -228,13 +228,13 @@ def leaks(folder: Path, *secrets: str) -> list[str]:
 def test_a_run_leaves_no_secret_anywhere(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     secret, named = f"hf_{LETTERS}", "unheard-of-value"
-    words = ["tracking=wandb", f"model.revision={secret}", f"+hydra.job.env_set.A={named}"]
+    words = ["tracking=wandb", f"model.thinking=[{secret},end]", f"+hydra.job.env_set.A={named}"]
     work = tmp_path / "work"
     work.mkdir()
     done = program(work, *words, *SMALL, WANDB_API_KEY="a1" * 20, MY_PAT=named)
     assert done.returncode == 0, done.stderr
     (run,) = work.glob("outputs/*/*/config.yaml")
-    assert yaml.safe_load(run.read_text())["model"]["revision"] == "***"
+    assert yaml.safe_load(run.read_text())["model"]["thinking"] == ["***", "end"]
     assert list(run.parent.glob("wandb/offline-run-*/run-*.wandb"))
     assert leaks(work, secret, named, "a1" * 20) == []
     assert secret not in done.stdout + done.stderr
@@ -246,7 +246,7 @@ def test_a_run_leaves_no_secret_anywhere(tmp_path: Path) -> None:
 def test_a_preset_that_reads_the_environment_shows_nothing(tmp_path: Path) -> None:
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
     (tmp_path / "conf" / "experiment" / "nice.yaml").write_text(
-        "# @package _global_\nmodel:\n  revision: x-${oc.env:MY_PAT}-${oc.env:PLAIN}\n"
+        "# @package _global_\nmodel:\n  thinking: ['x-${oc.env:MY_PAT}-${oc.env:PLAIN}', end]\n"
     )
     work = tmp_path / "work"
     work.mkdir()

@@ -17,6 +17,7 @@ from analysis import report, tables
 from analysis.frame import build
 from analysis.records import read_runs
 from analysis.speeds import SPEED_COLUMNS
+from scope.records.lines import seal
 from scope.runs.summary import headline
 from scope.util.speeds import CpuWait, written
 
@@ -75,8 +76,9 @@ def write_run(sweep: Path, method: str, decoding: str = "slide", seconds: float 
             "threads": 2,
             "cpu_wait": 0.01,
         } | mine
-        lines.append(json.dumps({key: value for key, value in line.items() if value is not ...}))
-    (folder / "records.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        told = {key: value for key, value in line.items() if value is not ...}
+        lines.append(seal(told, manifest["identity"]).decode())
+    (folder / "records.jsonl").write_text("".join(lines))
 
 
 def sweep_with(folder: Path, **changed: Any) -> Path:

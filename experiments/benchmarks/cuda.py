@@ -32,14 +32,14 @@ def _cache(model: Any, tokens: int, decode: decoding.DecodingStrategy | None = N
 
 def decode_step(steps: int) -> Found:
     """Batch 1: slide as CUDA graphs and eagerly, the same size without eviction, kvpress."""
-    model = SOURCE.weights(implementation("sdpa"), True)
+    model = SOURCE.weights(implementation("sdpa"))
     tokens = D + steps + 1
     still = CompressedCache(model.config, tokens=tokens, whole=True)
     kinds = {
         "snapkv + slide": ours(model, _cache(model, tokens), 2 * C, ENGINE),
         "snapkv + slide, eager": ours(model, _cache(model, tokens), 2 * C),
         "same size, nothing evicted": ours(model, still, C + D + 1 - tokens, ENGINE),
-    } | peers(lambda: SOURCE.weights("sdpa", True), 2 * C, C, WINDOW, D)
+    } | peers(lambda: SOURCE.weights("sdpa"), 2 * C, C, WINDOW, D)
     in_turns(kinds, D, model.device)  # until it evicts
     ms = milliseconds(in_turns(kinds, steps, model.device), 32)
     own = ms["snapkv + slide"]
@@ -51,8 +51,8 @@ def decode_step(steps: int) -> Found:
 
 def batches(steps: int) -> Found:
     """By rows of the batch: each strategy, full caches of LENGTH, and one of twice that; and the most rows that fit."""
-    model = SOURCE.weights(implementation("sdpa"), True)
-    stock = SOURCE.weights("sdpa", True) if torch.cuda.mem_get_info()[0] > 60 * 2**30 else model
+    model = SOURCE.weights(implementation("sdpa"))
+    stock = SOURCE.weights("sdpa") if torch.cuda.mem_get_info()[0] > 60 * 2**30 else model
     tokens, most = D + steps + 1, BATCHES[-1]
 
     def strategy(decode: decoding.DecodingStrategy) -> tuple[Callable[[int], Step], int]:
@@ -100,7 +100,7 @@ def batches(steps: int) -> Found:
 
 def prefills(prompt: int) -> Found:
     """A long prompt by each method: time, and the most memory."""
-    model = SOURCE.weights(implementation("sdpa"), True)
+    model = SOURCE.weights(implementation("sdpa"))
     ids = torch.randint(model.config.vocab_size, (1, prompt), device=model.device)
 
     @torch.inference_mode()

@@ -86,6 +86,8 @@ def _fits(value: object, hint: Any) -> bool:
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(_fits(value, one) for one in inner)
+    if hint is Any:
+        return True
     if hint in (int, float):  # true and false are numbers to Python only
         return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
     if isinstance(hint, type) and origin is None:

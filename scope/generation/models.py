@@ -98,9 +98,7 @@ class ModelSource:
         check_flag(self, "trust_remote_code")
         check_flag(self, "safetensors_only")
         if self.threads is not None:
-            check_count(self, "threads", low=1)
-            if self.threads > MOST_THREADS:
-                raise SettingError(self, "threads", self.threads, f"a whole number from 1 to {MOST_THREADS}")
+            check_count(self, "threads", low=1, high=MOST_THREADS)
         _check_device(self, "device", (AUTO,))
         if self.device_map is not None:
             _check_device(self, "device_map", devices.SPREADS)

@@ -15,7 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
 from scope.tasks import Sample
-from scope.util.errors import ConfigError, ImpossibleError, ScopeError, one_line
+from scope.util.errors import ConfigError, ImpossibleError, ScopeError, one_line, shown
 
 LAYOUTS = ("auto", "chat", "plain", "paper")
 TEMPLATED = ("auto", "chat")  # layouts that may use a chat template
@@ -87,7 +87,8 @@ def _rendered(
         return _in_template(tokenizer, content, given)
     if given.arguments:
         name, value = next(iter(given.arguments.items()))
-        raise ConfigError(f"model.template.{name}={value}: the tokenizer has no chat template that could take it")
+        setting = f"model.template.{name}={shown(value)}"
+        raise ConfigError(f"{setting}: the tokenizer has no chat template that could take it")
     if layout == "paper" and sample.instruction:
         return f"<<SYS>>\n {sample.instruction} \n<</SYS>>\n\n{sample.prompt}", False
     return content, False
