@@ -42,19 +42,16 @@ def _task(path: Path) -> Any:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    from scope.cli.config import build
-    from scope.cli.trust import SWITCHES
+    from scope.runs.instances import instance
+    from scope.tasks import Task
 
     try:
         config = OmegaConf.load(path)
     except (YAMLError, ValueError, RecursionError) as error:  # not UTF-8, numbers without end, brackets without end
         raise ScopeError(f"{path}: is not YAML") from error
-    if not isinstance(config, DictConfig):
+    if not isinstance(config, DictConfig) or not isinstance(config.get("task"), DictConfig):
         raise ScopeError(f"{path}: is not the configuration of a run")
     try:
-        for name, switch in SWITCHES.items():  # of a model, which is not loaded here
-            if OmegaConf.select(config, f"model.{name}") is switch.unsafe:
-                config.model[name] = not switch.unsafe
-        return build(config, {}).experiment.task
+        return instance(OmegaConf.to_container(config.task, resolve=True, throw_on_missing=True), "task", Task)
     except OmegaConfBaseException as error:  # a key is missing that every configuration has
         raise ScopeError(f"{path}: is not the configuration of a run: {str(error).splitlines()[0]}") from error

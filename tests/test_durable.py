@@ -23,7 +23,6 @@ from rich.console import Console
 
 from hydra_plugins.scope_sweeper.scope_sweeper import RememberingLoader
 from scope import records
-from scope.cli.instances import settings_class
 from scope.generation.stream import Sampling
 from scope.prefill import SnapKV
 from scope.records import RecordKeeping
@@ -31,6 +30,7 @@ from scope.records.merge import main as merge_main
 from scope.records.merge import merge
 from scope.runs.batches import attempts, share
 from scope.runs.experiment import Experiment
+from scope.runs.instances import settings_class
 from scope.runs.run import SamplesFailedError, run
 from scope.runs.tracking import NoTracking
 from scope.tasks import Arithmetic

@@ -12,12 +12,12 @@ import pytest
 from rich.console import Console
 
 from analysis import report, tables
-from scope.cli.instances import instance
 from scope.decoding import KeepAll
 from scope.generation.models import ModelSource
 from scope.generation.stream import Sampling
 from scope.prefill import Full
 from scope.runs.experiment import Experiment
+from scope.runs.instances import instance
 from scope.runs.run import run
 from scope.runs.tracking import NoTracking
 from scope.tasks import Arithmetic

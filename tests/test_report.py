@@ -124,7 +124,7 @@ def test_prompts_are_made_again_where_they_are_those_of_the_records(tmp_path: Pa
         (("reference_share: 0.3", "reference_share: 0.9"), "now makes other prompts (2 differ)"),
         (("_target_: scope.tasks.Arithmetic", "_target_: os.system"), "cannot be made again: task._target_=os.system"),
         ((asked, "[1"), "is not YAML"),
-        ((asked, "name: x"), "cannot be made again: attention: must be given"),
+        ((asked, "name: x"), "is not the configuration of a run"),
     ):
         assert change[0] in asked
         config.write_text(asked.replace(*change))

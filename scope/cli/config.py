@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from scope import decoding, prefill
-from scope.cli.instances import ALLOWED, instance
 from scope.cli.trust import require_permission
 from scope.decoding import DecodingStrategy
 from scope.decoding.eviction import Eviction
@@ -20,6 +19,7 @@ from scope.prefill import PrefillMethod
 from scope.prefill.budget import Budget, Pyramid, Windowed
 from scope.records import RecordKeeping
 from scope.runs.experiment import Experiment
+from scope.runs.instances import ALLOWED, instance
 from scope.runs.traces import Trace
 from scope.runs.tracking import Tracker
 from scope.tasks import Task

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from scope.cache import CompressedCache
 from scope.util.errors import ImpossibleError, ScopeError, SettingError, check_choice, check_count
+from scope.util.memory import out_of_memory
 
 KINDS = ("auto", "eager", "graph", "compile")
 AUTO = "auto"
@@ -193,13 +194,6 @@ def free_memory(device: torch.device) -> int:
     import psutil
 
     return int(psutil.virtual_memory().available)
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether that is what it says, on a GPU or here."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def synchronised(device: torch.device) -> float:
