@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.library import experiment
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
@@ -37,7 +38,6 @@ from scope.tasks import Arithmetic
 from scope.util.errors import ScopeError, SettingError
 from scope.util.secrets import redact
 from scope.util.stopping import Stopped, Stopping
-from tests.test_run import experiment
 
 ROOT = Path(__file__).parents[1]
 TIMINGS = {"batch", "engine", "batch_rows", "batch_seconds", "prefill_seconds", "decode_seconds", "tokens_per_second"}
