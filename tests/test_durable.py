@@ -288,6 +288,7 @@ def test_the_command_says_that_it_is_done_and_a_sweep_stops(
     assert len(list(tmp_path.glob("default/*/manifest.json"))) == 2  # the sweep's second job was not begun
 
 
+@pytest.mark.slow
 def test_a_second_sigterm_ends_the_process_at_once(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "main.py"), f"output={tmp_path / 'out'}", "engine.batch_size=1"]
     command += ["task.prompts=200", "task.questions=24", "method=full", "decoding=none"]
@@ -309,6 +310,7 @@ def test_a_second_sigterm_ends_the_process_at_once(tmp_path: Path) -> None:
     assert path.read_bytes() == before  # the answer under way was not waited for
 
 
+@pytest.mark.slow
 def test_ctrl_c_finishes_the_batch_and_says_how_to_go_on(tmp_path: Path) -> None:
     command = [
         sys.executable,

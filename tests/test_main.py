@@ -503,6 +503,7 @@ def test_a_search_for_accuracy_alone(scope: Scope) -> None:
     assert re.search(r"^best: budget.prefill=0\.\d+ budget.decode=\d+: [\d.]+% of the answers right$", said, re.M)
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_was(scope: Scope, tmp_path: Path) -> None:
     arguments = [
         "-m",
@@ -560,6 +561,7 @@ class Oldest(Windowed):
     assert all(line["prefill_kept"] == [40, 40, 40] for line in lines)
 
 
+@pytest.mark.slow
 def test_wandb_offline_from_the_command_line(tmp_path: Path) -> None:
     done = in_a_process(tmp_path, "tracking=wandb", *SMALL)
     assert done.returncode == 0, done.stderr
@@ -583,6 +585,7 @@ def test_the_library_imports_no_package_that_it_can_do_without(modules: str, wit
     assert done.stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("script") is None, reason="script(1) is not there to make a terminal")
 def test_a_terminal_sees_progress(tmp_path: Path) -> None:
     inner = f"{sys.executable} {ROOT / 'main.py'} output={tmp_path / 'outputs'} {' '.join(SMALL)}"

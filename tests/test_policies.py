@@ -169,6 +169,13 @@ def test_streamingllm_keeps_both_ends_of_the_prompt(window: int | None, first: i
     assert kept == [[ends] * HEADS] * LAYERS
 
 
+@pytest.mark.parametrize("budget", [2, 3, 7, 15])
+def test_of_an_odd_number_of_slots_streamingllm_gives_the_first_one_more(budget: int) -> None:
+    kept = kept_of(prefill.StreamingLLM(budget), random_prompts(LONG)[0])
+    last = budget // 2
+    assert kept == [[[*range(budget - last), *range(LONG - last, LONG)]] * HEADS] * LAYERS
+
+
 @pytest.mark.parametrize("length", [SHORT, C - 1, C])
 @pytest.mark.parametrize("method", [name for name in PREFILL if name != "full"])
 def test_a_prompt_within_the_budget_stays_whole(method: str, length: int) -> None:

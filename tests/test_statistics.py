@@ -133,6 +133,18 @@ def test_the_paired_interval_stays_in_range() -> None:
     assert all(math.isnan(value) for value in mean_by_prompt([]))
 
 
+@pytest.mark.parametrize("prompts", [1, 3, 20, 200])
+@pytest.mark.parametrize("mean", [-1.0, -0.4, 0.0, 0.25, 1.0])
+def test_where_all_prompts_agree_the_others_may_differ_by_all_there_is(mean: float, prompts: int) -> None:
+    """Oracle: as many prompts agree by chance, in 1 of 20 cases, if so large a share of all differs; its mean is then
+    -1 or 1, the rest has the mean that was seen."""
+    share = stats.binomtest(0, prompts).proportion_ci(0.90, method="exact").high
+    estimate, low, high = cautious(Interval(mean, math.nan, math.nan), prompts)
+    assert estimate == mean
+    assert (low, high) == pytest.approx(tuple((1 - share) * mean + share * end for end in (-1, 1)))
+    assert -1 <= low <= mean <= high <= 1
+
+
 # --- the bootstrap ---------------------------------------------------------------------------------------------------
 
 

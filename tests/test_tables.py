@@ -108,6 +108,27 @@ def test_points_lost_only_to_the_same_task_and_seed(tmp_path: Path) -> None:
     assert "points lost" not in printed(frame, 200)
 
 
+@pytest.mark.parametrize("longest_first", [True, False])
+def test_points_are_lost_to_the_longest_uncompressed_run(tmp_path: Path, longest_first: bool) -> None:
+    uncompressed = {"method": "full", "decoding": "none", "budgets": (None, None)}
+    short, long, created = [sample(0, (True, True))], [sample(i, (True, True)) for i in range(3)], int(longest_first)
+    write_run(tmp_path, "short", short, created=created, **uncompressed)
+    write_run(tmp_path, "long", long, created=1 - created, identity="1" * 64, **uncompressed)
+    write_run(tmp_path, "less", [sample(i, (True, i > 1)) for i in range(3)], created=2)
+    (row,) = (row for _, row in build(tmp_path).iterrows() if row["compressed"])
+    assert row["paired_prompts"] == 3
+    assert row["points_lost"] == pytest.approx(100 * (0.5 + 0.5 + 0) / 3)
+
+
+def test_the_share_of_bytes_is_over_the_prompts_that_both_answered(tmp_path: Path) -> None:
+    full = [sample(i, full_cache_bytes=100_000 * (i + 1)) for i in range(2)]
+    less = [sample(i, cache_bytes=10_000 * (i + 1) ** 2) for i in range(4)]
+    write_run(tmp_path, "full", full, method="full", decoding="none", budgets=(None, None))
+    write_run(tmp_path, "less", less, created=1)
+    row = build(tmp_path).iloc[1]
+    assert row["cache_percent"] == pytest.approx(100 * (10_000 + 40_000) / (100_000 + 200_000))
+
+
 def test_bold_is_what_cannot_be_told_from_the_best(tmp_path: Path) -> None:
     """b loses one answer of four on 3 of 16 prompts: 4.7 points, within the noise. c loses one on all but 2: no tie."""
     for position, (name, lose) in enumerate((("a", 0), ("b", 3), ("c", 14))):
