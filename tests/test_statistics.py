@@ -162,6 +162,17 @@ def test_the_bootstrap_is_a_loop_over_resampled_prompts() -> None:
     assert bootstrap(totals, sizes) == (estimate, low, high)
 
 
+def test_the_bootstrap_reaches_as_far_as_students_t() -> None:
+    """Of many different prompts a mean is all but normal: its bounds lie where t with the sample's own spread has them,
+    sqrt(n / (n - 1)) times that of the resamples."""
+    values = np.random.default_rng(8).normal(size=9)
+    _, low, high = bootstrap(values.tolist(), [1.0] * 9, resamples=200_000)
+    spread = np.mean(np.random.default_rng(9).choice(values, (400_000, 9)), axis=1)
+    tail = stats.norm.sf(math.sqrt(9 / 8) * stats.t.ppf(0.975, 8))
+    assert (low, high) == pytest.approx(np.quantile(spread, [tail, 1 - tail]), abs=0.02)
+    assert high - low == pytest.approx(2 * stats.t.ppf(0.975, 8) * values.std(ddof=1) / 3, rel=0.05)
+
+
 def test_the_bootstrap_of_nothing_and_of_one_prompt() -> None:
     assert all(math.isnan(value) for value in bootstrap([], []))
     assert all(math.isnan(value) for value in bootstrap([0.0], [0.0]))
