@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt "torch>=2.11,<2.14"
 
 OLDEST := .venv-oldest
-.PHONY: demo help paper bench test test-oldest lint clean
+WORKERS := -n 2 --dist worksteal
+.PHONY: demo help paper bench test test-all test-oldest mutants lint clean
 
 demo: $(VENV)/.installed  ## a sweep of 16 runs on the embedded model, and its table
 	$(BIN)/python main.py -m experiment=demo
@@ -19,12 +20,18 @@ paper: $(VENV)/.installed-figures demo  ## the demo's tables and figures as a La
 bench: $(VENV)/.installed  ## a decode step against the full cache, on this CPU; exit code 1 where a target is missed
 	$(BIN)/python -m experiments.benchmarks
 
-test: $(VENV)/.installed-dev  ## all tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.installed-dev  ## the tests of all that the project does, but for those that take long
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
+
+test-all: $(VENV)/.installed-dev  ## all tests
+	$(BIN)/python -m pytest $(WORKERS)
 
 test-oldest: $(OLDEST)/.installed  ## the tests that touch transformers, on the oldest version that is supported
 	$(OLDEST)/bin/python -m pytest tests/test_generate.py tests/test_cache.py tests/test_policies.py tests/test_families.py \
-		tests/test_library.py tests/test_models.py tests/test_golden.py
+		tests/test_library.py tests/test_models.py tests/test_golden.py $(WORKERS)
+
+mutants: $(VENV)/.installed-dev  ## small faults in a copy of the code, each of which a test has to notice: about 20 minutes
+	$(BIN)/python -m experiments.mutants
 
 lint: $(VENV)/.installed-dev  ## style and types
 	$(BIN)/ruff check .

@@ -1,9 +1,14 @@
 """What every test of the library shares: one thread, so that tests beside each other do not fight for the cores."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from helpers.command import Scope
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -12,3 +17,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def scope(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> "Scope":
+    from helpers.command import Scope  # Hydra: only tests of the command line wait for it
+
+    return Scope(tmp_path, capfd, monkeypatch)

@@ -55,3 +55,15 @@ def test_a_prompt_in_chunks_is_the_prompt(pair: str, chunk: int, family: str) ->
     made = generate(model, WORDS, random_prompts(*LENGTHS), *PAIRS[pair], TOKENS, observe=pieces, prefill_chunk=chunk)
     assert timeless(made) == timeless(expected)
     assert pieces.steps == whole.steps
+
+
+@pytest.mark.parametrize("storage", [Slots, Concatenated])
+@pytest.mark.parametrize("lengths", [(9, 30), (30, 9), (9, 12, 40, 8)])
+def test_a_refill_whose_heads_differ_is_judged_head_by_head(lengths: tuple[int, ...], storage: StorageFactory) -> None:
+    """A prompt under the budget lies alike in all heads, which tova's heads then judge at once; a longer one does not.
+    After it has taken the place of the short one, what was known of the heads is known no more."""
+    pair = (prefill.SnapKV(16, 4), decoding.TOVA(10, 4))
+    prompts = random_prompts(*lengths)
+    alone = [generate(tiny(), WORDS, [prompt], *pair, TOKENS)[0] for prompt in prompts]
+    together = generate(tiny(), WORDS, prompts, *pair, TOKENS, batch_size=1, storage=storage)
+    assert timeless(together) == timeless(alone)

@@ -146,6 +146,7 @@ def test_the_set_for_a_gpu_runs_small_here() -> None:
     assert figures["peak_bytes"].keys() == methods(16, 4).keys()
 
 
+@pytest.mark.slow
 def test_the_steps_by_batch_run_small(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"PROMPT": 64, "C": 32, "D": 16, "RECENT": 8, "BATCHES": (1, 2)}.items():
         monkeypatch.setattr(cpu, name, value)

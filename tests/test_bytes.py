@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from golden import composed
-from test_run import experiment, go
+from helpers.library import experiment, go
 from tiny_models import DIM, HEADS, LAYERS, WORDS, random_prompts, tiny
 
 from scope import decoding, prefill

@@ -9,15 +9,25 @@ from itertools import product
 
 import pytest
 import torch
+from helpers.pairs import (
+    DECODING,
+    PREFILL,
+    RECENT,
+    TOKENS,
+    WHOLE,
+    C,
+    D,
+    counts,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import DIM, HEADS, LAYERS, SCOPE, WORDS, Step, random_prompts, stored, strategies, tiny
+from tiny_models import DIM, HEADS, LAYERS, SCOPE, WORDS, Step, random_prompts, stored, tiny
 from torch import Tensor
 from transformers import Cache
 
 import scope.cache.layer
 import scope.cache.slots
-from scope import decoding, prefill
+from scope import decoding
 from scope.cache import CompressedCache
 from scope.cache.slots import Kept, Slots, StorageFactory
 from scope.cache.twin import Concatenated
@@ -27,22 +37,8 @@ from scope.policy.plan import Plan
 from scope.prefill import PrefillMethod
 from scope.util.errors import ScopeError
 
-C, WINDOW, D, RECENT, TOKENS, BETA = 16, 4, 10, 4, 28, 20
 LENGTHS = (30, 9, 21)  # over the budget, under it, and where the pyramid is clipped
-DELTA = (TOKENS - RECENT) // (D - RECENT)
 
-PREFILL: dict[str, PrefillMethod] = {
-    "full": prefill.Full(),
-    "streamingllm": prefill.StreamingLLM(C),
-    "h2o": prefill.H2O(C, WINDOW),
-    "snapkv": prefill.SnapKV(C, WINDOW),
-    "pyramidkv": prefill.PyramidKV(C, WINDOW),
-    "pyramidinfer": prefill.PyramidInfer(C, WINDOW),
-    "recent": prefill.Recent(C, WINDOW),
-    "random": prefill.Random(C, WINDOW),
-}
-DECODING = strategies(D, RECENT, TOKENS)
-WHOLE = ("h2o", "streamingllm", "pyramidinfer")  # not protecting the prompt
 PAIRS = list(product(PREFILL, DECODING))
 every_pair = pytest.mark.parametrize(("method", "strategy"), PAIRS)
 
@@ -88,41 +84,6 @@ def test_in_place_is_the_twin(method: str, strategy: str) -> None:
     fast, plain = run(method, strategy), run(method, strategy, Concatenated)
     assert fast.tokens == plain.tokens
     assert fast.steps == plain.steps
-
-
-def falling(layer: int, mean: int, most: int) -> int:
-    low = mean // BETA
-    high = 2 * mean - low
-    if high > most:
-        high, low = most, 2 * mean - most
-    return (high, mean, low)[layer]  # of three layers
-
-
-def prefill_budget(method: str, layer: int, prompt: int) -> int:
-    if method == "full":
-        return prompt
-    if method.startswith("pyramid") and prompt > C:
-        return WINDOW + falling(layer, C - WINDOW, prompt - WINDOW)
-    return C
-
-
-def counts(method: str, strategy: str, layer: int, prompt: int, reach: int = 10**9) -> list[int]:
-    """Slots stored after the prefill and after each step, by METHODS.md's tables; `reach`: the most seen later."""
-    budget = prefill_budget(method, layer, prompt)
-    left = min(prompt, budget, reach)
-    now = [left]
-    for t in range(TOKENS - 1):
-        growing = min(D, RECENT + max(0, t - RECENT) // DELTA)
-        most = {
-            "none": None,
-            "adaptive": left + growing,
-            "discontinuous": left + growing if t % DELTA == 0 else None,
-            "h2o": budget + D,
-            "streamingllm": budget + D,
-            "pyramidinfer": budget + RECENT + falling(layer, D - RECENT, 2 * D),
-        }.get(strategy, left + D)
-        now.append(min(reach, now[-1] + 1 if most is None else min(now[-1] + 1, most)))
-    return now
 
 
 @every_pair

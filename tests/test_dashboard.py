@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from test_tables import sample, write_run, write_sweep
-from test_tracking import finished_record
+from helpers.sweeps import sample, write_run, write_sweep
+from helpers.wandb_files import finished_record
 
 from analysis import dashboard, figures
 from analysis.frame import build

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.library import experiment
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
@@ -37,7 +38,6 @@ from scope.tasks import Arithmetic
 from scope.util.errors import ScopeError, SettingError
 from scope.util.secrets import redact
 from scope.util.stopping import Stopped, Stopping
-from tests.test_run import experiment
 
 ROOT = Path(__file__).parents[1]
 TIMINGS = {"batch", "engine", "batch_rows", "batch_seconds", "prefill_seconds", "decode_seconds", "tokens_per_second"}
@@ -288,6 +288,7 @@ def test_the_command_says_that_it_is_done_and_a_sweep_stops(
     assert len(list(tmp_path.glob("default/*/manifest.json"))) == 2  # the sweep's second job was not begun
 
 
+@pytest.mark.slow
 def test_a_second_sigterm_ends_the_process_at_once(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "main.py"), f"output={tmp_path / 'out'}", "engine.batch_size=1"]
     command += ["task.prompts=200", "task.questions=24", "method=full", "decoding=none"]
@@ -309,6 +310,7 @@ def test_a_second_sigterm_ends_the_process_at_once(tmp_path: Path) -> None:
     assert path.read_bytes() == before  # the answer under way was not waited for
 
 
+@pytest.mark.slow
 def test_ctrl_c_finishes_the_batch_and_says_how_to_go_on(tmp_path: Path) -> None:
     command = [
         sys.executable,

@@ -5,7 +5,7 @@ with transformers in test_generate.py."""
 
 import pytest
 import torch
-from test_cache import DECODING, PREFILL, RECENT, WHOLE, counts
+from helpers.pairs import DECODING, PREFILL, RECENT, WHOLE, counts
 from tiny_models import FAMILIES, HEADS, LAYERS, SLIDING_WINDOW, WORDS, Trace, random_prompts, tiny
 from transformers import AutoModelForCausalLM, Gemma2Config, GptOssConfig, Llama4TextConfig, PretrainedConfig
 

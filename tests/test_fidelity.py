@@ -17,11 +17,11 @@ import pytest
 import torch
 import yaml
 from golden import composed
+from helpers.by_hand import CLIPPED, LONG, SHORT, ByHand, Rule, falling, naive_scores, prompt_pass, ran
+from helpers.pairs import DECODING, PREFILL
+from helpers.stock import LENGTHS, TOKENS, stock_writes
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_cache import DECODING, PREFILL
-from test_generate import LENGTHS, TOKENS, stock_writes
-from test_policies import CLIPPED, LONG, SHORT, ByHand, Rule, falling, naive_scores, prompt_pass, ran
 from tiny_models import DIM, GROUP, HEADS, LAYERS, WORDS, Step, Trace, random_prompts, tiny
 from transformers import AutoModelForCausalLM, PreTrainedModel
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_tables import sample, write_run, write_sweep
+from helpers.sweeps import sample, write_run, write_sweep
 
 from analysis.colours import COLOURS, MARKERS, OTHER, colour, marker
 from analysis.figures import FIGURES, by_position, main, pareto, prompt_share, save

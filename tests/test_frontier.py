@@ -34,6 +34,7 @@ def test_what_does_not_fit_has_no_budget() -> None:
     assert fitted(OWN, taken(SLIDE, 20), PROMPT, COMMON) is None  # 26 slots always stay
 
 
+@pytest.mark.slow
 def test_the_report_says_what_was_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

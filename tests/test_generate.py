@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.stock import LENGTHS, STOCK, TOKENS, stock_writes
 from tiny_models import DIM, FAMILIES, HEADS, LAYERS, SCOPE, WORDS, Trace, random_prompts, tiny
 from torch import Tensor
 
@@ -19,10 +20,8 @@ from scope.generation.stream import Generated, Prompt, Sampling, generate
 from scope.prefill import PrefillMethod
 from scope.util.errors import ScopeError, SettingError
 
-STOCK = "sdpa"  # transformers' eager attention has no answer for padding in float64
 FULL, NONE = prefill.Full(), decoding.KeepAll()
 SNAPKV, SLIDE = prefill.SnapKV(16, 4), decoding.Slide(10, 4)
-LENGTHS, TOKENS = (30, 9, 21), 24
 COMPRESSED: dict[str, tuple[PrefillMethod, DecodingStrategy]] = {
     "full-none": (FULL, NONE),
     "snapkv-slide": (SNAPKV, SLIDE),
@@ -50,15 +49,6 @@ def answers(
 def timeless(rows: Sequence[Generated]) -> list[Generated]:
     """All but the seconds."""
     return [replace(row, prefill_seconds=0.0, decode_seconds=0.0, batch_seconds=0.0) for row in rows]
-
-
-def stock_writes(family: str, prompts: Sequence[Prompt], dtype: torch.dtype, **settings: Any) -> list[tuple[int, ...]]:
-    longest = max(len(prompt.tokens) for prompt in prompts)
-    ids = torch.tensor([[0] * (longest - len(prompt.tokens)) + list(prompt.tokens) for prompt in prompts])
-    mask = torch.tensor([[0] * (longest - len(p.tokens)) + [1] * len(p.tokens) for p in prompts])
-    settings = {"max_new_tokens": TOKENS, "do_sample": False, **settings}
-    out = tiny(family, STOCK, dtype).generate(ids, attention_mask=mask, **settings)
-    return [tuple(row) for row in out[:, longest:].tolist()]
 
 
 # the full cache is transformers'

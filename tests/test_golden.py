@@ -26,6 +26,23 @@ def test_every_decidable_selection_is_the_released_codes() -> None:
 
 
 @absent
+def test_the_shortest_case_of_every_pair_is_the_released_codes() -> None:
+    """What a change of a policy would break at once; the slow test above is of all cases."""
+    cases = sorted(
+        json.loads((FOLDER / "index.json").read_text()), key=lambda case: sum(case["prompts"]) + case["max_new_tokens"]
+    )
+    shortest = {(case["method"], case["metric"]): case for case in reversed(cases)}
+    arrays = {name: array for path in sorted(FOLDER.glob("*.npz")) for name, array in np.load(path).items()}
+    decidable = 0
+    for case in shortest.values():
+        verdict = golden.check(FOLDER, case, arrays)
+        assert not verdict.difference, f"{verdict.name}: {verdict.difference}"
+        assert verdict.equal == verdict.decidable
+        decidable += verdict.decidable
+    assert decidable > 500
+
+
+@absent
 def test_the_comparison_sees_a_wrong_selection(monkeypatch: pytest.MonkeyPatch) -> None:
     cases = json.loads((FOLDER / "index.json").read_text())
     arrays = dict(np.load(FOLDER / "small.npz").items())

@@ -10,9 +10,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import test_main
 import torch
-from test_main import Scope
+from helpers.command import Scope
 from tiny_models import DIM, FAMILIES, HEADS, LAYERS, WORDS, random_prompts, tiny
 from transformers import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -25,8 +24,6 @@ from scope.policy.scores import Attention, LayerInputs
 from scope.prefill import KVPress
 from scope.prefill.kvpress import load
 from scope.util.errors import ScopeError, SettingError
-
-scope = test_main.scope
 
 STAND_IN = """
 from dataclasses import dataclass

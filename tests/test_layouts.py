@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.sweeps import sample, write_run, write_sweep
 from scipy import stats
-from test_tables import sample, write_run, write_sweep
 
 from analysis.frame import of_runs
 from analysis.paper import compiled

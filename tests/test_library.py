@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_cache import DECODING, PREFILL
+from helpers.pairs import DECODING, PREFILL
 from tiny_models import FAMILIES, WORDS, random_prompts, tiny
 from torch import Tensor
 from transformers import (

@@ -11,62 +11,14 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
+from helpers.command import ROOT, SMALL, Scope, in_a_process, runs
 
 import main
 from scope.util.errors import BugError
-
-ROOT = Path(__file__).parents[1]
-SMALL = ["task.questions=4", "task.max_new_tokens=100", "task.prompts=2", "budget.prefill=40", "budget.decode=32"]
-SMALL += ["budget.recent=16"]
-
-
-@dataclass(frozen=True)
-class Said:
-    out: str
-    err: str
-
-
-class Scope:
-    """main.py called in this process, with records below a folder that is also the working directory."""
-
-    def __init__(self, folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder, self.capfd, self.monkeypatch = folder, capfd, monkeypatch
-        monkeypatch.chdir(folder)
-        monkeypatch.setenv("COLUMNS", "200")
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-
-    def __call__(self, *arguments: str, code: int = 0) -> Said:
-        """Run it; the exit code must be `code`."""
-        self.capfd.readouterr()
-        self.monkeypatch.setattr(sys, "argv", [str(ROOT / "main.py"), f"output={self.folder / 'outputs'}", *arguments])
-        try:
-            left = main.cli()
-        except SystemExit as stop:
-            left = stop.code
-        said = Said(*self.capfd.readouterr())
-        assert left == code, said
-        return said
-
-
-@pytest.fixture
-def scope(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Scope:
-    return Scope(tmp_path, capfd, monkeypatch)
-
-
-def in_a_process(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run main.py as a user does."""
-    command = [sys.executable, str(ROOT / "main.py"), f"output={folder / 'outputs'}", *arguments]
-    settings = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    return subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, timeout=300)
-
-
-def runs(folder: Path) -> list[Path]:
-    return sorted(path.parent for path in folder.glob("outputs/*/*/manifest.json"))
 
 
 def test_help_names_every_group_in_a_line(scope: Scope) -> None:
@@ -551,6 +503,7 @@ def test_a_search_for_accuracy_alone(scope: Scope) -> None:
     assert re.search(r"^best: budget.prefill=0\.\d+ budget.decode=\d+: [\d.]+% of the answers right$", said, re.M)
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_was(scope: Scope, tmp_path: Path) -> None:
     arguments = [
         "-m",
@@ -608,6 +561,7 @@ class Oldest(Windowed):
     assert all(line["prefill_kept"] == [40, 40, 40] for line in lines)
 
 
+@pytest.mark.slow
 def test_wandb_offline_from_the_command_line(tmp_path: Path) -> None:
     done = in_a_process(tmp_path, "tracking=wandb", *SMALL)
     assert done.returncode == 0, done.stderr
@@ -631,6 +585,7 @@ def test_the_library_imports_no_package_that_it_can_do_without(modules: str, wit
     assert done.stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("script") is None, reason="script(1) is not there to make a terminal")
 def test_a_terminal_sees_progress(tmp_path: Path) -> None:
     inner = f"{sys.executable} {ROOT / 'main.py'} output={tmp_path / 'outputs'} {' '.join(SMALL)}"

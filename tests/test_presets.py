@@ -11,12 +11,10 @@ from typing import Any
 import huggingface_hub
 import made_up
 import pytest
-import test_main
+from helpers.command import ROOT, Scope, runs
+from helpers.library import Skies, experiment, go
 from hydra import compose, initialize_config_dir
 from made_up import write
-from test_main import ROOT, Scope, runs
-from test_prompts import Skies
-from test_run import experiment, go
 from tiny_models import strategies
 from transformers import AutoModelForCausalLM
 
@@ -26,7 +24,6 @@ from scope.prefill import Full, PyramidKV, SnapKV
 from scope.runs.forecast import cache_bytes, full_cache_bytes, require_fit
 from scope.util.errors import ImpossibleError
 
-scope = test_main.scope
 PROTECTING = ("slide", "adaptive", "discontinuous")
 UNIFIED = ("streamingllm", "h2o", "pyramidinfer")
 BASELINES_AND_SCOPE = [*zip(UNIFIED, UNIFIED, strict=True), *product(["h2o"], PROTECTING)]

@@ -1,11 +1,10 @@
 """What a model reads of a sample: a made-up tokenizer whose words can be read back, and templates of our own."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_run import experiment, go
+from helpers.library import Skies, experiment, go
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -14,7 +13,6 @@ from transformers import PreTrainedTokenizerFast
 
 from scope.generation.prompts import Encoded, encode, render
 from scope.runs.summary import headline
-from scope.scoring.answer import Answer
 from scope.tasks import Sample
 from scope.util.errors import ConfigError, ScopeError
 
@@ -189,24 +187,6 @@ def test_the_tasks_own_length_is_cut_to_whatever_the_model_has_room_for() -> Non
 
 
 # in a run of the embedded model
-
-
-@dataclass(frozen=True)
-class Skies:
-    """A prompt of so many sentences each, four tokens a sentence."""
-
-    sentences: tuple[int, ...] = (3, 10)
-    most_tokens: int | None = None
-    max_new_tokens: int = 4
-
-    def samples(self) -> list[Sample]:
-        return [Sample(f"{n}", " The sky looks grey." * n, (), most_tokens=self.most_tokens) for n in self.sentences]
-
-    def answers(self, sample: Sample, generation: str) -> list[Answer]:
-        return []
-
-    def measures(self, sample: Sample, generation: str) -> dict[str, float]:
-        return {}
 
 
 def test_a_record_counts_what_was_cut(tmp_path: Path) -> None:

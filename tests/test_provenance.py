@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_tables import sample, write_run
+from helpers.sweeps import sample, write_run
 
 from analysis.frame import build
 from analysis.provenance import warnings

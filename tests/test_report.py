@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.sweeps import question, sample, write_run, write_sweep
 from rich.console import Console
-from test_tables import question, sample, write_run, write_sweep
 
 from analysis.frame import build
 from analysis.records import read_runs

@@ -500,6 +500,36 @@ def test_vase_takes_the_newest_of_equal_values() -> None:
             assert sorted(may_go, key=lambda s: -float(found[b, h, s]))[:3] == newest_first[:3]
 
 
+@pytest.mark.parametrize("age", [WINDOW, WINDOW + 1, WINDOW - 1])
+def test_vase_counts_the_attention_of_all_but_the_recent_tokens(age: int) -> None:
+    """Scores are differences of logarithms, so that the lots, the same in both layers, drop out."""
+    policy = decoding.VASE(10, recent=WINDOW, sinks=0, anchors=0, kernel=1)
+    a = layer(shared=True)
+    for b in range(2):
+        for h in range(HEADS):
+            token, other = slots_of(a, b, h)[-1], slots_of(a, b, h)[0]
+            positions = a.positions.clone()
+            moved = next((s for s in slots_of(a, b, h) if positions[b, h, s] == NOW[b] - age), slots_of(a, b, h)[-5])
+            positions[b, h, moved] = NOW[b] - age
+            token, other = moved, next(s for s in slots_of(a, b, h) if positions[b, h, s] < NOW[b] - 2 * WINDOW)
+            before = replace(a, positions=positions)
+            keys = a.keys.clone()
+            keys[b, h, token] = 2 * keys[b, h, token] + 0.3
+            after = replace(before, keys=keys)
+            said, told = [], []
+            for made in (before, after):
+                found = policy.score(made)[b, h]
+                said.append(float(found[token] - found[other]))
+                votes = dict.fromkeys((token, other), 0.0)
+                for g in group(h):
+                    for q in range(WINDOW):
+                        weights = weights_of(made, b, g, q)
+                        votes = {s: votes[s] + weights.get(s, 0.0) for s in votes}
+                told.append(math.log(votes[token] / votes[other]) if age >= WINDOW else math.log(1 / votes[other]))
+            assert said[1] - said[0] == pytest.approx(told[1] - told[0], abs=1e-4)
+            assert abs(told[1] - told[0]) > 0.01
+
+
 def test_vase_draws_in_proportion_to_the_smoothed_attention() -> None:
     a = layer()
     b, h = 0, 1

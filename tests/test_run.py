@@ -10,66 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.library import Silent, but_for_timings, experiment, go
 from rich.console import Console
 
-from scope import decoding, prefill, records
+from scope import decoding, prefill
 from scope.cache.sizes import cache_bytes, prefill_bytes
 from scope.decoding import KeepAll, Slide
 from scope.generation.engine import Engine
 from scope.generation.models import ModelSource, load_shape
 from scope.generation.stream import Sampling
 from scope.prefill import Full, SnapKV
-from scope.runs.experiment import Experiment
 from scope.runs.run import run
 from scope.runs.summary import summary
-from scope.runs.tracking import RunInfo
 from scope.tasks import Arithmetic
 from scope.util.errors import ScopeError
 from scope.util.stopping import Stopped
-
-TIMINGS = {"batch", "engine", "batch_rows", "batch_seconds", "prefill_seconds", "decode_seconds", "tokens_per_second"}
-TIMINGS |= {"device", "threads", "cpu_wait"}
-
-
-class Silent:
-    """A tracker that remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    def start(self, run: RunInfo) -> None:
-        self.told.append("start")
-
-    def log(self, metrics: Mapping[str, float]) -> None:
-        self.told.append(f"log {metrics['samples']}")
-
-    def finish(self, summary: Mapping[str, Any], samples: list[Mapping[str, Any]]) -> None:
-        self.told.append(f"finish {summary['samples']} {len(samples)}")
-
-
-def experiment(**changes: Any) -> Experiment:
-    settings = {
-        "model": ModelSource(),
-        "method": SnapKV(40, 8),
-        "decoding": Slide(32, 16),
-        "task": Arithmetic(questions=4, max_new_tokens=100, prompts=3),
-        "sampling": Sampling(),
-        "labels": {"model": "embedded", "method": "snapkv", "decoding": "slide", "task": "arithmetic"},
-        "engine": Engine(batch_size=2),
-    }
-    return Experiment(**(settings | changes))
-
-
-def go(what: Experiment, output: Path, tracker: Silent | None = None) -> tuple[Path, list[dict[str, Any]]]:
-    folder = run(what, tracker or Silent(), output, Console(file=io.StringIO()))
-    return folder, records.read(folder)
-
-
-def but_for_timings(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """In order of their samples: answers are recorded as they end."""
-    return sorted(
-        ({k: v for k, v in line.items() if k not in TIMINGS} for line in lines), key=lambda line: line["sample"]
-    )
 
 
 def test_a_record_says_what_happened(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.library import Silent, but_for_timings, go
+from helpers.library import experiment as usual
 from rich.console import Console
-from test_run import Silent, but_for_timings, go
-from test_run import experiment as usual
 
 from scope.generation.engine import Engine
 from scope.generation.stream import Sampling

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_tables import sample, write_run
+from helpers.sweeps import sample, write_run
 
 ROOT = Path(__file__).parents[1]
 METHODS, STRATEGIES = ("full", "h2o", "snapkv", "streamingllm"), ("none", "slide", "adaptive", "h2o", "discontinuous")

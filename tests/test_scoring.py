@@ -101,6 +101,22 @@ def test_a_restart_that_goes_on_to_the_last_number_answered_the_examples_as_well
     assert counts(score(asked, text)) == (30, 0, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("printed", "right"),
+    [
+        ((1, 2, 3), 3),  # up to the number of questions, itself included
+        ((1, 2, 3, 4), 2),  # beyond it: 3 and 4 stand as printed
+        ((1, 2, 2, 3, 4, 5), 3),  # what comes after the first number that does not rise is no part of the restart
+        ((1, 1, 3, 4), 2),
+    ],
+)
+def test_a_restart_rises_to_at_most_the_number_of_questions(printed: tuple[int, ...], right: int) -> None:
+    """Questions 3 to 5; where the numbers are moved, an answer printed under n is question n + 2's."""
+    moved = printed != (1, 2, 3, 4)
+    text = "".join(f"Answer_{n}: The answer is {10 * (n + 2 if moved else n)}.\n" for n in printed)
+    assert sum(a.correct for a in score(ASKED, text)) == right
+
+
 def test_a_restart_after_the_answers_adds_duplicates_only_where_the_numbers_are_asked() -> None:
     text = "".join(f"Answer_{n}: The answer is {10 * n}.\n" for n in (3, 4, 5, 1, 2, 3))
     assert counts(score(ASKED, text)) == (3, 0, 1, 3)
@@ -269,6 +285,26 @@ def test_the_papers_scorer_wants_choices_in_brackets_in_the_line_after_the_heade
     answers = score([Question(n, letter) for n, letter in zip(range(6, 10), "ABCD", strict=True)], text, "choice")
     assert [a.released_found for a in answers] == ["A", None, None, None]
     assert [a.found for a in answers] == ["A", "B", "C", None]
+
+
+def test_a_header_within_brackets_that_were_read_is_no_header() -> None:
+    """The search goes on behind the closing bracket, as that of the released code's pattern does."""
+    text = "Answer_6: The answer is (see Answer_7: answer is (A), so the answer is (B).\nAnswer_8: The answer is (C)."
+    assert released.find("choice", text) == ["see Answer_7: answer is (A", "C"]
+    assert released.find("choice", text) == re.findall(r"Answer_\d+:\s*(?:.*?)answer is \(([^)\n]*)\)", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("5 boxes = 60 eggs = 15 dollars", "15"),
+        ("7 = x = 9", "9"),
+        ("3 weeks = 21 days = 504 hours.", "504"),
+        ("4 = 5 = 6 = 8, since 2 = 3", "8"),
+    ],
+)
+def test_of_a_chain_of_equations_the_last_value_counts(text: str, value: str) -> None:
+    assert read("number", text) == value
 
 
 PIECES = [

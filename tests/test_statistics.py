@@ -133,6 +133,18 @@ def test_the_paired_interval_stays_in_range() -> None:
     assert all(math.isnan(value) for value in mean_by_prompt([]))
 
 
+@pytest.mark.parametrize("prompts", [1, 3, 20, 200])
+@pytest.mark.parametrize("mean", [-1.0, -0.4, 0.0, 0.25, 1.0])
+def test_where_all_prompts_agree_the_others_may_differ_by_all_there_is(mean: float, prompts: int) -> None:
+    """Oracle: as many prompts agree by chance, in 1 of 20 cases, if so large a share of all differs; its mean is then
+    -1 or 1, the rest has the mean that was seen."""
+    share = stats.binomtest(0, prompts).proportion_ci(0.90, method="exact").high
+    estimate, low, high = cautious(Interval(mean, math.nan, math.nan), prompts)
+    assert estimate == mean
+    assert (low, high) == pytest.approx(tuple((1 - share) * mean + share * end for end in (-1, 1)))
+    assert -1 <= low <= mean <= high <= 1
+
+
 # --- the bootstrap ---------------------------------------------------------------------------------------------------
 
 
@@ -148,6 +160,17 @@ def test_the_bootstrap_is_a_loop_over_resampled_prompts() -> None:
     assert estimate == pytest.approx(sum(totals) / sum(sizes))
     assert (low, high) == pytest.approx(np.quantile(ratios, [tail, 1 - tail]), abs=0.02)
     assert bootstrap(totals, sizes) == (estimate, low, high)
+
+
+def test_the_bootstrap_reaches_as_far_as_students_t() -> None:
+    """Of many different prompts a mean is all but normal: its bounds lie where t with the sample's own spread has them,
+    sqrt(n / (n - 1)) times that of the resamples."""
+    values = np.random.default_rng(8).normal(size=9)
+    _, low, high = bootstrap(values.tolist(), [1.0] * 9, resamples=200_000)
+    spread = np.mean(np.random.default_rng(9).choice(values, (400_000, 9)), axis=1)
+    tail = stats.norm.sf(math.sqrt(9 / 8) * stats.t.ppf(0.975, 8))
+    assert (low, high) == pytest.approx(np.quantile(spread, [tail, 1 - tail]), abs=0.02)
+    assert high - low == pytest.approx(2 * stats.t.ppf(0.975, 8) * values.std(ddof=1) / 3, rel=0.05)
 
 
 def test_the_bootstrap_of_nothing_and_of_one_prompt() -> None:

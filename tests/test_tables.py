@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.sweeps import sample, sealed, write_run, write_sweep
 from rich.console import Console
 from scipy import stats
 
@@ -21,103 +22,6 @@ from analysis.frame import ACCURACY, LOST
 from analysis.records import RecordsError, read_runs
 from analysis.statistics import clustered_proportion, mean_by_prompt
 from analysis.tables import build, main, show, write, write_preset
-from scope.records.lines import seal
-
-LAYERS = 4
-
-
-def question(number: int, correct: bool, missing: bool = False) -> dict[str, Any]:
-    found = None if missing else str(number) if correct else "wrong"
-    answer = {
-        "number": number,
-        "expected": str(number),
-        "found": found,
-        "correct": correct,
-        "given": int(found is not None),
-    }
-    return answer | {"released_found": found, "released_correct": correct}
-
-
-def sample(index: int, correct: Sequence[bool] = (True, False), **changed: Any) -> dict[str, Any]:
-    """The record of one answered prompt; unless changed, two batches of two rows, and evictions in both parts."""
-    return {
-        "sample": f"arithmetic-{index}",
-        "status": "ok",
-        "prompt_tokens": 300 + index,
-        "generated_tokens": 200 + 10 * index,
-        "finish": "eos",
-        "generation": "text",
-        "questions": [question(number, right) for number, right in enumerate(correct)],
-        "batch": f"2026-01-01T00:00:0{index // 2}",
-        "batch_rows": 2,
-        "prefill_seconds": 0.1 + index // 2,
-        "decode_seconds": 2.0 + index,
-        "batch_seconds": 2.0 + index,
-        "tokens_per_second": 100.0,
-        "cache_bytes": 50_000 + index,
-        "full_cache_bytes": 100_000 + index,
-        "slots_kept": [200 + layer for layer in range(LAYERS)],
-        "prefill_kept": [180] * LAYERS,
-        "prefill_evicted": 40,
-        "decode_evicted": 10,
-    } | changed
-
-
-def write_run(
-    sweep: Path,
-    name: str,
-    records: Sequence[dict[str, Any]],
-    *,
-    method: str = "snapkv",
-    decoding: str = "slide",
-    budgets: tuple[float | None, int | None] = (0.6, 128),
-    created: int = 0,
-    torn: str = "",
-    **manifest: Any,
-) -> Path:
-    """A run's folder; a budget of None makes the part one that keeps all, `torn` is left at the end of the records."""
-    folder = sweep / name
-    folder.mkdir(parents=True)
-    parts = {"method": method, "decoding": decoding}
-    settings: dict[str, Any] = {"model": {"layers": LAYERS}, "task": {"prompts": 4}}
-    for (part, label), budget in zip(parts.items(), budgets, strict=True):
-        settings[part] = {"type": label} | ({} if budget is None else {"budget": budget, "sizes": [1, 2]})
-    about = {
-        "identity": "0" * 64,
-        "experiment": sweep.name,
-        "run": name,
-        "created": f"2025-01-01T00:{created:02d}:00+00:00",
-        "commit": None,
-        "seed": 0,
-        "labels": {"model": "embedded", "task": "arithmetic", "budget": "tiny", **parts},
-        "settings": settings,
-        "samples": len(records),
-    }
-    about |= manifest
-    (folder / "manifest.json").write_text(json.dumps(about))
-    (folder / "records.jsonl").write_text("".join(sealed(record, about["identity"]) for record in records) + torn)
-    return folder
-
-
-def sealed(record: dict[str, Any], identity: str = "0" * 64) -> str:
-    """A record as the line that its run writes."""
-    return seal(record, identity).decode()
-
-
-def write_sweep(sweep: Path) -> Path:
-    """Full, two methods by two strategies, and two budgets of one pair; created in another order than it is named."""
-    random = np.random.default_rng(1)
-
-    def records(level: float) -> list[dict[str, Any]]:
-        return [sample(index, (random.random(5) < level).tolist()) for index in range(12)]
-
-    write_run(sweep, "e", records(0.6), created=1, budgets=(0.6, 64))
-    write_run(sweep, "d", records(0.7), created=2)
-    write_run(sweep, "c", records(0.7), created=3, decoding="none", budgets=(0.6, None))
-    write_run(sweep, "b", records(0.8), created=4, method="h2o_sum", decoding="none", budgets=(0.6, None))
-    write_run(sweep, "a", records(0.8), created=5, method="h2o_sum")
-    write_run(sweep, "z", records(0.9), created=6, method="full", decoding="none", budgets=(None, None))
-    return sweep
 
 
 def printed(frame: pd.DataFrame, width: int) -> str:
@@ -202,6 +106,27 @@ def test_points_lost_only_to_the_same_task_and_seed(tmp_path: Path) -> None:
     frame = build(tmp_path)
     assert frame["points_lost"].isna().all()
     assert "points lost" not in printed(frame, 200)
+
+
+@pytest.mark.parametrize("longest_first", [True, False])
+def test_points_are_lost_to_the_longest_uncompressed_run(tmp_path: Path, longest_first: bool) -> None:
+    uncompressed = {"method": "full", "decoding": "none", "budgets": (None, None)}
+    short, long, created = [sample(0, (True, True))], [sample(i, (True, True)) for i in range(3)], int(longest_first)
+    write_run(tmp_path, "short", short, created=created, **uncompressed)
+    write_run(tmp_path, "long", long, created=1 - created, identity="1" * 64, **uncompressed)
+    write_run(tmp_path, "less", [sample(i, (True, i > 1)) for i in range(3)], created=2)
+    (row,) = (row for _, row in build(tmp_path).iterrows() if row["compressed"])
+    assert row["paired_prompts"] == 3
+    assert row["points_lost"] == pytest.approx(100 * (0.5 + 0.5 + 0) / 3)
+
+
+def test_the_share_of_bytes_is_over_the_prompts_that_both_answered(tmp_path: Path) -> None:
+    full = [sample(i, full_cache_bytes=100_000 * (i + 1)) for i in range(2)]
+    less = [sample(i, cache_bytes=10_000 * (i + 1) ** 2) for i in range(4)]
+    write_run(tmp_path, "full", full, method="full", decoding="none", budgets=(None, None))
+    write_run(tmp_path, "less", less, created=1)
+    row = build(tmp_path).iloc[1]
+    assert row["cache_percent"] == pytest.approx(100 * (10_000 + 40_000) / (100_000 + 200_000))
 
 
 def test_bold_is_what_cannot_be_told_from_the_best(tmp_path: Path) -> None:

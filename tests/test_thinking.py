@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.library import experiment
 from hypothesis import given
 from hypothesis import strategies as st
 from made_up import answered_record
-from test_run import experiment
 
 from scope.generation.models import ModelSource
 from scope.generation.prompts import Encoded
