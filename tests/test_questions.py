@@ -18,7 +18,7 @@ from made_up import Row, write
 
 import main
 from scope.scoring.__main__ import main as rescore
-from scope.tasks import Questions, Sample
+from scope.tasks import Hub, Questions, Sample
 from scope.tasks.__main__ import main as command
 from scope.tasks.questions import filled
 from scope.util.errors import ConfigError, SettingError
@@ -263,6 +263,49 @@ def test_another_order_is_the_seeds_and_asks_the_same(tmp_path: Path) -> None:
             assert int(question.expected) == 2 * int(bends[0]) + 2  # an answer goes with its question
 
 
+CHOICES: dict[str, tuple[Row, dict[str, Any]]] = {
+    "a list and a letter": ({"choices": ["ash", "oak"], "answer": "B"}, {}),
+    "a list and an index": ({"choices": ["ash", "oak"], "answer": 1}, {}),
+    "letters": ({"choices": {"label": ["A", "B"], "text": ["ash", "oak"]}, "answer": "B"}, {}),
+    "numbers": ({"choices": {"label": ["1", "2"], "text": ["ash", "oak"]}, "answer": "2"}, {}),
+    "small letters": ({"choices": {"label": ["a", "b"], "text": ["ash", "oak"]}, "answer": "b"}, {}),
+    "columns": ({"first": "ash", "second": "oak", "answer": "B"}, {"choices": ["first", "second"]}),
+}
+
+
+@pytest.mark.parametrize("case", CHOICES)
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_choices_in_any_of_their_forms_are_printed_alike(suffix: str, case: str, tmp_path: Path) -> None:
+    row, columns = CHOICES[case]
+    file = write(tmp_path / f"raw.{suffix}", [{"question": "Which is harder?"} | row])
+    (sample,) = task(file, form="choice", questions=1, columns={"choices": "choices"} | columns).samples()
+    assert asked(sample) == [(1, "Which is harder?\n(A) ash (B) oak")]
+    assert [q.expected for q in sample.questions] == ["B"]
+
+
+def test_rows_of_the_hub_are_built_once_and_are_the_run_that_a_file_of_them_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    monkeypatch.setattr(Hub, "rows", lambda hub, advice: calls.append(hub.dataset) or rivers(9))
+    place = Hub("rivers/of-europe", None, "test")
+    cached = [task(None, hub=place, cache=str(tmp_path / "sets")).samples() for _ in range(2)]
+    assert calls == ["rivers/of-europe"]
+    assert cached[0] == cached[1] == task(write(tmp_path / "raw.jsonl", rivers(9))).samples()
+    for other in ({"questions": 3}, {"shuffle": 1}, {"examples": [EXAMPLE]}, {"question_format": "So: {question}"}):
+        assert task(None, hub=place, cache=str(tmp_path / "sets"), **other).samples() != cached[0]
+    assert len(calls) == 5
+    assert task(None, hub=place).samples() == cached[0]  # kept nowhere
+
+
+def test_the_samples_are_byte_for_byte_those_of_recorded_runs(tmp_path: Path) -> None:
+    """A hash that was written down when it was first recorded: where this fails, recorded runs become others."""
+    made = task(write(tmp_path / "raw.jsonl", rivers(6)), examples=[EXAMPLE], stop=["\n\n"], instruction="Answer.")
+    assert {sample.origin for sample in made.samples()} == {
+        "08ff3ed3c959c5f4b2fa01d56779dfe9821be5db25327366fc7a4d1a794ea58b"
+    }
+
+
 # what makes it another run
 
 
@@ -289,6 +332,8 @@ def test_the_rows_tell_a_run_and_their_place_and_kind_of_file_do_not(tmp_path: P
         identity(tmp_path / "one.jsonl", "task.max_new_tokens=9"),
     ]
     assert len({one, *changed}) == 9
+    renamed = [{"q": row["question"], "answer": row["answer"]} for row in rows]
+    assert identity(write(tmp_path / "ten.jsonl", renamed), "task.columns.question=q") == one
     assert identity(write(tmp_path / "nine.jsonl", [row | {"note": "y"} for row in rows])) == one  # printed nowhere
 
 
@@ -312,6 +357,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "answer, and maybe choices, subject",
     ),
     "unknown key": ({"instructions": "x"}, "task.instructions: no such "),
+    "two columns for a question": (
+        {"columns": {"question": ["question", "note"]}},
+        "task.columns.question=['question', 'note']: must be the name of one column",
+    ),
     "numbers from choices": (
         {"columns": {"choices": "note"}},
         "task.form=number: must be choice where columns.choices is given",
@@ -409,6 +458,41 @@ ROWS: dict[str, tuple[list[Row], dict[str, Any], str]] = {
         {"form": "choice", "change": {"answer": "K"}},
         "row 4: answer=K: the scorers do not read such a choice",
     ),
+    "no choices": (
+        letters(4),
+        {"form": "choice", "columns": {"choices": "choices"}, "change": {"choices": "a, b"}},
+        "row 4: choices=a, b: must be a list of two or more",
+    ),
+    "an empty choice": (
+        letters(4),
+        {"form": "choice", "columns": {"choices": "choices"}, "change": {"choices": ["a", None, "c"]}},
+        "row 4: choices=['a', None, 'c']: must have no empty one",
+    ),
+    "a label that is none": (
+        letters(4),
+        {
+            "form": "choice",
+            "columns": {"choices": "choices"},
+            "change": {"choices": {"label": ["1", "2"], "text": ["a", "b"]}, "answer": "0"},
+        },
+        "row 4: answer=0: must be one of 1, 2",
+    ),
+    "the same but for blanks": (
+        [*rivers(4), rivers(1)[0] | {"question": f" {rivers(1)[0]['question']}\n"}],
+        {},
+        "row 5 asks the same as row 1: leave one of them out",
+    ),
+    "half a character": ([*rivers(4), {"question": "q \ud800", "answer": 1}], {}, "row 5: question must be a text"),
+    "a number that no scorer reads": (
+        [*rivers(4), {"question": "q", "answer": "9" * 300}],
+        {},
+        f"row 5: answer={'9' * 80}...(300 characters): the scorers do not read such a number",
+    ),
+    "a list as a subject": (
+        [row | {"topic": ["a"]} for row in rivers(4)],
+        {"columns": {"subject": "topic"}},
+        "row 1: topic must be a text",
+    ),
     "a header in a question": (
         [*rivers(3), {"question": "Look:\nQuestion_9: what?", "answer": 1}],
         {},
@@ -429,22 +513,24 @@ def test_rows_that_cannot_be_are_one_line(case: str, tmp_path: Path) -> None:
     assert str(refused.value) == f"task.source={file}: {line}"
 
 
-@pytest.mark.parametrize("answer", ["1,200", "$5", "-3", ".5", "7.", 0, 3.5, "so\n#### 1,200"])
+@pytest.mark.parametrize("answer", ["1,200", "$5", "-3", ".5", "7.", 0, 3.5, "so\n#### 1,200", 1e-7, 1e22])
 def test_a_number_in_any_of_its_forms_can_be_answered(answer: Any, tmp_path: Path) -> None:
     made = task(write(tmp_path / "raw.jsonl", [{"question": "q", "answer": answer}]), questions=1)
     (sample,) = made.samples()
-    plain = str(answer).partition("####")[2].strip() or str(answer)
+    plain = {1e-7: "0.0000001", 1e22: "1" + "0" * 22}.get(
+        answer, str(answer).partition("####")[2].strip() or str(answer)
+    )
     said = f"Answer_1: The answer is {plain.replace(',', '').strip('$').rstrip('.')}."
     assert made.answers(sample, said)[0].correct
     assert not made.answers(sample, "Answer_1: The answer is 77.")[0].correct
 
 
 def test_a_file_that_a_spreadsheet_saved_has_its_first_column(tmp_path: Path) -> None:
-    (tmp_path / "raw.csv").write_bytes(b"\xef\xbb\xbfquestion,answer\r\nOne and one?,2\r\n")
-    (tmp_path / "raw.jsonl").write_bytes(b'\xef\xbb\xbf{"question": "One and one?", "answer": 2}\r\n')
+    (tmp_path / "raw.csv").write_bytes(b"\xef\xbb\xbfquestion,answer\r\n[Easy] One and one?,2\r\n")
+    (tmp_path / "raw.jsonl").write_bytes(b'\xef\xbb\xbf{"question": "[Easy] One and one?", "answer": 2}\r\n')
     for name in ("raw.csv", "raw.jsonl"):
         (sample,) = task(tmp_path / name, questions=1).samples()
-        assert asked(sample) == [(1, "One and one?")]
+        assert asked(sample) == [(1, "[Easy] One and one?")]
 
 
 def test_examples_from_a_file(tmp_path: Path) -> None:

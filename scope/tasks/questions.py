@@ -1,9 +1,11 @@
 """Rows of questions and answers as a task: a new data set needs a YAML and no code."""
 
 import hashlib
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from string import Formatter
@@ -36,19 +38,23 @@ class Questions:
 
     The prompt has LongGenBench's form (scope.tasks.numbered): worked examples, then the questions.
 
-    name: of the samples. source: a file or folder of rows; hub: where the hub has them, if there is no source.
-    columns: what a row calls its question and answer, and maybe choices and subject; where there are subjects, a prompt
-    asks about one. form: what an answer looks like, one of `scope.scoring.FORMS`. instruction: what stands before the
-    prompt. examples: worked ones, as rows with the same columns, or a .yaml or .json file of them. question_format: the
-    text of a question, with {column} for what the row has there; None is the question as it is. answer_format: the same
-    for a worked answer, where {answer} is the right one; None is the example's `steps`, if it has them, and "The answer
-    is {answer}." stop: texts that end a generation. max_new_tokens: T. shuffle: a seed, for another order of the rows;
-    None is as given. cache: a folder for what was built from the hub.
+    name: of the samples.
+    source: a file or folder of rows. hub: where the hub has them; used if there is no source.
+    columns: what a row calls its question and answer, and maybe choices and subject. choices is one column of lists, or
+    a list of columns. Where there are subjects, a prompt asks about one.
+    form: what an answer looks like, one of `scope.scoring.FORMS`. max_new_tokens: T.
+    instruction: what stands before the prompt.
+    examples: worked ones, as rows with the same columns, or a .yaml or .json file of them.
+    question_format: the text of a question, with {column} for what the row has there; None is the question as it is.
+    answer_format: the same for a worked answer, where {answer} is the right one; None is the example's `steps`, if it
+    has them, and "The answer is {answer}."
+    stop: texts that end a generation. shuffle: a seed, for another order of the rows; None is as given.
+    cache: a folder for what was built from the hub.
     Raises SettingError for values that cannot be.
     """
 
     name: str
-    columns: Mapping[str, str]
+    columns: Mapping[str, str | Sequence[str]] = field(metadata=IN_THE_SAMPLES)
     form: str
     max_new_tokens: int
     questions: int = 1
@@ -70,9 +76,11 @@ class Questions:
             check_count(self, "shuffle")
         if not {"question", "answer"} <= set(self.columns) <= set(PARTS):
             raise SettingError(self, "columns", self.columns, "names for question, answer, and maybe choices, subject")
+        if several := [part for part, name in self.columns.items() if part != "choices" and not isinstance(name, str)]:
+            raise SettingError(self, f"columns.{several[0]}", self.columns[several[0]], "the name of one column")
         if "choices" in self.columns and self.form != "choice":
             raise SettingError(self, "form", self.form, "choice where columns.choices is given")
-        if not all(isinstance(text, str) and text for text in self.stop):
+        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
             raise SettingError(self, "stop", self.stop, "a list of texts, none of them empty")
         for name in ("question_format", "answer_format"):
             template = getattr(self, name)
@@ -158,23 +166,27 @@ class Questions:
 
     def _item(self, row: Row, where: str) -> Item:
         """A row as it is printed, with its right answer as the scorers read it."""
-        require(row, list(self.columns.values()), where)
-        given = {part: row[column] for part, column in self.columns.items()}
-        if not isinstance(given["question"], str) or not given["question"].strip():
+        require(row, [name for named in self.columns.values() for name in _names(named)], where)
+        given = {
+            part: row[named] if isinstance(named, str) else [row[name] for name in named]
+            for part, named in self.columns.items()
+        }
+        if not isinstance(given["question"], str):
             raise ConfigError(f"{where}: {self.columns['question']} must be a text")
-        text = given["question"]
+        text = _text(given["question"], f"{where}: {self.columns['question']}")
         if self.question_format is not None:
             text = filled(self.question_format, row, f"task.question_format: {where}")
+        answer = given["answer"]
         if self.form == "number":
-            answer = expected_number(given["answer"], where)
+            answer = expected_number(_digits(answer), where)
         else:
-            answer = given["answer"]
             if "choices" in given:
-                text, answer = with_choices(text, given["choices"], answer, where)
+                text, answer = with_choices(text, *_in_order(given["choices"], answer, where), where)
             answer = expected_label(answer, where)
         if not self._reads(answer, f"The answer is {self._printed(answer)}."):
             raise ConfigError(f"{where}: answer={shown(answer)}: the scorers do not read such a {self.form}")
-        return Item(text, answer, str(given["subject"]) if "subject" in given else None)
+        subject = _text(given["subject"], f"{where}: {self.columns['subject']}") if "subject" in given else None
+        return Item(_text(text, f"{where}: what is asked"), answer, subject)
 
     def _printed(self, answer: str) -> str:
         return f"({answer})" if self.form == "choice" else answer
@@ -194,8 +206,8 @@ class Questions:
 
     def _example(self, row: Row, where: str) -> Worked:
         """Raises ConfigError for an answer that the scorers would not read: a model that follows it would score 0."""
-        subject = self.columns.get("subject")
-        item = self._item(row | ({subject: "any"} if subject else {}), where)
+        subject = {str(name): "any" for part, name in self.columns.items() if part == "subject"}
+        item = self._item(row | subject, where)
         template = self.answer_format
         if template is None:
             template = "{steps}\nThe answer is {answer}." if "steps" in row else "The answer is {answer}."
@@ -210,6 +222,37 @@ class Questions:
 
 
 MADE = {"prompt", "questions", "answers"}  # the columns of prompts that were built already
+
+
+def _names(named: str | Sequence[str]) -> Sequence[str]:
+    return [named] if isinstance(named, str) else named
+
+
+def _text(value: object, where: str) -> str:
+    """What is to be printed, without blanks around it. Raises ConfigError for what is no text, or an empty one."""
+    text = str(value).strip() if isinstance(value, str | int | float) else ""
+    if not text or text != text.encode(errors="ignore").decode():  # half of a surrogate pair
+        raise ConfigError(f"{where} must be a text")
+    return text
+
+
+def _digits(answer: object) -> object:
+    """A number of JSON without an exponent: 1e-07 is 0.0000001."""
+    return f"{Decimal(repr(answer)):f}" if isinstance(answer, float) and math.isfinite(answer) else answer
+
+
+def _in_order(choices: object, answer: object, where: str) -> tuple[object, object]:
+    """Choices and answer, where labels of the data set's own (1, 2, .. or a, b, ..) become letters in their order."""
+    texts = choices
+    if isinstance(choices, Mapping):
+        require(choices, ["label", "text"], f"{where}: choices")
+        labels = [str(label) for label in choices["label"]] if isinstance(choices["label"], list) else []
+        if str(answer) not in labels:
+            raise ConfigError(f"{where}: answer={shown(answer)}: must be one of {', '.join(labels)}")
+        texts, answer = choices["text"], labels.index(str(answer))
+    if isinstance(texts, list) and any(text is None or not str(text).strip() for text in texts):
+        raise ConfigError(f"{where}: choices={shown(texts)}: must have no empty one")
+    return texts, answer
 
 
 def _is_template(text: object) -> bool:

@@ -140,7 +140,16 @@ def _read_csv(path: Path) -> Iterator[Row]:
         for number, row in enumerate(csv.DictReader(stream), start=1):
             if None in row:  # a comma without quotes around its cell
                 raise ConfigError(f"task.source={path}: row {number} has more cells than there are columns")
-            yield {name: json.loads(cell) if (cell or "")[:1] in ("[", "{") else cell for name, cell in row.items()}
+            yield {name: _cell(cell) for name, cell in row.items()}
+
+
+def _cell(text: str | None) -> Any:
+    if text and text[0] in "[{":
+        try:
+            return json.loads(text)
+        except ValueError:  # a text that begins in brackets
+            return text
+    return text
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
