@@ -84,6 +84,7 @@ NAMES = {
     "scope.tasks.Hub": "scope.tasks.sources.Hub",
     "scope.tasks.InfiniteBench": "scope.tasks.infinitebench.InfiniteBench",
     "scope.tasks.LongGenBench": "scope.tasks.longgenbench.LongGenBench",
+    "scope.tasks.Questions": "scope.tasks.questions.Questions",
 }
 
 

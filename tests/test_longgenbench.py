@@ -145,6 +145,22 @@ def test_the_worked_examples_are_right_in_their_own_sums(name: str, tmp_path: Pa
     assert sums >= (8 if name == "gsm8k" else 0)
 
 
+ORIGINS = {  # hashes of all samples, written down when they were first recorded
+    ("gsm8k", "given"): "23b3c2bc10b210980f07bbb1f60e3e224b2df2c3d8cf3c710683367e5839eb65",
+    ("gsm8k", "length"): "3580471809487124ddf85603bea6fb93adbca5edc7d3f016d97be3d8d24e58a1",
+    ("mmlu", "given"): "f85fab38d0b30134ea1b39451d677c78ea7b0c672f74fad1ef4e69ea1161cb2b",
+    ("csqa", "given"): "ac61559408d3af6973cfb45e5bed76e7ad50a9eb0d38d1af92e5607b88a6619b",
+}
+
+
+@pytest.mark.parametrize(("name", "order"), ORIGINS)
+def test_the_samples_are_byte_for_byte_those_of_recorded_runs(name: str, order: str, tmp_path: Path) -> None:
+    """Prompts, questions, answers and instruction: where this fails, all recorded runs become others."""
+    rows = made_up.mmlu(6) if name == "mmlu" else ROWS[name](13)
+    made = samples(f"{name}_4k", write(tmp_path / "raw.jsonl", rows), questions=5, order=order)
+    assert {sample.origin for sample in made} == {ORIGINS[name, order]}
+
+
 # released files
 
 
@@ -399,7 +415,9 @@ UNREADABLE: Mapping[str, tuple[str, str]] = {
     "raw.jsonl": ("{nope", "cannot be read: .*"),
     "list.jsonl": ("[1]\n", "line 1 is no JSON object"),
     "raw.parquet": ("nope", "cannot be read: .*"),
-    "raw.txt": ("a", "must be .jsonl, .parquet, .csv, or a folder of such files"),
+    "raw.txt": ("a", "must be .jsonl, .parquet, .csv, .json, or a folder of such files"),
+    "object.json": ('{"question": "q"}', "must be a list of JSON objects"),
+    "comma.csv": ("question,answer\nHow much is 1,000 + 2?,1002\n", "row 1 has more cells than there are columns"),
     "empty.csv": ("question,answer\n", "holds no rows"),
 }
 

@@ -5,34 +5,20 @@ What is built has the form of the benchmark's released files (scope.tasks.sets).
 """
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import yaml
-
 from scope.scoring import FORMS, score
-from scope.scoring.answer import Answer, Question
-from scope.tasks.questions import expected_label, expected_number, with_choices
+from scope.scoring.answer import Answer
+from scope.tasks.numbered import Item, Worked, asked_in, check_prompts, expected_number, prompt_row, with_choices
 from scope.tasks.sets import advice, stamped, write_set
-from scope.tasks.sources import WORKED, Hub, Row, read, read_text, require
+from scope.tasks.sources import WORKED, Hub, Row, read, read_examples, read_text, require
 from scope.tasks.task import Sample
 from scope.util.errors import ConfigError, SettingError, check_choice, check_count, nearest
 
-ASKED = "Following Question:"  # from here on a prompt asks
-HEADER = re.compile(r"^Question_(\d+):", re.MULTILINE)
 PARTS = ("question", "answer", "choices", "subject")
-
-
-@dataclass(frozen=True)
-class Item:
-    """One question as it is printed, and its answer as the data set has it."""
-
-    text: str
-    answer: str
-    subject: str | None = None
 
 
 @dataclass(frozen=True)
@@ -120,12 +106,7 @@ class LongGenBench:
             allowed = f"one of {', '.join(known)}, or a .yaml or .json file"
             raise ConfigError(SettingError(self, "examples", self.examples, allowed).describe("task.examples"))
         where = f"task.examples={self.examples}"
-        try:
-            rows = yaml.safe_load(read_text(file, "task.examples"))
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{where}: cannot be read: {' '.join(str(error).split())}") from error
-        if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-            raise ConfigError(f"{where}: must be a list of examples, each with question, steps and answer")
+        rows = read_examples(file, where)
         for at, row in enumerate(rows, start=1):
             require(row, ["question", "steps", "answer"], f"{where}: example {at}")
         return rows
@@ -167,25 +148,15 @@ class LongGenBench:
     def _prompt(self, subject: str | None, items: Sequence[Item]) -> Row:
         if self.order == "length":
             items = sorted(items, key=lambda item: len(item.text))
-        asked, worked = [], []
+        worked = []
         for number, row in enumerate(self._worked, start=1):
-            where = f"task.examples={self.examples}: example {number}"
             text, answer = str(row["question"]), str(row["answer"])
             if self.form == "choice":
+                where = f"task.examples={self.examples}: example {number}"
                 text, label = with_choices(row["question"], row.get("choices"), answer, where)
                 answer = f"({label})"
-            asked.append(f"Question_{number}:\n{text}\n")
-            worked.append(f"Answer_{number}:\n{str(row['steps']).strip()}\nThe answer is {answer}.\n")
-        about = [f"Subject: {subject.replace('_', ' ')}\n"] if subject else []
-        first = len(self._worked) + 1
-        following = [f"Question_{number}:\n{item.text}\n" for number, item in enumerate(items, start=first)]
-        prompt = "\n".join(["Examples: ", *asked, *worked, f"{ASKED} ", *about, *following, ""])
-        named = {"task": subject} if subject else {}
-        return named | {
-            "prompt": prompt,
-            "questions": [item.text for item in items],
-            "answers": [item.answer for item in items],
-        }
+            worked.append(Worked(text, f"{str(row['steps']).strip()}\nThe answer is {answer}."))
+        return prompt_row(worked, items, subject)
 
     # from prompts to samples
 
@@ -193,15 +164,10 @@ class LongGenBench:
         """Prompts as the benchmark released them, after a look at whether they are what was asked for."""
         if self.order != "given":
             raise ConfigError(f"task.order={self.order}: must be given for prompts that are made already ({where})")
+        check_prompts(rows, where)
         for at, row in enumerate(rows, start=1):
-            require(row, ["prompt", "questions", "answers"], f"{where}: row {at}")
-            questions, answers = (row[column] for column in ("questions", "answers"))
-            if not isinstance(questions, list) or not isinstance(answers, list) or len(questions) != len(answers):
-                raise ConfigError(f"{where}: row {at}: questions and answers must be lists of the same length")
-            if len(questions) != self.questions:
-                raise ConfigError(
-                    f"{where}: row {at} asks {len(questions)} questions, and task.questions={self.questions}"
-                )
+            if (asks := len(row["questions"])) != self.questions:
+                raise ConfigError(f"{where}: row {at} asks {asks} questions, and task.questions={self.questions}")
         if self.subjects is None:
             return list(rows)
         there = {str(row.get("task")): row for row in rows}
@@ -211,15 +177,7 @@ class LongGenBench:
 
     def _sample(self, row: Row, at: int, instruction: str) -> Sample:
         where = f"{self.source or self.hub.dataset}: prompt {at + 1}"
-        _, header, asking = str(row["prompt"]).partition(ASKED)
-        numbers = [int(number) for number in HEADER.findall(asking)]
-        if not header or len(numbers) != len(row["answers"]):
-            raise ConfigError(f"{where} asks {len(numbers)} questions after '{ASKED}', and has {len(row['answers'])}")
-        answers = [
-            expected_number(answer, where) if self.form == "number" else expected_label(answer, where)
-            for answer in row["answers"]
-        ]
-        questions = tuple(Question(number, answer) for number, answer in zip(numbers, answers, strict=True))
+        questions = asked_in(row, self.form, where)
         subject = str(row.get("task") or "")
         return Sample(
             f"{self.name}-{subject or at}",

@@ -1,52 +1,283 @@
-"""Questions and answers as the data sets have them, brought into one form."""
+"""Rows of questions and answers as a task: a new data set needs a YAML and no code."""
 
-import re
-from collections.abc import Mapping
-from string import ascii_uppercase
+import hashlib
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import cached_property
+from pathlib import Path
+from string import Formatter
 from typing import Any
 
-from scope.tasks.sources import require
-from scope.util.errors import ConfigError, shown
+from scope.scoring import FORMS, score
+from scope.scoring.answer import Answer, Question
+from scope.tasks.numbered import (
+    Item,
+    Worked,
+    asked_in,
+    check_prompts,
+    expected_label,
+    expected_number,
+    prompt_row,
+    with_choices,
+)
+from scope.tasks.sets import advice, stamped, write_set
+from scope.tasks.sources import Hub, Row, read, read_examples, require
+from scope.tasks.task import Sample
+from scope.util.errors import ConfigError, SettingError, check_choice, check_count, nearest, shown
 
-NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)")
-SOLUTION = re.compile(r"####\s*(.+?)\s*$")  # how GSM8K ends an answer
+PARTS = ("question", "answer", "choices", "subject")
+IN_THE_SAMPLES = {"limit": True}  # the samples' origin, a hash of all of them, tells what it was
 
 
-def with_choices(question: Any, choices: Any, answer: Any, where: str) -> tuple[str, str]:
-    """-> the question with its labelled choices, the right label. choices: texts, or {label: [...], text: [...]}."""
+@dataclass(frozen=True)
+class Questions:
+    """`questions` rows of a data set in each prompt, numbered; the last prompt asks what is left.
+
+    The prompt has LongGenBench's form (scope.tasks.numbered): worked examples, then the questions.
+
+    name: of the samples.
+    source: a file or folder of rows. hub: where the hub has them; used if there is no source.
+    columns: what a row calls its question and answer, and maybe choices and subject. choices is one column of lists, or
+    a list of columns. Where there are subjects, a prompt asks about one.
+    form: what an answer looks like, one of `scope.scoring.FORMS`. max_new_tokens: T.
+    instruction: what stands before the prompt.
+    examples: worked ones, as rows with the same columns, or a .yaml or .json file of them.
+    question_format: the text of a question, with {column} for what the row has there; None is the question as it is.
+    answer_format: the same for a worked answer, where {answer} is the right one; None is the example's `steps`, if it
+    has them, and "The answer is {answer}."
+    stop: texts that end a generation. shuffle: a seed, for another order of the rows; None is as given.
+    cache: a folder for what was built from the hub.
+    Raises SettingError for values that cannot be.
+    """
+
+    name: str
+    columns: Mapping[str, str | Sequence[str]] = field(metadata=IN_THE_SAMPLES)
+    form: str
+    max_new_tokens: int
+    questions: int = 1
+    instruction: str = field(default="", metadata=IN_THE_SAMPLES)
+    examples: Sequence[Mapping[str, object]] | str = field(default=(), metadata=IN_THE_SAMPLES)
+    question_format: str | None = field(default=None, metadata=IN_THE_SAMPLES)
+    answer_format: str | None = field(default=None, metadata=IN_THE_SAMPLES)
+    stop: Sequence[str] = ()
+    shuffle: int | None = None
+    source: str | None = field(default=None, metadata=IN_THE_SAMPLES)
+    hub: Hub | None = field(default=None, metadata=IN_THE_SAMPLES)
+    cache: str | None = field(default=None, metadata=IN_THE_SAMPLES)
+
+    def __post_init__(self) -> None:
+        check_count(self, "questions", low=1)
+        check_count(self, "max_new_tokens", low=1)
+        check_choice(self, "form", FORMS)
+        if self.shuffle is not None:
+            check_count(self, "shuffle")
+        if not {"question", "answer"} <= set(self.columns) <= set(PARTS):
+            raise SettingError(self, "columns", self.columns, "names for question, answer, and maybe choices, subject")
+        if several := [part for part, name in self.columns.items() if part != "choices" and not isinstance(name, str)]:
+            raise SettingError(self, f"columns.{several[0]}", self.columns[several[0]], "the name of one column")
+        if "choices" in self.columns and self.form != "choice":
+            raise SettingError(self, "form", self.form, "choice where columns.choices is given")
+        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
+            raise SettingError(self, "stop", self.stop, "a list of texts, none of them empty")
+        for name in ("question_format", "answer_format"):
+            template = getattr(self, name)
+            if template is not None and not _is_template(template):
+                raise SettingError(self, name, template, "a text with {column} in it; {{ and }} print a brace")
+        if isinstance(self.examples, str) and not self.examples.endswith((".yaml", ".yml", ".json")):
+            raise SettingError(self, "examples", self.examples, "a list of rows, or a .yaml or .json file")
+        if self.source is None and self.hub is None:
+            raise SettingError(self, "source", None, "a file or folder of questions, unless there is a task.hub")
+
+    def samples(self) -> list[Sample]:
+        """Raises ConfigError for a source that is malformed, ScopeError where the hub is out of reach."""
+        return list(self._samples)
+
+    def answers(self, sample: Sample, generation: str) -> list[Answer]:
+        return score(sample.questions, generation, self.form)
+
+    def measures(self, sample: Sample, generation: str) -> dict[str, float]:
+        return {}
+
+    @cached_property
+    def _samples(self) -> tuple[Sample, ...]:
+        if self.source is not None:
+            rows, where = read(self.source, [self.name]), f"task.source={self.source}"
+            return self._stamped(self._made(rows, where) if set(rows[0]) >= MADE else self._build(rows, where), where)
+        assert self.hub is not None
+        if self.cache is None:
+            return self._stamped(self._build(self.hub.rows(advice(self.name)), self.hub.dataset), self.hub.dataset)
+        kept = self._kept(self.hub)
+        if kept.exists():
+            return self._stamped(read(str(kept), []), str(kept))
+        samples = self._stamped(self._build(self.hub.rows(advice(self.name)), self.hub.dataset), self.hub.dataset)
+        write_set(kept, samples)
+        return samples
+
+    def _kept(self, hub: Hub) -> Path:
+        """The file of what was built from the hub, named after all that it is built of."""
+        made_of = [hub, self.columns, self.form, self.questions, self.shuffle, self._worked]
+        digest = hashlib.sha256(repr([*made_of, self.question_format]).encode()).hexdigest()
+        return Path(self.cache or ".") / f"{self.name}-{digest[:12]}.jsonl"
+
+    def _stamped(self, rows: Sequence[Row], where: str) -> tuple[Sample, ...]:
+        return stamped([self._sample(row, at, f"{where}: prompt {at + 1}") for at, row in enumerate(rows)])
+
+    def _sample(self, row: Row, at: int, where: str) -> Sample:
+        return Sample(
+            f"{self.name}-{at}",
+            str(row["prompt"]),
+            asked_in(row, self.form, where),
+            stop=tuple(self.stop),
+            asked=tuple(map(str, row["questions"])),
+            subject=str(row.get("task") or ""),
+            instruction=self.instruction.strip(),
+        )
+
+    def _made(self, rows: Sequence[Row], where: str) -> Sequence[Row]:
+        """Prompts that were built already, after a look at whether they are what was asked for."""
+        check_prompts(rows, where)
+        if (most := max(len(row["questions"]) for row in rows)) != self.questions:
+            raise ConfigError(f"{where}: its prompts ask up to {most} questions, and task.questions={self.questions}")
+        return rows
+
+    # from rows of the data set to prompts
+
+    def _build(self, rows: Sequence[Row], where: str) -> list[Row]:
+        if len(rows) < self.questions:
+            raise ConfigError(f"{where}: has {len(rows)} questions, fewer than task.questions={self.questions}")
+        items = [self._item(row, f"{where}: row {at}") for at, row in enumerate(rows, start=1)]
+        there = {example.question: f"worked example {at}" for at, example in enumerate(self._worked, start=1)}
+        for at, item in enumerate(items, start=1):  # twice, a question counts double; in an example, its answer is told
+            if (other := there.setdefault(item.text, f"row {at}")) != f"row {at}":
+                raise ConfigError(f"{where}: row {at} asks the same as {other}: leave one of them out")
+        if self.shuffle is not None:
+            random.Random(self.shuffle).shuffle(items)
+        return [prompt_row(self._worked, group, group[0].subject) for group in self._groups(items)]
+
+    def _groups(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+        """K after K of each subject; the last of a subject may be fewer."""
+        for subject in dict.fromkeys(item.subject for item in items):
+            of_one = [item for item in items if item.subject == subject]
+            for start in range(0, len(of_one), self.questions):
+                yield of_one[start : start + self.questions]
+
+    def _item(self, row: Row, where: str) -> Item:
+        """A row as it is printed, with its right answer as the scorers read it."""
+        require(row, [name for named in self.columns.values() for name in _names(named)], where)
+        given = {
+            part: row[named] if isinstance(named, str) else [row[name] for name in named]
+            for part, named in self.columns.items()
+        }
+        if not isinstance(given["question"], str):
+            raise ConfigError(f"{where}: {self.columns['question']} must be a text")
+        text = _text(given["question"], f"{where}: {self.columns['question']}")
+        if self.question_format is not None:
+            text = filled(self.question_format, row, f"task.question_format: {where}")
+        answer = given["answer"]
+        if self.form == "number":
+            answer = expected_number(_digits(answer), where)
+        else:
+            if "choices" in given:
+                text, answer = with_choices(text, *_in_order(given["choices"], answer, where), where)
+            answer = expected_label(answer, where)
+        if not self._reads(answer, f"The answer is {self._printed(answer)}."):
+            raise ConfigError(f"{where}: answer={shown(answer)}: the scorers do not read such a {self.form}")
+        subject = _text(given["subject"], f"{where}: {self.columns['subject']}") if "subject" in given else None
+        return Item(_text(text, f"{where}: what is asked"), answer, subject)
+
+    def _printed(self, answer: str) -> str:
+        return f"({answer})" if self.form == "choice" else answer
+
+    def _reads(self, answer: str, text: str) -> bool:
+        """Whether the scorers take this text for the right answer."""
+        return score([Question(1, answer)], f"Answer_1:\n{text}\n", self.form)[0].correct
+
+    @cached_property
+    def _worked(self) -> list[Worked]:
+        """The worked examples; the same columns as the data have, and `steps` if there are any."""
+        where, rows = "task.examples", self.examples
+        if isinstance(rows, str):
+            where = f"task.examples={rows}"
+            rows = read_examples(Path(rows), where)
+        return [self._example(dict(row), f"{where}: example {at}") for at, row in enumerate(rows, start=1)]
+
+    def _example(self, row: Row, where: str) -> Worked:
+        """Raises ConfigError for an answer that the scorers would not read: a model that follows it would score 0."""
+        subject = {str(name): "any" for part, name in self.columns.items() if part == "subject"}
+        item = self._item(row | subject, where)
+        template = self.answer_format
+        if template is None:
+            template = "{steps}\nThe answer is {answer}." if "steps" in row else "The answer is {answer}."
+        values = row | {"answer": self._printed(item.answer)}
+        answer = filled(template, values, f"task.answer_format: {where}")
+        if not self._reads(item.answer, answer):
+            raise ConfigError(
+                f"task.answer_format: {where}: the scorers do not read {item.answer} in this answer; "
+                "end it with 'The answer is {answer}.'"
+            )
+        return Worked(item.text, answer)
+
+
+MADE = {"prompt", "questions", "answers"}  # the columns of prompts that were built already
+
+
+def _names(named: str | Sequence[str]) -> Sequence[str]:
+    return [named] if isinstance(named, str) else named
+
+
+def _text(value: object, where: str) -> str:
+    """What is to be printed, without blanks around it. Raises ConfigError for what is no text, or an empty one."""
+    text = str(value).strip() if isinstance(value, str | int | float) else ""
+    if not text or text != text.encode(errors="ignore").decode():  # half of a surrogate pair
+        raise ConfigError(f"{where} must be a text")
+    return text
+
+
+def _digits(answer: object) -> object:
+    """A number of JSON without an exponent: 1e-07 is 0.0000001."""
+    return f"{Decimal(repr(answer)):f}" if isinstance(answer, float) and math.isfinite(answer) else answer
+
+
+def _in_order(choices: object, answer: object, where: str) -> tuple[object, object]:
+    """Choices and answer, where labels of the data set's own (1, 2, .. or a, b, ..) become letters in their order."""
+    texts = choices
     if isinstance(choices, Mapping):
         require(choices, ["label", "text"], f"{where}: choices")
-        labels, texts = _listed(choices["label"]), _listed(choices["text"])
-    else:
-        texts = _listed(choices)
-        labels = list(ascii_uppercase[: len(texts)])
-    if len(texts) < 2 or len(texts) != len(labels):
-        raise ConfigError(f"{where}: choices={shown(choices)}: must be a list of two or more")
-    right = str(answer).strip()
-    if right.isdigit() and right not in labels and int(right) < len(labels):
-        right = labels[int(right)]
-    if right not in labels:
-        raise ConfigError(f"{where}: answer={shown(answer)}: must be one of {', '.join(map(str, labels))}")
-    listed = " ".join(f"({label}) {text}" for label, text in zip(labels, texts, strict=True))
-    return f"{question}\n{listed}", right
+        labels = [str(label) for label in choices["label"]] if isinstance(choices["label"], list) else []
+        if str(answer) not in labels:
+            raise ConfigError(f"{where}: answer={shown(answer)}: must be one of {', '.join(labels)}")
+        texts, answer = choices["text"], labels.index(str(answer))
+    if isinstance(texts, list) and any(text is None or not str(text).strip() for text in texts):
+        raise ConfigError(f"{where}: choices={shown(texts)}: must have no empty one")
+    return texts, answer
 
 
-def _listed(value: Any) -> list[Any]:
-    """What a cell holds as a list; empty where it holds anything else."""
-    return list(value) if isinstance(value, list | tuple) else []
+def _is_template(text: object) -> bool:
+    """Whether all that stands in braces is a plain name: no attribute, no conversion, no width."""
+    try:
+        parts = list(Formatter().parse(text)) if isinstance(text, str) else [("", "", "", None)]
+    except ValueError:
+        return False
+    return all(name is None or (name and not spec and not conversion) for _, name, spec, conversion in parts)
 
 
-def expected_number(answer: Any, where: str) -> str:
-    """The number after GSM8K's ####, or a bare number, as it stands there: the paper's scorer reads 1,200 as 1."""
-    ending = SOLUTION.search(str(answer))
-    number = (ending[1] if ending else str(answer)).strip()
-    if not NUMBER.fullmatch(number.replace(",", "").lstrip("$")):
-        end = str(answer).replace("\n", " ")[-40:]
-        raise ConfigError(f"{where}: answer={end}: must be a number, or end in '#### ' and a number")
-    return number
+def filled(template: str, row: Mapping[str, Any], where: str) -> str:
+    """The template with what the row has for each {column}; nothing of the row is read as a template itself.
 
-
-def expected_label(answer: Any, where: str) -> str:
-    if not isinstance(answer, str) or len(answer) != 1 or answer not in ascii_uppercase:
-        raise ConfigError(f"{where}: answer={shown(answer)}: must be the letter of a choice")
-    return answer
+    Raises ConfigError for a column that is not there or holds no text or number.
+    """
+    parts = []
+    for text, name, _, _ in Formatter().parse(template):
+        parts.append(text)
+        if name is None:
+            continue
+        if name not in row:
+            there = ", ".join(sorted(map(str, row)))
+            raise ConfigError(f"{where} has no column {name}; it has {there}{nearest(name, map(str, row))}")
+        if isinstance(row[name], list | dict):
+            raise ConfigError(f"{where}: column {name} holds no text that could be printed")
+        parts.append("" if row[name] is None else str(row[name]).strip())
+    return "".join(parts)

@@ -10,6 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from scope.util.errors import ConfigError, ScopeError, nearest, shown
 
 Row = dict[str, Any]
@@ -81,9 +83,9 @@ def _choose(folder: Path, names: Sequence[str]) -> list[Path]:
     below = list(islice(_files(folder), MOST_FILES + 1))
     if len(below) > MOST_FILES:
         raise ConfigError(f"task.source={folder}: holds more than {MOST_FILES} files: name one")
-    found = sorted(path for path in below if path.suffix in READERS and path.is_file())
+    found = sorted(path for path in below if path.suffix in IN_FOLDERS and path.is_file())
     if not found:
-        raise ConfigError(f"task.source={folder}: holds no {', '.join(READERS)} file")
+        raise ConfigError(f"task.source={folder}: holds no {', '.join(IN_FOLDERS)} file")
     for name in names:
         found = [path for path in found if _is_named(path.relative_to(folder), name)] or found
     if len({(path.parent, path.stem.partition("-")[0], path.suffix) for path in found}) > 1:
@@ -116,7 +118,7 @@ def _read_file(path: Path) -> list[Row]:
 
 
 def _read_jsonl(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8") as stream:
+    with path.open(encoding="utf-8-sig") as stream:
         for number, line in enumerate(stream, start=1):
             if line.strip():
                 row = json.loads(line)
@@ -125,11 +127,29 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
                 yield row
 
 
+def _read_json(path: Path) -> Iterator[Row]:
+    rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ConfigError(f"task.source={path}: must be a list of JSON objects")
+    yield from rows
+
+
 def _read_csv(path: Path) -> Iterator[Row]:
-    """Cells that hold a list or an object are JSON."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
-            yield {name: json.loads(cell) if (cell or "")[:1] in ("[", "{") else cell for name, cell in row.items()}
+    """Cells that hold a list or an object are JSON. Raises ConfigError for a row with too many cells."""
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        for number, row in enumerate(csv.DictReader(stream), start=1):
+            if None in row:  # a comma without quotes around its cell
+                raise ConfigError(f"task.source={path}: row {number} has more cells than there are columns")
+            yield {name: _cell(cell) for name, cell in row.items()}
+
+
+def _cell(text: str | None) -> Any:
+    if text and text[0] in "[{":
+        try:
+            return json.loads(text)
+        except ValueError:  # a text that begins in brackets
+            return text
+    return text
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
@@ -138,7 +158,8 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     yield from parquet.read_table(path).to_pylist()
 
 
-READERS = {".jsonl": _read_jsonl, ".parquet": _read_parquet, ".csv": _read_csv}
+IN_FOLDERS = {".jsonl": _read_jsonl, ".parquet": _read_parquet, ".csv": _read_csv}
+READERS = IN_FOLDERS | {".json": _read_json}  # in a folder, a .json file says something about the data
 
 
 def require(row: Mapping[str, Any], columns: Sequence[str], where: str) -> None:
@@ -162,3 +183,14 @@ def read_text(file: Path, key: str) -> str:
     if not text.strip():
         raise ConfigError(f"{key}={file}: is empty")
     return text
+
+
+def read_examples(file: Path, where: str) -> list[Row]:
+    """Worked examples from a .yaml or .json file. Raises ConfigError, naming `where`, for what is no list of them."""
+    try:
+        rows = yaml.safe_load(read_text(file, "task.examples"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise ConfigError(f"{where}: must be a list of examples, each with question, steps and answer")
+    return rows

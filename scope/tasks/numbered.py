@@ -1,0 +1,112 @@
+"""Numbered questions: K of them in one prompt, and their answers as data sets have them, brought into one form.
+
+The prompt has LongGenBench's form (arXiv 2410.04199). Worked examples come first, Question_1.. and Answer_1..; the
+questions that are asked follow, numbered on from there. Scorers find an answer by its header, `Answer_12:`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+from typing import Any
+
+from scope.scoring.answer import Question
+from scope.tasks.sources import Row, require
+from scope.util.errors import ConfigError, shown
+
+ASKED = "Following Question:"  # from here on a prompt asks
+HEADER = re.compile(r"^Question_(\d+):", re.MULTILINE)
+NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)")
+SOLUTION = re.compile(r"####\s*(.+?)\s*$")  # how GSM8K ends an answer
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question as it is printed, and its right answer: a number, or the letter of a choice."""
+
+    text: str
+    answer: str
+    subject: str | None = None
+
+
+@dataclass(frozen=True)
+class Worked:
+    """A worked example as it is printed: a question, and an answer with its steps."""
+
+    question: str
+    answer: str
+
+
+def prompt_row(worked: Sequence[Worked], items: Sequence[Item], subject: str | None = None) -> Row:
+    """One prompt in the form in which the benchmark was released: prompt, questions, answers; task is a subject."""
+    shown_first = [f"Question_{number}:\n{example.question}\n" for number, example in enumerate(worked, start=1)]
+    shown_first += [f"Answer_{number}:\n{example.answer}\n" for number, example in enumerate(worked, start=1)]
+    examples = ["Examples: ", *shown_first] if worked else []
+    about = [f"Subject: {subject.replace('_', ' ')}\n"] if subject else []
+    following = [f"Question_{number}:\n{item.text}\n" for number, item in enumerate(items, start=len(worked) + 1)]
+    named = {"task": subject} if subject else {}
+    return named | {
+        "prompt": "\n".join([*examples, f"{ASKED} ", *about, *following, ""]),
+        "questions": [item.text for item in items],
+        "answers": [item.answer for item in items],
+    }
+
+
+def asked_in(row: Row, form: str, where: str) -> tuple[Question, ...]:
+    """The questions of a prompt in that form, with the numbers that it prints. Raises ConfigError, naming `where`."""
+    _, header, asking = str(row["prompt"]).partition(ASKED)
+    numbers = [int(number) for number in HEADER.findall(asking)]
+    if not header or len(numbers) != len(row["answers"]):
+        raise ConfigError(f"{where} asks {len(numbers)} questions after '{ASKED}', and has {len(row['answers'])}")
+    expected = expected_number if form == "number" else expected_label
+    answers = [expected(answer, where) for answer in row["answers"]]
+    return tuple(Question(number, answer) for number, answer in zip(numbers, answers, strict=True))
+
+
+def check_prompts(rows: Sequence[Row], where: str) -> None:
+    """Raises ConfigError for rows that are not prompts in that form."""
+    for at, row in enumerate(rows, start=1):
+        require(row, ["prompt", "questions", "answers"], f"{where}: row {at}")
+        questions, answers = (row[column] for column in ("questions", "answers"))
+        if not isinstance(questions, list) or not isinstance(answers, list) or len(questions) != len(answers):
+            raise ConfigError(f"{where}: row {at}: questions and answers must be lists of the same length")
+
+
+def with_choices(question: Any, choices: Any, answer: Any, where: str) -> tuple[str, str]:
+    """-> the question with its labelled choices, the right label. choices: texts, or {label: [...], text: [...]}."""
+    if isinstance(choices, Mapping):
+        require(choices, ["label", "text"], f"{where}: choices")
+        labels, texts = _listed(choices["label"]), _listed(choices["text"])
+    else:
+        texts = _listed(choices)
+        labels = list(ascii_uppercase[: len(texts)])
+    if len(texts) < 2 or len(texts) != len(labels):
+        raise ConfigError(f"{where}: choices={shown(choices)}: must be a list of two or more")
+    right = str(answer).strip()
+    if right.isdigit() and right not in labels and int(right) < len(labels):
+        right = labels[int(right)]
+    if right not in labels:
+        raise ConfigError(f"{where}: answer={shown(answer)}: must be one of {', '.join(map(str, labels))}")
+    listed = " ".join(f"({label}) {text}" for label, text in zip(labels, texts, strict=True))
+    return f"{question}\n{listed}", right
+
+
+def _listed(value: Any) -> list[Any]:
+    """What a cell holds as a list; empty where it holds anything else."""
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+def expected_number(answer: Any, where: str) -> str:
+    """The number after GSM8K's ####, or a bare number, as it stands there: the paper's scorer reads 1,200 as 1."""
+    ending = SOLUTION.search(str(answer))
+    number = (ending[1] if ending else str(answer)).strip()
+    if not NUMBER.fullmatch(number.replace(",", "").lstrip("$")):
+        end = str(answer).replace("\n", " ")[-40:]
+        raise ConfigError(f"{where}: answer={end}: must be a number, or end in '#### ' and a number")
+    return number
+
+
+def expected_label(answer: Any, where: str) -> str:
+    if not isinstance(answer, str) or len(answer) != 1 or answer not in ascii_uppercase:
+        raise ConfigError(f"{where}: answer={shown(answer)}: must be the letter of a choice")
+    return answer
