@@ -6,13 +6,12 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tiny_models import SCOPE, WORDS, random_prompts, strategies, tiny
+from tiny_models import SCOPE, WORDS, generate, random_prompts, strategies, tiny
 from torch import Tensor
 
 from scope import kernels, prefill
 from scope.cache.fused import FusedSlots, Storages
 from scope.cache.slots import Kept, Slots
-from scope.generation.stream import generate
 from scope.kernels import decode
 from scope.kernels.decode import Attended, Eligible, Workspace, attend, attend_twin, free, free_twin, write, write_twin
 from scope.kernels.votes import votes, votes_twin

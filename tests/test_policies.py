@@ -26,6 +26,7 @@ from tiny_models import (
     SLIDING_WINDOW,
     WORDS,
     Trace,
+    generate,
     random_prompts,
     strategies,
     tiny,
@@ -37,7 +38,7 @@ from scope import decoding, prefill
 from scope.cache.sizes import prefilled
 from scope.cache.twin import Concatenated
 from scope.decoding import DecodingStrategy
-from scope.generation.stream import Generated, Prompt, generate
+from scope.generation.rows import Generated, Prompt
 from scope.policy.plan import View, pyramid
 from scope.prefill import PrefillMethod
 

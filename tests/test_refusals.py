@@ -15,7 +15,7 @@ from analysis import report, tables
 from scope.cli.instances import instance
 from scope.decoding import KeepAll
 from scope.generation.models import ModelSource
-from scope.generation.stream import Sampling
+from scope.generation.sampling import Sampling
 from scope.prefill import Full
 from scope.runs.experiment import Experiment
 from scope.runs.run import run

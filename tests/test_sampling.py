@@ -13,7 +13,7 @@ from test_run import Silent, but_for_timings, go
 from test_run import experiment as usual
 
 from scope.generation.engine import Engine
-from scope.generation.stream import Sampling
+from scope.generation.sampling import Sampling
 from scope.runs.experiment import Experiment
 from scope.runs.run import run
 from scope.tasks import Arithmetic

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from scope.generation.engine import out_of_memory, synchronised
+from scope.generation.clock import synchronised
+from scope.util.memory import out_of_memory
 
 T = TypeVar("T")
 TURN = 16  # steps of a kind, one after the other

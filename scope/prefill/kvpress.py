@@ -14,6 +14,7 @@ from scope.policy.plan import Plan, View
 from scope.policy.scores import Attention
 from scope.prefill.budget import Budget
 from scope.util.errors import ScopeError, SettingError, check_count
+from scope.util.memory import out_of_memory
 
 INSTALL = "pip install --no-deps kvpress==0.5.5 cachetools fire termcolor"  # its own pins exclude our transformers
 OWN_WAY = ("__call__", "forward_hook", "compress", "post_init_from_model")  # more than a score, where overridden
@@ -94,8 +95,6 @@ class KVPress(Budget):
             except AssertionError as error:
                 raise ScopeError(f"{self.press} on a prompt of {length} tokens: {error}") from error
             except Exception as error:
-                from scope.generation.engine import out_of_memory  # which knows the cache, and the cache the methods
-
                 if out_of_memory(error):
                     raise
                 reason = " ".join(f"{type(error).__name__}: {error}".split())

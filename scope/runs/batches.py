@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from scope.generation.engine import out_of_memory
 from scope.util.errors import ScopeError
+from scope.util.memory import out_of_memory
 from scope.util.secrets import redact
 
 T = TypeVar("T")
