@@ -12,11 +12,13 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from scope.cache import CompressedCache
+from scope.cache import CompressedCache, Policy
 from scope.decoding import Slide
 from scope.generation import models
 from scope.generation.models import ModelSource
-from scope.generation.stream import Prompt, generate
+from scope.generation.options import Hooks, Options
+from scope.generation.rows import Prompt
+from scope.generation.stream import generate
 from scope.policy.scores import Attention
 from scope.prefill import H2O, PrefillMethod, SnapKV
 from scope.tasks import Arithmetic
@@ -49,7 +51,14 @@ def answer(source: ModelSource, prompt: str, method: PrefillMethod) -> tuple[lis
 
     tokens = tuple(loaded.tokenizer(prompt).input_ids)
     strategy = Slide(128, 64)
-    made = generate(loaded.model, loaded.tokenizer, [Prompt("p", tokens)], watched, strategy, 440, observe=look)
+    made = generate(
+        loaded.model,
+        loaded.tokenizer,
+        [Prompt("p", tokens)],
+        Policy(watched, strategy),
+        440,
+        options=Options(hooks=Hooks(observe=look)),
+    )
     return kept, [scores[0] for scores in watched.scores], made[0].text
 
 

@@ -98,7 +98,7 @@ def compare(folder: Path) -> int:
     from scope.cache import CompressedCache
     from scope.cache.inputs import layer_inputs
     from scope.cache.seam import implementation
-    from scope.generation.stream import Prompt, pad_left
+    from scope.generation.rows import Prompt, pad_left
     from scope.prefill import KVPress
 
     kept = json.loads((folder / "kept.json").read_text())

@@ -11,10 +11,13 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PLACES = {
-    "scope.cache": ("CompressedCache",),
+    "scope.cache": ("CompressedCache", "Policy"),
     "scope.prefill": ("Full", "PyramidKV", "SnapKV"),
     "scope.decoding": ("Adaptive", "Discontinuous", "KeepAll", "Slide"),
-    "scope.generation.stream": ("Generated", "Prompt", "Sampling", "generate", "stream"),
+    "scope.generation.stream": ("generate", "stream"),
+    "scope.generation.options": ("Hooks", "Options"),
+    "scope.generation.rows": ("Generated", "Prompt"),
+    "scope.generation.sampling": ("Sampling",),
     "scope.generation.engine": ("Engine",),
     "scope.generation.models": ("ModelSource", "RandomModel", "load"),
     "scope.runs.experiment": ("Experiment",),

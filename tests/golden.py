@@ -23,10 +23,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this file is also run by its path
 
+
 from scope.cache import CompressedCache  # noqa: E402
 from scope.cache.seam import implementation  # noqa: E402
 from scope.cli.config import build  # noqa: E402
-from scope.generation.stream import Prompt, generate  # noqa: E402
+from scope.generation.options import Hooks, Options  # noqa: E402
+from scope.generation.rows import Prompt  # noqa: E402
+from scope.generation.stream import generate  # noqa: E402
 from scope.runs.experiment import Experiment  # noqa: E402
 from scope.util.errors import ScopeError  # noqa: E402
 
@@ -127,12 +130,10 @@ def ours(
         model,
         NoText(),  # type: ignore[arg-type]
         [Prompt("golden", tuple(prompt))],
-        asked.method,
-        asked.decoding,
+        asked.policy,
         most,
         asked.sampling,
-        granularity=asked.granularity,
-        observe=watch,
+        Options(hooks=Hooks(observe=watch)),
     )
     return kept, list(made[0].tokens)
 

@@ -6,15 +6,26 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tiny_models import SCOPE, WORDS, random_prompts, strategies, tiny
+from tiny_models import SCOPE, WORDS, generate, random_prompts, strategies, tiny
 from torch import Tensor
 
 from scope import kernels, prefill
 from scope.cache.fused import FusedSlots, Storages
 from scope.cache.slots import Kept, Slots
-from scope.generation.stream import generate
 from scope.kernels import decode
-from scope.kernels.decode import Attended, Eligible, Workspace, attend, attend_twin, free, free_twin, write, write_twin
+from scope.kernels.decode import (
+    Attended,
+    Cached,
+    Eligible,
+    Token,
+    Workspace,
+    attend,
+    attend_twin,
+    free,
+    free_twin,
+    write,
+    write_twin,
+)
 from scope.kernels.votes import votes, votes_twin
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -62,12 +73,16 @@ class Step:
         self.eligible = Eligible(*(x.int().to(DEVICE) for x in (rows, rows // 2, rows * 0 + 1, slots + 8 - rows)))
         self.minimum = (slots // 4 + rows).int().to(DEVICE)
 
+    @property
+    def cached(self) -> Cached:
+        return Cached(self.keys, self.values, self.ordinals, self.positions)
+
     def attend(self, **settings: object) -> Attended:
-        return attend(self.query, self.keys, self.values, self.ordinals, self.scaling, **settings)
+        return attend(self.query, self.cached, self.scaling, **settings)
 
     def twin(self, **settings: object) -> Attended:
-        exact = (x.double() for x in (self.query, self.keys, self.values))
-        return attend_twin(*exact, self.ordinals, self.scaling, **settings)
+        exact = self.cached._replace(keys=self.keys.double(), values=self.values.double())
+        return attend_twin(self.query.double(), exact, self.scaling, **settings)
 
 
 def assert_agree(found: Attended, expected: Attended, dtype: torch.dtype) -> None:
@@ -83,7 +98,7 @@ def assert_agree(found: Attended, expected: Attended, dtype: torch.dtype) -> Non
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_attention_and_what_each_slot_received(shape: tuple, windowed: bool) -> None:
     step = Step(*shape)
-    settings = {"positions": step.positions, "minimum": step.minimum} if windowed else {}
+    settings = {"minimum": step.minimum} if windowed else {}
     found = step.attend(**settings)
     assert_agree(found, step.twin(**settings), shape[5])
     hidden = step.ordinals < 0
@@ -99,13 +114,10 @@ def test_the_slot_that_received_least_is_freed(shape: tuple, parts: bool, monkey
         monkeypatch.setattr(decode, "ALONE", 0)
         monkeypatch.setattr(decode, "FINISHED", 32)
     step = Step(*shape)
-    found = step.attend(eligible=step.eligible)
-    assert torch.equal(found.freed, free_twin(found.received, step.ordinals, step.eligible))
-    assert torch.equal(found.freed, step.twin(eligible=step.eligible).freed)
-    assert torch.equal(free(found.received, step.ordinals, step.eligible), found.freed)
-    alone = step.attend(eligible=step.eligible, scored=False)
-    assert alone.received is None
-    assert torch.equal(alone.freed, found.freed)
+    received = step.attend().received
+    freed = free(received, step.ordinals, step.eligible)
+    assert torch.equal(freed, free_twin(received, step.ordinals, step.eligible))
+    assert torch.equal(freed, free_twin(step.twin().received, step.ordinals, step.eligible))
 
 
 def test_without_scores_there_is_only_the_output() -> None:
@@ -116,10 +128,10 @@ def test_without_scores_there_is_only_the_output() -> None:
 def test_a_row_that_sees_nothing_gets_zeros() -> None:
     step = Step(*SHAPES[0])
     step.ordinals[1] = -1
-    found = step.attend(eligible=step.eligible)
+    found = step.attend()
     assert not found.output[1].any()
     assert not found.received[1].any()
-    assert found.freed[1].tolist() == [-1, -1]
+    assert free(found.received, step.ordinals, step.eligible)[1].tolist() == [-1, -1]
     assert_agree(found, step.twin(), torch.float32)
 
 
@@ -139,24 +151,22 @@ def test_of_equals_the_oldest_goes(factor: float, parts: bool, monkeypatch: pyte
     monkeypatch.setattr(decode, "FINISHED", 32)  # the equals lie in several blocks
     step = Step(*SHAPES[3])
     step.keys *= factor
-    found = step.attend(eligible=step.eligible)
+    found = step.attend()
+    freed = free(found.received, step.ordinals, step.eligible)
     head, tail, _, newest = step.eligible
     for row in range(2):
         order, got = step.ordinals[row, 0], found.received[row, 0]
         may = (order >= head[row]) & (order <= newest[row] - tail[row])
         oldest = order[may & (got == got[may].min())].min()
         assert int((got[may] == got[may].min()).sum()) > 100
-        assert order[found.freed[row, 0]] == oldest
+        assert order[freed[row, 0]] == oldest
 
 
-@pytest.mark.parametrize("parts", [False, True])
-def test_only_the_freed_slot_is_emptied(parts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if parts:
-        monkeypatch.setattr(decode, "ALONE", 0)
+def test_only_the_freed_slot_is_emptied() -> None:
     step = Step(2, 4, 2, 70, 16, torch.float32)
     step.eligible.surplus[1] = 0
     before, placed = step.ordinals.clone(), step.positions.clone()
-    freed = step.attend(eligible=step.eligible, empties=True, positions=step.positions).freed
+    freed = free(step.attend().received, step.ordinals, step.eligible, positions=step.positions, empties=True)
     assert freed[0].min() >= 0
     assert freed[1].tolist() == [-1, -1]
     for head in range(2):
@@ -171,10 +181,9 @@ def test_a_workspace_serves_fewer_slots_than_it_has() -> None:
     for buffer in vars(workspace).values():
         if isinstance(buffer, Tensor) and buffer.is_floating_point():
             buffer.fill_(torch.nan)  # nothing may be read that was not written
-    found = step.attend(eligible=step.eligible, workspace=workspace)
+    found = step.attend(workspace=workspace)
     assert_agree(found, step.twin(), torch.float16)
     assert found.output.data_ptr() == workspace.output.data_ptr()
-    assert found.freed.data_ptr() == workspace.freed.data_ptr()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -183,11 +192,10 @@ def test_a_token_is_written_where_it_is_told(dtype: torch.dtype) -> None:
     at = torch.tensor([[3, 19], [-1, 0], [-1, -1]], device=DEVICE)
     key, value = torch.randn(2, 3, 5, 2, 24).to(DEVICE, dtype)[:, :, 1].unbind()  # strided, as a model's are
     ordinal, position = torch.tensor([31, 32, 33]).int().to(DEVICE), torch.tensor([71, 72, 73], device=DEVICE)
-    cached = (step.keys, step.values, step.ordinals, step.positions)
-    expected = [x.clone() for x in cached]
-    write_twin(*expected, at, key, value, ordinal, position)
-    write(*cached, at, key, value, ordinal, position)
-    for found, wanted in zip(cached, expected, strict=True):
+    token, expected = Token(key, value, ordinal, position), Cached(*(x.clone() for x in step.cached))
+    write_twin(expected, at, token)
+    write(step.cached, at, token)
+    for found, wanted in zip(step.cached, expected, strict=True):
         assert torch.equal(found, wanted)
     assert step.ordinals[0, 1, 19] == 31
 
@@ -207,11 +215,12 @@ def test_many_steps_leave_the_same_cache_as_the_twins() -> None:
         clock += 1
         for step, put, at in ((mine, write, freed), (twin, write_twin, twins)):
             step.query = query
-            put(step.keys, step.values, step.ordinals, step.positions, at, key, value, clock, clock + 5)
-        settings = {"eligible": Eligible(*counts, clock), "empties": True}
-        found = mine.attend(**settings, positions=mine.positions, freed=freed, workspace=workspace)
-        expected = twin.twin(**settings, positions=twin.positions, freed=twins)
+            put(step.cached, at, Token(key, value, clock, clock + 5))
+        found, expected = mine.attend(workspace=workspace), twin.twin()
         assert_agree(found, expected, torch.float32)
+        eligible = Eligible(*counts, clock)
+        free(found.received, mine.ordinals, eligible, positions=mine.positions, empties=True, out=freed)
+        free_twin(expected.received, twin.ordinals, eligible, positions=twin.positions, empties=True, out=twins)
         assert torch.equal(freed, twins)
         assert torch.equal(mine.ordinals, twin.ordinals)
         assert torch.equal(mine.positions, twin.positions)
@@ -231,21 +240,21 @@ if not INTERPRETED:
     ]
 
 
-@pytest.mark.parametrize(("last", "sliding_window"), [(None, None), (1, None), (40, 20), (None, 1), (None, 20)])
+@pytest.mark.parametrize("sliding_window", [None, 1, 20])
 @pytest.mark.parametrize("shape", PROMPTS, ids=str)
-def test_votes_of_a_prompts_queries(shape: tuple, last: int | None, sliding_window: int | None) -> None:
+def test_votes_of_a_prompts_queries(shape: tuple, sliding_window: int | None) -> None:
     batch, query_heads, heads, length, dim, dtype, begin = shape
     lots = torch.Generator().manual_seed(length)
     queries, keys = (  # [B, P, H, D] in memory, as a model's are
         torch.randn(batch, length, n, dim, generator=lots).to(DEVICE, dtype).transpose(1, 2)
         for n in (query_heads, heads)
     )
-    settings = {"begin": torch.tensor(begin, device=DEVICE), "last": last, "sliding_window": sliding_window}
+    settings = {"begin": torch.tensor(begin, device=DEVICE), "sliding_window": sliding_window}
     found = votes(queries, keys, 2 * dim**-0.5, **settings)
     assert found.dtype == torch.float32
     exact = votes_twin(queries.double(), keys.double(), 2 * dim**-0.5, **settings)
     torch.testing.assert_close(found, exact, atol=1e-5, rtol=1e-4)
-    given = [min(length - b, last or length) for b in begin]
+    given = [length - b for b in begin]
     torch.testing.assert_close(found.sum(-1), torch.tensor(given).float()[:, None].expand(-1, heads).to(DEVICE))
 
 
@@ -255,13 +264,15 @@ def test_a_step_is_a_graph_without_synchronisation_or_allocation() -> None:
     captured, eager = Step(*shape), Step(*shape)
     workspace = Workspace(*shape, DEVICE)
     key = torch.randn(4, 8, 128, device=DEVICE).bfloat16()
-    freed = torch.zeros(4, 8, dtype=torch.int64, device=DEVICE)
+    freed, put = torch.zeros(2, 4, 8, dtype=torch.int64, device=DEVICE)  # of the eager step, of the captured one
 
     def run(step: Step, workspace: Workspace, freed: Tensor) -> Attended:
         clock = step.eligible.newest
         clock += 1
-        write(step.keys, step.values, step.ordinals, step.positions, freed, key, key, clock, clock)
-        return step.attend(eligible=step.eligible, positions=step.positions, empties=True, workspace=workspace)
+        write(step.cached, freed, Token(key, key, clock, clock))
+        found = step.attend(workspace=workspace)
+        free(found.received, step.ordinals, step.eligible, positions=step.positions, empties=True, out=freed)
+        return found
 
     start = Step(*shape)
 
@@ -269,29 +280,28 @@ def test_a_step_is_a_graph_without_synchronisation_or_allocation() -> None:
         for name in ("keys", "values", "ordinals", "positions"):
             getattr(captured, name).copy_(getattr(start, name))
         captured.eligible.newest.copy_(start.eligible.newest)
-        workspace.freed.zero_()
+        put.zero_()
 
-    run(captured, workspace, workspace.freed)  # compiles
+    run(captured, workspace, put)  # compiles
     torch.cuda.synchronize()
     reset()
     before = torch.cuda.memory_stats()["allocation.all.allocated"]
     torch.cuda.set_sync_debug_mode("error")
     try:
-        run(captured, workspace, workspace.freed)
+        run(captured, workspace, put)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
     reset()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        result = run(captured, workspace, workspace.freed)
+        result = run(captured, workspace, put)
     reset()
     for _ in range(20):
         graph.replay()
         expected = run(eager, Workspace(*shape, DEVICE), freed)
-        freed = expected.freed
         assert torch.equal(result.output, expected.output)
-        assert torch.equal(result.freed, freed)
+        assert torch.equal(put, freed)
         assert torch.equal(captured.ordinals, eager.ordinals)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scope.kernels.decode import Eligible, Workspace, attend, free, write
+from scope.kernels.decode import Cached, Eligible, Token, Workspace, attend, free, write
 from scope.kernels.votes import votes
 
 SHARED = {80: 166912, 86: 101376, 90: 232448, 100: 232448, 120: 101376}  # bytes that one program may have
@@ -90,11 +90,11 @@ def launch(query_heads: int, heads: int, dim: int, dtype: torch.dtype) -> None:
     eligible = Eligible(clock, clock, clock, clock)
     workspace = Workspace(2, query_heads, heads, 2561, dim, dtype, query.device)
     workspace.splits = 32
-    write(*cached, *marks, workspace.freed, token, token, clock, clock.long())
-    step = {"positions": marks[1], "eligible": eligible, "empties": True, "workspace": workspace}
-    attend(query, *cached, marks[0], 0.1, **step)
-    attend(query, *cached, marks[0], 0.1, positions=marks[1], minimum=clock, scored=False, workspace=workspace)
-    free(workspace.received, marks[0], eligible)
+    held, freed = Cached(*cached, *marks), torch.zeros(2, heads, dtype=torch.int64)
+    write(held, freed, Token(token, token, clock, clock.long()))
+    attend(query, held, 0.1, workspace=workspace)
+    attend(query, held, 0.1, minimum=clock, scored=False, workspace=workspace)
+    free(workspace.received, marks[0], eligible, positions=marks[1], empties=True, out=freed)
     prompt = torch.zeros(2, 320, query_heads, dim, dtype=dtype).transpose(1, 2)
     for sliding_window in (None, 64):
         votes(prompt, prompt[:, :heads], 0.1, sliding_window=sliding_window)

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_models import SCOPE, WORDS, Trace, random_prompts, tiny
+from tiny_models import SCOPE, WORDS, Trace, generate, random_prompts, tiny
 
 from scope import decoding, prefill
 from scope.cache.slots import Slots, StorageFactory
 from scope.cache.twin import Concatenated
 from scope.decoding import DecodingStrategy
-from scope.generation.stream import Generated, generate
+from scope.generation.rows import Generated
 from scope.prefill import PrefillMethod
 
 TOKENS = 24

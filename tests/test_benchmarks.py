@@ -12,9 +12,9 @@ from experiments.benchmarks.__main__ import main
 from experiments.benchmarks.policies import methods, row_bytes, strategies
 from experiments.benchmarks.timing import PeakMemory, Target, held_bytes, in_turns, unless_out_of_memory
 from scope import prefill
-from scope.cache import CompressedCache
+from scope.cache import CompressedCache, Policy
 from scope.cache.seam import implementation
-from scope.decoding import KeepAll, SnapKVD
+from scope.decoding import SnapKVD
 from scope.generation.models import RandomModel
 
 CPU = torch.device("cpu")
@@ -111,8 +111,8 @@ def test_as_many_steps_as_asked_for() -> None:
 
 def test_rows_that_fit_count_the_prompt_as_it_goes_through() -> None:
     config = cuda.SOURCE.config()
-    kept = row_bytes(config, "bfloat16", prefill.SnapKV(2048, 8), strategies(512, 256, 512)["slide"], 7680, 512)
-    full = row_bytes(config, "bfloat16", prefill.Full(), KeepAll(), 7680, 512)
+    kept = row_bytes(config, "bfloat16", Policy(prefill.SnapKV(2048, 8), strategies(512, 256, 512)["slide"]), 7680, 512)
+    full = row_bytes(config, "bfloat16", Policy(), 7680, 512)
     assert kept[0] < full[0]
     assert kept[1] == full[1] > 0
 

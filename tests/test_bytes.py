@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 from golden import composed
 from helpers.library import experiment, go
-from tiny_models import DIM, HEADS, LAYERS, WORDS, random_prompts, tiny
+from tiny_models import DIM, HEADS, LAYERS, WORDS, generate, random_prompts, tiny
 
 from scope import decoding, prefill
-from scope.cache import CompressedCache, sizes
+from scope.cache import CompressedCache, Policy, sizes
 from scope.cache.twin import Concatenated
 from scope.decoding import DecodingStrategy
 from scope.generation import models
-from scope.generation.stream import generate
 from scope.policy.plan import View
 from scope.prefill import PrefillMethod
 from scope.runs.forecast import cache_bytes
@@ -109,7 +108,7 @@ def test_bytes_are_never_passed_where_layers_or_prompts_differ(name: str) -> Non
         rows = generate(model, WORDS, prompts, method, policy, TOKENS, max_bytes=given)
         for row, prompt in zip(rows, prompts, strict=True):
             length = len(prompt.tokens)
-            told = sizes.cache_bytes(model.config, method, policy, "kv_head", "float64", length, TOKENS, given)
+            told = sizes.cache_bytes(model.config, Policy(method, policy, max_bytes=given), "float64", length, TOKENS)
             assert row.cache_bytes <= told <= given
             if not isinstance(policy, decoding.Adaptive):  # which may end before it is at its most
                 assert row.cache_bytes == told
@@ -179,7 +178,7 @@ def test_bytes_that_cannot_be_are_refused_by_name() -> None:
     with pytest.raises(ImpossibleError, match=r"^budget\.bytes=9000: must be null where nothing is evicted"):
         composed("decoding=none", "budget.bytes=9000")
     with pytest.raises(SettingError, match="max_bytes=-1"):
-        CompressedCache(tiny().config, decode=decoding.Slide(8, 4), max_bytes=-1)
+        CompressedCache(tiny().config, decoding=decoding.Slide(8, 4), max_bytes=-1)
     with pytest.raises(CombinationError):
         CompressedCache(tiny().config, max_bytes=9000)
     for strategy in ("adaptive", "discontinuous"):
@@ -187,7 +186,7 @@ def test_bytes_that_cannot_be_are_refused_by_name() -> None:
             composed(f"decoding={strategy}", "fidelity=released", "budget.bytes=9000")
     free = decoding.Adaptive(8, 4, tokens=TOKENS, capped=False)
     with pytest.raises(CombinationError, match="max_bytes=9000"):
-        CompressedCache(tiny().config, decode=free, max_bytes=9000)
+        CompressedCache(tiny().config, decoding=free, max_bytes=9000)
     held = decoding.Slide(8, 4, boundary="budget")  # D = 4: 28, 20 and 20 slots, and one more in each
     with pytest.raises(ScopeError, match=r"^23 slots a layer leave 3 beside 20 for a prompt of 30 tokens"):
         generate(tiny(), WORDS, random_prompts(30), METHODS["pyramidkv"], held, 9, max_bytes=LAYERS * 23 * SLOT)

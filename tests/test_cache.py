@@ -21,7 +21,7 @@ from helpers.pairs import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import DIM, HEADS, LAYERS, SCOPE, WORDS, Step, random_prompts, stored, tiny
+from tiny_models import DIM, HEADS, LAYERS, SCOPE, WORDS, Step, generate, random_prompts, stored, tiny
 from torch import Tensor
 from transformers import Cache
 
@@ -32,7 +32,7 @@ from scope.cache import CompressedCache
 from scope.cache.slots import Kept, Slots, StorageFactory
 from scope.cache.twin import Concatenated
 from scope.decoding import DecodingStrategy
-from scope.generation.stream import generate, pad_left
+from scope.generation.rows import pad_left
 from scope.policy.plan import Plan
 from scope.prefill import PrefillMethod
 from scope.util.errors import ScopeError

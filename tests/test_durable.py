@@ -24,7 +24,7 @@ from rich.console import Console
 
 from hydra_plugins.scope_sweeper.scope_sweeper import RememberingLoader
 from scope import records
-from scope.generation.stream import Sampling
+from scope.generation.sampling import Sampling
 from scope.prefill import SnapKV
 from scope.records import RecordKeeping
 from scope.records.merge import main as merge_main

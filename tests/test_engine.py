@@ -6,16 +6,20 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import WORDS, random_prompts, strategies, tiny
+from tiny_models import WORDS, generate, random_prompts, strategies, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scope import prefill
-from scope.cache import CompressedCache
+from scope.cache import CompressedCache, Layout, Policy
 from scope.decoding import AccumulatedH2O, DecodingStrategy, KeepAll
-from scope.generation import engine as engines
-from scope.generation.engine import OFTEN, Engine, Stepper, devices_of, rows_that_fit
-from scope.generation.stream import Generated, generate, pad_left, stream
+from scope.generation import steps as engines
+from scope.generation.engine import Engine, devices_of
+from scope.generation.options import Options
+from scope.generation.rows import Generated, pad_left
+from scope.generation.steps import OFTEN, Stepper
+from scope.generation.stream import stream
 from scope.util.errors import ScopeError, SettingError
+from scope.util.memory import rows_that_fit
 
 TOKENS, LENGTHS = 40, (30, 9, 21)
 DECODING = strategies(10, 4, TOKENS)
@@ -71,12 +75,13 @@ def test_a_compiled_step_is_the_step() -> None:
 def test_sending_steps_off_ahead_changes_nothing(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = random_prompts(30, 9, 21, 40, 12)
     policies = (prefill.H2O(16, 4), DECODING["slide"], TOKENS)
+    policy = Policy(*policies[:2])
     free = generate(tiny(), WORDS, prompts, *policies)
     monkeypatch.setattr(tiny().generation_config, "eos_token_id", sorted({row.tokens[7] for row in free[::2]}))
     alone = [texts(generate(tiny(), WORDS, [prompt], *policies))[0] for prompt in prompts]
     assert len({len(tokens) for tokens, *_ in alone}) > 1
     for ahead in (False, True):
-        made = dict(stream(tiny(), WORDS, prompts, *policies, size, ahead=ahead))
+        made = dict(stream(tiny(), WORDS, prompts, policy, TOKENS, options=Options(batch_size=size, ahead=ahead)))
         assert texts([made[i] for i in range(len(prompts))]) == alone
 
 
@@ -101,7 +106,7 @@ class Watch(TorchDispatchMode):
 @pytest.mark.parametrize("strategy", DECODING)
 def test_a_step_never_asks_the_device_and_writes_where_it_wrote_before(strategy: str) -> None:
     model = tiny()
-    cache = CompressedCache(model.config, prefill.H2O(16, 4), DECODING[strategy], TOKENS, whole=True)
+    cache = CompressedCache(model.config, prefill.H2O(16, 4), DECODING[strategy], layout=Layout(TOKENS, whole=True))
     ids, mask, positions = pad_left(random_prompts(*LENGTHS), 0, model.device)
     operations: dict[Any, list[str]] = {}
     with torch.inference_mode():
@@ -128,7 +133,7 @@ def test_the_watch_sees_a_question() -> None:
 
 def test_steps_are_recorded_once_they_have_come_often() -> None:
     model = tiny()
-    cache = CompressedCache(model.config, prefill.H2O(16, 4), DECODING["slide"], TOKENS, whole=True)
+    cache = CompressedCache(model.config, prefill.H2O(16, 4), DECODING["slide"], layout=Layout(TOKENS, whole=True))
     (prompt,) = random_prompts(30)
     calls: list[int] = []
     with torch.inference_mode():

@@ -6,12 +6,11 @@ with transformers in test_generate.py."""
 import pytest
 import torch
 from helpers.pairs import DECODING, PREFILL, RECENT, WHOLE, counts
-from tiny_models import FAMILIES, HEADS, LAYERS, SLIDING_WINDOW, WORDS, Trace, random_prompts, tiny
+from tiny_models import FAMILIES, HEADS, LAYERS, SLIDING_WINDOW, WORDS, Trace, generate, random_prompts, tiny
 from transformers import AutoModelForCausalLM, Gemma2Config, GptOssConfig, Llama4TextConfig, PretrainedConfig
 
 from scope.cache import CompressedCache
 from scope.decoding import Slide
-from scope.generation.stream import generate
 from scope.util.errors import ScopeError
 
 SMALL = {
@@ -75,7 +74,7 @@ def test_attention_that_a_step_over_slots_would_get_wrong_is_refused(config: Pre
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
 
     def run() -> None:
-        cache = CompressedCache(model.config, decode=Slide(8, 4))
+        cache = CompressedCache(model.config, decoding=Slide(8, 4))
         model(torch.tensor([[1, 2, 3, 4, 5, 6]]), past_key_values=cache, use_cache=True)
 
     with torch.no_grad(), pytest.raises(ScopeError, match=said):

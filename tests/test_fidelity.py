@@ -22,7 +22,7 @@ from helpers.pairs import DECODING, PREFILL
 from helpers.stock import LENGTHS, TOKENS, stock_writes
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tiny_models import DIM, GROUP, HEADS, LAYERS, WORDS, Step, Trace, random_prompts, tiny
+from tiny_models import DIM, GROUP, HEADS, LAYERS, WORDS, Step, Trace, generate, random_prompts, tiny
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from scope import decoding, prefill
@@ -30,7 +30,8 @@ from scope.cache import CompressedCache
 from scope.cache.slots import Slots
 from scope.cache.twin import Concatenated
 from scope.decoding import DecodingStrategy
-from scope.generation.stream import Generated, Sampling, generate
+from scope.generation.rows import Generated
+from scope.generation.sampling import Sampling
 from scope.policy.plan import View
 from scope.prefill import PrefillMethod
 from scope.util.errors import ConfigError

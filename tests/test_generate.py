@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 from helpers.stock import LENGTHS, STOCK, TOKENS, stock_writes
-from tiny_models import DIM, FAMILIES, HEADS, LAYERS, SCOPE, WORDS, Trace, random_prompts, tiny
+from tiny_models import DIM, FAMILIES, HEADS, LAYERS, SCOPE, WORDS, Trace, generate, random_prompts, tiny
 from torch import Tensor
 
 from scope import decoding, prefill
 from scope.cache.seam import implementation
 from scope.decoding import DecodingStrategy
-from scope.generation.stream import Generated, Prompt, Sampling, generate
+from scope.generation.rows import Generated, Prompt
+from scope.generation.sampling import Sampling
 from scope.prefill import PrefillMethod
 from scope.util.errors import ScopeError, SettingError
 

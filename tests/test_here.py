@@ -23,7 +23,7 @@ from scope.decoding import Slide
 from scope.generation import devices, models
 from scope.generation.engine import Engine
 from scope.generation.models import EMBEDDED, ModelSource, RandomModel
-from scope.generation.stream import Sampling
+from scope.generation.sampling import Sampling
 from scope.prefill import SnapKV
 from scope.runs.experiment import Experiment
 from scope.runs.forecast import cache_bytes, show_plan

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 from helpers.command import Scope
-from tiny_models import DIM, FAMILIES, HEADS, LAYERS, WORDS, random_prompts, tiny
+from tiny_models import DIM, FAMILIES, HEADS, LAYERS, WORDS, generate, random_prompts, tiny
 from transformers import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from scope.cache.inputs import layer_inputs, taken
 from scope.decoding import KeepAll
-from scope.generation.stream import generate, pad_left
+from scope.generation.rows import pad_left
 from scope.policy.plan import View
 from scope.policy.scores import Attention, LayerInputs
 from scope.prefill import KVPress

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.pairs import DECODING, PREFILL
-from tiny_models import FAMILIES, WORDS, random_prompts, tiny
+from tiny_models import FAMILIES, WORDS, generate, random_prompts, tiny
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -32,7 +32,7 @@ from transformers import (
 from scope.cache import CompressedCache
 from scope.decoding import DecodingStrategy, Slide
 from scope.generation.models import EMBEDDED, ModelSource, load
-from scope.generation.stream import Prompt, generate
+from scope.generation.rows import Prompt
 from scope.prefill import PrefillMethod, SnapKV
 from scope.tasks import Arithmetic
 from scope.util.errors import ScopeError
@@ -68,7 +68,7 @@ def encoded(tokenizer: PreTrainedTokenizerBase, some: Sequence[str]) -> dict[str
 def compressed(
     model: PreTrainedModel, pair: tuple[PrefillMethod, DecodingStrategy] = TIGHT, **more: Any
 ) -> CompressedCache:
-    return CompressedCache(model.config, prefill=pair[0], decode=pair[1], **more)
+    return CompressedCache(model.config, prefill=pair[0], decoding=pair[1], **more)
 
 
 def written(model: PreTrainedModel, inputs: dict[str, Tensor], cache: CompressedCache | None, **settings: Any) -> list:
@@ -259,9 +259,9 @@ REFUSED: dict[str, tuple[Callable[[PreTrainedModel, dict[str, Tensor]], Any], st
     "a method's name": (made_with(prefill="snapkv"), r"prefill=snapkv: must be .*mean scope\.prefill\.SnapKV\("),
     "a name with an underscore": (made_with(prefill="r_kv"), r"mean scope\.prefill\.RKV\("),
     "a method's class": (made_with(prefill=SnapKV), r"prefill=SnapKV: must be .*mean scope\.prefill\.SnapKV\("),
-    "a strategy's name": (made_with(decode="slide"), r"decode=slide: must be .*mean scope\.decoding\.Slide\("),
-    "a name that is none": (made_with(decode="quick"), r"decode=quick: must be an object [^;]*$"),
-    "a method as strategy": (made_with(decode=SnapKV(48, 8)), "decode=SnapKV"),
+    "a strategy's name": (made_with(decoding="slide"), r"decoding=slide: must be .*mean scope\.decoding\.Slide\("),
+    "a name that is none": (made_with(decoding="quick"), r"decoding=quick: must be an object [^;]*$"),
+    "a method as strategy": (made_with(decoding=SnapKV(48, 8)), "decoding=SnapKV"),
     "a strategy as method": (made_with(prefill=Slide(16, 8)), "prefill=Slide"),
     "nothing that decides": (made_with(prefill=0), "prefill=int"),
     "reset": (after_a_prompt(lambda cache: cache.reset()), "new one"),

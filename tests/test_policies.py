@@ -38,6 +38,7 @@ from tiny_models import (
     SLIDING_WINDOW,
     WORDS,
     Trace,
+    generate,
     random_prompts,
     strategies,
     tiny,
@@ -48,7 +49,7 @@ from scope import decoding, prefill
 from scope.cache.sizes import prefilled
 from scope.cache.twin import Concatenated
 from scope.decoding import DecodingStrategy
-from scope.generation.stream import Prompt, generate
+from scope.generation.rows import Prompt
 from scope.policy.plan import View, pyramid
 from scope.prefill import PrefillMethod
 

@@ -19,7 +19,7 @@ from tiny_models import strategies
 from transformers import AutoModelForCausalLM
 
 from scope.generation import models
-from scope.generation.stream import Sampling
+from scope.generation.sampling import Sampling
 from scope.prefill import Full, PyramidKV, SnapKV
 from scope.runs.forecast import cache_bytes, full_cache_bytes, require_fit
 from scope.util.errors import ImpossibleError

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from tiny_models import SCOPE, VOCABULARY, WORDS, random_prompts, tiny
+from tiny_models import SCOPE, VOCABULARY, WORDS, generate, random_prompts, tiny
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import WatermarkingConfig
 
@@ -22,7 +22,8 @@ from scope.cache import CompressedCache
 from scope.generation.engine import Engine
 from scope.generation.models import EMBEDDED, ModelSource
 from scope.generation.processors import APPLIED, REFUSED, WHEN_SAMPLING, asked_for, described
-from scope.generation.stream import Prompt, Sampling, generate
+from scope.generation.rows import Prompt
+from scope.generation.sampling import Sampling
 from scope.runs.experiment import Experiment
 from scope.runs.run import run
 from scope.runs.tracking import NoTracking

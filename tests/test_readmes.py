@@ -20,14 +20,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from tiny_models import WORDS, random_prompts, tiny
+from tiny_models import WORDS, generate, random_prompts, tiny
 from torch import Tensor
 from transformers import DynamicCache
 
 from hydra_plugins.scope_sweeper import scope_sweeper  # noqa: F401  # stores model.template
 from scope.cli.config import build
 from scope.decoding import KeepAll
-from scope.generation.stream import generate
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"

@@ -14,7 +14,7 @@ from rich.console import Console
 from analysis import report, tables
 from scope.decoding import KeepAll
 from scope.generation.models import ModelSource
-from scope.generation.stream import Sampling
+from scope.generation.sampling import Sampling
 from scope.prefill import Full
 from scope.runs.experiment import Experiment
 from scope.runs.instances import instance

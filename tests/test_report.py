@@ -17,7 +17,7 @@ from analysis.records import read_runs
 from analysis.report import main
 from scope.decoding import KeepAll
 from scope.generation.models import ModelSource
-from scope.generation.stream import Sampling
+from scope.generation.sampling import Sampling
 from scope.prefill import Full
 from scope.runs.experiment import Experiment
 from scope.runs.run import run

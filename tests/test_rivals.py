@@ -8,13 +8,12 @@ from itertools import pairwise
 import pytest
 import torch
 from golden import composed
-from tiny_models import WORDS, random_prompts, tiny
+from tiny_models import WORDS, generate, random_prompts, tiny
 from torch import Tensor
 
 from scope import decoding, prefill
 from scope.cache.sizes import slot_bytes_of
 from scope.decoding.eviction import Eviction
-from scope.generation.stream import generate
 from scope.policy import scores
 from scope.policy.plan import Plan, View
 from scope.policy.scores import Attention

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import DIM, HEADS, LAYERS, WORDS, Step, random_prompts, stored, tiny
+from tiny_models import DIM, HEADS, LAYERS, WORDS, Step, generate, random_prompts, stored, tiny
 
 from scope import decoding, prefill
 from scope.cache import CompressedCache
 from scope.cache.twin import Concatenated, choose
 from scope.decoding import DecodingStrategy
-from scope.generation.stream import Generated, generate
+from scope.generation.rows import Generated
 from scope.policy import scores
 from scope.policy.plan import View
 from scope.policy.scores import Attention

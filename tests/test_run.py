@@ -18,7 +18,7 @@ from scope.cache.sizes import cache_bytes, prefill_bytes
 from scope.decoding import KeepAll, Slide
 from scope.generation.engine import Engine
 from scope.generation.models import ModelSource, load_shape
-from scope.generation.stream import Sampling
+from scope.generation.sampling import Sampling
 from scope.prefill import Full, SnapKV
 from scope.runs.run import run
 from scope.runs.summary import summary
@@ -168,15 +168,14 @@ def test_as_many_rows_as_fit_are_those_of_any_other_batch(tmp_path: Path, monkey
     fits = experiment(engine=Engine(batch_size="auto", kind="graph"))
     config, _ = load_shape(fits.model)
     longest = max(line["prompt_tokens"] for line in alone)
-    policies = (fits.method, fits.decoding, "kv_head", "float32")
-    row = cache_bytes(config, *policies, longest, fits.task.max_new_tokens)
+    row = cache_bytes(config, fits.policy, "float32", longest, fits.task.max_new_tokens)
     assert row >= max(line["cache_bytes"] for line in alone)
-    need = row + prefill_bytes(config, "float32", longest, longest, fits.method, fits.decoding)
-    need += cache_bytes(config, *policies, longest, 1)  # a prompt on its way into the row of one that has ended
-    monkeypatch.setattr("scope.generation.engine.free_memory", lambda device: int(2.5 * need / 0.8))
+    need = row + prefill_bytes(config, fits.policy, "float32", longest, longest)
+    need += cache_bytes(config, fits.policy, "float32", longest, 1)  # a prompt on its way into a row that has ended
+    monkeypatch.setattr("scope.util.memory.free_memory", lambda device: int(2.5 * need / 0.8))
     _, together = go(fits, tmp_path / "auto")
     assert {line["batch_rows"] for line in together} == {2}
     assert but_for_timings(together) == but_for_timings(alone)
-    monkeypatch.setattr("scope.generation.engine.free_memory", lambda device: need // 2)
+    monkeypatch.setattr("scope.util.memory.free_memory", lambda device: need // 2)
     with pytest.raises(ScopeError, match=r"engine\.batch_size=auto: one row takes"):
         go(fits, tmp_path / "none")

@@ -13,7 +13,7 @@ from helpers.library import experiment as usual
 from rich.console import Console
 
 from scope.generation.engine import Engine
-from scope.generation.stream import Sampling
+from scope.generation.sampling import Sampling
 from scope.runs.experiment import Experiment
 from scope.runs.run import run
 from scope.tasks import Arithmetic

@@ -7,7 +7,7 @@ from tiny_models import random_prompts, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scope import decoding, prefill
-from scope.cache import CompressedCache
+from scope.cache import CompressedCache, Layout
 from scope.cache.slots import Slots, StorageFactory
 from scope.cache.twin import Concatenated
 
@@ -35,7 +35,7 @@ class Watch(TorchDispatchMode):
 @torch.inference_mode()
 def steps(storage: StorageFactory) -> tuple[list[Watch], int]:
     """Watches of four steps of a full cache, and the bytes of one layer's keys."""
-    cache = CompressedCache(tiny().config, prefill.H2O(C, 8), decoding.Slide(D, 32), tokens=200, storage=storage)
+    cache = CompressedCache(tiny().config, prefill.H2O(C, 8), decoding.Slide(D, 32), layout=Layout(200, storage))
     (prompt,) = random_prompts(300)
     tiny()(torch.tensor([prompt.tokens]), past_key_values=cache, use_cache=True, logits_to_keep=1)
     watches = []

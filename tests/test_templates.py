@@ -21,7 +21,7 @@ from scope.generation import models
 from scope.generation.engine import Engine
 from scope.generation.models import EMBEDDED, ModelSource
 from scope.generation.prompts import TemplateInput, encode, render, unused_arguments
-from scope.generation.stream import Sampling
+from scope.generation.sampling import Sampling
 from scope.prefill import SnapKV
 from scope.records import RecordKeeping
 from scope.records.lines import seal

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import WORDS, random_prompts, tiny
+from tiny_models import WORDS, generate, random_prompts, tiny
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from scope import decoding, prefill
 from scope.generation.models import EMBEDDED
-from scope.generation.stream import Prompt, generate
+from scope.generation.rows import Prompt
 from scope.generation.text import BROKEN, Text
 from scope.util.errors import SettingError
 

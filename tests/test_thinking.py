@@ -13,7 +13,7 @@ from made_up import answered_record
 
 from scope.generation.models import ModelSource
 from scope.generation.prompts import Encoded
-from scope.generation.stream import Generated
+from scope.generation.rows import Generated
 from scope.records.lines import seal
 from scope.runs.run import record
 from scope.scoring import Question, score

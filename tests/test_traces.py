@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from tiny_models import generate
 
 from analysis.records import read_runs
 from analysis.traces import heavy_hitters, read_traces
@@ -14,7 +15,8 @@ from scope.cache import CompressedCache
 from scope.decoding import Slide
 from scope.generation import models
 from scope.generation.models import ModelSource
-from scope.generation.stream import Prompt, Sampling, generate
+from scope.generation.rows import Prompt
+from scope.generation.sampling import Sampling
 from scope.prefill import SnapKV
 from scope.runs.experiment import Experiment
 from scope.runs.run import run

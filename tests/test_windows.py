@@ -12,7 +12,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import DIM, FAMILIES, HEADS, LAYERS, SLIDING_WINDOW, WORDS, Trace, random_prompts, strategies, tiny
+from tiny_models import (
+    DIM,
+    FAMILIES,
+    HEADS,
+    LAYERS,
+    SLIDING_WINDOW,
+    WORDS,
+    Trace,
+    generate,
+    random_prompts,
+    strategies,
+    tiny,
+)
 from transformers import (
     AutoModelForCausalLM,
     Cohere2Config,
@@ -27,13 +39,12 @@ from transformers import (
 )
 
 from scope import decoding, prefill
-from scope.cache import CompressedCache, sizes
+from scope.cache import CompressedCache, Layout, Policy, sizes
 from scope.cache.slots import Kept, Slots
 from scope.cache.twin import Concatenated
 from scope.decoding import DecodingStrategy, KeepAll
-from scope.generation.stream import generate
 from scope.policy.plan import Plan
-from scope.prefill import Full, PrefillMethod
+from scope.prefill import PrefillMethod
 from scope.runs.run import record
 from scope.tasks import Arithmetic
 from scope.util.errors import ScopeError
@@ -100,7 +111,7 @@ def test_what_is_compared_with_is_transformers_own_cache(name: str, prompt: int)
     """Below a window, at it, and beyond; the bytes of the tensors that transformers holds, and the same text."""
     stock, ours, tokens = made(name), made(name), 14
     ids = torch.tensor([random_prompts(prompt)[0].tokens]) % 50 + 3
-    whole, cache = DynamicCache(config=stock.config), CompressedCache(ours.config, tokens=tokens)
+    whole, cache = DynamicCache(config=stock.config), CompressedCache(ours.config, layout=Layout(tokens))
     more = {"max_new_tokens": tokens, "do_sample": False, "attention_mask": torch.ones_like(ids)}
     expected = stock.generate(ids, past_key_values=whole, **more)
     assert ours.generate(ids, past_key_values=cache, **more).tolist() == expected.tolist()
@@ -109,7 +120,7 @@ def test_what_is_compared_with_is_transformers_own_cache(name: str, prompt: int)
     assert sizes.full_bytes(ours.config, "float64", fed) == held(whole)
     windows = [getattr(layer, "sliding_window", None) for layer in whole.layers]
     assert cache.slots(0, tokens - 1) == [fed if w is None else min(fed, w - 1) for w in windows]
-    told = sizes.cache_bytes(ours.config, Full(), KeepAll(), "kv_head", "float64", prompt, tokens)
+    told = sizes.cache_bytes(ours.config, Policy(), "float64", prompt, tokens)
     one_more = sum(cache.slot_bytes(i) for i, w in enumerate(windows) if w is not None and fed >= w)
     assert told == held(whole) + one_more  # a token comes before another goes
     assert cache.nbytes <= told + LAYERS * SLOT  # room for the last token, which is never fed back
@@ -129,7 +140,7 @@ def test_the_case_that_was_seen() -> None:
     whole = sizes.full_bytes(config, "float32", 1200)
     assert whole == (15 * 511 + 3 * 1200) * 2 * 256 * 4
     assert 23.0e6 < whole < 23.1e6
-    snapkv = sizes.cache_bytes(config, prefill.SnapKV(600, 32), decoding.Slide(1, 1), "kv_head", "float32", 1199, 2)
+    snapkv = sizes.cache_bytes(config, Policy(prefill.SnapKV(600, 32), decoding.Slide(1, 1)), "float32", 1199, 2)
     assert snapkv == (15 * 512 + 3 * 601) * 2 * 256 * 4
     assert 0.8 < snapkv / whole < 0.85
 
@@ -230,7 +241,7 @@ def test_bytes_are_those_that_are_taken_and_filled(name: str, prompt: int) -> No
         allocated.clear()
         watch = {"observe": lambda cache: allocated.append(cache.nbytes)}
         (row,) = generate(model, WORDS, random_prompts(prompt), method, given, tokens, max_bytes=max_bytes, **watch)
-        told = sizes.cache_bytes(model.config, method, given, "kv_head", "float64", prompt, tokens, max_bytes)
+        told = sizes.cache_bytes(model.config, Policy(method, given, max_bytes=max_bytes), "float64", prompt, tokens)
         of_slot = SLOT + 4 * HEADS * len(policy.channels)
         assert row.cache_bytes <= told
         assert max(allocated) <= told + LAYERS * of_slot
@@ -244,10 +255,10 @@ def test_bytes_are_those_that_are_taken_and_filled(name: str, prompt: int) -> No
         fitting = []
         for size in range(4, 90):  # what each D would take, in slots
             other = replace(policy, budget=size)
-            if sizes.cache_bytes(model.config, method, other, "kv_head", "float64", prompt, 10**6) <= bound:
+            if sizes.cache_bytes(model.config, Policy(method, other), "float64", prompt, 10**6) <= bound:
                 fitting.append(other)
         if fitting:
-            free = sizes.cache_bytes(model.config, method, fitting[-1], "kv_head", "float64", prompt, tokens)
+            free = sizes.cache_bytes(model.config, Policy(method, fitting[-1]), "float64", prompt, tokens)
             assert told >= free - LAYERS * SLOT
 
 

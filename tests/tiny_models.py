@@ -6,6 +6,7 @@ to change what is written.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from functools import cache
 from typing import Any, cast
 
@@ -24,15 +25,42 @@ from transformers import (
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from scope import decoding
-from scope.cache import CompressedCache
+from scope.cache import CompressedCache, Policy
 from scope.cache.seam import implementation
 from scope.decoding import DecodingStrategy
-from scope.generation.stream import Prompt
+from scope.generation import stream
+from scope.generation.options import Hooks, Options
+from scope.generation.rows import Generated, Prompt
+from scope.generation.sampling import Sampling
+from scope.prefill import PrefillMethod
 
 LAYERS, HEADS, GROUP, DIM, VOCABULARY = 3, 2, 2, 16, 97
 SCOPE = implementation("sdpa")
 FAMILIES = ("llama", "mistral", "mistral_sliding", "qwen2", "qwen3", "gemma3", "phi3")
 SLIDING_WINDOW = 17
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    prefill: PrefillMethod,
+    strategy: DecodingStrategy,
+    tokens: int,
+    sampling: Sampling | None = None,
+    **settings: Any,
+) -> list[Generated]:
+    """`scope.generation.stream.generate`, with the fields of Policy, Hooks and Options given one by one."""
+    parts = {
+        kind: {field.name: settings.pop(field.name) for field in fields(kind) if field.name in settings}
+        for kind in (Policy, Hooks, Options)
+    }
+    assert not settings, f"no such setting: {settings}"
+    options = Options(**parts[Options], hooks=Hooks(**parts[Hooks]))
+    return stream.generate(
+        model, tokenizer, prompts, Policy(prefill, strategy, **parts[Policy]), tokens, sampling, options
+    )
+
 
 Positions = list[list[list[int]]]  # [row][head]: positions of the tokens in one layer's slots, ascending
 Step = list[Positions]  # [layer][row][head]

@@ -27,11 +27,13 @@ from experiments.benchmarks.timing import (
     thinned,
 )
 from scope import decoding, prefill
-from scope.cache import CompressedCache, sizes
+from scope.cache import CompressedCache, Layout, Policy, sizes
 from scope.cache.seam import implementation
 from scope.generation.models import ModelSource, RandomModel, load
+from scope.generation.options import Options
 from scope.generation.prompts import encode
-from scope.generation.stream import Generated, Prompt, generate
+from scope.generation.rows import Generated, Prompt
+from scope.generation.stream import generate
 from scope.policy.plan import View
 from scope.policy.scores import TILE_BYTES, TILE_ROWS, Attention
 from scope.tasks import Arithmetic
@@ -53,11 +55,11 @@ def decode_step(steps: int) -> Found:
     h2o, some = prefill.H2O(C, WINDOW), strategies(D, RECENT, steps)
     slide = some["slide"]
 
-    def cache(decode: Any, **options: Any) -> CompressedCache:
-        return CompressedCache(model.config, h2o, decode, **options)
+    def cache(strategy: Any, granularity: str = "kv_head", **layout: Any) -> CompressedCache:
+        return CompressedCache(model.config, h2o, strategy, granularity, layout=Layout(**layout))
 
     def full(whole: bool = False) -> CompressedCache:
-        return CompressedCache(model.config, tokens=steps + 1, whole=whole)
+        return CompressedCache(model.config, layout=Layout(steps + 1, whole=whole))
 
     def compiled(held: CompressedCache, prompt: int) -> Step:
         return ours(model, held, prompt, "compile")
@@ -89,7 +91,7 @@ def decode_step(steps: int) -> Found:
         name: {
             "measured": held.nbytes,
             "held": held_bytes(held),
-            "predicted": sizes.cache_bytes(model.config, *policies[name], "kv_head", "float32", PROMPT, steps),
+            "predicted": sizes.cache_bytes(model.config, Policy(*policies[name]), "float32", PROMPT, steps),
         }
         for name, held in caches.items()
     }
@@ -120,14 +122,17 @@ def decode_batches() -> Found:
     def strategy(decode: decoding.DecodingStrategy) -> Callable[[int], Step]:
         # a prompt of C tokens leaves as much as one of PROMPT, sooner
         return lambda rows: ours(
-            model, CompressedCache(model.config, prefill.H2O(C, WINDOW), decode, D + steps), C, batch=rows
+            model,
+            CompressedCache(model.config, prefill.H2O(C, WINDOW), decode, layout=Layout(D + steps)),
+            C,
+            batch=rows,
         )
 
     kinds: dict[str, tuple[Callable[[int], Step], int]] = {
         f"h2o + {name}": (strategy(decode), D) for name, decode in strategies(D, RECENT, 4 * D).items()
     } | {
         "full, ours": (
-            lambda rows: ours(model, CompressedCache(model.config, tokens=before + steps), PROMPT, batch=rows),
+            lambda rows: ours(model, CompressedCache(model.config, layout=Layout(before + steps)), PROMPT, batch=rows),
             before,
         ),
         "full, transformers' DynamicCache": (lambda rows: theirs(stock, PROMPT, rows), before),
@@ -195,7 +200,7 @@ def batches() -> Found:
         return made
 
     def write(some: Sequence[Prompt], size: int, policies: Policies) -> list[Generated]:
-        return generate(loaded.model, loaded.tokenizer, some, *policies, 640, batch_size=size)
+        return generate(loaded.model, loaded.tokenizer, some, Policy(*policies), 640, options=Options(batch_size=size))
 
     def decoding_speed(some: Sequence[Prompt], size: int) -> float:
         """Tokens per second of decode steps."""
@@ -237,7 +242,7 @@ def prefills(prompt: int) -> Found:
     seconds = {name: median(found) for name, found in in_turns(steps, 3, CPU, block=1).items()}
     with PeakMemory(CPU) as peak:
         run(named["full"])
-    predicted = sum(row_bytes(run.model.config, "float32", named["full"], decoding.KeepAll(), prompt, 1))
+    predicted = sum(row_bytes(run.model.config, "float32", Policy(named["full"]), prompt, 1))
     memory = {name: score_bytes(method, attention) for name, method in named.items()}
     return [
         Target(f"h2o's scores of {prompt} tokens / the attention's own time", extra / whole["attention alone"], 1.0),

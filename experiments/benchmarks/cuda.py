@@ -10,10 +10,11 @@ from experiments.benchmarks.policies import methods, row_bytes, strategies
 from experiments.benchmarks.steps import Step, by_batch, ours, peers, theirs
 from experiments.benchmarks.timing import PeakMemory, Target, in_turns, milliseconds, ratio, unless_out_of_memory
 from scope import decoding, prefill
-from scope.cache import CompressedCache
+from scope.cache import CompressedCache, Layout, Policy
 from scope.cache.seam import implementation
-from scope.generation.engine import rows_that_fit, synchronised
+from scope.generation.clock import synchronised
 from scope.generation.models import RandomModel
+from scope.util.memory import rows_that_fit
 
 C, WINDOW, D, RECENT = 2048, 8, 512, 256
 STEPS = range(33, C)  # --steps: what is of its size when it has run has a prompt
@@ -27,14 +28,14 @@ Found = tuple[list[Target], dict[str, Any]]
 
 def _cache(model: Any, tokens: int, decode: decoding.DecodingStrategy | None = None) -> CompressedCache:
     policies = prefill.SnapKV(C, WINDOW), decode or decoding.Slide(D, RECENT)
-    return CompressedCache(model.config, *policies, tokens=tokens, whole=True)
+    return CompressedCache(model.config, *policies, layout=Layout(tokens, whole=True))
 
 
 def decode_step(steps: int) -> Found:
     """Batch 1: slide as CUDA graphs and eagerly, the same size without eviction, kvpress."""
     model = SOURCE.weights(implementation("sdpa"))
     tokens = D + steps + 1
-    still = CompressedCache(model.config, tokens=tokens, whole=True)
+    still = CompressedCache(model.config, layout=Layout(tokens, whole=True))
     kinds = {
         "snapkv + slide": ours(model, _cache(model, tokens), 2 * C, ENGINE),
         "snapkv + slide, eager": ours(model, _cache(model, tokens), 2 * C),
@@ -62,7 +63,7 @@ def batches(steps: int) -> Found:
         return lambda rows: theirs(stock, length - 2 * steps, rows, static), steps
 
     def own_full(rows: int) -> Step:
-        cache = CompressedCache(model.config, tokens=2 * steps, whole=True)
+        cache = CompressedCache(model.config, layout=Layout(2 * steps, whole=True))
         return ours(model, cache, LENGTH - 2 * steps, ENGINE, rows)
 
     kinds = {f"snapkv + {name}": strategy(decode) for name, decode in strategies(D, RECENT, 4 * D).items()} | {
@@ -83,7 +84,7 @@ def batches(steps: int) -> Found:
         "full": (prefill.Full(), decoding.KeepAll()),
     }
     rows = {
-        name: rows_that_fit(*row_bytes(model.config, SOURCE.dtype, *both, prompt=LENGTH - D, tokens=D), model.device)
+        name: rows_that_fit(*row_bytes(model.config, SOURCE.dtype, Policy(*both), LENGTH - D, D), model.device)
         for name, both in policies.items()
     }
     return [
@@ -118,7 +119,7 @@ def prefills(prompt: int) -> Found:
     for name, method in 2 * [*named.items()]:  # the first round warms up
         found = unless_out_of_memory(f"prefill, {name}", partial(measure, method))
         seconds[name], memory[name] = found or (None, None)
-    predicted = sum(row_bytes(model.config, SOURCE.dtype, named["full"], decoding.KeepAll(), prompt, 1))
+    predicted = sum(row_bytes(model.config, SOURCE.dtype, Policy(named["full"]), prompt, 1))
     return [
         Target(f"prefill of {prompt} tokens with h2o / without", ratio(seconds["h2o"], seconds["full"]), 2.0),
         Target("a prefill's most bytes / predicted", ratio(memory["full"], predicted)),

@@ -3,7 +3,7 @@
 from transformers import PretrainedConfig
 
 from scope import decoding, prefill
-from scope.cache import sizes
+from scope.cache import Policy, sizes
 
 
 def methods(budget: int, window: int) -> dict[str, prefill.PrefillMethod]:
@@ -36,16 +36,9 @@ def strategies(budget: int, recent: int, tokens: int) -> dict[str, decoding.Deco
     }
 
 
-def row_bytes(
-    config: PretrainedConfig,
-    dtype: str,
-    method: prefill.PrefillMethod,
-    decode: decoding.DecodingStrategy,
-    prompt: int,
-    tokens: int,
-) -> tuple[int, int]:
+def row_bytes(config: PretrainedConfig, dtype: str, policy: Policy, prompt: int, tokens: int) -> tuple[int, int]:
     """Of a row's cache, and of its prompt while it goes through: what engine.batch_size=auto counts."""
     return (
-        sizes.cache_bytes(config, method, decode, "kv_head", dtype, prompt, tokens),
-        sizes.prefill_bytes(config, dtype, prompt, prompt, method, decode),
+        sizes.cache_bytes(config, policy, dtype, prompt, tokens),
+        sizes.prefill_bytes(config, policy, dtype, prompt, prompt),
     )

@@ -10,7 +10,7 @@ from transformers.cache_utils import Cache
 
 from experiments.benchmarks.timing import in_turns, milliseconds, unless_out_of_memory
 from scope.cache import CompressedCache
-from scope.generation.engine import Stepper
+from scope.generation.steps import Stepper
 from scope.prefill import kvpress
 from scope.util.errors import ScopeError
 

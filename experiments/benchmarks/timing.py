@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from scope.generation.engine import synchronised
+from scope.generation.clock import synchronised
 from scope.util.memory import out_of_memory
 
 T = TypeVar("T")

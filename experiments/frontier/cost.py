@@ -16,7 +16,7 @@ from experiments.benchmarks.timing import in_turns
 from experiments.frontier.rows import OURS, PLAIN, RIVALS, Row
 from experiments.measure import composed
 from scope import records
-from scope.cache import CompressedCache
+from scope.cache import CompressedCache, Layout
 from scope.generation import models
 from scope.util.files import write_whole
 
@@ -30,7 +30,7 @@ def ratios(model_name: str, batch: int, count: int) -> tuple[dict[str, list[floa
     steps, model = {}, models.load(composed([f"model={model_name}"]).experiment.model).model
     for name in ("slide", *PLAIN, OURS, *RIVALS):
         policy = composed(Row("full", name).overrides(ROOM)).experiment.decoding
-        cache = CompressedCache(model.config, decode=policy, tokens=PROMPT + count)
+        cache = CompressedCache(model.config, decoding=policy, layout=Layout(PROMPT + count))
         steps[name] = ours(model, cache, PROMPT, batch=batch)
     seconds = in_turns(steps, count, torch.device("cpu"), BLOCK)
     turns = [slice(t * BLOCK, (t + 1) * BLOCK) for t in range(ROOM // BLOCK + 1, count // BLOCK)]  # it is full by then

@@ -18,11 +18,11 @@ from rich.progress import track
 
 from analysis.statistics import clustered_proportion
 from experiments.tiny.recipe import Recipe
-from scope.decoding import KeepAll
+from scope.cache import Policy
 from scope.generation import models
 from scope.generation.models import Loaded, ModelSource
-from scope.generation.stream import Prompt, generate
-from scope.prefill import Full
+from scope.generation.rows import Prompt
+from scope.generation.stream import generate
 from scope.tasks import Arithmetic
 from scope.tasks.language import Question
 from scope.util.files import write_whole
@@ -39,7 +39,7 @@ def mark(loaded: Loaded, task: Arithmetic) -> Marks:
     """Answer the task's prompts with the full cache."""
     samples = task.samples()
     prompts = [Prompt(s.name, tuple(loaded.tokenizer(s.prompt).input_ids), s.stop) for s in samples]
-    made = generate(loaded.model, loaded.tokenizer, prompts, Full(), KeepAll(), task.max_new_tokens)
+    made = generate(loaded.model, loaded.tokenizer, prompts, Policy(), task.max_new_tokens)
     return [[a.correct for a in task.answers(s, m.text)] for s, m in zip(samples, made, strict=True)]
 
 

@@ -1,5 +1,7 @@
 """The cache: the only writer of keys, values and positions."""
 
 from scope.cache.compressed import CompressedCache
+from scope.cache.policy import Policy
+from scope.cache.slots import Layout
 
-__all__ = ["CompressedCache"]
+__all__ = ["CompressedCache", "Layout", "Policy"]

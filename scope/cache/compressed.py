@@ -2,110 +2,71 @@
 
 import hashlib
 from collections.abc import Callable, Hashable, Sequence
-from typing import Protocol
+from dataclasses import replace
+from typing import Self
 
 from torch import Tensor
 from transformers import Cache, PretrainedConfig
 
-import scope.decoding
-import scope.prefill
 from scope.cache.fused import Storages
 from scope.cache.layer import CompressedLayer, Rows
+from scope.cache.policy import Policy
 from scope.cache.seam import adopt
 from scope.cache.sizes import reached, slot_bytes, windows_of
-from scope.cache.slots import Storage, StorageFactory
+from scope.cache.slots import Layout, Storage
 from scope.decoding import DecodingStrategy, KeepAll
-from scope.policy.plan import View
 from scope.policy.scores import Attention
 from scope.prefill import Full, PrefillMethod
-from scope.util.errors import CombinationError, ScopeError, SettingError, check_choice, check_count
-
-GRANULARITIES = ("kv_head", "query_head")
-
-
-class Bounded(Protocol):
-    @property
-    def max_bytes(self) -> int | None: ...
-
-
-def check_bytes(owner: "Bounded", decode: DecodingStrategy) -> None:
-    """Refuse a field `max_bytes` that is no number of bytes, or that binds a strategy which grows without bound."""
-    max_bytes = owner.max_bytes
-    if max_bytes is None:
-        return
-    check_count(owner, "max_bytes", low=1)
-    anywhere = View(0, 1, prompt=1, stored=1, budget=1, capacity=1, prefilled=(1,))  # a bound or none is so for all
-    if decode.most(anywhere) is None:
-        allowed = "null where nothing is evicted while decoding, or D may be passed (capped=false)"
-        raise CombinationError(owner, "max_bytes", max_bytes, allowed)
-
-
-def _check_policies(prefill: object, decode: object) -> None:
-    """Refuse what is no policy, such as its name or its class: with the one that was probably meant."""
-    for field, value, needed, package, example in (
-        ("prefill", prefill, ("slots", "capacity", "plan", "score"), scope.prefill, "SnapKV(budget=2048, window=8)"),
-        ("decode", decode, ("most", "plan", "observe", "score"), scope.decoding, "Slide(budget=512, recent=256)"),
-    ):
-        if isinstance(value, type) or not all(callable(getattr(value, name, None)) for name in needed):
-            what = value.__name__ if isinstance(value, type) else type(value).__name__
-            shown = value if isinstance(value, str) else what
-            names = {name.lower(): name for name in package.__all__}
-            meant = names.get(str(shown).lower().replace("_", ""), "")
-            hint = f"; did you mean scope.{package.__name__.partition('.')[2]}.{meant}(...)?" if meant else ""
-            raise SettingError(
-                CompressedCache, field, shown, f"an object of one of its classes, such as {example}{hint}"
-            )
+from scope.util.errors import ScopeError
 
 
 class CompressedCache(Cache):
-    """A transformers cache whose prompt is compressed by `prefill` and whose generation by `decode`.
+    """A transformers cache whose prompt is compressed by `prefill` and whose generation by `decoding`.
 
-        cache = CompressedCache(model.config, prefill=SnapKV(2048, 8), decode=Slide(512, 256))
+        cache = CompressedCache(model.config, prefill=SnapKV(2048, 8), decoding=Slide(512, 256))
 
-    The model whose config this is runs scope's attention from then on; `tokens` is the most that will be generated,
-    where it is known: a strategy without a bound then gets its room at once instead of piece by piece. `granularity`:
-    slots per key/value head (`kv_head`: the query heads that share one average their votes), or per query head
-    (`query_head`, the released code's layout: each key/value head is stored as often as it is shared).
-    `watch` is shown the attention of each layer and step before anything is evicted; it must not keep its tensors.
-    `whole`: a step attends over all slots that there is room for, the empty ones masked: its shapes never change.
-    `max_bytes`: the most that a sequence's slots may take in all layers, channels included; D is then the largest that
-    this has room for beside the prompt, whatever the strategy's budget. One without a bound is refused.
-    Raises ScopeError for what eviction cannot support: a second prompt, beam search, cropping.
+    The model whose config this is runs scope's attention from then on. prefill, decoding, granularity and max_bytes are
+    those of a `Policy`; None: nothing is evicted there. `layout`: how it lies in memory. `watch` is shown the attention
+    of each layer and step before anything is evicted; it must not keep its tensors.
+    Raises SettingError for what a `Policy` refuses, and ScopeError for a model, or a use, that eviction cannot support:
+    a second prompt, beam search, cropping.
     """
 
     def __init__(
         self,
         config: PretrainedConfig,
         prefill: PrefillMethod | None = None,
-        decode: DecodingStrategy | None = None,
-        tokens: int | None = None,
-        storage: StorageFactory | None = None,
+        decoding: DecodingStrategy | None = None,
         granularity: str = "kv_head",
-        watch: Callable[[Attention], None] | None = None,
-        whole: bool = False,
         max_bytes: int | None = None,
+        layout: Layout | None = None,
+        watch: Callable[[Attention], None] | None = None,
     ) -> None:
-        self.granularity = granularity
-        check_choice(self, "granularity", GRANULARITIES)
-        by_query_head = granularity == "query_head"
-        prefill, decode = Full() if prefill is None else prefill, KeepAll() if decode is None else decode
-        _check_policies(prefill, decode)
+        prefill, decoding = Full() if prefill is None else prefill, KeepAll() if decoding is None else decoding
+        self.policy = Policy(prefill, decoding, granularity, max_bytes)
         if not isinstance(config, PretrainedConfig):
             raise ScopeError(f"config={type(config).__name__}: must be the model's configuration, model.config")
         text = config.get_text_config(decoder=True)
         adopt(text)
-        layers = text.num_hidden_layers
         self.rows = Rows(text, windows_of(text))
-        storage = storage or Storages()
-        self.max_bytes = max_bytes
-        check_bytes(self, decode)
+        layout = layout or Layout()
+        if layout.storage is None:
+            layout = replace(layout, storage=Storages())
         self._layers = [
-            CompressedLayer(
-                i, layers, prefill, decode, self.rows, storage, tokens, by_query_head, watch, whole, max_bytes
-            )
-            for i in range(layers)
+            CompressedLayer(i, self.policy, self.rows, layout, watch) for i in range(text.num_hidden_layers)
         ]
         super().__init__(layers=[*self._layers])
+
+    @classmethod
+    def of(
+        cls,
+        config: PretrainedConfig,
+        policy: Policy,
+        layout: Layout | None = None,
+        watch: Callable[[Attention], None] | None = None,
+    ) -> Self:
+        """The same, for a policy in one piece."""
+        return cls(config, policy.prefill, policy.decoding, policy.granularity, policy.max_bytes, layout, watch)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object

@@ -8,7 +8,7 @@ from torch import Tensor
 from scope import kernels
 from scope.cache.slots import Kept, Slots
 from scope.kernels import decode
-from scope.kernels.decode import Eligible, Workspace
+from scope.kernels.decode import Cached, Eligible, Token, Workspace
 
 
 class Storages:
@@ -53,8 +53,7 @@ class FusedSlots(Slots):
         else:
             at = self.ordinals.argmin(-1)
         ordinal, position = self._last[..., 0, 0]
-        marks = self._marks[..., : self._width]
-        decode.write(self.keys, self.values, marks[0], marks[1], at, keys[:, :, 0], values[:, :, 0], ordinal, position)
+        decode.write(self._cached(), at, Token(keys[:, :, 0], values[:, :, 0], ordinal, position))
         if self._names:
             self._channels.scatter_(3, at.expand(len(self._names), -1, -1)[..., None], 0.0)
 
@@ -64,11 +63,8 @@ class FusedSlots(Slots):
         row = query[:, :, 0]
         found = decode.attend(
             row,
-            self.keys,
-            self.values,
-            self.ordinals,
+            self._cached(),
             scaling,
-            positions=None if sliding_window is None else self.positions,
             minimum=None if sliding_window is None else self.newest - (sliding_window - 1),
             scored=scored,
             workspace=self._storages.workspace(row, self.keys, self._keys.shape[2]),
@@ -90,3 +86,7 @@ class FusedSlots(Slots):
             out=self._empty[..., 0],
         )
         return None
+
+    def _cached(self) -> Cached:
+        ordinals, positions = self._marks[..., : self._width]
+        return Cached(self.keys, self.values, ordinals, positions)

@@ -16,13 +16,12 @@ from transformers.cache_utils import CacheLayerMixin
 from scope.cache.account import Account
 from scope.cache.inputs import taken
 from scope.cache.masks import real_tokens, require_causal, require_consecutive, with_answer
+from scope.cache.policy import Policy
 from scope.cache.ring import Ring
-from scope.cache.sizes import after_prefill, most_slots, queries_asked, reached, slot_bytes, slot_bytes_of
-from scope.cache.slots import GROWTH, Kept, Storage, StorageFactory
-from scope.decoding import DecodingStrategy
+from scope.cache.sizes import after_prefill, most_slots, reached, slot_bytes, slot_bytes_of
+from scope.cache.slots import GROWTH, Kept, Layout, Slots, Storage
 from scope.policy.plan import Plan, View
 from scope.policy.scores import Attention, by_rows
-from scope.prefill import PrefillMethod
 from scope.util.errors import ScopeError
 
 USED = (
@@ -103,10 +102,10 @@ class Rows:
 class _Chunks:
     """A prompt that comes in pieces: what its attention needs of it until the last has come, and the policies then."""
 
-    def __init__(self, columns: int, asked: int | None) -> None:
-        """asked: how many of the last queries are looked at; None: all."""
+    def __init__(self, columns: int, recent: int | None) -> None:
+        """recent: how many of the last queries are looked at; None: all."""
         self._columns = columns
-        self._unasked = 0 if asked is None else max(0, columns - asked)
+        self._unseen = 0 if recent is None else max(0, columns - recent)
         self._whole: dict[str, Tensor] = {}
         self._queries: Tensor | None = None
 
@@ -122,11 +121,11 @@ class _Chunks:
         """The same of queries -> after the last of them all columns, 0 where nobody looks at them."""
         batch, heads, n, dim = states.shape
         if self._queries is None:
-            self._queries = states.new_empty(batch, heads, self._columns - self._unasked, dim)
-        skipped = max(0, self._unasked - at)
+            self._queries = states.new_empty(batch, heads, self._columns - self._unseen, dim)
+        skipped = max(0, self._unseen - at)
         if skipped < n:
-            self._queries[:, :, at + skipped - self._unasked : at + n - self._unasked] = states[:, :, skipped:]
-        return None if at + n < self._columns else F.pad(self._queries, (0, 0, self._unasked, 0))
+            self._queries[:, :, at + skipped - self._unseen : at + n - self._unseen] = states[:, :, skipped:]
+        return None if at + n < self._columns else F.pad(self._queries, (0, 0, self._unseen, 0))
 
 
 class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers' __init_subclass__
@@ -139,38 +138,29 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
     def __init__(
         self,
         index: int,
-        layers: int,
-        prefill: PrefillMethod,
-        decode: DecodingStrategy,
+        policy: Policy,
         rows: Rows,
-        storage: StorageFactory,
-        tokens: int | None,
-        by_query_head: bool,
+        layout: Layout,
         watch: Callable[[Attention], None] | None = None,
-        whole: bool = False,
-        max_bytes: int | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.index, self.layers = index, layers
-        self.prefill, self.decode = prefill, decode
+        self.index, self.layers = index, rows.config.num_hidden_layers
+        self.policy, self.prefill, self.decoding = policy, policy.prefill, policy.decoding
         self.rows = rows
-        self.make_storage, self.tokens = storage, tokens
-        self.by_query_head = by_query_head
+        self.layout = layout
         self.watch = watch
-        self.whole = whole
-        self.max_bytes = max_bytes
         self.window = rows.windows[index]
         self.copies = 1  # of each key/value head that are stored
         self.storage: Storage | None = None
         self.prompt: Tensor | None = None  # [B] int32: tokens of each row's
-        self.asked: Ring | None = None  # the last queries, where the strategy wants more than this step's
+        self.recent_queries: Ring | None = None  # where the strategy wants more than this step's
         self.seen = 0  # tokens of the longest row, padding included: transformers makes positions from it
         self._chunks: _Chunks | None = None
         self.views: list[View] = []  # per row, as the prefill left it
         self.accounts: list[Account] = []  # per row
         self._begun = False  # the coming step has been settled already
         self._scored = False  # the step under way evicts by score
-        self._head = 0  # slots at the front that it protects in every row, where the strategy asks for it
+        self._front = 0  # slots at the front that it protects in every row, where the strategy asks for it
         self._alike = False  # all heads hold the same tokens in the same slots, and the strategy keeps it so
 
     # transformers' interface
@@ -187,8 +177,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             self.lazy_initialization(key_states, value_states)
         if self.storage is None:
             if self.rows.columns is not None:
-                asked = None if self.watch else queries_asked(self.prefill, self.decode)
-                self._chunks = self._chunks or _Chunks(self.rows.columns, asked)
+                recent = None if self.watch else self.policy.recent_queries
+                self._chunks = self._chunks or _Chunks(self.rows.columns, recent)
                 keys = self._chunks.add("keys", key_states, self.seen)
                 values = self._chunks.add("values", value_states, self.seen)
             elif self.seen:
@@ -196,6 +186,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
                     "the prompt must come in one piece, through scope's attention: make the cache from model.config"
                 )
             else:
+                # A tensor of our own: the attribute below must not stay on a tensor of the model's.
                 keys, values = key_states.view_as(key_states), value_states
         elif key_states.shape[2] > 1:
             raise ScopeError(USED)
@@ -236,7 +227,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         """Settle on the host what the coming step does. -> see CompressedCache.begin."""
         storage = self.storage
         assert storage is not None
-        if self.index == 0:
+        if self.index == 0:  # the clock is shared: layer 0 comes first in a step and advances it for all layers
             if self.rows.filled < self.layers:
                 made, ran = self.layers, self.rows.filled
                 raise ScopeError(f"the cache was made for a model of {made} layers, and this one has {ran}")
@@ -244,15 +235,17 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         held = [n + 1 for n in storage.stored]
         plans = self._plans(held)
         self._scored = any(plan and plan.best and n > plan.slots for plan, n in zip(plans, held, strict=True))
-        heads, self._head = [plan.head for plan in plans if plan], 0
-        if heads and self.decode.skips_protected and self.window is None:  # out of a window, the protected go as well
-            front = min(heads + [view.kept for view in self.views])
-            self._head = front - front % COARSE  # other prompts come and go, and steps are recorded by it
+        fronts, self._front = [plan.head for plan in plans if plan], 0
+        if (
+            fronts and self.decoding.skips_protected and self.window is None
+        ):  # out of a window, the protected go as well
+            front = min(fronts + [view.kept for view in self.views])
+            self._front = front - front % COARSE  # other prompts come and go, and steps are recorded by it
         move = storage.begin(plans)
         for account, had, left in zip(self.accounts, held, storage.stored, strict=True):
             account.step(had - left)
         self._begun = True
-        return None if move is None else (self._scored, self._head, self._alike, move)
+        return None if move is None else (self._scored, self._front, self._alike, move)
 
     # what the attention function calls
 
@@ -291,63 +284,89 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             if queries is None:
                 return
             query, self._chunks = queries, None
-        rows = self.rows
-        assert rows.positions is not None
-        if self.by_query_head:
-            self.copies = query.shape[1] // keys.shape[1]
-            keys, values = self._copied(keys), self._copied(values)
-        places = rows.positions.to(keys.device)  # layers may lie on several
-        by_head = places[:, None].expand(-1, keys.shape[1], -1)
-        attention = Attention(query, keys, values, by_head, places, scaling, self.index, sliding_window)
-        attention = replace(attention, inputs=taken(module))
+        attention = self._prompt_attention(module, query, keys, values, scaling, sliding_window)
         if self.watch:
             self.watch(attention)
-        lengths = rows.lengths
-        if any(n not in rows.left for n in lengths):
-            bytes_of = self._slot_bytes(keys, values) if self.max_bytes is not None else ()
-            for n in set(lengths):
-                rows.left[n] = after_prefill(self.prefill, n, rows.windows, bytes_of, self.max_bytes)
-        self.views = [rows.left[n][self.index] for n in lengths]
+        self.views = self._views_after(attention)
+        slots, positions, stored = self._places(attention, self._chosen(attention))
+        self._store(attention, slots, positions, stored)
+        if self.decoding.queries > 1:
+            self.recent_queries = Ring(query, attention.query_positions, self.decoding.queries)
+        self.prompt = attention.query_positions[:, -1] + 1
+        self._alike = self.decoding.heads_agree and bool((positions == positions[:, :1]).all())
+        self.accounts = [Account(n) for n in stored]
+        self.rows.filled += 1
+
+    def _prompt_attention(
+        self, module: nn.Module, query: Tensor, keys: Tensor, values: Tensor, scaling: float, window: int | None
+    ) -> Attention:
+        """What the policies see of the prompt; keys and values for every head that is stored."""
+        positions = self.rows.positions
+        assert positions is not None
+        if self.policy.granularity == "query_head":
+            self.copies = query.shape[1] // keys.shape[1]
+            keys, values = self._copied(keys), self._copied(values)
+        columns = positions.to(keys.device)  # layers may lie on several
+        by_head = columns[:, None].expand(-1, keys.shape[1], -1)
+        attention = Attention(query, keys, values, by_head, columns, scaling, self.index, window)
+        return replace(attention, inputs=taken(module))
+
+    def _views_after(self, attention: Attention) -> list[View]:
+        """Each row's view of this layer after the prefill. It is computed once for a length and all layers."""
+        rows = self.rows
+        if any(n not in rows.left for n in rows.lengths):
+            bounded = self.policy.max_bytes is not None
+            bytes_of = self._slot_bytes(attention.keys, attention.values) if bounded else ()
+            for n in set(rows.lengths):
+                rows.left[n] = after_prefill(self.policy, n, rows.windows, bytes_of)
+        return [rows.left[n][self.index] for n in rows.lengths]
+
+    def _chosen(self, attention: Attention) -> list[Tensor]:
+        """-> for each row [H, n]: the columns of the padded prompt that it keeps, as they will lie."""
         plans = [self.prefill.plan(view) for view in self.views]
-        near = [reached(n, self.window) for n in lengths]
+        near = [reached(n, self.window) for n in self.rows.lengths]
         plans = [plan if plan and plan.slots <= n else None for plan, n in zip(plans, near, strict=True)]
         scores = self.prefill.score(attention) if any(plan and plan.best for plan in plans) else None
-        _, heads, longest, _ = keys.shape
-        kept = [
+        _, heads, longest, _ = attention.keys.shape
+        return [
             _kept(plan, n, longest - n, heads, None if scores is None else scores[b])
             for b, (plan, n) in enumerate(zip(plans, near, strict=True))
         ]
-        stored = [len(index[0]) for index in kept]
-        index = torch.zeros(len(lengths), heads, max(stored), dtype=torch.long, device=self.device)
-        positions = torch.full_like(index, -1)
-        for b, slots in enumerate(kept):
-            slots = slots.to(self.device)
-            index[b, :, : stored[b]] = slots
-            positions[b, :, : stored[b]] = slots - (longest - lengths[b])
-        at = index[..., None]
-        left = Kept(
+
+    def _places(self, attention: Attention, chosen: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[int]]:
+        """The chosen columns as one tensor [B, H, n], the positions of their tokens [B, H, n], -1 = none, and how many
+        each row has."""
+        _, heads, longest, _ = attention.keys.shape
+        stored = [columns.shape[1] for columns in chosen]
+        slots = torch.zeros(len(chosen), heads, max(stored), dtype=torch.long, device=self.device)
+        positions = torch.full_like(slots, -1)
+        for b, (columns, n) in enumerate(zip(chosen, stored, strict=True)):
+            columns = columns.to(self.device)
+            slots[b, :, :n] = columns
+            positions[b, :, :n] = columns - (longest - self.rows.lengths[b])
+        return slots, positions, stored
+
+    def _store(self, attention: Attention, slots: Tensor, positions: Tensor, stored: Sequence[int]) -> None:
+        """Copy what stays into the storage; the rest of the prompt's keys and values can then be freed."""
+        keys, values, at = attention.keys, attention.values, slots[..., None]
+        kept = Kept(
             keys.gather(2, at.expand(-1, -1, -1, keys.shape[-1])),
             values.gather(2, at.expand(-1, -1, -1, values.shape[-1])),
             positions,
             tuple(stored),
-            places[:, -1],
-            {name: marks.gather(2, index) for name, marks in self._observed(attention).items()},
+            attention.query_positions[:, -1],
+            {name: marks.gather(2, slots) for name, marks in self._observed(attention).items()},
             self.window,
         )
-        self.storage = self.make_storage(left, max(map(self._room, self.views)), self.whole)
-        if self.decode.queries > 1:
-            self.asked = Ring(query, places, self.decode.queries)
-        self.prompt = places[:, -1] + 1
-        self._alike = self.decode.heads_agree and bool((positions == positions[:, :1]).all())
-        self.accounts = [Account(n) for n in stored]
-        rows.filled += 1
+        make = self.layout.storage or Slots
+        self.storage = make(kept, max(map(self._capacity, self.views)), self.layout.whole)
 
     def _observed(self, attention: Attention) -> Mapping[str, Tensor]:
         """The prompt's channels [B, H, P], as the strategy has them start."""
-        if not self.decode.channels:
+        if not self.decoding.channels:
             return {}
         none = attention.keys.new_zeros(attention.keys.shape[:3], dtype=torch.float32)
-        return self.decode.observe(replace(attention, channels=dict.fromkeys(self.decode.channels, none)))
+        return self.decoding.observe(replace(attention, channels=dict.fromkeys(self.decoding.channels, none)))
 
     def step(self, query: Tensor, scaling: float, sliding_window: int | None, mask: Tensor | None = None) -> Tensor:
         """A decode step's attention, query [B, Hq, 1, D] -> [B, 1, Hq, D]; then evict as the strategy says.
@@ -358,12 +377,12 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         assert storage is not None
         if mask is not None:
             self.rows.admit_step(mask, self.seen, self.index)
-        looked_at = self._scored or bool(self.decode.channels) or self.watch is not None
+        looked_at = self._scored or bool(self.decoding.channels) or self.watch is not None
         output, probabilities = storage.attend(query, scaling, sliding_window, looked_at)
-        queries, asked_at = query, storage.newest[:, None]
-        if self.asked is not None:
-            self.asked.add(query, storage.newest)
-            queries, asked_at = self.asked.queries, self.asked.positions
+        queries, query_positions = query, storage.newest[:, None]
+        if self.recent_queries is not None:
+            self.recent_queries.add(query, storage.newest)
+            queries, query_positions = self.recent_queries.queries, self.recent_queries.positions
         scores = None
         if looked_at:
             attention = Attention(
@@ -371,23 +390,23 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
                 storage.keys,
                 storage.values,
                 storage.positions,
-                asked_at,
+                query_positions,
                 scaling,
                 self.index,
                 sliding_window,
                 probabilities,
                 storage.channels,
                 self.prompt,
-                self._head,
+                self._front,
                 self._alike,
             )
             if self.watch:
                 self.watch(attention)
-            if self.decode.channels:
-                storage.write(self.decode.observe(attention))
+            if self.decoding.channels:
+                storage.write(self.decoding.observe(attention))
                 attention = replace(attention, channels=storage.channels)
             if self._scored:
-                scores = by_rows(self.decode.score, attention)
+                scores = by_rows(self.decoding.score, attention)
         storage.evict(scores)
         return output
 
@@ -400,15 +419,15 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         assert other.prompt is not None
         self.prompt[list(rows)] = other.prompt
         self._alike = self._alike and other._alike
-        if self.asked is not None and other.asked is not None:
-            self.asked.replace(rows, other.asked)
+        if self.recent_queries is not None and other.recent_queries is not None:
+            self.recent_queries.replace(rows, other.recent_queries)
         for row, view, account in zip(rows, other.views, other.accounts, strict=True):
             self.views[row], self.accounts[row] = view, account
 
     def rest(self, rows: Sequence[int]) -> None:
         """These rows have ended for good: where nothing bounds what they would go on to store, they begin anew."""
         assert self.storage is not None
-        self.storage.clear([row for row in rows if self.decode.most(self.views[row]) is None])
+        self.storage.clear([row for row in rows if self.decoding.most(self.views[row]) is None])
 
     def _plans(self, stored: Sequence[int]) -> list[Plan | None]:
         """Each row's plan; rows that are alike share one call."""
@@ -417,7 +436,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         for key in zip(self.views, stored, self.rows.steps, strict=True):
             if key not in made:
                 view, n, step = key
-                made[key] = self.decode.plan(view.at(step, n))
+                made[key] = self.decoding.plan(view.at(step, n))
             plans.append(made[key])
         return plans
 
@@ -427,17 +446,19 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
 
     def _slot_bytes(self, keys: Tensor, values: Tensor) -> list[int]:
         """Of each layer: this one's, as stored, and the others in proportion to what the configuration says of them."""
-        channels, numbers = len(self.decode.channels), keys.shape[3] + values.shape[3]
+        channels, numbers = len(self.decoding.channels), keys.shape[3] + values.shape[3]
         own = slot_bytes(keys.shape[1], numbers, keys.element_size(), channels)
-        granularity, dtype = ("query_head" if self.by_query_head else "kv_head"), str(keys.dtype).partition(".")[2]
-        told = [slot_bytes_of(self.rows.config, granularity, dtype, self.decode, i) for i in range(self.layers)]
+        dtype = str(keys.dtype).partition(".")[2]
+        told = [slot_bytes_of(self.rows.config, self.policy, dtype, i) for i in range(self.layers)]
         return [own * size // told[self.index] for size in told]
 
-    def _room(self, view: View) -> int:
+    def _capacity(self, view: View) -> int:
         """Slots to allocate for a row: what the strategy can ever need, or what the generation can."""
-        most = self.decode.most(view)
-        unknown = view.kept + GROWTH if most is None else most
-        return most_slots(self.decode, view, unknown if self.tokens is None else view.kept + self.tokens)
+        most, tokens = self.decoding.most(view), self.layout.tokens
+        grown = view.kept + (GROWTH if tokens is None else tokens)
+        if tokens is None and most is not None:
+            grown = most
+        return most_slots(self.decoding, view, grown)
 
 
 def _kept(plan: Plan | None, prompt: int, first: int, heads: int, scores: Tensor | None) -> Tensor:

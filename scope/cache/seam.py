@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
 from transformers.integrations.flash_attention import flash_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.import_utils import is_flash_attn_2_available
 
@@ -31,7 +31,18 @@ SIGNATURES = {
     "eager": signature(sdpa_attention_forward),
     "flash_attention_2": signature(flash_attention_forward),
 }
+REST = {backend: tuple(order.parameters)[4:] for backend, order in SIGNATURES.items()}  # after query, key and value
 UNKNOWN = {"softcap": "soft-capped logits", "s_aux": "sinks"}  # what models pass on that steps over slots leave out
+# transformers' order, the same for all backends.
+MASK_ARGUMENTS = (
+    "batch_size",
+    "q_length",
+    "kv_length",
+    "q_offset",
+    "kv_offset",
+    "mask_function",
+    "attention_mask",
+)
 KINDS = ("full_attention", "sliding_attention")  # of layers
 
 
@@ -68,15 +79,12 @@ def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    *args: Any,  # in the backend's own order
+    *args: Any,  # in the backend's own order: the mask comes first
     **kwargs: Any,  # what a model passes on to its backend is the backend's business
 ) -> tuple[Tensor, Tensor | None]:
-    if args:
-        kwargs |= zip(list(SIGNATURES[backend].parameters)[7:], args, strict=False)
+    kwargs |= zip(REST[backend], args, strict=False)
     layer, sliding_window = getattr(key, "scope_layer", None), kwargs.pop("sliding_window", None)
+    attention_mask, scaling = kwargs.pop("attention_mask", None), kwargs.pop("scaling", None)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if layer is not None and layer.storage is not None:
         return layer.step(query, scaling, sliding_window, attention_mask), None
@@ -94,7 +102,6 @@ def _attend(
         key,
         value,
         attention_mask,
-        dropout=dropout,
         scaling=scaling,
         sliding_window=sliding_window,
         **kwargs,
@@ -136,24 +143,15 @@ def _backend(name: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor
     return found
 
 
-def _mask(
-    backend: str,
-    batch_size: int,
-    q_length: int,
-    kv_length: int,
-    q_offset: int = 0,
-    kv_offset: int = 0,
-    mask_function: Callable[..., Any] = causal_mask_function,
-    attention_mask: Tensor | None = None,
-    *args: Any,
-    **kwargs: Any,
-) -> Tensor | None:
-    """The backend's own mask. A length of 0 means: a compressed cache, which masks its own decode steps. Its attention
+def _mask(backend: str, *args: Any, **kwargs: Any) -> Tensor | None:
+    """The backend's own mask. `kv_length` 0 means: a compressed cache, which masks its own decode steps. Its attention
     is then handed the caller's mask, to see that it says the same."""
-    if kv_length == 0:
-        return attention_mask
     make: Callable[..., Tensor | None] = ALL_MASK_ATTENTION_FUNCTIONS[backend]
-    return make(batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, attention_mask, *args, **kwargs)
+    given = dict(zip(MASK_ARGUMENTS, args, strict=False)) | kwargs
+    if given["kv_length"] == 0:
+        asked: Tensor | None = given.get("attention_mask")
+        return asked
+    return make(*args, **kwargs)
 
 
 for _backend_name, _name in NAMES.items():

@@ -8,7 +8,8 @@ import torch
 from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from scope.decoding import DecodingStrategy, KeepAll
+from scope.cache.policy import Policy
+from scope.decoding import DecodingStrategy
 from scope.policy.plan import View
 from scope.prefill import PrefillMethod
 from scope.util.errors import ScopeError
@@ -16,49 +17,38 @@ from scope.util.errors import ScopeError
 CHANNEL_BYTES = 4  # float32
 
 
-def cache_bytes(
-    config: PretrainedConfig,
-    prefill: PrefillMethod,
-    decode: DecodingStrategy,
-    granularity: str,
-    dtype: str,
-    prompt: int,
-    tokens: int,
-    max_bytes: int | None = None,
-) -> int:
+def cache_bytes(config: PretrainedConfig, policy: Policy, dtype: str, prompt: int, tokens: int) -> int:
     """The most that a sequence's slots take at once, for a prompt of that many tokens, written to T tokens.
 
     Counted from the end of the prefill on, as records count it, layer by layer: a layer with a sliding window holds no
-    more than its window. `max_bytes`: the cache's. Raises ScopeError where it has no room for the prompt.
+    more than its window. Raises ScopeError where the policy's `max_bytes` are too few for the prompt.
     """
     steps = tokens - 1  # the last token is never fed back
     windows = windows_of(config)
-    of_slot = [slot_bytes_of(config, granularity, dtype, decode, layer) for layer in range(len(windows))]
-    views = after_prefill(prefill, prompt, windows, of_slot, max_bytes)
-    return sum(most_slots(decode, view, view.kept + steps) * size for view, size in zip(views, of_slot, strict=True))
+    of_slot = [slot_bytes_of(config, policy, dtype, layer) for layer in range(len(windows))]
+    views = after_prefill(policy, prompt, windows, of_slot)
+    slots = [most_slots(policy.decoding, view, view.kept + steps) for view in views]
+    return sum(n * size for n, size in zip(slots, of_slot, strict=True))
 
 
 def full_bytes(config: PretrainedConfig, dtype: str, tokens: int) -> int:
     """What transformers' own cache holds of a sequence of that many tokens, layer by layer."""
     return sum(
-        reached(tokens, window) * slot_bytes_of(config, "kv_head", dtype, KeepAll(), layer)
+        reached(tokens, window) * slot_bytes_of(config, Policy(), dtype, layer)
         for layer, window in enumerate(windows_of(config))
     )
 
 
 def after_prefill(
-    prefill: PrefillMethod,
-    prompt: int,
-    windows: Sequence[int | None],
-    of_slot: Sequence[int] = (),
-    max_bytes: int | None = None,
+    policy: Policy, prompt: int, windows: Sequence[int | None], of_slot: Sequence[int] = ()
 ) -> list[View]:
     """Each layer's view of a row whose prompt has that many tokens, once the prefill has been through.
 
-    windows: each layer's; of_slot: bytes of one slot in each, asked for where `max_bytes` bounds them all.
+    windows: each layer's; of_slot: bytes of one slot in each, asked for where the policy's `max_bytes` bound them all.
     """
-    layers, left = len(windows), tuple(prefilled(prefill, prompt, len(windows)))
-    room = None if max_bytes is None else max_bytes // sum(of_slot)
+    layers, prefill = len(windows), policy.prefill
+    left = tuple(prefilled(prefill, prompt, layers))
+    room = None if policy.max_bytes is None else policy.max_bytes // sum(of_slot)
     views = [View(layer, layers, prompt, stored=prompt, room=room) for layer in range(layers)]
     more: dict[str, Any] = {"windows": tuple(windows), "slot_bytes": tuple(of_slot) if len(set(of_slot)) > 1 else ()}
     return [
@@ -73,9 +63,9 @@ def prefilled(prefill: PrefillMethod, prompt: int, layers: int) -> list[int]:
     return [plan.slots if plan else prompt for plan in plans]
 
 
-def most_slots(decode: DecodingStrategy, view: View, grown: int) -> int:
+def most_slots(decoding: DecodingStrategy, view: View, grown: int) -> int:
     """The most slots that a row ever holds at once in that layer, where it holds `grown` if nothing goes."""
-    return min(n for n in (decode.most(view), grown, view.window) if n is not None)
+    return min(n for n in (decoding.most(view), grown, view.window) if n is not None)
 
 
 def reached(tokens: int, window: int | None) -> int:
@@ -107,28 +97,17 @@ def slot_bytes(heads: int, numbers: int, itemsize: int, channels: int) -> int:
     return heads * (numbers * itemsize + CHANNEL_BYTES * channels)
 
 
-def slot_bytes_of(
-    config: PretrainedConfig, granularity: str, dtype: str, decode: DecodingStrategy, layer: int = 0
-) -> int:
+def slot_bytes_of(config: PretrainedConfig, policy: Policy, dtype: str, layer: int = 0) -> int:
     """The same, from the model's shape."""
     text = config.get_text_config(decoder=True)
     text = text.per_layer_config[layer] if getattr(text, "is_heterogeneous", False) else text
     queries = text.num_attention_heads
-    heads = queries if granularity == "query_head" else (getattr(text, "num_key_value_heads", None) or queries)
+    heads = queries if policy.granularity == "query_head" else (getattr(text, "num_key_value_heads", None) or queries)
     dim = getattr(text, "head_dim", None) or text.hidden_size // queries
-    return slot_bytes(heads, 2 * dim, getattr(torch, dtype).itemsize, len(decode.channels))
+    return slot_bytes(heads, 2 * dim, getattr(torch, dtype).itemsize, len(policy.decoding.channels))
 
 
-def queries_asked(prefill: PrefillMethod, decode: DecodingStrategy) -> int | None:
-    """How many of a prompt's last queries the two look at; None: all."""
-    if prefill.queries is None or decode.channels:
-        return None
-    return max(prefill.queries, decode.queries)
-
-
-def prefill_bytes(
-    config: PretrainedConfig, dtype: str, columns: int, prompt: int, prefill: PrefillMethod, decode: DecodingStrategy
-) -> int:
+def prefill_bytes(config: PretrainedConfig, policy: Policy, dtype: str, columns: int, prompt: int) -> int:
     """About what one row's prompt takes while it goes through, `columns` tokens at a time: on the careful side.
 
     Activations of one layer, its keys, values and queries, a query's attention, and the logits; of a prompt in chunks
@@ -140,12 +119,12 @@ def prefill_bytes(
     scores = 2 * prompt * text.num_attention_heads * 4  # of one query, at the least
     layers = range(text.num_hidden_layers)
     pairs, grouped = (
-        [slot_bytes_of(config, heads, dtype, KeepAll(), layer) for layer in layers]
+        [slot_bytes_of(config, Policy(granularity=heads), dtype, layer) for layer in layers]
         for heads in ("query_head", "kv_head")
     )
     held = prompt * max(pairs)
     if columns < prompt:
-        asked = queries_asked(prefill, decode)
-        queries = prompt if asked is None else min(asked, prompt)
+        recent = policy.recent_queries
+        queries = prompt if recent is None else min(recent, prompt)
         held += prompt * sum(grouped) + queries * sum(pairs) // 2
     return int(columns * wide * size + held + scores + text.vocab_size * 4)

@@ -118,6 +118,20 @@ class StorageFactory(Protocol):
 
 
 @dataclass(frozen=True)
+class Layout:
+    """How a cache lies in memory: it changes no answer. For engines and tests.
+
+    tokens: the most that will be generated, where it is known: a strategy without a bound then gets all its slots at
+    once instead of piece by piece. storage: what makes each layer's; None: slots. whole: a step attends over all slots
+    that were allocated, the empty ones masked, so that its shapes never change.
+    """
+
+    tokens: int | None = None
+    storage: StorageFactory | None = None
+    whole: bool = False
+
+
+@dataclass(frozen=True)
 class Move:
     """All that the operations of a step depend on in one layer, but for numbers that lie on the device."""
 

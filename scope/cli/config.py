@@ -14,7 +14,7 @@ from scope.decoding import DecodingStrategy
 from scope.decoding.eviction import Eviction
 from scope.generation.engine import Engine
 from scope.generation.models import ModelSource
-from scope.generation.stream import Sampling
+from scope.generation.sampling import Sampling
 from scope.prefill import PrefillMethod
 from scope.prefill.budget import Budget, Pyramid, Windowed
 from scope.records import RecordKeeping

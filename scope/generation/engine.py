@@ -1,32 +1,15 @@
-"""How decode steps are run: as the model's Python goes, or recorded once for each kind of step and then replayed.
+"""The settings of an engine: how steps are run, and how many rows and prompt tokens go together."""
 
-A step of a compressed cache never looks at the host once it has begun (scope.cache.slots), so what is recorded of one
-holds for every other that `CompressedCache.begin` calls equal: new tokens, positions and counts are read from where
-they lie on the device. A kind of step is recorded when it has come often enough to be worth it.
-"""
-
-import time
-from collections import Counter
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
-from transformers import PreTrainedModel
+from torch import nn
 
-from scope.cache import CompressedCache
-from scope.util.errors import ImpossibleError, ScopeError, SettingError, check_choice, check_count
-from scope.util.memory import out_of_memory
+from scope.util.errors import ImpossibleError, SettingError, check_choice, check_count
 
 KINDS = ("auto", "eager", "graph", "compile")
 AUTO = "auto"
-THIN = 8  # rows of a batch up to which compiled code multiplies by the weights faster than a library's matrix product
-OFTEN = 3  # steps of a kind that run as they come before it is recorded; also what warms a device up for it
-
-Step = Callable[[], Tensor]  # -> logits [B, V]
-Recorder = Callable[[Step], tuple[Tensor, Step]]  # runs a step -> its logits, and what repeats it
 
 
 @dataclass(frozen=True)
@@ -69,135 +52,3 @@ class Engine:
 def devices_of(model: nn.Module) -> set[torch.device]:
     """Where its weights lie."""
     return {weights.device for weights in model.parameters()}
-
-
-class Stepper:
-    """Feeds one token after the other to a model and its cache."""
-
-    def __init__(self, model: PreTrainedModel, cache: CompressedCache, positions: Tensor, kind: str) -> None:
-        """positions [B, 1]: of each row's last token so far."""
-        self._model, self._cache = model, cache
-        self._record = _recorder(kind, model.device)
-        self._tokens = torch.zeros_like(positions)
-        self._positions = positions.clone()
-        self._come: Counter[Hashable] = Counter()
-        self._recorded: dict[Hashable, Step] = {}
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """tokens [B] -> logits [B, V], which the next call may overwrite."""
-        self._tokens.copy_(tokens[:, None])
-        kind = self._cache.begin()
-        if self._record is None or kind is None:
-            return self._forward()
-        if kind not in self._recorded:
-            self._come[kind] += 1
-            if self._come[kind] <= OFTEN:
-                return self._forward()
-        try:
-            if kind in self._recorded:
-                return self._recorded[kind]()  # which is compiled now, the first time
-            logits, self._recorded[kind] = self._record(self._forward)
-        except RuntimeError as error:  # as of experts that ask the host which of them are needed, or without a compiler
-            if out_of_memory(error):
-                raise
-            reason = str(error).splitlines()[0]
-            raise ScopeError(f"this model's step cannot be recorded, engine=eager runs it: {reason}") from error
-        return logits
-
-    def place(self, rows: Tensor, positions: Tensor) -> None:
-        """These rows of the batch have become others, whose last tokens are at positions [n, 1]."""
-        self._positions[rows] = positions
-
-    def _forward(self) -> Tensor:
-        self._positions.add_(1)
-        logits: Tensor = self._model(
-            input_ids=self._tokens,
-            position_ids=self._positions,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits
-        return logits[:, -1]
-
-
-def _recorder(kind: str, device: torch.device) -> Recorder | None:
-    if kind == "eager":
-        return None
-    if kind == "compile":
-        return _compiled
-    return _CudaGraphs() if device.type == "cuda" else _traced
-
-
-def _traced(step: Step) -> tuple[Tensor, GraphModule]:
-    """The operators that a step ran, without the Python that chose them."""
-    made: list[Tensor] = []
-
-    def run() -> Tensor:
-        made.append(step())
-        return made[0]
-
-    recorded = make_fx(run)()
-    return made[0].clone(), recorded
-
-
-def _compiled(step: Step) -> tuple[Tensor, Step]:
-    logits, recorded = _traced(step)
-    for node in recorded.graph.nodes:
-        if node.target is torch.ops.aten.mm.default and not logits.is_cuda and len(node.meta["val"]) <= THIN:
-            node.target = _product
-    recorded.recompile()
-    return logits, torch.compile(recorded, fullgraph=True, dynamic=False)
-
-
-def _product(rows: Tensor, weights: Tensor) -> Tensor:
-    """rows [B, E] @ weights [E, F], so written that the compiler reads the weights once and as fast as memory gives
-    them, where a processor's library does not: some 2.4 times as fast for one row, and no faster for more than THIN."""
-    return torch.stack([(weights.t() * row).sum(-1) for row in rows])
-
-
-class _CudaGraphs:
-    """CUDA graphs that share their memory, since only one runs at a time."""
-
-    def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
-
-    def __call__(self, step: Step) -> tuple[Tensor, Step]:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):  # nothing runs yet
-            logits = step()
-
-        def replay() -> Tensor:
-            graph.replay()
-            return logits
-
-        return replay(), replay
-
-
-def rows_that_fit(row_bytes: int, prefill_bytes: int, device: torch.device, share: float = 0.8) -> int:
-    """How many rows of a batch fit in `share` of the memory that is free, each of so many bytes in cache and prefill.
-
-    Raises ScopeError where not even one does.
-    """
-    free = free_memory(device)
-    rows = int(share * free) // (row_bytes + prefill_bytes)
-    if rows < 1:
-        need = (row_bytes + prefill_bytes) / 2**30
-        raise ScopeError(f"engine.batch_size=auto: one row takes {need:.2f} GiB, {free / 2**30:.2f} GiB are free")
-    return rows
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that can still be had on a GPU, or of the machine's memory."""
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + cached
-    import psutil
-
-    return int(psutil.virtual_memory().available)
-
-
-def synchronised(device: torch.device) -> float:
-    """The time once the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

@@ -1,4 +1,4 @@
-"""One decode step over fixed slots that reads keys and values once: attention, what each slot received, which is freed.
+"""One decode step over fixed slots, keys and values read once: attention, what each slot received, which one goes.
 
 `attend` and its twin `attend_twin` take and give the same; so do `free` and `free_twin`, `write` and `write_twin`. With
 a `Workspace` nothing is allocated, and nothing waits for the device, so that a step can be a CUDA graph: what changes
@@ -18,7 +18,7 @@ from scope.kernels.shapes import check_contiguous, check_same, check_shape, padd
 TILE_BYTES = 16384  # of keys, and of values, that a program reads at a time: with three stages 83 KB at the most
 MOST_SPLITS = 64
 FINISHED = 1024  # slots that the second kernel takes at a time
-ALONE = 8 * FINISHED  # up to so many slots one program finishes a head, and picks the slot to free on the way
+ALONE = 8 * FINISHED  # up to so many slots one program finishes a head
 OLDEST = torch.iinfo(torch.int32).max
 
 
@@ -31,10 +31,27 @@ class Eligible(NamedTuple):
     newest: Tensor  # the ordinal of the token that asks
 
 
+class Cached(NamedTuple):
+    """A layer's slots. All may be views of larger buffers whose last dimension is contiguous."""
+
+    keys: Tensor  # [B, H, S, D]
+    values: Tensor  # [B, H, S, D]; those of empty slots must be finite
+    ordinals: Tensor  # [B, H, S] int32, -1 = empty
+    positions: Tensor  # [B, H, S] int32
+
+
+class Token(NamedTuple):
+    """One token per row, as it is stored."""
+
+    key: Tensor  # [B, H, D]
+    value: Tensor  # [B, H, D]
+    ordinal: Tensor  # [B] int32
+    position: Tensor  # [B]
+
+
 class Attended(NamedTuple):
     output: Tensor  # [B, Hq, D] in the query's dtype
     received: Tensor | None  # [B, H, S] float32
-    freed: Tensor | None  # [B, H] int64, -1 where no slot was eligible
 
 
 class Workspace:
@@ -62,7 +79,6 @@ class Workspace:
         self.sums = buffer(batch, heads, self.splits, group)
         self.output = torch.empty(batch, query_heads, dim, dtype=dtype, device=device)
         self.received = buffer(batch, heads, slots)
-        self.freed = torch.empty(batch, heads, dtype=torch.int64, device=device)
 
     @property
     def nbytes(self) -> int:
@@ -71,47 +87,31 @@ class Workspace:
 
 def attend(
     query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    ordinals: Tensor,
+    cached: Cached,
     scaling: float,
     *,
-    positions: Tensor | None = None,
     minimum: Tensor | None = None,
     scored: bool = True,
-    eligible: Eligible | None = None,
-    empties: bool = False,
-    freed: Tensor | None = None,
     workspace: Workspace | None = None,
 ) -> Attended:
-    """One query per row, query [B, Hq, D], over keys and values [B, H, S, D], as CUDA kernels.
+    """One query per row, query [B, Hq, D], over cached slots, as CUDA kernels.
 
-    All may be views of larger buffers whose last dimension is contiguous. A slot is seen where `ordinals` [B, H, S]
-    (int32, -1 = empty) is not negative and, with `minimum` [B] (a sliding window's first position), `positions`
-    [B, H, S] (int32) is at least that. Empty slots' values must be finite. Softmax is in float32; a row that sees
-    nothing gets zeros.
-
-    scored: give `received`, the probability of each slot averaged over the query heads that share it.
-    eligible: give the slot to free, of these the one that received least, of equals the oldest.
-    freed: where to leave it, [B, H] int64 contiguous; by default in the workspace, until the next call.
-    empties: set the freed slot's ordinal, and its position where `positions` is given, to -1.
+    A slot is seen where its ordinal is not negative and, with `minimum` [B] (a sliding window's first position), its
+    position is at least that. Softmax is in float32; a row that sees nothing gets zeros. scored: give `received`, the
+    probability of each slot averaged over the query heads that share it.
 
     Raises ValueError for a shape, dtype or layout that the kernels do not take.
     """
     batch, query_heads, dim = query.shape
+    keys, values, ordinals, positions = cached
     heads, slots = keys.shape[1:3]
     group = check_shape(query_heads, heads, dim, query.dtype)
     check_same(query, keys, values)
     check_contiguous(query=query, keys=keys, values=values, ordinals=ordinals, positions=positions)
-    if minimum is not None and positions is None:
-        raise ValueError("minimum: needs positions")
     if workspace is None:
         workspace = Workspace(batch, query_heads, heads, slots, dim, query.dtype, query.device)
     _check_fits(workspace, query, heads, slots)
-    scores = scored or eligible is not None
-    placed = ordinals if positions is None else positions
     output, received = workspace.output, workspace.received[..., :slots]
-    freed = workspace.freed if freed is None else freed
     from scope.kernels import decode_triton
 
     share = math.ceil(slots / (workspace.splits * workspace.block)) * workspace.block
@@ -120,7 +120,7 @@ def attend(
         keys,
         values,
         ordinals,
-        placed,
+        positions,
         ordinals if minimum is None else minimum,
         workspace.logits,
         workspace.partial,
@@ -130,7 +130,7 @@ def attend(
         *keys.stride()[:3],
         *values.stride()[:3],
         *ordinals.stride()[:2],
-        *placed.stride()[:2],
+        *positions.stride()[:2],
         slots,
         share,
         workspace.slots,
@@ -142,14 +142,12 @@ def attend(
         DIM=padded(dim),
         BLOCK=workspace.block,
         SPLITS=workspace.splits,
-        SCORED=scores,
+        SCORED=scored,
         WINDOWED=minimum is not None,
         num_warps=4,
         num_stages=3,
     )
-    parts = math.ceil(slots / FINISHED) if scores and slots > ALONE else 1
-    picks = eligible is not None and parts == 1
-    counts = eligible if eligible is not None and picks else (ordinals,) * 4
+    parts = math.ceil(slots / FINISHED) if scored and slots > ALONE else 1
     decode_triton.finish[(batch * heads, parts)](
         workspace.partial,
         workspace.peaks,
@@ -157,14 +155,8 @@ def attend(
         workspace.logits,
         output,
         received,
-        ordinals,
-        placed,
-        *counts,
-        freed,
         *output.stride()[:2],
         *received.stride()[:2],
-        *ordinals.stride()[:2],
-        *placed.stride()[:2],
         slots,
         workspace.slots,
         HEADS=heads,
@@ -174,49 +166,34 @@ def attend(
         DIM=padded(dim),
         BLOCK=FINISHED,
         SPLITS=workspace.splits,
-        SCORED=scored or (eligible is not None and not picks),
-        FREES=picks,
-        EMPTIES=empties,
-        PLACED=positions is not None,
-        num_warps=8 if scores else 4,
+        SCORED=scored,
+        num_warps=8 if scored else 4,
     )
-    if eligible is not None and not picks:
-        free(received, ordinals, eligible, positions=positions, empties=empties, out=freed)
-    return Attended(output, received if scored else None, None if eligible is None else freed)
+    return Attended(output, received if scored else None)
 
 
 def attend_twin(
     query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    ordinals: Tensor,
+    cached: Cached,
     scaling: float,
     *,
-    positions: Tensor | None = None,
     minimum: Tensor | None = None,
     scored: bool = True,
-    eligible: Eligible | None = None,
-    empties: bool = False,
-    freed: Tensor | None = None,
     workspace: Workspace | None = None,
 ) -> Attended:
     """`attend` in torch, on any device, in float64 too; it makes its own tensors, and `workspace` is not used."""
     batch, query_heads, dim = query.shape
+    keys, values, ordinals, positions = cached
     heads = keys.shape[1]
     seen = ordinals >= 0
     if minimum is not None:
-        if positions is None:
-            raise ValueError("minimum: needs positions")
         seen = seen & (positions >= minimum.view(-1, 1, 1))
     logits = query.reshape(batch, heads, query_heads // heads, dim) @ keys.transpose(-1, -2)
     logits = (logits if logits.dtype == torch.float64 else logits.float()) * scaling
     probabilities = logits.masked_fill(~seen[:, :, None], -torch.inf).softmax(-1)
     probabilities = probabilities.masked_fill(~seen[:, :, None], 0.0)  # a row that sees nothing: not a number
     output = (probabilities.to(values.dtype) @ values).reshape(batch, query_heads, dim)
-    received = probabilities.mean(2)
-    if eligible is not None:
-        freed = free_twin(received, ordinals, eligible, positions=positions, empties=empties, out=freed)
-    return Attended(output, received if scored else None, None if eligible is None else freed)
+    return Attended(output, probabilities.mean(2) if scored else None)
 
 
 def free(
@@ -230,7 +207,8 @@ def free(
 ) -> Tensor:
     """-> [B, H] int64: of the eligible slots the one with the lowest score [B, H, S], of equals the oldest; else -1.
 
-    For scores of any kind, where `attend` did not pick already. `empties` and `positions` as there.
+    empties: set the freed slot's ordinal, and its position where `positions` [B, H, S] is given, to -1. out: where to
+    leave the result, [B, H] int64 contiguous.
     """
     batch, heads, slots = scores.shape
     check_contiguous(scores=scores, ordinals=ordinals, positions=positions)
@@ -280,18 +258,13 @@ def free_twin(
     return freed if out is None else out.copy_(freed)
 
 
-def write(
-    keys: Tensor,
-    values: Tensor,
-    ordinals: Tensor,
-    positions: Tensor,
-    at: Tensor,
-    key: Tensor,
-    value: Tensor,
-    ordinal: Tensor,
-    position: Tensor,
-) -> None:
-    """Store one token per row: key and value [B, H, D], ordinal and position [B], in slot `at` [B, H]; -1 = nowhere."""
+def write(cached: Cached, at: Tensor, token: Token) -> None:
+    """Store each row's token in slot `at` [B, H] int64; -1 = nowhere.
+
+    Raises ValueError for a shape, dtype or layout that the kernel does not take.
+    """
+    keys, values, ordinals, positions = cached
+    key, value, ordinal, position = token
     batch, heads, _, dim = keys.shape
     check_same(key, keys, values)
     check_contiguous(
@@ -324,26 +297,18 @@ def write(
     )
 
 
-def write_twin(
-    keys: Tensor,
-    values: Tensor,
-    ordinals: Tensor,
-    positions: Tensor,
-    at: Tensor,
-    key: Tensor,
-    value: Tensor,
-    ordinal: Tensor,
-    position: Tensor,
-) -> None:
+def write_twin(cached: Cached, at: Tensor, token: Token) -> None:
     """`write` in torch."""
+    keys, values, ordinals, positions = cached
+    key, value, ordinal, position = token
     there = at[..., None] >= 0
     slot = at[..., None].clamp(min=0)
     for marks, mark in ((ordinals, ordinal), (positions, position)):
         new = mark.to(marks.dtype)[:, None, None].expand_as(slot)
         marks.scatter_(2, slot, torch.where(there, new, marks.gather(2, slot)))
     wide = slot[..., None].expand(-1, -1, -1, keys.shape[-1])
-    for cached, new in ((keys, key), (values, value)):
-        cached.scatter_(2, wide, torch.where(there[..., None], new[:, :, None], cached.gather(2, wide)))
+    for states, state in ((keys, key), (values, value)):
+        states.scatter_(2, wide, torch.where(there[..., None], state[:, :, None], states.gather(2, wide)))
 
 
 def _splits(pairs: int, blocks: int, device: torch.device) -> int:

@@ -112,6 +112,65 @@ def split(
     tl.store(partial + out[:, None] * D + d[None, :], mixed, mask=within)
 
 
+@triton.jit(do_not_specialize=["slots"])
+def finish(
+    partial,  # [B, H, SPLITS, G, D]
+    peaks,  # [B, H, SPLITS, G]
+    sums,  # [B, H, SPLITS, G]
+    logits,  # [B, H, G, width]
+    output,  # [B, Hq, D]
+    received,  # [B, H, S], written where SCORED
+    output_row,
+    output_head,
+    received_row,
+    received_head,
+    slots,
+    width,
+    HEADS: tl.constexpr,
+    G: tl.constexpr,
+    GROUP: tl.constexpr,
+    D: tl.constexpr,
+    DIM: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SPLITS: tl.constexpr,
+    SCORED: tl.constexpr,
+):
+    pair = tl.program_id(0).to(tl.int64)
+    part = tl.program_id(1)
+    row = pair // HEADS
+    head = pair % HEADS
+    i = tl.arange(0, SPLITS)
+    d = tl.arange(0, DIM)
+    if part == 0:
+        for h in tl.static_range(G):
+            of_part = (pair * SPLITS + i) * G + h
+            peak = tl.load(peaks + of_part)
+            rise = tl.exp2(peak - _finite(tl.max(peak, 0)))
+            total = tl.sum(tl.load(sums + of_part) * rise, 0)
+            some = tl.load(partial + of_part[:, None] * D + d[None, :], mask=(d < D)[None, :], other=0.0)
+            mixed = tl.sum(some * rise[:, None], 0) / tl.where(total > 0, total, 1.0)  # what sees nothing gets 0
+            out = output + row * output_row + (head * G + h) * output_head + d
+            tl.store(out, mixed.to(output.dtype.element_ty), mask=d < D)
+    if SCORED:
+        g = tl.arange(0, GROUP)
+        ours = g < G
+        of_parts = (pair * SPLITS + i[:, None]) * G + g[None, :]
+        peak = tl.load(peaks + of_parts, mask=ours[None, :], other=-float("inf"))
+        base = _finite(tl.max(peak, 0))
+        total = tl.sum(tl.load(sums + of_parts, mask=ours[None, :], other=0.0) * tl.exp2(peak - base[None, :]), 0)
+        base += tl.log2(tl.where(total > 0, total, 1.0))
+        received += row * received_row + head * received_head
+        logits += pair * G * width
+        for start in range(part * BLOCK, slots, tl.num_programs(1) * BLOCK):
+            at = start + tl.arange(0, BLOCK)
+            inside = at < slots
+            logit = tl.load(
+                logits + g[:, None] * width + at[None, :], mask=ours[:, None] & inside[None, :], other=-float("inf")
+            )
+            score = tl.sum(tl.exp2(logit - base[:, None]), 0) / G
+            tl.store(received + at, score, mask=inside)
+
+
 @triton.jit
 def _between(head_count, tail_count, surplus, newest, row):
     """-> the ordinals that may go, first and last."""
@@ -137,94 +196,6 @@ def _leave(freed, ordinals, positions, pair, slot, EMPTIES: tl.constexpr, PLACED
         tl.store(ordinals + slot, -1, mask=slot >= 0)
         if PLACED:
             tl.store(positions + slot, -1, mask=slot >= 0)
-
-
-@triton.jit(do_not_specialize=["slots"])
-def finish(
-    partial,  # [B, H, SPLITS, G, D]
-    peaks,  # [B, H, SPLITS, G]
-    sums,  # [B, H, SPLITS, G]
-    logits,  # [B, H, G, width]
-    output,  # [B, Hq, D]
-    received,  # [B, H, S], written where SCORED
-    ordinals,  # [B, H, S]
-    positions,  # [B, H, S], written where EMPTIES and PLACED
-    head_count,  # [B], read where FREES
-    tail_count,  # likewise
-    surplus,  # likewise
-    newest,  # likewise
-    freed,  # [B, H], written where FREES
-    output_row,
-    output_head,
-    received_row,
-    received_head,
-    ordinals_row,
-    ordinals_head,
-    positions_row,
-    positions_head,
-    slots,
-    width,
-    HEADS: tl.constexpr,
-    G: tl.constexpr,
-    GROUP: tl.constexpr,
-    D: tl.constexpr,
-    DIM: tl.constexpr,
-    BLOCK: tl.constexpr,
-    SPLITS: tl.constexpr,
-    SCORED: tl.constexpr,
-    FREES: tl.constexpr,  # only where one program has all of a head's slots
-    EMPTIES: tl.constexpr,
-    PLACED: tl.constexpr,
-):
-    pair = tl.program_id(0).to(tl.int64)
-    part = tl.program_id(1)
-    row = pair // HEADS
-    head = pair % HEADS
-    i = tl.arange(0, SPLITS)
-    d = tl.arange(0, DIM)
-    if part == 0:
-        for h in tl.static_range(G):
-            of_part = (pair * SPLITS + i) * G + h
-            peak = tl.load(peaks + of_part)
-            rise = tl.exp2(peak - _finite(tl.max(peak, 0)))
-            total = tl.sum(tl.load(sums + of_part) * rise, 0)
-            some = tl.load(partial + of_part[:, None] * D + d[None, :], mask=(d < D)[None, :], other=0.0)
-            mixed = tl.sum(some * rise[:, None], 0) / tl.where(total > 0, total, 1.0)  # what sees nothing gets 0
-            out = output + row * output_row + (head * G + h) * output_head + d
-            tl.store(out, mixed.to(output.dtype.element_ty), mask=d < D)
-    if SCORED or FREES:
-        g = tl.arange(0, GROUP)
-        ours = g < G
-        of_parts = (pair * SPLITS + i[:, None]) * G + g[None, :]
-        peak = tl.load(peaks + of_parts, mask=ours[None, :], other=-float("inf"))
-        base = _finite(tl.max(peak, 0))
-        total = tl.sum(tl.load(sums + of_parts, mask=ours[None, :], other=0.0) * tl.exp2(peak - base[None, :]), 0)
-        base += tl.log2(tl.where(total > 0, total, 1.0))
-        received += row * received_row + head * received_head
-        ordinals += row * ordinals_row + head * ordinals_head
-        positions += row * positions_row + head * positions_head
-        logits += pair * G * width
-        oldest_may, newest_may = 0, 0
-        if FREES:
-            oldest_may, newest_may = _between(head_count, tail_count, surplus, newest, row)
-        best = float("inf")
-        oldest = NEVER
-        slot = -1
-        for start in range(part * BLOCK, slots, tl.num_programs(1) * BLOCK):
-            at = start + tl.arange(0, BLOCK)
-            inside = at < slots
-            logit = tl.load(
-                logits + g[:, None] * width + at[None, :], mask=ours[:, None] & inside[None, :], other=-float("inf")
-            )
-            score = tl.sum(tl.exp2(logit - base[:, None]), 0) / G
-            if SCORED:
-                tl.store(received + at, score, mask=inside)
-            if FREES:
-                order = tl.load(ordinals + at, mask=inside, other=-1)
-                may = (order >= oldest_may) & (order <= newest_may)
-                best, oldest, slot = _lowest(score, order, may, at, best, oldest, slot)
-        if FREES:
-            _leave(freed, ordinals, positions, pair, slot, EMPTIES, PLACED)
 
 
 @triton.jit(do_not_specialize=["slots"])

@@ -1,4 +1,4 @@
-"""What all of a prompt's queries give to each key, or the last of them: CUDA kernels for `scope.policy.scores.votes`.
+"""What all of a prompt's queries give to each key: CUDA kernels for `scope.policy.scores.votes`.
 
 The second pass is flash-style, from each query's log-sum-exp: beside the result, memory is 4 bytes per query and head.
 For a few queries only (snapkv's window) the twin's one matrix product is as good.
@@ -23,10 +23,9 @@ def votes(
     scaling: float,
     *,
     begin: Tensor | None = None,
-    last: int | None = None,
     sliding_window: int | None = None,
 ) -> Tensor:
-    """-> [B, H, P] float32: probability summed over the `last` queries (None = all), mean over each group's heads.
+    """-> [B, H, P] float32: probability summed over all queries, mean over each group's heads.
 
     queries [B, Hq, P, D] and keys [B, H, P, D], the last dimension contiguous; causal. Rows are padded at the left:
     `begin` [B] int is the first column with a token. Softmax is in float32.
@@ -40,12 +39,9 @@ def votes(
     check_contiguous(queries=queries, keys=keys)
     if keys.shape[2] != columns:
         raise ValueError(f"keys: {keys.shape[2]} columns, must be the {columns} of the queries")
-    if last is not None:
-        queries = queries[:, :, max(0, columns - last) :]
-    asking = queries.shape[2]
     if begin is None:
         begin = torch.zeros(batch, dtype=torch.int32, device=keys.device)
-    sums = torch.empty(batch, query_heads, asking, dtype=torch.float32, device=keys.device)
+    sums = torch.empty(batch, query_heads, columns, dtype=torch.float32, device=keys.device)
     result = torch.empty(batch, heads, columns, dtype=torch.float32, device=keys.device)
     width = padded(dim) * keys.element_size()
     if queries.dtype == torch.float32:  # no tensor cores: the product is held in registers
@@ -55,7 +51,6 @@ def votes(
         *queries.stride()[:3],
         *keys.stride()[:3],
         columns,
-        asking,
         0 if sliding_window is None else sliding_window,
         scaling * math.log2(math.e),
         heads,
@@ -68,7 +63,7 @@ def votes(
     )
     from scope.kernels import votes_triton
 
-    votes_triton.normalise[(math.ceil(asking / rows), batch * query_heads)](
+    votes_triton.normalise[(math.ceil(columns / rows), batch * query_heads)](
         queries, keys, begin, sums, *shared, num_warps=4, num_stages=3
     )
     votes_triton.collect[(math.ceil(columns / rows), batch * heads)](
@@ -83,7 +78,6 @@ def votes_twin(
     scaling: float,
     *,
     begin: Tensor | None = None,
-    last: int | None = None,
     sliding_window: int | None = None,
 ) -> Tensor:
     """`votes` by `scope.policy.scores.votes`, in blocks of queries."""
@@ -101,4 +95,4 @@ def votes_twin(
         layer=0,
         sliding_window=sliding_window,
     )
-    return votes_of(attention, last)
+    return votes_of(attention)

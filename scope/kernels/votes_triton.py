@@ -12,12 +12,12 @@ import triton.language as tl
 from scope.kernels.decode_triton import product
 
 
-@triton.jit(do_not_specialize=["columns", "asking", "window"])
+@triton.jit(do_not_specialize=["columns", "window"])
 def normalise(
-    queries,  # [B, Hq, Q, D]: of the last Q columns
+    queries,  # [B, Hq, P, D]
     keys,  # [B, H, P, D]
     begin,  # [B]: the first column that is no padding
-    sums,  # [B, Hq, Q] out: log-sum-exp; +inf for padding
+    sums,  # [B, Hq, P] out: log-sum-exp; +inf for padding
     queries_row,
     queries_head,
     queries_column,
@@ -25,7 +25,6 @@ def normalise(
     keys_head,
     keys_column,
     columns,  # P
-    asking,  # Q
     window,  # read where WINDOWED
     scaling,  # with log2(e) in it
     HEADS: tl.constexpr,
@@ -42,11 +41,10 @@ def normalise(
     head = pair % (HEADS * G)
     d = tl.arange(0, DIM)
     i = block * ROWS + tl.arange(0, ROWS)
-    earliest = columns - asking + block * ROWS
-    asker = columns - asking + i
+    earliest = block * ROWS
     queries += row * queries_row + head * queries_head
     keys += row * keys_row + (head // G) * keys_head
-    wanted = (i < asking)[:, None] & (d < D)[None, :]
+    wanted = (i < columns)[:, None] & (d < D)[None, :]
     q = tl.load(queries + i[:, None].to(tl.int64) * queries_column + d[None, :], mask=wanted, other=0.0)
     real = tl.load(begin + row).to(tl.int32)
     first = real
@@ -66,23 +64,23 @@ def normalise(
             k = tl.load(keys + at[:, None].to(tl.int64) * keys_column + d[None, :], mask=tile, other=0.0)
             logit = product(q, tl.trans(k)) * scaling
             if phase == 1:
-                logit = tl.where(at[None, :] <= asker[:, None], logit, -float("inf"))
+                logit = tl.where(at[None, :] <= i[:, None], logit, -float("inf"))
             if WINDOWED:
-                logit = tl.where(at[None, :] > asker[:, None] - window, logit, -float("inf"))
+                logit = tl.where(at[None, :] > i[:, None] - window, logit, -float("inf"))
             higher = tl.maximum(peak, tl.max(logit, 1))
             base = tl.where(higher == -float("inf"), 0.0, higher)
             total = total * tl.exp2(peak - base) + tl.sum(tl.exp2(logit - base[:, None]), 1)
             peak = higher
     summed = tl.where(total > 0, peak + tl.log2(tl.where(total > 0, total, 1.0)), float("inf"))
-    tl.store(sums + pair * asking + i, summed, mask=i < asking)
+    tl.store(sums + pair * columns + i, summed, mask=i < columns)
 
 
-@triton.jit(do_not_specialize=["columns", "asking", "window"])
+@triton.jit(do_not_specialize=["columns", "window"])
 def collect(
-    queries,  # [B, Hq, Q, D]: of the last Q columns
+    queries,  # [B, Hq, P, D]
     keys,  # [B, H, P, D]
     begin,  # [B]: the first column that is no padding
-    sums,  # [B, Hq, Q]: log-sum-exp; +inf for padding
+    sums,  # [B, Hq, P]: log-sum-exp; +inf for padding
     votes,  # [B, H, P] out
     queries_row,
     queries_head,
@@ -91,7 +89,6 @@ def collect(
     keys_head,
     keys_column,
     columns,  # P
-    asking,  # Q
     window,  # read where WINDOWED
     scaling,  # with log2(e) in it
     HEADS: tl.constexpr,
@@ -111,32 +108,30 @@ def collect(
     keys += row * keys_row + head * keys_head
     tile = (at < columns)[:, None] & (d < D)[None, :]
     k = tl.load(keys + at[:, None].to(tl.int64) * keys_column + d[None, :], mask=tile, other=0.0)
-    offset = columns - asking  # column of the first query
-    first = tl.maximum(block * ROWS - offset, 0)
-    last = asking
+    first = block * ROWS
+    last = columns
     if WINDOWED:
-        last = tl.minimum(asking, (block + 1) * ROWS - 1 + window - offset)
-    past = tl.maximum((block + 1) * ROWS - 1 - offset - first, 0)  # queries that may not see all of these keys
+        last = tl.minimum(columns, (block + 1) * ROWS - 1 + window)
+    past = ROWS - 1  # queries that may not see all of these keys
     diagonal = first + (past + TILE - 1) // TILE * TILE
 
     given = tl.zeros([ROWS], tl.float32)
     for h in range(G):
         asked = queries + row * queries_row + (head * G + h) * queries_head
-        their = sums + (pair * G + h) * asking
+        their = sums + (pair * G + h) * columns
         for phase in tl.static_range(2):
             low = first if phase == 0 else diagonal
             high = tl.minimum(diagonal, last) if phase == 0 else last
             for start in range(low, high, TILE):
                 i = start + tl.arange(0, TILE)
-                wanted = (i < asking)[:, None] & (d < D)[None, :]
+                wanted = (i < columns)[:, None] & (d < D)[None, :]
                 q = tl.load(asked + i[:, None].to(tl.int64) * queries_column + d[None, :], mask=wanted, other=0.0)
-                summed = tl.load(their + i, mask=i < asking, other=float("inf"))
+                summed = tl.load(their + i, mask=i < columns, other=float("inf"))
                 share = tl.exp2(product(k, tl.trans(q)) * scaling - summed[None, :])
-                asker = offset + i
                 if phase == 0:
-                    share = tl.where(at[:, None] <= asker[None, :], share, 0.0)
+                    share = tl.where(at[:, None] <= i[None, :], share, 0.0)
                 if WINDOWED:
-                    share = tl.where(at[:, None] > asker[None, :] - window, share, 0.0)
+                    share = tl.where(at[:, None] > i[None, :] - window, share, 0.0)
                 given += tl.sum(share, 1)
     given = tl.where(at >= tl.load(begin + row), given / G, 0.0)
     tl.store(votes + pair * columns + at, given, mask=at < columns)

@@ -10,17 +10,17 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from scope import records
-from scope.cache.compressed import GRANULARITIES, check_bytes
+from scope.cache import Policy
 from scope.decoding import DecodingStrategy
 from scope.generation import models
 from scope.generation.engine import Engine
 from scope.generation.models import ModelSource
 from scope.generation.prompts import Encoded, encode
-from scope.generation.stream import Sampling
+from scope.generation.sampling import Sampling
 from scope.prefill import PrefillMethod
 from scope.runs.traces import Trace
 from scope.tasks import Sample, Task
-from scope.util.errors import ImpossibleError, check_choice, check_count
+from scope.util.errors import ImpossibleError, check_count
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,12 @@ class Experiment:
     def __post_init__(self) -> None:
         if self.limit is not None:
             check_count(self, "limit", low=1)
-        check_choice(self, "granularity", GRANULARITIES)
-        check_bytes(self, self.decoding)
+        _ = self.policy  # for its checks
+
+    @property
+    def policy(self) -> Policy:
+        """How the cache is compressed. Raises SettingError for what cannot be."""
+        return Policy(self.method, self.decoding, self.granularity, self.max_bytes)
 
     @property
     def parts(self) -> dict[str, object]:

@@ -149,16 +149,7 @@ def _names(run: Experiment) -> dict[str, str]:
 
 def cache_bytes(run: Experiment, config: PretrainedConfig, prompt: int) -> int:
     """The most that a sequence's cache takes, for a prompt of that many tokens."""
-    return sizes.cache_bytes(
-        config,
-        run.method,
-        run.decoding,
-        run.granularity,
-        run.dtype,
-        prompt,
-        run.task.max_new_tokens,
-        run.max_bytes,
-    )
+    return sizes.cache_bytes(config, run.policy, run.dtype, prompt, run.task.max_new_tokens)
 
 
 def full_cache_bytes(run: Experiment, config: PretrainedConfig, prompt: int) -> int:
@@ -189,8 +180,7 @@ def require_fit(run: Experiment, config: PretrainedConfig, lengths: Sequence[int
 def _least_bytes(run: Experiment, config: PretrainedConfig, prompt: int) -> int:
     """The fewest bytes of a cache that have room for a prompt of that many tokens."""
     layers = range(config.get_text_config(decoder=True).num_hidden_layers)
-    shape = (config, run.granularity, run.dtype, run.decoding)
-    of_room = sum(sizes.slot_bytes_of(*shape, layer) for layer in layers)
+    of_room = sum(sizes.slot_bytes_of(config, run.policy, run.dtype, layer) for layer in layers)
 
     def fits(room: int) -> bool:
         try:

@@ -14,14 +14,16 @@ from rich.console import Console
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from scope import records
-from scope.cache import sizes
-from scope.decoding import KeepAll
+from scope.cache import Policy, sizes
 from scope.generation import models
-from scope.generation.engine import devices_of, rows_that_fit
+from scope.generation.engine import devices_of
 from scope.generation.models import Loaded
+from scope.generation.options import Hooks, Options
 from scope.generation.processors import asked_for, described, require_possible
 from scope.generation.prompts import Encoded
-from scope.generation.stream import Generated, Prompt, Sampling, generate, stream
+from scope.generation.rows import Generated, Prompt
+from scope.generation.sampling import Sampling
+from scope.generation.stream import generate, stream
 from scope.records import RecordKeeping, Records
 from scope.runs.batches import OK, Lines, attempts, share
 from scope.runs.experiment import Experiment, Request
@@ -33,6 +35,7 @@ from scope.scoring.thinking import Markers, score_apart, without_thinking
 from scope.tasks import Sample, Task
 from scope.util.errors import ConfigError, ImpossibleError, ScopeError, before_it_runs
 from scope.util.files import require_place
+from scope.util.memory import rows_that_fit
 from scope.util.progress import Progress
 from scope.util.secrets import redact
 from scope.util.speeds import CpuWait
@@ -246,8 +249,9 @@ def rehearse(experiment: Experiment, loaded: Loaded, prompts: Sequence[Encoded])
     if not method.layer_inputs or not longer:
         return
     shortest = Prompt("", min(longer, key=len))
+    policy = Policy(method, granularity=experiment.granularity)
     try:
-        generate(loaded.model, loaded.tokenizer, [shortest], method, KeepAll(), 1, granularity=experiment.granularity)
+        generate(loaded.model, loaded.tokenizer, [shortest], policy, 1)
     except ScopeError as error:
         raise ImpossibleError(f"method={experiment.labels.get('method', '')}: {error}") from error
 
@@ -258,14 +262,14 @@ def batch_rows(experiment: Experiment, loaded: Loaded, longest: int, count: int)
     if isinstance(engine.batch_size, int):
         return engine.batch_size
     config, dtype, most = loaded.model.config, experiment.dtype, experiment.task.max_new_tokens
-    policies = (experiment.method, experiment.decoding, experiment.granularity)
-    row = sizes.cache_bytes(config, *policies, dtype, longest, most, experiment.max_bytes)
+    policy = experiment.policy
+    row = sizes.cache_bytes(config, policy, dtype, longest, most)
     columns = min(longest, engine.prefill_chunk or longest)
-    prefill = sizes.prefill_bytes(config, dtype, columns, longest, experiment.method, experiment.decoding)
+    prefill = sizes.prefill_bytes(config, policy, dtype, columns, longest)
     rows = rows_that_fit(row, prefill, loaded.model.device)
     if rows >= count:
         return rows
-    fresh = sizes.cache_bytes(config, *policies, dtype, longest, 1, experiment.max_bytes)  # until it is in its row
+    fresh = sizes.cache_bytes(config, policy, dtype, longest, 1)  # until it is in its row
     return rows_that_fit(row, prefill + fresh, loaded.model.device)
 
 
@@ -289,20 +293,15 @@ def answers(
     )
     drawn, engine = experiment.sampling.temperature > 0, experiment.engine.on(devices_of(loaded.model))
     began, waiting = datetime.now(UTC).isoformat(timespec="milliseconds"), CpuWait()
+    options = Options(engine, rows, experiment.engine.prefill_chunk, hooks=Hooks(progress.step))
     for place, made in stream(
         loaded.model,
         loaded.tokenizer,
         prompts,
-        experiment.method,
-        experiment.decoding,
+        experiment.policy,
         experiment.task.max_new_tokens,
-        rows,
         experiment.sampling,
-        progress=progress.step,
-        granularity=experiment.granularity,
-        max_bytes=experiment.max_bytes,
-        prefill_chunk=experiment.engine.prefill_chunk,
-        engine=engine,
+        options,
     ):
         request = requests[place]
         line = {
@@ -339,13 +338,10 @@ def trace_prompts(experiment: Experiment, trace: Trace, prompts: Sequence[Encode
             trace,
             loaded,
             Prompt(request.name, prompts[request.index].tokens, request.sample.stop, experiment.model.thinking or ()),
-            experiment.method,
-            experiment.decoding,
+            experiment.policy,
             experiment.task.max_new_tokens,
             experiment.sampling,
-            experiment.granularity,
             folder,
-            experiment.max_bytes,
         )
 
 

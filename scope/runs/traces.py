@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from scope.cache import CompressedCache
-from scope.decoding import DecodingStrategy
+from scope.cache import CompressedCache, Policy
 from scope.generation.models import Loaded
-from scope.generation.stream import Prompt, Sampling, generate
+from scope.generation.options import Hooks, Options
+from scope.generation.rows import Prompt
+from scope.generation.sampling import Sampling
+from scope.generation.stream import generate
 from scope.policy.scores import Attention, probabilities
-from scope.prefill import PrefillMethod
 from scope.util.errors import ConfigError, SettingError, check_count
 from scope.util.files import write_whole
 
@@ -149,13 +150,10 @@ def record_trace(
     trace: Trace,
     loaded: Loaded,
     prompt: Prompt,
-    method: PrefillMethod,
-    decoding: DecodingStrategy,
+    policy: Policy,
     max_new_tokens: int,
     sampling: Sampling,
-    granularity: str,
     folder: Path,
-    max_bytes: int | None = None,
 ) -> Path:
     """Answer one prompt and write what was looked at. -> the file. ConfigError: a layer the model does not have."""
     text = loaded.model.config.get_text_config(decoder=True)
@@ -166,19 +164,8 @@ def record_trace(
         observer.observe(cache)
         sizes.append(cache.slots(0, len(sizes)))
 
-    generate(
-        loaded.model,
-        loaded.tokenizer,
-        [prompt],
-        method,
-        decoding,
-        max_new_tokens,
-        sampling,
-        granularity=granularity,
-        max_bytes=max_bytes,
-        observe=observe,
-        watch=observer.watch if trace.queries else None,
-    )
+    hooks = Hooks(observe=observe, watch=observer.watch if trace.queries else None)
+    generate(loaded.model, loaded.tokenizer, [prompt], policy, max_new_tokens, sampling, Options(hooks=hooks))
     path = file_of(folder, prompt.name)
     path.parent.mkdir(exist_ok=True)
     packed = io.BytesIO()

@@ -1,6 +1,31 @@
-"""Telling that memory ran out."""
+"""How much memory is free, what fits into it, and whether an error says that there is none left."""
 
 import torch
+
+from scope.util.errors import ScopeError
+
+
+def rows_that_fit(row_bytes: int, prefill_bytes: int, device: torch.device, share: float = 0.8) -> int:
+    """How many rows of a batch fit in `share` of the memory that is free, each of so many bytes in cache and prefill.
+
+    Raises ScopeError where not even one does.
+    """
+    free = free_memory(device)
+    rows = int(share * free) // (row_bytes + prefill_bytes)
+    if rows < 1:
+        need = (row_bytes + prefill_bytes) / 2**30
+        raise ScopeError(f"engine.batch_size=auto: one row takes {need:.2f} GiB, {free / 2**30:.2f} GiB are free")
+    return rows
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be had on a GPU, or of the machine's memory."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    import psutil
+
+    return int(psutil.virtual_memory().available)
 
 
 def out_of_memory(error: Exception) -> bool:

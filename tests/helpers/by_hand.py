@@ -14,13 +14,14 @@ from tiny_models import (
     SLIDING_WINDOW,
     WORDS,
     Trace,
+    generate,
     tiny,
 )
 from torch import Tensor
 from transformers import DynamicCache
 
 from scope.decoding import DecodingStrategy
-from scope.generation.stream import Generated, Prompt, generate
+from scope.generation.rows import Generated, Prompt
 from scope.prefill import PrefillMethod
 
 C, WINDOW, D, RECENT, TOKENS = 16, 4, 10, 4, 40
