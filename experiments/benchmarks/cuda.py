@@ -26,21 +26,21 @@ SOURCE = RandomModel(preset="llama3_8b", dtype="bfloat16", device="cuda")
 Found = tuple[list[Target], dict[str, Any]]
 
 
-def _cache(model: Any, tokens: int, decode: decoding.DecodingStrategy | None = None) -> CompressedCache:
-    policies = prefill.SnapKV(C, WINDOW), decode or decoding.Slide(D, RECENT)
+def _cache(model: Any, tokens: int, given: decoding.DecodingStrategy | None = None) -> CompressedCache:
+    policies = prefill.SnapKV(C, WINDOW), given or decoding.Slide(D, RECENT)
     return CompressedCache(model.config, *policies, layout=Layout(tokens, whole=True))
 
 
 def decode_step(steps: int) -> Found:
     """Batch 1: slide as CUDA graphs and eagerly, the same size without eviction, kvpress."""
-    model = SOURCE.weights(implementation("sdpa"), True)
+    model = SOURCE.weights(implementation("sdpa"))
     tokens = D + steps + 1
     still = CompressedCache(model.config, layout=Layout(tokens, whole=True))
     kinds = {
         "snapkv + slide": ours(model, _cache(model, tokens), 2 * C, ENGINE),
         "snapkv + slide, eager": ours(model, _cache(model, tokens), 2 * C),
         "same size, nothing evicted": ours(model, still, C + D + 1 - tokens, ENGINE),
-    } | peers(lambda: SOURCE.weights("sdpa", True), 2 * C, C, WINDOW, D)
+    } | peers(lambda: SOURCE.weights("sdpa"), 2 * C, C, WINDOW, D)
     in_turns(kinds, D, model.device)  # until it evicts
     ms = milliseconds(in_turns(kinds, steps, model.device), 32)
     own = ms["snapkv + slide"]
@@ -52,12 +52,12 @@ def decode_step(steps: int) -> Found:
 
 def batches(steps: int) -> Found:
     """By rows of the batch: each strategy, full caches of LENGTH, and one of twice that; and the most rows that fit."""
-    model = SOURCE.weights(implementation("sdpa"), True)
-    stock = SOURCE.weights("sdpa", True) if torch.cuda.mem_get_info()[0] > 60 * 2**30 else model
+    model = SOURCE.weights(implementation("sdpa"))
+    stock = SOURCE.weights("sdpa") if torch.cuda.mem_get_info()[0] > 60 * 2**30 else model
     tokens, most = D + steps + 1, BATCHES[-1]
 
-    def strategy(decode: decoding.DecodingStrategy) -> tuple[Callable[[int], Step], int]:
-        return lambda rows: ours(model, _cache(model, tokens, decode), C + 64, ENGINE, rows), D
+    def strategy(given: decoding.DecodingStrategy) -> tuple[Callable[[int], Step], int]:
+        return lambda rows: ours(model, _cache(model, tokens, given), C + 64, ENGINE, rows), D
 
     def full(length: int, static: int | None = None) -> tuple[Callable[[int], Step], int]:
         return lambda rows: theirs(stock, length - 2 * steps, rows, static), steps
@@ -66,7 +66,7 @@ def batches(steps: int) -> Found:
         cache = CompressedCache(model.config, layout=Layout(2 * steps, whole=True))
         return ours(model, cache, LENGTH - 2 * steps, ENGINE, rows)
 
-    kinds = {f"snapkv + {name}": strategy(decode) for name, decode in strategies(D, RECENT, 4 * D).items()} | {
+    kinds = {f"snapkv + {name}": strategy(given) for name, given in strategies(D, RECENT, 4 * D).items()} | {
         "full, ours": (own_full, steps),
         "full, transformers' DynamicCache": full(LENGTH),
         "full, transformers' StaticCache": full(LENGTH, static=LENGTH),
@@ -101,7 +101,7 @@ def batches(steps: int) -> Found:
 
 def prefills(prompt: int) -> Found:
     """A long prompt by each method: time, and the most memory."""
-    model = SOURCE.weights(implementation("sdpa"), True)
+    model = SOURCE.weights(implementation("sdpa"))
     ids = torch.randint(model.config.vocab_size, (1, prompt), device=model.device)
 
     @torch.inference_mode()
