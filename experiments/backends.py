@@ -19,7 +19,7 @@ from scope.generation.models import ModelSource
 from scope.generation.options import Hooks, Options
 from scope.generation.rows import Prompt
 from scope.generation.stream import generate
-from scope.policy.scores import Attention
+from scope.policy.attention import Attention
 from scope.prefill import H2O, PrefillMethod, SnapKV
 from scope.tasks import Arithmetic
 

@@ -62,7 +62,7 @@ def test_what_a_cache_holds_is_more_than_keys_and_values_and_each_storage_counts
     storages = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
         for layer in range(2)
-        for held in (cache._storage(layer), cache._layers[layer].asked)
+        for held in (cache._storage(layer), cache._layers[layer].recent_queries)
         for tensor in vars(held).values()
         if isinstance(tensor, torch.Tensor)
     }

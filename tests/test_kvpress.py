@@ -19,8 +19,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from scope.cache.inputs import layer_inputs, taken
 from scope.decoding import KeepAll
 from scope.generation.rows import pad_left
+from scope.policy.attention import Attention, LayerInputs
 from scope.policy.plan import View
-from scope.policy.scores import Attention, LayerInputs
 from scope.prefill import KVPress
 from scope.prefill.kvpress import load
 from scope.util.errors import ScopeError, SettingError

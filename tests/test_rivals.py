@@ -12,11 +12,13 @@ from tiny_models import WORDS, generate, random_prompts, tiny
 from torch import Tensor
 
 from scope import decoding, prefill
+from scope.cache.policy import Policy
 from scope.cache.sizes import slot_bytes_of
 from scope.decoding.eviction import Eviction
 from scope.policy import scores
+from scope.policy.attention import Attention
 from scope.policy.plan import Plan, View
-from scope.policy.scores import Attention
+from scope.policy.rkv import redundancy
 from scope.util.errors import CombinationError, ScopeError, SettingError
 
 BATCH, HEADS, GROUP, SLOTS, DIM, WINDOW = 3, 2, 3, 23, 6, 4
@@ -189,9 +191,9 @@ def test_what_a_step_is_told_of_its_slots_is_so(
     def watch(a: Attention) -> None:
         if not a.decoding:
             return
-        told.append((a.head, a.alike))
+        told.append((a.front, a.alike))
         assert a.prompt is not None
-        front = a.positions[..., : a.head]
+        front = a.positions[..., : a.front]
         assert ((front >= 0) & (front < a.prompt[:, None, None])).all()
         if a.alike:
             given = scores.received(a)
@@ -312,7 +314,7 @@ def naive_r_kv(a: Attention, balance: float, kernel: int, threshold: float):
 def test_redundancy_spares_the_newest_of_those_alike(block: int) -> None:
     a = layer()
     _, expected = naive_r_kv(a, 0.1, 3, 0.5)
-    check(scores.redundancy(a, 0.5, block), a, lambda b, h, s: expected[b, h][s])
+    check(redundancy(a, 0.5, block), a, lambda b, h, s: expected[b, h][s])
     assert any(len({round(x, 6) for x in row.values()}) > 3 for row in expected.values())  # not all alike
 
 
@@ -672,10 +674,13 @@ def test_the_yaml_makes_the_prefill_method(name: str) -> None:
 
 def test_a_slot_is_its_key_its_value_and_what_is_remembered_of_it() -> None:
     config = tiny("llama").config  # 2 key/value heads for 4 query heads of 16 numbers, 3 layers
-    assert slot_bytes_of(config, "kv_head", "float16", decoding.Slide(8, 3)) == 2 * 2 * 16 * 2
-    assert slot_bytes_of(config, "query_head", "float32", decoding.Slide(8, 3)) == 2 * 4 * 16 * 4
-    assert slot_bytes_of(config, "kv_head", "float16", decoding.RaaS(8, 3)) == 2 * (2 * 16 * 2 + 4)
-    assert slot_bytes_of(config, "kv_head", "float16", decoding.LazyEviction(8, 3)) == 2 * (2 * 16 * 2 + 8)
+    assert slot_bytes_of(config, Policy(decoding=decoding.Slide(8, 3)), "float16") == 2 * 2 * 16 * 2
+    assert (
+        slot_bytes_of(config, Policy(decoding=decoding.Slide(8, 3), granularity="query_head"), "float32")
+        == 2 * 4 * 16 * 4
+    )
+    assert slot_bytes_of(config, Policy(decoding=decoding.RaaS(8, 3)), "float16") == 2 * (2 * 16 * 2 + 4)
+    assert slot_bytes_of(config, Policy(decoding=decoding.LazyEviction(8, 3)), "float16") == 2 * (2 * 16 * 2 + 8)
 
 
 @pytest.mark.parametrize("prompt", [30, 12])  # over the prefill's budget and under it

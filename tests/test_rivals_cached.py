@@ -15,9 +15,8 @@ from scope.cache import CompressedCache
 from scope.cache.twin import Concatenated, choose
 from scope.decoding import DecodingStrategy
 from scope.generation.rows import Generated
-from scope.policy import scores
+from scope.policy.attention import Attention
 from scope.policy.plan import View
-from scope.policy.scores import Attention
 from scope.prefill import PrefillMethod
 
 C, WINDOW, D, RECENT, TOKENS, EVERY = 16, 4, 10, 4, 20, 4
@@ -214,7 +213,7 @@ def test_a_row_is_what_it_is_alone(name: str, monkeypatch: pytest.MonkeyPatch) -
         policy = policy_of(name, protect)
         alone = [held(policy, prompts=[prompt]) for prompt in random_prompts(*LENGTHS)]
         assert held(policy, batch_size=2, **way) == ([written[0] for written, _ in alone], alone[-1][1])
-        monkeypatch.setattr(scores, "ROWS_BYTES", 1)
+        monkeypatch.setattr("scope.policy.attention.ROWS_BYTES", 1)
 
 
 @pytest.mark.parametrize("name", all_of("tova", "vase"))

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scope.cache.grouped import grouped
-from scope.policy import scores
-from scope.policy.scores import Attention, age, noise, pooled, received, scaled_products, votes
+from scope.policy import prompt_votes, scores
+from scope.policy.attention import Attention, scaled_products
+from scope.policy.scores import age, noise, pooled, received, votes
 
 BATCH, HEADS, GROUP, LENGTH, DIM = 3, 2, 3, 11, 8
 PADDING = (0, 4, 10)  # empty columns at the left of each row: the last row is one token
@@ -74,7 +75,7 @@ def naive_votes(a: Attention, last: int | None = None, causal_within: int | None
 @pytest.fixture(params=[2, 1024])
 def columns(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slots that are looked at together."""
-    monkeypatch.setitem(scores.TILE_COLUMNS, False, request.param)
+    monkeypatch.setitem(prompt_votes.TILE_COLUMNS, False, request.param)
 
 
 @pytest.mark.usefixtures("columns")

@@ -34,8 +34,9 @@ from scope.generation.options import Options
 from scope.generation.prompts import encode
 from scope.generation.rows import Generated, Prompt
 from scope.generation.stream import generate
+from scope.policy.attention import Attention
 from scope.policy.plan import View
-from scope.policy.scores import TILE_BYTES, TILE_ROWS, Attention
+from scope.policy.prompt_votes import TILE_BYTES, TILE_ROWS
 from scope.tasks import Arithmetic
 
 PROMPT, C, WINDOW, D, RECENT = 2048, 512, 8, 128, 64
@@ -119,17 +120,17 @@ def decode_batches() -> Found:
     stock = RandomModel(device="cpu").weights("sdpa")
     steps, before = 32, 4
 
-    def strategy(decode: decoding.DecodingStrategy) -> Callable[[int], Step]:
+    def strategy(given: decoding.DecodingStrategy) -> Callable[[int], Step]:
         # a prompt of C tokens leaves as much as one of PROMPT, sooner
         return lambda rows: ours(
             model,
-            CompressedCache(model.config, prefill.H2O(C, WINDOW), decode, layout=Layout(D + steps)),
+            CompressedCache(model.config, prefill.H2O(C, WINDOW), given, layout=Layout(D + steps)),
             C,
             batch=rows,
         )
 
     kinds: dict[str, tuple[Callable[[int], Step], int]] = {
-        f"h2o + {name}": (strategy(decode), D) for name, decode in strategies(D, RECENT, 4 * D).items()
+        f"h2o + {name}": (strategy(given), D) for name, given in strategies(D, RECENT, 4 * D).items()
     } | {
         "full, ours": (
             lambda rows: ours(model, CompressedCache(model.config, layout=Layout(before + steps)), PROMPT, batch=rows),

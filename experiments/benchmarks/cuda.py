@@ -26,8 +26,8 @@ SOURCE = RandomModel(preset="llama3_8b", dtype="bfloat16", device="cuda")
 Found = tuple[list[Target], dict[str, Any]]
 
 
-def _cache(model: Any, tokens: int, decode: decoding.DecodingStrategy | None = None) -> CompressedCache:
-    policies = prefill.SnapKV(C, WINDOW), decode or decoding.Slide(D, RECENT)
+def _cache(model: Any, tokens: int, given: decoding.DecodingStrategy | None = None) -> CompressedCache:
+    policies = prefill.SnapKV(C, WINDOW), given or decoding.Slide(D, RECENT)
     return CompressedCache(model.config, *policies, layout=Layout(tokens, whole=True))
 
 
@@ -56,8 +56,8 @@ def batches(steps: int) -> Found:
     stock = SOURCE.weights("sdpa") if torch.cuda.mem_get_info()[0] > 60 * 2**30 else model
     tokens, most = D + steps + 1, BATCHES[-1]
 
-    def strategy(decode: decoding.DecodingStrategy) -> tuple[Callable[[int], Step], int]:
-        return lambda rows: ours(model, _cache(model, tokens, decode), C + 64, ENGINE, rows), D
+    def strategy(given: decoding.DecodingStrategy) -> tuple[Callable[[int], Step], int]:
+        return lambda rows: ours(model, _cache(model, tokens, given), C + 64, ENGINE, rows), D
 
     def full(length: int, static: int | None = None) -> tuple[Callable[[int], Step], int]:
         return lambda rows: theirs(stock, length - 2 * steps, rows, static), steps
@@ -66,7 +66,7 @@ def batches(steps: int) -> Found:
         cache = CompressedCache(model.config, layout=Layout(2 * steps, whole=True))
         return ours(model, cache, LENGTH - 2 * steps, ENGINE, rows)
 
-    kinds = {f"snapkv + {name}": strategy(decode) for name, decode in strategies(D, RECENT, 4 * D).items()} | {
+    kinds = {f"snapkv + {name}": strategy(given) for name, given in strategies(D, RECENT, 4 * D).items()} | {
         "full, ours": (own_full, steps),
         "full, transformers' DynamicCache": full(LENGTH),
         "full, transformers' StaticCache": full(LENGTH, static=LENGTH),

@@ -15,7 +15,7 @@ from scope.cache.seam import adopt
 from scope.cache.sizes import reached, slot_bytes, windows_of
 from scope.cache.slots import Layout, Storage
 from scope.decoding import DecodingStrategy, KeepAll
-from scope.policy.scores import Attention
+from scope.policy.attention import Attention
 from scope.prefill import Full, PrefillMethod
 from scope.util.errors import ScopeError
 

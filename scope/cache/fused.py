@@ -20,18 +20,18 @@ class Storages:
     def __init__(self) -> None:
         self._workspaces: dict[Hashable, Workspace] = {}
 
-    def __call__(self, kept: Kept, room: int, whole: bool) -> Slots:
+    def __call__(self, kept: Kept, capacity: int, whole: bool) -> Slots:
         if kernels.runs_on(kept.keys.device) and kernels.takes(kept.keys, kept.values):
-            return FusedSlots(kept, room, whole, self)
-        return Slots(kept, room, whole)
+            return FusedSlots(kept, capacity, whole, self)
+        return Slots(kept, capacity, whole)
 
-    def workspace(self, query: Tensor, keys: Tensor, room: int) -> Workspace:
+    def workspace(self, query: Tensor, keys: Tensor, capacity: int) -> Workspace:
         """For query [B, Hq, D] and keys [B, H, S, D], with that many slots at the most."""
         batch, query_heads, dim = query.shape
         heads = keys.shape[1]
         key = (batch, query_heads, heads, dim, query.dtype, query.device)  # layers may lie on several devices
-        if key not in self._workspaces or self._workspaces[key].slots < room:
-            self._workspaces[key] = Workspace(batch, query_heads, heads, room, dim, query.dtype, query.device)
+        if key not in self._workspaces or self._workspaces[key].slots < capacity:
+            self._workspaces[key] = Workspace(batch, query_heads, heads, capacity, dim, query.dtype, query.device)
         return self._workspaces[key]
 
 
@@ -40,8 +40,8 @@ class FusedSlots(Slots):
     slot found and freed, by one kernel each. Steps that free several slots, or look behind earlier evictions, and those
     of a layer with a sliding window evict as `Slots` does."""
 
-    def __init__(self, kept: Kept, room: int, whole: bool, storages: Storages) -> None:
-        super().__init__(kept, room, whole)
+    def __init__(self, kept: Kept, capacity: int, whole: bool, storages: Storages) -> None:
+        super().__init__(kept, capacity, whole)
         self._storages = storages
 
     def append(self, keys: Tensor, values: Tensor) -> None:

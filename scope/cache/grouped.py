@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from scope.policy.scores import LEAST, scaled_products
+from scope.policy.attention import LEAST, scaled_products
 
 
 def grouped(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from scope.policy.scores import LayerInputs
+from scope.policy.attention import LayerInputs
 
 NOTED = "scope_inputs"  # on the attention module, from its call until `taken`
 

@@ -20,8 +20,8 @@ from scope.cache.policy import Policy
 from scope.cache.ring import Ring
 from scope.cache.sizes import after_prefill, most_slots, reached, slot_bytes, slot_bytes_of
 from scope.cache.slots import GROWTH, Kept, Layout, Slots, Storage
+from scope.policy.attention import Attention, by_rows
 from scope.policy.plan import Plan, View
-from scope.policy.scores import Attention, by_rows
 from scope.util.errors import ScopeError
 
 USED = (

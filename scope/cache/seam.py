@@ -33,16 +33,7 @@ SIGNATURES = {
 }
 REST = {backend: tuple(order.parameters)[4:] for backend, order in SIGNATURES.items()}  # after query, key and value
 UNKNOWN = {"softcap": "soft-capped logits", "s_aux": "sinks"}  # what models pass on that steps over slots leave out
-# transformers' order, the same for all backends.
-MASK_ARGUMENTS = (
-    "batch_size",
-    "q_length",
-    "kv_length",
-    "q_offset",
-    "kv_offset",
-    "mask_function",
-    "attention_mask",
-)
+MASK_SIGNATURES = {backend: signature(ALL_MASK_ATTENTION_FUNCTIONS[backend]) for backend in BACKENDS}
 KINDS = ("full_attention", "sliding_attention")  # of layers
 
 
@@ -147,7 +138,7 @@ def _mask(backend: str, *args: Any, **kwargs: Any) -> Tensor | None:
     """The backend's own mask. `kv_length` 0 means: a compressed cache, which masks its own decode steps. Its attention
     is then handed the caller's mask, to see that it says the same."""
     make: Callable[..., Tensor | None] = ALL_MASK_ATTENTION_FUNCTIONS[backend]
-    given = dict(zip(MASK_ARGUMENTS, args, strict=False)) | kwargs
+    given = dict(zip(MASK_SIGNATURES[backend].parameters, args, strict=False)) | kwargs
     if given["kv_length"] == 0:
         asked: Tensor | None = given.get("attention_mask")
         return asked
@@ -158,4 +149,6 @@ for _backend_name, _name in NAMES.items():
     _attention = partial(_attend, _backend_name)
     _attention.__signature__ = SIGNATURES[_backend_name]  # type: ignore[attr-defined]
     AttentionInterface.register(_name, _attention)
-    AttentionMaskInterface.register(_name, partial(_mask, _backend_name))
+    _own_mask = partial(_mask, _backend_name)
+    _own_mask.__signature__ = MASK_SIGNATURES[_backend_name]  # type: ignore[attr-defined]
+    AttentionMaskInterface.register(_name, _own_mask)

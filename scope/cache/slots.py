@@ -1,7 +1,8 @@
 """One layer's keys and values in preallocated slots: a freed slot is overwritten by the next token, nothing else moves.
 
 Keys are rotated already, so the order of slots does not matter to attention. A slot remembers its token's position in
-the text and its ordinal: the how-manieth token of its row it was to be stored (-1 = empty). Age is read from there.
+the text and its ordinal: its number among the row's tokens in the order they were stored (-1 = empty). The ordinal
+gives a token's age.
 Rows and heads fill and free slots on their own.
 
 In a layer with a sliding window, a slot that no later query can see is free. Which slots these are differs from head to
@@ -112,8 +113,8 @@ def stays(plan: Plan | None, held: int, window: int | None) -> int:
 class StorageFactory(Protocol):
     """Makes a layer's storage from what the prefill kept."""
 
-    def __call__(self, kept: Kept, room: int, whole: bool) -> Storage:
-        """`room`: slots to make room for; `whole`: have them all attended to from the start, the empty ones masked."""
+    def __call__(self, kept: Kept, capacity: int, whole: bool) -> Storage:
+        """`capacity`: slots to allocate; `whole`: have them all attended to from the start, the empty ones masked."""
         ...
 
 
@@ -135,37 +136,37 @@ class Layout:
 class Move:
     """All that the operations of a step depend on in one layer, but for numbers that lie on the device."""
 
-    room: int  # slots allocated
+    capacity: int  # slots allocated
     width: int  # slots attended to
     full: bool  # the token goes into a slot that was never used, the same for all rows
     remembered: bool  # each row's empty slot is known from the step before
     masked: bool  # some slots are empty when the token is there
     most: int  # slots freed, of the row that frees most
     even: bool  # every row frees as many
-    gaps: bool  # a plan looks behind earlier evictions: ordinals do not say how-manieth a token is of what is left
+    gaps: bool  # head or tail reaches past evicted tokens, so storage order no longer equals rank
 
 
 class Slots:
     """Storage in place."""
 
-    def __init__(self, kept: Kept, room: int, whole: bool = False) -> None:
+    def __init__(self, kept: Kept, capacity: int, whole: bool = False) -> None:
         keys, values, stored = kept.keys, kept.values, kept.stored
         batch, heads, width, _ = keys.shape
-        room = max(room, width)
-        self._keys = keys.new_zeros(batch, heads, room, keys.shape[-1])
-        self._values = values.new_zeros(batch, heads, room, values.shape[-1])
+        capacity = max(capacity, width)
+        self._keys = keys.new_zeros(batch, heads, capacity, keys.shape[-1])
+        self._values = values.new_zeros(batch, heads, capacity, values.shape[-1])
         self._keys[:, :, :width], self._values[:, :, :width] = keys, values
-        self._marks = torch.full((2, batch, heads, room), -1, dtype=torch.int32, device=keys.device)
+        self._marks = torch.full((2, batch, heads, capacity), -1, dtype=torch.int32, device=keys.device)
         index = torch.arange(width, dtype=torch.int32, device=keys.device)
         self._marks[0, :, :, :width] = torch.where(kept.positions >= 0, index, -1)
         self._marks[1, :, :, :width] = kept.positions
         last = torch.tensor(stored, dtype=torch.int32, device=keys.device) - 1
         self._last = torch.stack([last, kept.newest.to(last)])[..., None, None]  # [2, B, 1, 1]: of the newest token
-        self._channels = keys.new_zeros(len(kept.channels), batch, heads, room, dtype=torch.float32)
+        self._channels = keys.new_zeros(len(kept.channels), batch, heads, capacity, dtype=torch.float32)
         self._names = tuple(kept.channels)
         for own, given in zip(self._channels, kept.channels.values(), strict=True):
             own[:, :, :width] = given
-        self._width = room if whole else width  # slots from here on have never been used
+        self._width = capacity if whole else width  # slots from here on have never been used
         self._whole = whole
         self._window = kept.window
         self.stored = list(stored)
@@ -178,7 +179,7 @@ class Slots:
         self._remembered = False
         self._control = torch.zeros(3, batch, 1, 1, dtype=torch.int32, device=keys.device)  # head, tail, surplus
         self._controlled: list[list[int]] = []  # the same, as the host last sent them
-        self._move = Move(room, self._width, False, False, False, 0, True, False)
+        self._move = Move(capacity, self._width, False, False, False, 0, True, False)
 
     @property
     def keys(self) -> Tensor:
@@ -231,7 +232,7 @@ class Slots:
                     self._head[row] = min(self._head[row], heads[row])
                     self._tail[row] = min(self._tail[row], tails[row])
         self._move = Move(
-            room=self._keys.shape[2],
+            capacity=self._keys.shape[2],
             width=self._width,
             full=full,
             remembered=self._remembered,
@@ -344,15 +345,15 @@ class Slots:
             self._controlled = control
 
     def _widen(self) -> None:
-        """One more slot for every row and head; where the room is used up, more is made."""
+        """One more slot for every row and head; where all are used up, more are allocated."""
         self._width += 1
-        room = self._keys.shape[2]
-        if self._width > room:
-            more = GROWTH if self._window is None else max(1, min(GROWTH, self._window - room))
+        capacity = self._keys.shape[2]
+        if self._width > capacity:
+            more = GROWTH if self._window is None else max(1, min(GROWTH, self._window - capacity))
             self._keys, self._values = (_longer(x, 2, more, 0.0) for x in (self._keys, self._values))
             self._marks, self._channels = _longer(self._marks, 3, more, -1), _longer(self._channels, 3, more, 0.0)
             if self._whole:
-                self._width = room + more
+                self._width = capacity + more
 
 
 def _longer(states: Tensor, dim: int, more: int, fill: float) -> Tensor:

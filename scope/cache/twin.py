@@ -15,7 +15,7 @@ from scope.policy.plan import Plan
 class Concatenated:
     """Storage in order of age; each eviction copies everything that stays. Rows are filled up at the front."""
 
-    def __init__(self, kept: Kept, room: int, whole: bool = False) -> None:
+    def __init__(self, kept: Kept, capacity: int, whole: bool = False) -> None:
         self.keys, self.values, self.positions = kept.keys, kept.values, kept.positions.int()
         self.newest, self.channels, self.stored = kept.newest.int(), dict(kept.channels), list(kept.stored)
         self.ordinals = torch.arange(self.positions.shape[-1]).to(self.positions).expand_as(self.positions)

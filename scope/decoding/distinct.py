@@ -8,7 +8,7 @@ from torch import Tensor
 
 from scope.decoding.eviction import Eviction
 from scope.policy import scores
-from scope.policy.scores import Attention
+from scope.policy.attention import Attention, beyond
 from scope.util.errors import check_number
 
 
@@ -32,7 +32,7 @@ class Distinct(Eviction):
     def score(self, attention: Attention) -> Tensor:
         first = 0
         if self.protect == "prompt":
-            first, attention = attention.head, scores.beyond(attention)
+            first, attention = attention.front, beyond(attention)
             assert attention.prompt is not None
             among = attention.positions >= attention.prompt[:, None, None]
         else:

@@ -9,8 +9,8 @@ from typing import ClassVar, Protocol
 from torch import Tensor
 
 from scope.policy import scores
+from scope.policy.attention import Attention
 from scope.policy.plan import Plan, View
-from scope.policy.scores import Attention
 from scope.util.errors import CombinationError, ScopeError, check_choice, check_count
 
 
@@ -20,7 +20,7 @@ class DecodingStrategy(Protocol):
     A strategy that remembers says what: `channels` are numbers by name that the cache keeps for each slot, 0 for a new
     one; `queries` is how many of the last queries it wants to see. `heads_agree`: a layer's heads, while they hold the
     same tokens, are given the same scores. `skips_protected`: the score wants to know which slots at the front no row
-    can lose (`Attention.head`).
+    can lose (`Attention.front`).
     """
 
     @property

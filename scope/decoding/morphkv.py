@@ -6,7 +6,7 @@ from torch import Tensor
 
 from scope.decoding.eviction import Eviction
 from scope.policy import scores
-from scope.policy.scores import Attention
+from scope.policy.attention import Attention
 from scope.util.errors import check_choice
 
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from scope.policy import scores
+from scope.policy.attention import Attention
 from scope.policy.plan import Plan, View
-from scope.policy.scores import Attention
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from scope.decoding.periodic import Polled
-from scope.policy import scores
-from scope.policy.scores import Attention
+from scope.policy.attention import Attention
+from scope.policy.rkv import importance_without_redundancy
 from scope.util.errors import SettingError, check_number
 
 
@@ -32,4 +32,4 @@ class RKV(Polled):
             raise SettingError(self, "balance", self.balance, "a number between 0 and 1")
 
     def score(self, attention: Attention) -> Tensor:
-        return scores.importance_without_redundancy(attention, self.balance, self.kernel, self.threshold)
+        return importance_without_redundancy(attention, self.balance, self.kernel, self.threshold)

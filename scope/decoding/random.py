@@ -8,7 +8,7 @@ from torch import Tensor
 
 from scope.decoding.eviction import Eviction
 from scope.policy import scores
-from scope.policy.scores import Attention
+from scope.policy.attention import Attention, beyond
 from scope.util.errors import check_count
 
 
@@ -25,4 +25,4 @@ class Random(Eviction):
         check_count(self, "seed")
 
     def score(self, attention: Attention) -> Tensor:
-        return F.pad(scores.noise(scores.beyond(attention), self.seed), (attention.head, 0))
+        return F.pad(scores.noise(beyond(attention), self.seed), (attention.front, 0))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from scope.decoding.periodic import Periodic
 from scope.policy import scores
-from scope.policy.scores import Attention
+from scope.policy.attention import Attention
 from scope.util.errors import check_count, check_odd
 
 

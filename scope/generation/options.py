@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from scope.cache import CompressedCache
 from scope.cache.slots import StorageFactory
 from scope.generation.engine import KINDS
-from scope.policy.scores import Attention
+from scope.policy.attention import Attention
 from scope.util.errors import check_choice, check_count
 
 

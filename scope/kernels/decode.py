@@ -307,8 +307,8 @@ def write_twin(cached: Cached, at: Tensor, token: Token) -> None:
         new = mark.to(marks.dtype)[:, None, None].expand_as(slot)
         marks.scatter_(2, slot, torch.where(there, new, marks.gather(2, slot)))
     wide = slot[..., None].expand(-1, -1, -1, keys.shape[-1])
-    for states, state in ((keys, key), (values, value)):
-        states.scatter_(2, wide, torch.where(there[..., None], state[:, :, None], states.gather(2, wide)))
+    for stored, new in ((keys, key), (values, value)):
+        stored.scatter_(2, wide, torch.where(there[..., None], new[:, :, None], stored.gather(2, wide)))
 
 
 def _splits(pairs: int, blocks: int, device: torch.device) -> int:

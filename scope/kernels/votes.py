@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scope.kernels.shapes import check_contiguous, check_same, check_shape, padded
-from scope.policy.scores import Attention
+from scope.policy.attention import Attention
 from scope.policy.scores import votes as votes_of
 
 HELD_BYTES = 32768  # of keys or queries that a program keeps

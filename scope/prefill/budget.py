@@ -6,8 +6,8 @@ from typing import ClassVar, Protocol
 from torch import Tensor
 
 from scope.policy import scores
+from scope.policy.attention import Attention
 from scope.policy.plan import ROUNDINGS, Plan, View, pyramid
-from scope.policy.scores import Attention
 from scope.util.errors import MOST, CombinationError, SettingError, check_choice, check_count
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from scope import kernels
 from scope.kernels.votes import votes
 from scope.policy import scores
-from scope.policy.scores import Attention
+from scope.policy.attention import Attention
 from scope.prefill.budget import Windowed
 from scope.util.errors import check_choice, check_count
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from scope.policy import scores
+from scope.policy.attention import Attention
 from scope.policy.plan import Plan, View
-from scope.policy.scores import Attention
 from scope.prefill.budget import Budget
 from scope.util.errors import ScopeError, SettingError, check_count
 from scope.util.memory import out_of_memory

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from scope.policy import scores
-from scope.policy.scores import Attention
+from scope.policy.attention import Attention, latest
+from scope.policy.rkv import importance_without_redundancy
 from scope.prefill.budget import Windowed
 from scope.util.errors import SettingError, check_number, check_odd
 
@@ -35,5 +35,5 @@ class RKV(Windowed):
         return self.window
 
     def score(self, attention: Attention) -> Tensor:
-        asked = scores.latest(attention, self.window)
-        return scores.importance_without_redundancy(asked, self.balance, self.kernel, self.threshold)
+        asked = latest(attention, self.window)
+        return importance_without_redundancy(asked, self.balance, self.kernel, self.threshold)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from scope.policy import scores
-from scope.policy.scores import Attention
+from scope.policy.attention import Attention
 from scope.prefill.budget import Windowed
 from scope.util.errors import check_odd
 

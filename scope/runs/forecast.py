@@ -141,8 +141,8 @@ def _lengths(
 
 def _names(run: Experiment) -> dict[str, str]:
     """What tells runs of a sweep apart: their labels, and the budgets in slots or shares."""
-    decode = describe(run.decoding).get("budget", "-") if run.max_bytes is None else f"{run.max_bytes / 2**20:.3g} MiB"
-    budgets = {"C": describe(run.method).get("budget", "-"), "D": decode}
+    bound = describe(run.decoding).get("budget", "-") if run.max_bytes is None else f"{run.max_bytes / 2**20:.3g} MiB"
+    budgets = {"C": describe(run.method).get("budget", "-"), "D": bound}
     labels = {part: run.labels.get(part, "") for part in ("model", "task", "method", "decoding")}
     return labels | {name: str(budget) for name, budget in budgets.items()}
 

@@ -25,7 +25,8 @@ from scope.generation.options import Hooks, Options
 from scope.generation.rows import Prompt
 from scope.generation.sampling import Sampling
 from scope.generation.stream import generate
-from scope.policy.scores import Attention, probabilities
+from scope.policy.attention import Attention
+from scope.policy.scores import probabilities
 from scope.util.errors import ConfigError, SettingError, check_count
 from scope.util.files import write_whole
 
