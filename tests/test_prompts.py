@@ -14,7 +14,6 @@ from transformers import PreTrainedTokenizerFast
 
 from scope.generation.prompts import Encoded, encode, render
 from scope.runs.summary import headline
-from scope.scoring.answer import Answer
 from scope.tasks import Sample
 from scope.util.errors import ConfigError, ScopeError
 
@@ -201,9 +200,6 @@ class Skies:
 
     def samples(self) -> list[Sample]:
         return [Sample(f"{n}", " The sky looks grey." * n, (), most_tokens=self.most_tokens) for n in self.sentences]
-
-    def answers(self, sample: Sample, generation: str) -> list[Answer]:
-        return []
 
     def measures(self, sample: Sample, generation: str) -> dict[str, float]:
         return {}

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import yaml
 
-from scope.scoring import FORMS, score
-from scope.scoring.answer import Answer, Question
+from scope.scoring import FORMS
+from scope.scoring.answer import Question
 from scope.tasks.questions import expected_label, expected_number, with_choices
 from scope.tasks.sets import advice, stamped, write_set
 from scope.tasks.sources import WORKED, Hub, Row, read, read_text, require
@@ -73,9 +73,6 @@ class LongGenBench:
     def samples(self) -> list[Sample]:
         """Raises ConfigError for a source that is malformed, ScopeError where the hub is out of reach."""
         return list(self._samples)
-
-    def answers(self, sample: Sample, generation: str) -> list[Answer]:
-        return score(sample.questions, generation, self.form)
 
     def measures(self, sample: Sample, generation: str) -> dict[str, float]:
         return {}
