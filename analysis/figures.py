@@ -16,20 +16,22 @@ import pandas as pd
 
 from analysis.colours import colour, marker
 from analysis.command import command
-from analysis.frame import asked, batches, of_runs, ordered, settings_of
+from analysis.frame import asked, batches, of_runs, ordered, score_columns, scored, settings_of
 from analysis.panels import NothingToShowError, dress, panels
 from analysis.records import Run, Sample
 from analysis.statistics import clustered_proportion
 from analysis.traces import figures as trace_figures
+from scope.scoring import PRIMARY, STANDARD
 from scope.util.files import make_folder
 
 KINDS = ("png", "pdf")
 BINS = 8  # of question positions: fewer questions a point, wider bands
 
 
-def frontier(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
+def frontier(runs: Sequence[Run], frame: pd.DataFrame, scorer: str = PRIMARY) -> Any:
     """Accuracy against bytes of one sequence's cache, with 95% intervals; the line joins what no run dominates."""
-    known = frame.dropna(subset=["accuracy_percent", "cache_mib"])
+    percent, *bounds = score_columns(scorer)[:3]
+    known = frame.dropna(subset=[percent, "cache_mib"])
     if known.empty:
         raise NothingToShowError("no run has answers and an account of bytes")
     asked_by_row = pd.Series([", ".join(names) for names in asked(frame)], index=frame.index)
@@ -38,7 +40,7 @@ def frontier(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
     for axis, (title, block) in zip(axes, blocks, strict=True):
         unit, scale = ("KiB", 1024) if block["cache_mib"].max() < 1 else ("MiB", 1)
         for row in block.to_dict("records"):
-            estimate, low, high = (row[f"accuracy{part}_percent"] for part in ("", "_low", "_high"))
+            estimate, low, high = (row[column] for column in (percent, *bounds))
             partial = row["prompts"] < row["planned_prompts"]
             axis.errorbar(
                 row["cache_mib"] * scale,
@@ -50,9 +52,10 @@ def frontier(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
                 ms=6,
                 elinewidth=0.9,
             )
-        best = pareto(list(zip(block["cache_mib"] * scale, block["accuracy_percent"], strict=True)))
+        best = pareto(list(zip(block["cache_mib"] * scale, block[percent], strict=True)))
         axis.plot(*zip(*best, strict=True), color="#666666", lw=0.9, ls="--", zorder=0)
-        dress(axis, title, f"cache of one sequence, {unit}", "answers right, %")
+        right = "answers right, %" if scorer == PRIMARY else f"answers right by {scorer}, %"
+        dress(axis, title, f"cache of one sequence, {unit}", right)
         axis.set_xlim(left=0)
         open_marks = (block["prompts"] < block["planned_prompts"]).any()
         _legend(axis, block["method"], block["decoding"], ["open mark: partial run"] * bool(open_marks))
@@ -256,6 +259,9 @@ def draw_all(runs: Sequence[Run], folder: Path) -> dict[str, str]:
 
     frame, drawn = of_runs(runs), {}
     drawers = {name: (draw, partial(_named, name, draw, runs, frame)) for name, draw in FIGURES.items()}
+    for scorer in scored(frame)[len(STANDARD) :]:  # the paper's scorer has the paper's tables
+        name, draw = f"frontier_{scorer}", partial(frontier, scorer=scorer)
+        drawers[name] = frontier, partial(_named, name, draw, runs, frame)
     for name, (shows, draw) in {**drawers, **trace_figures(runs)}.items():
         try:
             with rc_context({"text.parse_math": False}):  # a dollar in a label begins no formula

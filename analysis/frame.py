@@ -1,10 +1,10 @@
 """Records -> a data frame: one row per run, tidy and exact. What a person reads is made from it alone."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -21,12 +21,44 @@ from analysis.statistics import (
     mean_by_prompt,
     tied_with_best,
 )
+from scope.scoring import PRIMARY, STANDARD, standard
 
-ACCURACY = ("accuracy_percent", "accuracy_low_percent", "accuracy_high_percent")
-RELEASED = ("released_percent", "released_low_percent", "released_high_percent")
+
+class ScoreColumns(NamedTuple):
+    """The columns of one scorer: answers right in percent with bounds, ties with the best, and what has no answer."""
+
+    percent: str
+    low: str
+    high: str
+    best: str
+    missing: str
+
+
+SCORED = "scored."  # the columns of a scorer beside the standard ones, scored.strict_percent for one
+
+
+def score_columns(name: str) -> ScoreColumns:
+    """The columns of a scorer; those of the primary one, and the paper's, have names of their own."""
+    if name == PRIMARY:
+        return ScoreColumns(
+            "accuracy_percent", "accuracy_low_percent", "accuracy_high_percent", "best", "missing_percent"
+        )
+    prefix = name if name in STANDARD else f"{SCORED}{name}"
+    return ScoreColumns(
+        *(f"{prefix}{end}" for end in ("_percent", "_low_percent", "_high_percent", "_best", "_missing_percent"))
+    )
+
+
+def score_heading(name: str) -> str:
+    """What a scorer's percentage is called over a column."""
+    return "accuracy %" if name == PRIMARY else f"{name} %"
+
+
+ACCURACY = score_columns(PRIMARY)[:3]
 LOST = ("points_lost", "points_lost_low", "points_lost_high")
 UNCOMPRESSED, OWN_TEXTS = "uncompressed run", "own texts"  # what a share of bytes is of; both, in two rows, differ
 MEASURED = "measured."  # the columns of what a task measures on whole texts, measured.rougeL_percent for one
+ABOUT_SCORERS = "about_scorers"  # in the frame's attrs: what each scorer counts, in a few words
 IDENTITY = ("experiment", "run", "model", "task", "method", "decoding", "budget", "fidelity")
 MEASURES = (
     "compressed",
@@ -34,14 +66,11 @@ MEASURES = (
     "planned_prompts",
     "failed_prompts",
     "questions",
-    *ACCURACY,
-    *RELEASED,
-    "best",
-    "released_best",
+    *(column for name in STANDARD for column in score_columns(name)[:3]),
+    *(score_columns(name).best for name in STANDARD),
     *LOST,
     "paired_prompts",
-    "missing_percent",
-    "released_missing_percent",
+    *(score_columns(name).missing for name in STANDARD),
     "duplicates",
     "slots",
     "kept_percent",
@@ -58,7 +87,8 @@ MEASURES = (
 
 `prompts` counts the answered ones and `questions` theirs. `accuracy_` is the aligned scorer's, `released_` the paper's,
 unknown where it did not score all records; `best` and `released_best`: whether, by that scorer, this compressed run
-cannot be told from the best of those that it may be held against, all their prompts answered. `points_lost` is the
+cannot be told from the best of those that it may be held against, all their prompts answered. Any other scorer has the
+same columns under its name (`score_columns`). `points_lost` is the
 accuracy of the uncompressed run minus that of this one in percentage points, so positive is worse; it is the mean over
 `paired_prompts`, the prompts that both answered, each with the same weight. `missing_percent`: questions without an
 answer; `duplicates`: answers beyond the first to a question. `slots`: those of one layer and head at the end, mean;
@@ -85,15 +115,18 @@ def of_runs(read: Sequence[Run]) -> pd.DataFrame:
     """The same of runs that were read already."""
     runs = ordered(read)
     behind = provenance(runs)
-    frame = pd.DataFrame([_row(run, _baseline(run, runs), _same_evictions(run, runs), behind) for run in runs])
+    about = about_scorers(runs)
+    names = list(about)
+    frame = pd.DataFrame([_row(run, _baseline(run, runs), _same_evictions(run, runs), behind, names) for run in runs])
+    frame.attrs[ABOUT_SCORERS] = about
     _note_shares_of_own_texts(frame)
     frame["speed_differs"] = differences(frame)
     settings = [settings_of(run) for run in runs]
     for position, key in enumerate(_telling(settings, frame), start=len(IDENTITY)):
         values = [setting.get(key) for setting in settings]
         frame.insert(position, key, pd.Series(values, dtype=object))  # object: a whole number stays one beside a gap
-    for column, scores in (("best", aligned_scores), ("released_best", released_scores)):
-        frame[column] = _best(frame, [scores(run.samples) for run in runs])
+    for name in names:
+        frame[score_columns(name).best] = _best(frame, [scores(run.samples, name) for run in runs])
     for name in dict.fromkeys(name for run in runs for sample in run.samples for name in sample.measures):
         totals = [_measured(run.samples, name) for run in runs]
         found = [mean_by_prompt([total / count for total, count in prompts.values()]) for prompts in totals]
@@ -120,6 +153,18 @@ def _note_shares_of_own_texts(frame: pd.DataFrame) -> None:
 def measure_columns(name: str) -> tuple[str, str, str]:
     """The columns of a measure: mean over prompts and its bounds."""
     return f"{MEASURED}{name}_percent", f"{MEASURED}{name}_low_percent", f"{MEASURED}{name}_high_percent"
+
+
+def scored(frame: pd.DataFrame) -> list[str]:
+    """The names of the scorers that the frame has, the primary one first."""
+    return [*STANDARD, *(c[len(SCORED) : -len("_best")] for c in frame if c.startswith(SCORED) and c.endswith("_best"))]
+
+
+def about_scorers(runs: Sequence[Run]) -> dict[str, str]:
+    """The standard scorers and those of these runs, with what each counts in a few words, where that is known."""
+    told = {name: scorer.about for name, scorer in standard().items()}
+    told |= {name: "" for run in runs for name in run.scorers if name not in told}
+    return told | {name: about for run in runs for name, about in run.scorers.items() if about}
 
 
 def measured(frame: pd.DataFrame) -> list[str]:
@@ -149,7 +194,9 @@ def asked(frame: pd.DataFrame) -> list[tuple[str, str]]:
 
 def settings(frame: pd.DataFrame) -> list[str]:
     """The columns that were added to tell rows apart."""
-    return [column for column in frame if column not in IDENTITY + MEASURES and not column.startswith(MEASURED)]
+    return [
+        column for column in frame if column not in IDENTITY + MEASURES and not column.startswith((MEASURED, SCORED))
+    ]
 
 
 def complete(frame: pd.DataFrame) -> "pd.Series[bool]":
@@ -166,18 +213,14 @@ def _best(frame: pd.DataFrame, scores: Sequence[Scores]) -> list[bool]:
     return best
 
 
-def aligned_scores(samples: Sequence[Sample]) -> Scores:
-    """Right answers and questions by prompt; a prompt is the same only if it asks for the same answers."""
-    return _by_prompt([(sample, sample.correct) for sample in samples])
+def scores(samples: Sequence[Sample], scorer: str = PRIMARY) -> Scores:
+    """Right answers and questions by prompt; a prompt is the same only if it asks for the same answers.
 
-
-def released_scores(samples: Sequence[Sample]) -> Scores:
-    """The same by the paper's scorer; none where a sample was not scored by it."""
-    correct = [(sample, sample.released_correct) for sample in samples]
-    return _by_prompt([(s, c) for s, c in correct if c is not None]) if all(c is not None for _, c in correct) else {}
-
-
-SCORERS: dict[str, Callable[[Sequence[Sample]], Scores]] = {"aligned": aligned_scores, "released": released_scores}
+    None of a scorer that has not scored all samples.
+    """
+    marks = [(sample, sample.marks_by(scorer)) for sample in samples]
+    by_it = [(sample, found.correct) for sample, found in marks if found is not None]
+    return _by_prompt(by_it) if len(by_it) == len(marks) else {}
 
 
 def _measured(samples: Sequence[Sample], name: str) -> Scores:
@@ -279,11 +322,13 @@ def _telling(settings: Sequence[Mapping[str, Any]], frame: pd.DataFrame) -> list
     return [key for key in keys if tells(key)]
 
 
-def _row(run: Run, baseline: Run | None, same: Sequence[Run], behind: Mapping[Path, tuple[str, ...]]) -> dict[str, Any]:
+def _row(
+    run: Run, baseline: Run | None, same: Sequence[Run], behind: Mapping[Path, tuple[str, ...]], names: Sequence[str]
+) -> dict[str, Any]:
+    """names: of the scorers that any of the runs has."""
     samples = run.samples
-    scores, answered = aligned_scores(samples), sum(len(s.correct) for s in samples)
-    duplicates = [s.duplicates for s in samples]
-    released = sum(size for _, size in released_scores(samples).values())
+    by_scorer = {name: scores(samples, name) for name in names}
+    duplicates = [s.marks[PRIMARY].duplicates for s in samples]
     lost, paired = _lost(run, baseline)
     cache_bytes = sum(s.cache_bytes for s in samples)
     cache_share, cache_of = _cache_share(run, baseline)
@@ -295,15 +340,12 @@ def _row(run: Run, baseline: Run | None, same: Sequence[Run], behind: Mapping[Pa
         "prompts": len(samples),
         "planned_prompts": run.planned,
         "failed_prompts": len(run.failed),
-        "questions": answered,
-        **_percent(ACCURACY, _proportion(scores)),
-        **_percent(RELEASED, _proportion(released_scores(samples))),
-        "best": False,  # these two need the other rows
-        "released_best": False,
+        "questions": sum(len(s.correct) for s in samples),
+        **{column: v for name in names for column, v in _scored(name, by_scorer[name]).items()},
+        **{score_columns(name).best: False for name in names},  # needs the other rows
         **_percent(LOST, lost),
         "paired_prompts": paired,
-        "missing_percent": 100 * _ratio(sum(s.missing for s in samples), answered),
-        "released_missing_percent": 100 * _ratio(sum(s.released_missing or 0 for s in samples), released),
+        **{score_columns(name).missing: _missing_percent(samples, name, by_scorer[name]) for name in names},
         "duplicates": float("nan") if None in duplicates else sum(count or 0 for count in duplicates),
         "slots": _ratio(sum(sum(s.slots_kept) for s in samples), sum(len(s.slots_kept) for s in samples)),
         "kept_percent": 100 * _ratio(sum(sum(s.slots_kept) for s in samples), sum(s.slots_full for s in samples)),
@@ -312,10 +354,20 @@ def _row(run: Run, baseline: Run | None, same: Sequence[Run], behind: Mapping[Pa
         "cache_percent_of": cache_of,
         "tokens_per_second": _ratio(sum(s.generated_tokens for s in samples), _decoding_seconds(samples)),
         **measured_with(run),
-        "notes": "; ".join((*_notes(run, baseline, lost, paired, same), *behind[run.folder])),
+        "notes": "; ".join((*_notes(run, baseline, lost, paired, same, names), *behind[run.folder])),
         "identity": run.identity,
         "commit": run.made_by[0]["commit"],
     }
+
+
+def _scored(name: str, by_prompt: Scores) -> dict[str, float]:
+    return _percent(score_columns(name)[:3], _proportion(by_prompt))
+
+
+def _missing_percent(samples: Sequence[Sample], scorer: str, by_prompt: Scores) -> float:
+    """Questions in which a scorer found no answer, in percent; NaN where it has not scored all samples."""
+    marks = [sample.marks_by(scorer) for sample in samples]
+    return 100 * _ratio(sum(m.missing for m in marks if m), sum(size for _, size in by_prompt.values()))
 
 
 def _proportion(scores: Scores) -> Interval:
@@ -335,7 +387,7 @@ def _lost(run: Run, baseline: Run | None) -> tuple[Interval, int]:
     """What the baseline answers better, in 0..1 over the prompts both answered, and how many these are."""
     if baseline is None:
         return UNKNOWN, 0
-    return lost_to(aligned_scores(baseline.samples), aligned_scores(run.samples))
+    return lost_to(scores(baseline.samples), scores(run.samples))
 
 
 def _cache_share(run: Run, baseline: Run | None) -> tuple[float, str]:
@@ -371,7 +423,9 @@ def _decoding_seconds(samples: Sequence[Sample]) -> float:
     return sum(longest.values())
 
 
-def _notes(run: Run, baseline: Run | None, lost: Interval, paired: int, same: Sequence[Run]) -> Iterator[str]:
+def _notes(
+    run: Run, baseline: Run | None, lost: Interval, paired: int, same: Sequence[Run], names: Sequence[str]
+) -> Iterator[str]:
     recorded, answered = len(run.samples) + len(run.failed), len(run.samples)
     if recorded < run.planned:
         yield f"partial: {recorded} of {run.planned}"
@@ -387,8 +441,8 @@ def _notes(run: Run, baseline: Run | None, lost: Interval, paired: int, same: Se
         yield from _idle("prefill", [s.prefill_evicted for s in run.samples])
     if run.compresses_decoding:
         yield from _idle("decoding", [s.decode_evicted for s in run.samples])
-    if any(s.released_correct is None for s in run.samples):
-        yield "older records: python -m scope.scoring gives the released score"
+    if lacking := [name for name in names if any(s.marks_by(name) is None for s in run.samples)]:
+        yield f"older records: python -m scope.scoring gives the {' and '.join(lacking)} score"
     for other in same:
         yield f"same evictions as with budget {' and '.join(other.budget_words)}"
     asked = sum(bool(sample.correct) for sample in run.samples)

@@ -13,12 +13,13 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.frame import SCORERS, ordered, settings
+from analysis.frame import about_scorers, ordered, score_columns, scores, settings
 from analysis.provenance import provenance
 from analysis.published import published
 from analysis.records import Run
 from analysis.sheets import NOTHING, STAR, Sheet, bytes_unit, interval, number, plain, signed
 from analysis.statistics import UNKNOWN, Interval, cautious, lost_to, mean_of_independent, tied_with_best
+from scope.scoring import PRIMARY
 
 FULL = "no budget"  # the block of what keeps all that is generated
 
@@ -91,8 +92,7 @@ class Entry:
         return bool(self.figures["prompts"] >= self.figures["planned_prompts"])
 
     def accuracy(self, scorer: str) -> Interval:
-        prefix = {"aligned": "accuracy", "released": "released"}[scorer]
-        return Interval(*(self.figures[f"{prefix}{bound}_percent"] for bound in ("", "_low", "_high")))
+        return Interval(*(self.figures[column] for column in score_columns(scorer)[:3]))
 
 
 Cells = dict[tuple[Row, str], Entry]
@@ -117,12 +117,12 @@ def fill(layout: Layout, runs: Sequence[Run], frame: pd.DataFrame) -> tuple[list
     sheets, tidy = [], []
     for key, members in groups.items():
         cells = {(entry.row, entry.column): entry for entry in members}
-        for scorer in SCORERS:
-            grid = Grid(layout, scorer, key, cells)
+        for scorer, about in about_scorers([entry.run for entry in members]).items():
+            grid = Grid(layout, scorer, key, cells, about)
             sheets.append(grid.sheet([*grid.remarks(behind), *beside]))
             tidy += grid.tidy()
         if layout.across == "method":
-            sheets.append(Grid(layout, "aligned", key, cells).cost())
+            sheets.append(Grid(layout, PRIMARY, key, cells).cost())
     return sheets, pd.DataFrame(tidy)
 
 
@@ -134,6 +134,7 @@ class Grid:
     scorer: str
     key: tuple[str, ...]
     cells: Cells
+    about: str = ""  # what the scorer counts, in a few words
 
     @cached_property
     def papers(self) -> dict[tuple[Row, str], float]:
@@ -172,7 +173,7 @@ class Grid:
                 for (row, at), e in self.cells.items()
                 if (row.block, at) == (block, column) and e.whole and e.run.compressed
             ]
-            ties = tied_with_best([SCORERS[self.scorer](e.run.samples) for e in rivals])
+            ties = tied_with_best([scores(e.run.samples, self.scorer) for e in rivals])
             found |= {(e.row, column) for e, tied in zip(rivals, ties, strict=True) if tied and len(rivals) > 1}
         return found
 
@@ -199,7 +200,7 @@ class Grid:
         return self.average(row).estimate >= 0 and all(self.cells[row, c].run.compressed for c in self.columns())
 
     def _scores(self, row: Row, column: str) -> Mapping[Any, tuple[float, float]]:
-        return SCORERS[self.scorer](self.cells[row, column].run.samples)
+        return scores(self.cells[row, column].run.samples, self.scorer)
 
     def sheet(self, remarks: Sequence[str]) -> Sheet:
         """Accuracy, and beside each row what stands behind it; where columns are methods, `cost` has that."""
@@ -225,7 +226,12 @@ class Grid:
                 columns["average\npubl."] = [number(value, 2) for value in theirs]
                 columns["average\ndiff."] = [signed(a - b) for a, b in zip(ours, theirs, strict=True)]
         beside = self.layout.across == "task"
-        about = [ABOUT[self.scorer], ABOUT_CELLS, *[ABOUT_PUBLISHED] * bool(papers), *[ABOUT_AVERAGE] * several]
+        about = [
+            ABOUT.get(self.scorer) or f"Answers right in %, by {self.scorer}{self.about and f': {self.about}'}.",
+            ABOUT_CELLS,
+            *[ABOUT_PUBLISHED] * bool(papers),
+            *[ABOUT_AVERAGE] * several,
+        ]
         if beside:
             columns |= self._beside([[self.cells.get((row, c)) for c in self.columns()] for row in rows])
             about.append(ABOUT_ROW)
@@ -255,10 +261,9 @@ class Grid:
     def _beside(self, rows: Sequence[Sequence[Entry | None]]) -> dict[str, list[str]]:
         """Prompts, missing answers, slots and bytes of each row of entries; of several, sums and means."""
         present = [[e.figures for e in entries if e and e.figures["prompts"]] for entries in rows]
-        prefix = "" if self.scorer == "aligned" else "released_"
         asked = [[f["questions"] for f in figures] for figures in present]
         missing = [
-            _ratio(sum(f[f"{prefix}missing_percent"] * n for f, n in zip(fs, ns, strict=True)), sum(ns))
+            _ratio(sum(f[score_columns(self.scorer).missing] * n for f, n in zip(fs, ns, strict=True)), sum(ns))
             for fs, ns in zip(present, asked, strict=True)
         ]
         mib = pd.Series([_mean(f["cache_mib"] for f in figures) for figures in present], dtype=float)

@@ -27,7 +27,7 @@ def prompts_of(folder: Path, answered: Mapping[str, Mapping[str, Any]]) -> tuple
         sample = samples.get(line.get("prompt", name))
         if sample is None:
             continue
-        expected = [answer.expected for answer in task.answers(sample, line["generation"])]
+        expected = [question.expected for question in sample.questions]
         if expected == [question["expected"] for question in line["questions"]]:
             found[sample.name] = sample.prompt
         else:

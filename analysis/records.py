@@ -12,22 +12,33 @@ from typing import Any
 
 from scope.records.merge import JOINED, Joined
 from scope.records.read import MANIFEST, RecordsError, read_run, run_folders
+from scope.scoring.answer import PRIMARY
+from scope.scoring.scorers import short_name
 from scope.util.visible import all_visible
 
-__all__ = ["RecordsError", "Run", "Sample", "read_runs"]
+__all__ = ["Marks", "RecordsError", "Run", "Sample", "read_runs"]
 
 LABELS = ("model", "method", "decoding", "task")
 NEEDS = ("experiment", "run", "created", "labels", "settings")  # of a manifest
 
 
 @dataclass(frozen=True)
+class Marks:
+    """What one scorer found in a sample: whether each question is right, how many have no answer, and how many answers
+    there are beyond the first to a question (None: recorded by code that did not count them)."""
+
+    correct: tuple[bool, ...]
+    missing: int
+    duplicates: int | None
+
+
+@dataclass(frozen=True)
 class Sample:
     """One prompt that was answered. Times in seconds, cache sizes in bytes, `slots_kept` one count per layer.
 
-    `prompt` is the prompt's name, which all samples drawn from it share. `expected` and `correct` have one entry per
-    question, and so has `released_correct`, by the paper's scorer; `missing` and `released_missing` count the
-    questions without an answer, `duplicates` the answers beyond the first to a question. None: recorded by code that
-    knew only one scorer.
+    `prompt` is the prompt's name, which all samples drawn from it share. `expected` has one entry per question, and so
+    has `correct`, by the scorer that accuracies go by. `marks` are by the name of the scorer, of those that have scored
+    all questions.
     `measures` are scores of the whole text, each in 0..1 (ROUGE).
     `trace` is a fingerprint of the slots held over time, empty where none was recorded.
     `prefill_seconds` is of all prompts that went through it together, `decode_seconds` of this answer's own steps,
@@ -42,11 +53,7 @@ class Sample:
     finish: str
     prompt: str
     expected: tuple[str, ...]
-    correct: tuple[bool, ...]
-    released_correct: tuple[bool, ...] | None
-    missing: int
-    released_missing: int | None
-    duplicates: int | None
+    marks: Mapping[str, Marks]
     measures: Mapping[str, float]
     batch: str
     batch_rows: int
@@ -66,6 +73,14 @@ class Sample:
     threads: int | None
     cpu_wait: float | None
 
+    @property
+    def correct(self) -> tuple[bool, ...]:
+        return self.marks[PRIMARY].correct
+
+    def marks_by(self, scorer: str) -> Marks | None:
+        """What a scorer found; None where it did not score this sample. Where nothing is asked, all have scored it."""
+        return self.marks.get(scorer) if self.expected else self.marks[PRIMARY]
+
 
 @dataclass(frozen=True)
 class Run:
@@ -73,7 +88,8 @@ class Run:
 
     `created` is in seconds since the epoch, `planned` the number of samples the run is to have, or at most has where it
     lacks shards; `samples` are the answered ones and `failed` the names of those that ended any other way. `made_by`:
-    commit, versions and hardware of the program that began the run, and of each that went on with it.
+    commit, versions and hardware of the program that began the run, and of each that went on with it. `scorers`: the
+    names of those that scored any of its samples, and what each counts in a few words, as far as that is known.
     """
 
     folder: Path
@@ -89,6 +105,7 @@ class Run:
     notes: tuple[str, ...]
     identity: str
     made_by: tuple[Mapping[str, Any], ...]
+    scorers: Mapping[str, str]
 
     @property
     def compresses_prefill(self) -> bool:
@@ -153,6 +170,8 @@ def _read_run(folder: Path) -> Run:
     if joined:
         notes = (*notes, f"{joined.lacks}: at most {joined.most_samples} samples in all")
     answered = run.answered
+    samples = tuple(map(_sample, answered.values()))
+    about = {short_name(name): said for name, said in manifest.get("scoring", {}).items()}
     return Run(
         folder=folder,
         experiment=manifest["experiment"],
@@ -162,11 +181,12 @@ def _read_run(folder: Path) -> Run:
         planned=joined.most_samples if joined else manifest["samples"],
         labels={key: manifest["labels"][key] for key in LABELS} | manifest["labels"],
         settings=manifest["settings"],
-        samples=tuple(map(_sample, answered.values())),
+        samples=samples,
         failed=tuple(name for name in run.latest if name not in answered),
         notes=notes,
         identity=manifest["identity"],
         made_by=tuple(_made_by(m) for m in (manifest, *manifest.get("continued", []))),
+        scorers={name: about.get(name, "") for sample in samples for name in sample.marks},
     )
 
 
@@ -176,8 +196,6 @@ def _made_by(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sample(record: Mapping[str, Any]) -> Sample:
     questions = record["questions"]
-    new = ("given", "released_found", "released_correct")  # older code wrote none of these
-    both = all(key in question for question in questions for key in new)
     return Sample(
         name=record["sample"],
         prompt_tokens=record["prompt_tokens"],
@@ -185,11 +203,7 @@ def _sample(record: Mapping[str, Any]) -> Sample:
         finish=record["finish"],
         prompt=record.get("prompt", record["sample"]),
         expected=tuple(question["expected"] for question in questions),
-        correct=tuple(question["correct"] for question in questions),
-        released_correct=tuple(question["released_correct"] for question in questions) if both else None,
-        missing=sum(question["found"] is None for question in questions),
-        released_missing=sum(question["released_found"] is None for question in questions) if both else None,
-        duplicates=sum(max(0, question["given"] - 1) for question in questions) if both else None,
+        marks=_marks([all_visible(question["scores"]) for question in questions]),
         measures=all_visible(record.get("measures", {})),
         batch=record["batch"],
         batch_rows=record["batch_rows"],
@@ -209,6 +223,21 @@ def _sample(record: Mapping[str, Any]) -> Sample:
         threads=record.get("threads"),
         cpu_wait=record.get("cpu_wait"),
     )
+
+
+def _marks(scores: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Marks]:
+    """By the name of the scorer, of those that have scored every question. scores: of each question."""
+    everywhere = [name for name in scores[0] if all(name in of_question for of_question in scores)] if scores else []
+    found = {}
+    for name in dict.fromkeys([PRIMARY, *everywhere]):
+        by_it = [of_question[name] for of_question in scores]
+        counted = all("given" in score for score in by_it)
+        found[name] = Marks(
+            tuple(score["correct"] for score in by_it),
+            sum(score["found"] is None for score in by_it),
+            sum(max(0, score["given"] - 1) for score in by_it) if counted else None,
+        )
+    return found
 
 
 def _full(record: Mapping[str, Any], field: str, tokens: int) -> int:

@@ -19,12 +19,24 @@ import pandas as pd
 
 from analysis.colours import colour, marker
 from analysis.command import command
-from analysis.frame import cache_heading, measure_columns, measured, of_runs, ordered, settings, settings_of
+from analysis.frame import (
+    cache_heading,
+    measure_columns,
+    measured,
+    of_runs,
+    ordered,
+    score_columns,
+    score_heading,
+    scored,
+    settings,
+    settings_of,
+)
 from analysis.prompts import prompts_of
 from analysis.provenance import warnings
 from analysis.records import Run
 from analysis.speeds import marks, remarks_on
 from scope.records.read import read_run
+from scope.scoring import PRIMARY
 from scope.util.files import make_folder, write_whole
 
 Column = dict[str, Any]  # heading, key; digits of figures; further keys: `bounds` of an interval, `best` where bold
@@ -73,10 +85,9 @@ def columns(frame: pd.DataFrame) -> list[Column]:
     found: list[Column] = [{"heading": key, "key": key} for key in ("model", "task", "method", "decoding")]
     found += [{"heading": key, "key": key} for key in settings(frame)]
     found += [{"heading": "prompts", "key": "prompts"}, {"heading": "questions", "key": "questions"}]
-    accuracy = [f"accuracy{bound}_percent" for bound in ("", "_low", "_high")]
-    released = [f"released{bound}_percent" for bound in ("", "_low", "_high")]
-    found.append(interval("accuracy %", *accuracy, best="best"))
-    found.append(interval("released %", *released, best="released_best"))
+    for name in scored(frame):
+        of_scorer = score_columns(name)
+        found.append(interval(score_heading(name), *of_scorer[:3], best=of_scorer.best))
     found += [interval(f"{name} %", *measure_columns(name), best=f"measured.{name}_best") for name in measured(frame)]
     found.append(interval("points lost", "points_lost", "points_lost_low", "points_lost_high"))
     rest = {
@@ -114,7 +125,7 @@ def _run(run: Run, with_prompts: bool, texts: Texts) -> dict[str, Any]:
             "generation": line["generation"],
             "finish": line["finish"],
             "tokens": [line["prompt_tokens"], line["generated_tokens"]],
-            "questions": [[q["number"], q["expected"], q["found"], q["correct"]] for q in line["questions"]],
+            "questions": [_question(question) for question in line["questions"]],
         }
         for name, line in answered.items()
     }
@@ -127,6 +138,12 @@ def _run(run: Run, with_prompts: bool, texts: Texts) -> dict[str, Any]:
         "no_prompt": reason,
         "samples": samples,
     }
+
+
+def _question(question: Mapping[str, Any]) -> list[Any]:
+    """Its number, the right answer, what the primary scorer found and whether it is right; the others' by name."""
+    by_name = {name: [score["found"], score["correct"]] for name, score in question["scores"].items()}
+    return [question["number"], question["expected"], *by_name.pop(PRIMARY), by_name]
 
 
 def _finite(value: Any, otherwise: Any) -> Any:

@@ -13,23 +13,24 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.frame import (
-    ACCURACY,
+    ABOUT_SCORERS,
     LOST,
     MEASURED,
     OWN_TEXTS,
-    RELEASED,
     blocks,
     cache_heading,
     complete,
     measure_columns,
     measured,
+    score_columns,
+    score_heading,
+    scored,
     settings,
 )
 from analysis.sheets import NOTHING, STAR, Sheet, bytes_unit, interval, number, numbers, plain, speed
 from analysis.speeds import marks, remarks_on
 from scope.util.visible import visible
 
-BOLD = {"best": "accuracy %\n[95% interval]", "released_best": "released %\n[95% interval]"}  # frame's column: heading
 NOTES_WIDTH = 28  # characters of terminal that notes are wrapped to where space is short
 
 
@@ -56,24 +57,22 @@ def make_view(frame: pd.DataFrame) -> View:
     if set(frame["fidelity"]) - {"", "paper"} and "fidelity" not in keys:
         constant.append(f"fidelity {', '.join(frame['fidelity'].unique())}")
     unit, scale = bytes_unit(frame["cache_mib"])
+    by_scorer = {f"{score_heading(name)}\n[95% interval]": score_columns(name) for name in scored(frame)}
     quality = {
         "prompts": [_count(*counts) for counts in zip(frame["prompts"], frame["planned_prompts"], strict=True)],
         "questions": [str(count) for count in frame["questions"]],
-        BOLD["best"]: _intervals(frame, *ACCURACY),
-        BOLD["released_best"]: _intervals(frame, *RELEASED),
+        **{heading: _intervals(frame, *columns[:3]) for heading, columns in by_scorer.items()},
         "points lost\n[95% interval]": _intervals(frame, *LOST),
         "missing\n%": numbers(frame["missing_percent"]),
         "dupli-\ncates": [plain(count) if pd.isna(count) else f"{count:.0f}" for count in frame["duplicates"]],
     }
-    bold = {heading: list(frame[column]) for column, heading in BOLD.items()}
+    bold = {heading: list(frame[columns.best]) for heading, columns in by_scorer.items()}
     for name in measured(frame):
         heading = f"{name} %\n[95% interval]"
         quality[heading] = _intervals(frame, *measure_columns(name))
         bold[heading] = list(frame[f"{MEASURED}{name}_best"])
     if measured(frame) and not frame["questions"].any():  # a task that asks no questions
-        quality = {
-            heading: cells for heading, cells in quality.items() if heading in bold and heading not in BOLD.values()
-        }
+        quality = {heading: cells for heading, cells in quality.items() if heading in bold and heading not in by_scorer}
     compared = bool(frame["points_lost"].notna().any())
     if not compared:
         quality.pop("points lost\n[95% interval]", None)
@@ -89,7 +88,9 @@ def make_view(frame: pd.DataFrame) -> View:
     return View(
         experiment=", ".join(frame["experiment"].unique()),
         constant=", ".join(constant),
-        about=" ".join([ABOUT, *[ABOUT_LOST] * compared, *[ABOUT_OWN] * (OWN_TEXTS in set(frame["cache_percent_of"]))]),
+        about=" ".join(
+            [_about(frame), *[ABOUT_LOST] * compared, *[ABOUT_OWN] * (OWN_TEXTS in set(frame["cache_percent_of"]))]
+        ),
         keys=pd.DataFrame({key: [plain(value) for value in frame[key]] for key in keys}),
         quality=pd.DataFrame(quality),
         cost=pd.DataFrame(cost),
@@ -159,10 +160,16 @@ def _intervals(frame: pd.DataFrame, estimate: str, low: str, high: str) -> list[
     return [interval(*bounds) for bounds in zip(frame[estimate], frame[low], frame[high], strict=True)]
 
 
-ABOUT = (
-    "Intervals are 95% and clustered by prompt. Accuracy: answers by their printed number; released: by position, as "
-    "in the paper. Bold: a compressed run that cannot be told from the best one (paired by prompt)."
-)
+def _about(frame: pd.DataFrame) -> str:
+    """What has to be known of every table: intervals, what each scorer counts, what is bold."""
+    told = frame.attrs.get(ABOUT_SCORERS, {})
+    scorers = [f"{score_heading(name).removesuffix(' %')}: {told[name]}" for name in scored(frame) if told.get(name)]
+    counted = "; ".join(scorers)
+    return " ".join([ABOUT_INTERVALS, *[f"{counted[:1].upper()}{counted[1:]}."] * bool(counted), ABOUT_BOLD])
+
+
+ABOUT_INTERVALS = "Intervals are 95% and clustered by prompt."
+ABOUT_BOLD = "Bold: a compressed run that cannot be told from the best one (paired by prompt)."
 ABOUT_LOST = (
     "Points lost: accuracy of the uncompressed run minus this one's, over the prompts both answered; positive is worse."
 )

@@ -69,7 +69,7 @@ def _read(job: Job, folder: Path) -> Measured:
     names = {sample.name for sample in job.experiment.task.samples()}
     lines = [line for line in records.read(folder) if line["sample"] in names]
     return Measured(
-        {line["sample"]: [answer["correct"] for answer in line["questions"]] for line in lines},
+        {line["sample"]: [answer["scores"]["aligned"]["correct"] for answer in line["questions"]] for line in lines},
         float(np.mean([line["cache_bytes"] for line in lines])),
         float(np.mean([line["full_cache_bytes"] for line in lines])),
     )

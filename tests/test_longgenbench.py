@@ -481,7 +481,7 @@ def test_a_summary_is_held_against_its_references(tmp_path: Path) -> None:
     assert "Ann has 1 apples. The sky looks grey." in first.prompt
     assert not first.prompt.startswith("Ann")
     assert (first.references, first.questions) == (("Ann has 1 apples.", "Bob was calm."), ())
-    assert task.answers(first, "Bob was calm.") == []
+    assert first.questions == ()
     assert task.measures(first, "Bob was calm.") == dict.fromkeys(("rouge1", "rouge2", "rougeL", "rougeLsum"), 1.0)
     # by hand: 2 of 4 words of the summary and 2 of 3 of the reference are the same, no two in a row
     half = task.measures(second, "calm were Bob indeed")

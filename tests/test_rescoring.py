@@ -49,7 +49,7 @@ def write(path: Path, lines: list[dict[str, Any]], tail: str = "") -> Path:
 
 def totals(run: Scored) -> tuple[int, int, int]:
     answers = [a for given in run.answers.values() for a in given]
-    return len(answers), sum(a.correct for a in answers), sum(a.released_correct for a in answers)
+    return len(answers), sum(a.correct for a in answers), sum(a.scores["released"].correct for a in answers)
 
 
 def test_released_results_are_read_as_they_are(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scope.scoring import Answer, Question, form_of, released, score
+from scope.scoring import Answer, Question, Score, form_of, released, score
 from scope.scoring.values import equal, read
 
 ASKED = [Question(n, str(10 * n)) for n in (3, 4, 5)]
@@ -31,8 +31,13 @@ def counts(answers: list[Answer]) -> tuple[int, int, int, int]:
         sum(a.correct for a in answers),
         sum(a.found is None for a in answers),
         sum(max(0, a.given - 1) for a in answers),
-        sum(a.released_correct for a in answers),
+        sum(s.correct for s in by_position(answers)),
     )
+
+
+def by_position(answers: list[Answer]) -> list[Score]:
+    """What the paper's scorer says of them."""
+    return [answer.scores["released"] for answer in answers]
 
 
 # --- which question an answer belongs to -----------------------------------------------------------------------------
@@ -42,7 +47,7 @@ def test_answers_belong_to_the_number_printed_beside_them() -> None:
     text = "\nAnswer_3: so. The answer is 30.\nAnswer_5: hm. The answer is 50.\nAnswer_4: The answer is 41."
     answers = score(ASKED, text)
     assert [(a.found, a.correct) for a in answers] == [("30", True), ("41", False), ("50", True)]
-    assert [(a.released_found, a.released_correct) for a in answers] == [("30", True), ("50", False), ("41", False)]
+    assert [(s.found, s.correct) for s in by_position(answers)] == [("30", True), ("50", False), ("41", False)]
 
 
 def test_a_skipped_question_costs_one_answer_and_shifts_nothing() -> None:
@@ -85,7 +90,7 @@ def test_a_conclusion_is_looked_for_under_its_own_header_only() -> None:
     """The paper's scorer gives question 3 the answer to question 4."""
     answers = score(ASKED, "Answer_3: and so on\nAnswer_4: The answer is 40.")
     assert [a.found for a in answers] == [None, "40", None]
-    assert answers[0].released_found == "40"
+    assert by_position(answers)[0].found == "40"
 
 
 def test_numbering_that_restarts_at_1_is_moved_to_the_first_question() -> None:
@@ -135,7 +140,7 @@ def test_a_repeated_question_is_not_its_answer() -> None:
     """Its numbers, and even an "answer is" within it, are the question's."""
     text = "Answer_3:\nQuestion_3: Bob says that the answer is 7. Tom has 3 and buys 27. How many?\nThe answer is 30."
     assert found(text)[0] == "30"
-    assert score(ASKED, text)[0].released_found == "7"
+    assert by_position(score(ASKED, text))[0].found == "7"
 
 
 @pytest.mark.parametrize(
@@ -271,7 +276,7 @@ def test_the_papers_scorer_reads_bare_integers_and_passes_over_the_others() -> N
     """One "$40" and all that follows is held against the wrong question; 50.9 is 50, and negatives are never right."""
     text = "Answer_3: The answer is 30.\nAnswer_4: The answer is $40.\nAnswer_5: The answer is 50.9."
     answers = score(ASKED, text)
-    assert [a.released_found for a in answers] == ["30", "50", None]
+    assert [s.found for s in by_position(answers)] == ["30", "50", None]
     assert counts(answers) == (2, 0, 0, 1)
     assert released.expected("number", "-3") is None
     assert released.expected("number", "1,200") == "1"
@@ -283,7 +288,7 @@ def test_the_papers_scorer_wants_choices_in_brackets_in_the_line_after_the_heade
         "Answer_9: The answer is (D"
     )
     answers = score([Question(n, letter) for n, letter in zip(range(6, 10), "ABCD", strict=True)], text, "choice")
-    assert [a.released_found for a in answers] == ["A", None, None, None]
+    assert [s.found for s in by_position(answers)] == ["A", None, None, None]
     assert [a.found for a in answers] == ["A", "B", "C", None]
 
 

@@ -18,7 +18,7 @@ from scope.records.lines import seal
 from scope.runs.run import record
 from scope.scoring import Question, score
 from scope.scoring.sources import read
-from scope.scoring.thinking import THINK, score_apart, without_thinking
+from scope.scoring.thinking import THINK, without_thinking
 from scope.tasks import Sample
 from scope.util.errors import SettingError
 
@@ -75,9 +75,9 @@ def test_an_answer_that_was_only_thought_of_does_not_count() -> None:
     asked = [Question(9, "7")]
 
     def scored(text: str, **given: Any) -> tuple[str | None, str | None]:
-        (answer,) = score_apart(lambda text: score(asked, text), text, THINK, **given)
+        (answer,) = score(asked, text, thinking=THINK, **given)
         assert answer.correct == (answer.found == "7")
-        return answer.found, answer.released_found
+        return answer.found, answer.scores["released"].found
 
     assert scored(ISSUE) == ("7", "5")  # the paper's scorer reads all there is
     assert scored(ISSUE.removeprefix("<think>")) == ("7", "5")
@@ -88,9 +88,6 @@ def test_an_answer_that_was_only_thought_of_does_not_count() -> None:
 
 class Summary:
     """A task whose measure is the share of a text that is no x."""
-
-    def answers(self, sample: Sample, generation: str) -> list[Any]:
-        return score(sample.questions, generation)
 
     def measures(self, sample: Sample, generation: str) -> dict[str, float]:
         return {"without x": 1 - generation.count("x") / len(generation)}
@@ -103,10 +100,10 @@ def test_a_record_keeps_the_whole_text_and_the_scores_of_the_answer() -> None:
     line = record(Summary(), sample, 3, made, THINK)  # type: ignore[arg-type]
     assert line["generation"] == made.text
     assert line["measures"] == {"without x": 1}
-    assert [answer["found"] for answer in line["questions"]] == ["7"]
+    assert [question["scores"]["aligned"]["found"] for question in line["questions"]] == ["7"]
     assert line["starts_thinking"] is False
     raw = record(Summary(), sample, 3, made, None)  # type: ignore[arg-type]
-    assert [answer["found"] for answer in raw["questions"]] == ["5"]
+    assert [question["scores"]["aligned"]["found"] for question in raw["questions"]] == ["5"]
     assert raw["measures"]["without x"] < 1
 
 
@@ -130,7 +127,7 @@ def test_records_are_scored_again_with_the_markers_of_their_run(
     line = answered_record() | {"generation": text, "questions": [asked], "starts_thinking": opened}
     (tmp_path / "records.jsonl").write_bytes(seal(line, "a"))
     ((answer,),) = read(tmp_path)[0].answers.values()
-    assert (answer.found, answer.released_found) == (found, "5")
+    assert (answer.found, answer.scores["released"].found) == (found, "5")
 
 
 @pytest.mark.parametrize(

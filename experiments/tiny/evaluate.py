@@ -23,6 +23,7 @@ from scope.generation import models
 from scope.generation.models import Loaded, ModelSource
 from scope.generation.rows import Prompt
 from scope.generation.stream import generate
+from scope.scoring import score
 from scope.tasks import Arithmetic
 from scope.tasks.language import Question
 from scope.util.files import write_whole
@@ -40,7 +41,7 @@ def mark(loaded: Loaded, task: Arithmetic) -> Marks:
     samples = task.samples()
     prompts = [Prompt(s.name, tuple(loaded.tokenizer(s.prompt).input_ids), s.stop) for s in samples]
     made = generate(loaded.model, loaded.tokenizer, prompts, Policy(), task.max_new_tokens)
-    return [[a.correct for a in task.answers(s, m.text)] for s, m in zip(samples, made, strict=True)]
+    return [[a.correct for a in score(s.questions, m.text)] for s, m in zip(samples, made, strict=True)]
 
 
 def figures(marks: Marks) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from scope.runs.experiment import Experiment
 from scope.runs.instances import ALLOWED, instance
 from scope.runs.traces import Trace
 from scope.runs.tracking import Tracker
+from scope.scoring import STANDARD
 from scope.tasks import Task
 from scope.util.errors import CombinationError, ConfigError, ImpossibleError, ScopeError, SettingError, shown
 from scope.util.secrets import redact
@@ -30,7 +31,8 @@ NAME = re.compile(r"\w[\w.-]{0,99}")
 GROUPS = ("model", "method", "decoding", "budget", "task", "fidelity", "engine", "tracking", "trace")
 UNLABELLED = ("engine", "tracking", "trace")  # what changes no answer is no name of a run
 KEYS = {*GROUPS, "sampling", "name", "output", "seed", "attention", "limit", "plan", "steps_per_second"}
-KEYS |= {"records", "rerun", "shard"}
+KEYS |= {"records", "rerun", "shard", "scoring"}
+OPTIONAL = {"trace", "scoring"}  # those that configurations of older runs lack
 KINDS: Mapping[str, type] = {  # what the object of each node has to be
     "model": ModelSource,
     "method": PrefillMethod,
@@ -88,7 +90,7 @@ def build(cfg: Any, choices: Mapping[str, str], files: Sequence[Path] = ()) -> J
     config = _resolved(cfg)
     if unknown := set(config) - KEYS:
         raise ConfigError(f"{min(unknown)}: no such key; the keys are {', '.join(sorted(KEYS))}")
-    if missing := KEYS - {"trace"} - set(config):
+    if missing := KEYS - OPTIONAL - set(config):
         raise ConfigError(f"{min(missing)}: must be given")
     if config["name"] is None or not NAME.fullmatch(str(config["name"])):
         raise ConfigError(f"name={shown(config['name'])}: must be a plain folder name of letters, digits and ._-")
@@ -113,6 +115,7 @@ def build(cfg: Any, choices: Mapping[str, str], files: Sequence[Path] = ()) -> J
             limit=config["limit"],
             granularity=config["fidelity"].get("granularity"),
             max_bytes=config["budget"].get("bytes"),
+            scoring=_scoring(config),
             config=config,
         )
     except SettingError as error:
@@ -147,6 +150,14 @@ def files_of(hydra: Any) -> list[Path]:
     names = [f"{group}/{option}" for group, option in hydra.runtime.choices.items() if option]
     places = [folder / f"{name}.yaml" for name in (*names, hydra.job.config_name) for folder in folders]
     return [place for place in places if place.is_file()]
+
+
+def _scoring(config: Mapping[str, Any]) -> Sequence[str]:
+    """The names of the scorers."""
+    names = config.get("scoring", STANDARD)
+    if not isinstance(names, list | tuple):
+        raise ConfigError(f"scoring={shown(names)}: must be a list, such as [{','.join(STANDARD)}]")
+    return tuple(map(str, names))
 
 
 def _check_names(config: Mapping[str, Any]) -> None:

@@ -8,7 +8,16 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
 from typing_extensions import TypedDict
 
 MOST = 2**63  # no whole number that a run writes is larger; a float holds all below it
@@ -48,15 +57,40 @@ def _of_one_division(shards: dict[str, int]) -> dict[str, int]:
     return shards
 
 
+def _with_aligned(scores: dict[str, Any]) -> dict[str, Any]:
+    if "aligned" not in scores:
+        raise ValueError("must hold the score of aligned")
+    return scores
+
+
 Moment = Annotated[str, AfterValidator(_moment)]
 Folder = Annotated[str, AfterValidator(_folder)]
 Shard = Annotated[str, AfterValidator(_shard)]
+_SCORED, _FLAT = "~scored", "~flat"  # the shapes of a question; no part of a field's name
 _open = with_config(ConfigDict(extra="allow", strict=True, allow_inf_nan=False))
 
 
 @_open
+class Score(TypedDict):
+    """What one scorer found; `given` lacks in records of code that did not count answers."""
+
+    found: str | None
+    correct: bool
+    given: NotRequired[Count]
+
+
+@_open
 class Question(TypedDict):
-    """One question of a record, with what the scorers found."""
+    """One question of a record, with its scores by the name of the scorer."""
+
+    number: Whole
+    expected: str
+    scores: Annotated[dict[str, Score], AfterValidator(_with_aligned)]
+
+
+@_open
+class FlatQuestion(TypedDict):
+    """One question of an older record, whose two scorers had fields of their own."""
 
     number: Whole
     expected: str
@@ -65,6 +99,13 @@ class Question(TypedDict):
     given: NotRequired[Count]
     released_found: NotRequired[str | None]
     released_correct: NotRequired[bool]
+
+
+def _shape(question: object) -> str:
+    return _FLAT if isinstance(question, Mapping) and "correct" in question and "scores" not in question else _SCORED
+
+
+AnyQuestion = Annotated[Annotated[Question, Tag(_SCORED)] | Annotated[FlatQuestion, Tag(_FLAT)], Discriminator(_shape)]
 
 
 @_open
@@ -81,7 +122,7 @@ class Answered(TypedDict):
     finish: str
     generation: str
     starts_thinking: NotRequired[bool]
-    questions: list[Question]
+    questions: list[AnyQuestion]
     measures: NotRequired[dict[str, Number]]
     batch: str
     batch_rows: Positive
@@ -152,7 +193,11 @@ class Settings(TypedDict, total=False):
 
 @_open
 class Manifest(MadeBy):
-    """Of a run: what was asked, and what it stood on. `joined`: the shards that are there, where some are missing."""
+    """Of a run: what was asked, and what it stood on.
+
+    joined: the shards that are there, where some are missing. scoring: each scorer, as the setting has it, and what it
+    says of itself.
+    """
 
     identity: str
     samples: Count
@@ -164,6 +209,7 @@ class Manifest(MadeBy):
     shard: NotRequired[Shard]
     joined: NotRequired[Annotated[dict[Shard, Count], AfterValidator(_of_one_division)]]
     continued: NotRequired[list[MadeBy]]
+    scoring: NotRequired[dict[str, str]]
 
 
 _ANSWERED, _UNANSWERED, _MANIFEST = TypeAdapter(Answered), TypeAdapter(Unanswered), TypeAdapter(Manifest)
@@ -173,6 +219,25 @@ def fault_of_record(record: object) -> str:
     """What is wrong with a record's fields, in a few words; empty where nothing is."""
     answered = isinstance(record, Mapping) and record.get("status") == "ok"
     return _fault(_ANSWERED if answered else _UNANSWERED, record)
+
+
+def scored(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without a fault, its questions as `Question` has them; of an older one, what its two scorers left."""
+    questions = record.get("questions", [])
+    if record.get("status") != "ok" or all("scores" in question for question in questions):
+        return record
+    return record | {"questions": [_unflattened(question) for question in questions]}
+
+
+def _unflattened(question: Mapping[str, Any]) -> dict[str, Any]:
+    if "scores" in question:
+        return dict(question)
+    scores = {"aligned": {key: question[key] for key in ("found", "correct", "given") if key in question}}
+    if "released_found" in question and "released_correct" in question:
+        found, correct = question["released_found"], question["released_correct"]
+        scores["released"] = {"found": found, "correct": correct, "given": int(found is not None)}
+    others = {key: value for key, value in question.items() if key not in FlatQuestion.__annotations__}
+    return {"number": question["number"], "expected": question["expected"], **others, "scores": scores}
 
 
 def fault_of_manifest(manifest: object) -> str:
@@ -187,7 +252,7 @@ def _fault(fields: TypeAdapter[Any], data: object) -> str:
         fields.validate_python(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
+        where = ".".join(str(part) for part in first["loc"] if part not in (_SCORED, _FLAT))
         if first["type"] == "missing":
             return f"lacks '{where}'"
         said = first["msg"].replace("Input should be", "must be").replace("Value error, ", "")

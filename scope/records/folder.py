@@ -122,7 +122,9 @@ class Records:
                 aside.flush()
                 os.fsync(aside.fileno())
         if damaged or not _ends_whole(self._path):
-            write_whole(self._path, b"".join(seal(record, self.identity) for record in found))
+            left_out = {problem.line for problem in problems if problem.leaves_out}
+            lines = enumerate(self._path.read_bytes().removesuffix(b"\n").split(b"\n"), start=1)
+            write_whole(self._path, b"".join(line + b"\n" for number, line in lines if number not in left_out))
         return {record["sample"]: record for record in found}
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:

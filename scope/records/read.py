@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scope.records.fields import fault_of_manifest, fault_of_record
+from scope.records.fields import fault_of_manifest, fault_of_record, scored
 from scope.records.lines import DamagedLineError, as_record, has_checksum, parse
 from scope.util.errors import ScopeError
 
@@ -137,7 +137,7 @@ def read_lines(path: Path, identity: str) -> tuple[tuple[dict[str, Any], ...], t
 
 
 def _read_line(line: bytes, identity: str) -> tuple[dict[str, Any] | None, str, str]:
-    """-> the record of a line; or None, the kind of its problem, and why."""
+    """-> the record of a line, an older one as it would be written now; or None, the kind of its problem, and why."""
     try:
         record = parse(line, identity)
     except DamagedLineError as error:
@@ -145,7 +145,7 @@ def _read_line(line: bytes, identity: str) -> tuple[dict[str, Any] | None, str, 
     if fault := fault_of_record(record):
         name = " ".join(record["sample"].encode(errors="replace").decode()[:80].split())
         return None, WRONG_FIELDS, f"{name} {fault}" if fault.startswith("lacks") else f"{name}: {fault}"
-    return record, "", ""
+    return scored(record), "", ""
 
 
 def _kind(line: bytes) -> str:

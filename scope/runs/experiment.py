@@ -1,7 +1,7 @@
 """What one run is: its parts, what it asks for, and what makes it another run."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
@@ -19,6 +19,7 @@ from scope.generation.prompts import Encoded, encode
 from scope.generation.sampling import Sampling
 from scope.prefill import PrefillMethod
 from scope.runs.traces import Trace
+from scope.scoring import STANDARD, scorers
 from scope.tasks import Sample, Task
 from scope.util.errors import ImpossibleError, check_count
 
@@ -38,13 +39,16 @@ class Experiment:
     engine: Engine = field(default_factory=Engine)
     limit: int | None = None  # the first so many prompts only
     trace: Trace | None = None  # what is looked at besides; changes no answer
+    scoring: Sequence[str] = STANDARD  # names of scorers; changes no answer
     setting: str = ""  # what tells it from the other runs of a sweep, beside the labels; for people
     config: Mapping[str, Any] = field(default_factory=dict)  # as composed; recorded, not read
 
     def __post_init__(self) -> None:
+        """Raises SettingError, or ConfigError for a scorer that there is not."""
         if self.limit is not None:
             check_count(self, "limit", low=1)
         _ = self.policy  # for its checks
+        scorers(self.scoring)
 
     @property
     def policy(self) -> Policy:

@@ -1,13 +1,13 @@
 """From plain data, as a configuration has it, to settings objects, each value of its field's type."""
 
 import importlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from scope.util.errors import ConfigError, ScopeError, SettingError
+from scope.util.importing import allowed_packages
 
 # Where settings classes lay before: the configurations of recorded runs name them so.
 EARLIER = ("scope.engine", "scope.generate", "scope.models", "scope.tracking", "scope.traces")
@@ -115,7 +115,7 @@ def _words(hint: Any) -> str:
 
 def settings_class(target: str) -> type[Any] | None:
     """The dataclass of that name in scope or in a package that the user, not the configuration, allows."""
-    packages = {"scope", *os.environ.get("SCOPE_ALLOW", "").split(",")} - {""}
+    packages = allowed_packages()
     module, _, name = target.rpartition(".")
     module = "scope" if module in EARLIER else module
     if target.partition(".")[0] not in packages:

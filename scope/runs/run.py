@@ -31,7 +31,8 @@ from scope.runs.forecast import notes, require_fit
 from scope.runs.summary import headline, running, sample_row, summary
 from scope.runs.traces import Trace, record_trace
 from scope.runs.tracking import RunInfo, Tracker
-from scope.scoring.thinking import Markers, score_apart, without_thinking
+from scope.scoring import Scorer, score, scorers
+from scope.scoring.thinking import Markers, without_thinking
 from scope.tasks import Sample, Task
 from scope.util.errors import ConfigError, ImpossibleError, ScopeError, before_it_runs
 from scope.util.files import require_place
@@ -57,6 +58,9 @@ def run(
         if there := finished(experiment, output, console, keeping):
             return there
         asked = share(experiment.requests(), keeping.part)
+        by = scorers(experiment.scoring)
+        if asked:  # a scorer that fails shows it before the generating, on a text that answers nothing
+            score(asked[0].sample.questions, "", None, by)
         identity = experiment.identity()
         require_place(output)
         name = experiment.folder_name(identity)
@@ -75,6 +79,7 @@ def run(
         "labels": dict(experiment.labels),
         "settings": experiment.settings(limits=False),
         "template_date": template_date(prompts, experiment, day, before),
+        "scoring": {name: scorer.about for name, scorer in zip(experiment.scoring, by.values(), strict=True)},
         "samples": len(asked),
         **({"shard": keeping.shard} if keeping.shard else {}),
     }
@@ -319,9 +324,9 @@ def answers(
             "threads": torch.get_num_threads(),
             "cpu_wait": None if (waited := waiting.share()) is None else round(waited, 3),  # since the batch began
         }
-        prompt, markers = encoded[request.index], experiment.model.thinking
+        prompt, markers, by = encoded[request.index], experiment.model.thinking, scorers(experiment.scoring)
         opened = prompt.starts_thinking(markers)
-        yield request, [line | record(experiment.task, request.sample, len(prompt.tokens), made, markers, opened)]
+        yield request, [line | record(experiment.task, request.sample, len(prompt.tokens), made, markers, opened, by)]
 
 
 def give_up(encoded: Sequence[Encoded], request: Request, status: str, reason: str) -> Lines:
@@ -352,12 +357,13 @@ def record(
     made: Generated,
     markers: Markers | None = None,
     opened: bool = False,
+    by: Mapping[str, Scorer] | None = None,
 ) -> dict[str, Any]:
     """What is kept of one generation, as plain data. Slots are per layer; evictions are summed over the layers.
 
     What has left a sliding window is not evicted: no cache holds it. Where a layer fills its window again after a
     prefill that kept less, nothing is evicted while decoding. The text is kept whole, and scored without its thinking
-    part. markers: of such a part; opened: whether the prompt ends within one.
+    part. markers: of such a part; opened: whether the prompt ends within one. by: the scorers, None for the standard.
     """
     fed = len(made.tokens) - 1
     prefill_evicted = [full - kept for full, kept in zip(made.prefill_full, made.prefill_kept, strict=True)]
@@ -370,10 +376,7 @@ def record(
         "finish": made.finish,
         "generation": made.text,
         "starts_thinking": opened,
-        "questions": [
-            asdict(answer)
-            for answer in score_apart(lambda text: task.answers(sample, text), made.text, markers, opened)
-        ],
+        "questions": [asdict(answer) for answer in score(sample.questions, made.text, None, by, markers, opened)],
         "measures": task.measures(sample, without_thinking(made.text, markers, opened)),
         "prefill_seconds": round(made.prefill_seconds, 4),
         "decode_seconds": round(made.decode_seconds, 4),

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scope.runs.batches import OK
+from scope.scoring import PRIMARY
 from scope.util.speeds import written
 
 
@@ -38,16 +39,16 @@ def _measures(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def summary(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The few figures of a run that are worth a line; intervals are the tables' business."""
-    answers = [answer for line in lines for answer in line["questions"]]
+    scores = [question["scores"][PRIMARY] for line in lines for question in line["questions"]]
     decode: dict[str, float] = {}  # of each batch, up to the end of its last row
     for line in lines:
         decode[line["batch"]] = max(decode.get(line["batch"], 0.0), line["batch_seconds"])
     tokens = sum(line["generated_tokens"] for line in lines)
     return {
         "samples": len(lines),
-        "questions": len(answers),
-        "accuracy": sum(a["correct"] for a in answers) / max(1, len(answers)),
-        "missing": sum(a["found"] is None for a in answers) / max(1, len(answers)),
+        "questions": len(scores),
+        "accuracy": sum(a["correct"] for a in scores) / max(1, len(scores)),
+        "missing": sum(a["found"] is None for a in scores) / max(1, len(scores)),
         "cache_share": sum(r["cache_bytes"] for r in lines) / max(1, sum(r["full_cache_bytes"] for r in lines)),
         "tokens_per_second": tokens / (sum(decode.values()) or 1.0),
         "prompts_cut": sum(line.get("prompt_cut_tokens", 0) > 0 for line in lines),
@@ -63,7 +64,7 @@ def running(done: Sequence[Mapping[str, Any]], last: Sequence[Mapping[str, Any]]
 
 def sample_row(line: Mapping[str, Any]) -> dict[str, Any]:
     """A record as one row of a table of samples."""
-    right = sum(answer["correct"] for answer in line["questions"])
+    right = sum(question["scores"][PRIMARY]["correct"] for question in line["questions"])
     row: dict[str, Any] = {k: v for k, v in line.items() if isinstance(v, str | int | float) and k != "generation"}
     row |= line.get("measures", {})
     return row | {"right": right, "asked": len(line["questions"]), "generation": line["generation"]}

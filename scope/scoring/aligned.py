@@ -14,8 +14,9 @@ examples too, and its numbers stand.
 import re
 from collections.abc import Sequence
 
-from scope.scoring.answer import Question
-from scope.scoring.values import alone, read
+from scope.scoring.answer import Question, Score
+from scope.scoring.scorers import Scorer
+from scope.scoring.values import alone, equal, read
 
 HEADER = re.compile(
     r"(?:^|(?<=[.!?)\]]))[ \t>*#`_-]*Answer(?: |\\?_|#)?(\d{1,9})"
@@ -27,16 +28,27 @@ BOXED = re.compile(r"\\boxed(?=\{)")
 ECHO = re.compile(r"^[ \t>*#]*Question[ _]?\d[^\n]*", re.MULTILINE | re.IGNORECASE)
 
 
-def find(questions: Sequence[Question], generation: str, form: str = "number") -> dict[int, list[str]]:
-    """Number of the question -> all values given as its answer, in their order; of asked questions only."""
-    _, *blocks = HEADER.split(generation)  # number, text, number, text, ...
+def score(questions: Sequence[Question], text: str, form: str) -> list[Score]:
+    """One for each question: by the first value under its header."""
+    parts = under_headers(questions, text)
+    scores = []
+    for question in questions:
+        given = [value for part in parts[question.number] if (value := _value(form, part))]
+        first = given[0] if given else None
+        scores.append(Score(first, equal(form, first, question.expected), len(given)))
+    return scores
+
+
+def under_headers(questions: Sequence[Question], text: str) -> dict[int, list[str]]:
+    """Number of the question -> all that stands under a header of its, in the order of the text."""
+    _, *blocks = HEADER.split(text)  # number, text, number, text, ...
     printed = [int(number) for number in blocks[::2]]
     first = min((q.number for q in questions), default=1)
     moved = first - 1 if _restarted(printed, first, len(questions)) else 0
     found: dict[int, list[str]] = {q.number: [] for q in questions}
-    for number, text in zip(printed, blocks[1::2], strict=True):
-        if number + moved in found and (value := _value(form, text)):
-            found[number + moved].append(value)
+    for number, block in zip(printed, blocks[1::2], strict=True):
+        if number + moved in found:
+            found[number + moved].append(block)
     return found
 
 
@@ -60,3 +72,6 @@ def _value(form: str, text: str) -> str | None:
         if value := read(form, text[boxed.start() : boxed.start() + 400]):
             return value
     return alone(form, text)
+
+
+SCORER = Scorer("answers by their printed number", score)

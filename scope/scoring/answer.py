@@ -1,6 +1,9 @@
-"""What is asked and what is found."""
+"""What is asked, what a scorer finds, and what all scorers found together."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+PRIMARY = "aligned"  # the scorer that accuracies, differences and figures go by
 
 
 @dataclass(frozen=True)
@@ -12,17 +15,34 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What both scorers found for a question; None where they found nothing.
+class Score:
+    """What one scorer says of one question.
 
-    `found` and `correct` are the aligned scorer's, and `given` says how many answers it saw to this question: those
-    after the first are duplicates and do not count. `released_found` and `released_correct` are the paper's scorer's.
+    found: the answer as it reads it; None where it finds none. given: how many answers to this question it saw; those
+    after the first are duplicates and do not count.
     """
 
-    number: int
-    expected: str
     found: str | None
     correct: bool
     given: int
-    released_found: str | None
-    released_correct: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question and its scores, by the name of the scorer. `found`, `correct` and `given` are those of `PRIMARY`."""
+
+    number: int
+    expected: str
+    scores: Mapping[str, Score]
+
+    @property
+    def found(self) -> str | None:
+        return self.scores[PRIMARY].found
+
+    @property
+    def correct(self) -> bool:
+        return self.scores[PRIMARY].correct
+
+    @property
+    def given(self) -> int:
+        return self.scores[PRIMARY].given

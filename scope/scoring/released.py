@@ -13,12 +13,25 @@ What that code does with patterns that go back over the text is done here in one
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+
+from scope.scoring.answer import Question, Score
+from scope.scoring.scorers import Scorer
 
 NUMBERS = re.compile(r"Answer_\d+:|answer is (\d+)")
 HEADER = re.compile(r"Answer_\d+:\s*")
 EXPECTED = re.compile(r"\s*(\d+)")
 OPEN, CLOSE = "answer is (", ")"
+
+
+def score(questions: Sequence[Question], text: str, form: str) -> list[Score]:
+    """One for each question: by the answer that stands at its place."""
+    found: list[str | None] = [*find(form, text)]
+    found += [None] * (len(questions) - len(found))
+    return [
+        Score(value, value is not None and value == expected(form, question.expected), int(value is not None))
+        for question, value in zip(questions, found, strict=False)
+    ]
 
 
 def find(form: str, generation: str) -> list[str]:
@@ -69,3 +82,6 @@ def _seeker(text: str, wanted: str) -> Callable[[int], int]:
         return there
 
     return seek
+
+
+SCORER = Scorer("the paper's scorer, by position", score, reads_thinking=True)

@@ -9,14 +9,13 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scope.records.read import read_run, run_folders
-from scope.scoring import Answer, form_of, score
+from scope.records.read import read_manifest, read_run, run_folders
+from scope.scoring import Answer, Scorer, form_of, score
 from scope.scoring.answer import Question
-from scope.scoring.thinking import THINK, Markers, score_apart
+from scope.scoring.thinking import THINK, Markers
 from scope.util.errors import ScopeError
 
 PRINTED = re.compile(r"\bQuestion_(\d{1,9})\b")
@@ -39,13 +38,21 @@ class Scored:
     changed: bool = False
 
 
-def read(folder: Path) -> list[Scored]:
-    """All runs in and below a folder. ScopeError, in one line: none, or one that cannot be read."""
+def recorded_scorers(folder: Path) -> list[str]:
+    """The scorers of the runs in and below a folder, by the names that their setting has. Raises RecordsError."""
+    return list(dict.fromkeys(name for run in run_folders(folder) for name in read_manifest(run).get("scoring", {})))
+
+
+def read(folder: Path, by: Mapping[str, Scorer] | None = None) -> list[Scored]:
+    """All runs in and below a folder, scored; by: the scorers, None for the standard ones.
+
+    Raises ScopeError, in one line: there is none, or one cannot be read.
+    """
     ours = set(run_folders(folder))
-    found = [_record_run(run) for run in sorted(ours)]
+    found = [_record_run(run, by) for run in sorted(ours)]
     for path in sorted(folder.rglob("*.json")):
         if not ours & set(path.parents) and _has_generations(path):
-            found.append(_released_run(path, folder))
+            found.append(_released_run(path, folder, by))
     found = [run for run in found if run.answers or run.notes]
     if not found:
         raise ScopeError(
@@ -54,7 +61,7 @@ def read(folder: Path) -> list[Scored]:
     return found
 
 
-def _record_run(folder: Path) -> Scored:
+def _record_run(folder: Path, by: Mapping[str, Scorer] | None) -> Scored:
     run = read_run(folder)
     labels = run.manifest.get("labels", {})
     markers = _markers(run.manifest)
@@ -62,8 +69,8 @@ def _record_run(folder: Path) -> Scored:
     for name, line in run.answered.items():
         questions = [Question(q["number"], q["expected"]) for q in line["questions"]]
         if questions:
-            by_text = partial(score, questions, form=form_of(questions))
-            scored = score_apart(by_text, line["generation"], markers, line.get("starts_thinking", False))
+            opened = line.get("starts_thinking", False)
+            scored = score(questions, line["generation"], None, by, markers, opened)
             answers.setdefault(line.get("prompt", name), []).extend(scored)
     named = " + ".join(labels[key] for key in ("model", "method", "decoding", "budget") if key in labels)
     changed = any(problem.means_change for problem in run.problems)
@@ -77,7 +84,7 @@ def _markers(manifest: Mapping[str, Any]) -> Markers | None:
     return None if found is None else (found[0], found[1])
 
 
-def _released_run(path: Path, folder: Path) -> Scored:
+def _released_run(path: Path, folder: Path, by: Mapping[str, Scorer] | None) -> Scored:
     answers: dict[str, list[Answer]] = {}
     for number, line in _lines(path):
         where = f"{path}:{number}"
@@ -87,7 +94,7 @@ def _released_run(path: Path, folder: Path) -> Scored:
         questions = _questions(line["answers"], str(line.get("prompt", "")), where)
         # The prompt's end, where the questions are, tells prompts apart in every file; else their order has to.
         name = str(line.get("prompt") or len(answers))
-        answers.setdefault(name, []).extend(score(questions, line["pred"], form_of(questions)))
+        answers.setdefault(name, []).extend(score(questions, line["pred"], None, by))
     setting = path.parent.parent.relative_to(folder).as_posix()
     return Scored(path.parent.name, f"{setting} {path.stem}".removeprefix(". "), answers)
 

@@ -8,10 +8,6 @@ the one that ends their prompt, opens one part.
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import replace
-
-from scope.scoring.answer import Answer
 
 Markers = tuple[str, str]  # what opens a thinking part, and what closes it
 THINK: Markers = ("<think>", "</think>")
@@ -41,20 +37,3 @@ def without_thinking(text: str, markers: Markers | None, opened: bool = False) -
     if not depth:
         kept.append(text[begin:])
     return "\n".join(filter(None, kept))  # what stood apart stays apart: 1<think></think>2 is not 12
-
-
-def score_apart(
-    score: Callable[[str], list[Answer]], text: str, markers: Markers | None, opened: bool = False
-) -> list[Answer]:
-    """The answers of a text whose thinking part does not count, but for the released scorer.
-
-    That one is given all of the text, as the authors' code would be: its results stay comparable with theirs.
-    """
-    answer = without_thinking(text, markers, opened)
-    answers = score(answer)
-    if answer == text:
-        return answers
-    return [
-        replace(found, released_found=raw.released_found, released_correct=raw.released_correct)
-        for found, raw in zip(answers, score(text), strict=True)
-    ]

@@ -3,8 +3,7 @@
 import random
 from dataclasses import dataclass, field
 
-from scope.scoring import score
-from scope.scoring.answer import Answer, Question
+from scope.scoring.answer import Question
 from scope.tasks import language
 from scope.tasks.language import Document, Mix
 from scope.tasks.task import Sample
@@ -79,9 +78,6 @@ class Arithmetic:
         questions = tuple(Question(q.number, str(q.answer)) for q in made.questions)
         beyond = f"{language.ANSWER}{language.number(questions[-1].number + 1)}"
         return Sample(self._name(index), language.text(made.prompt), questions, stop=(f"{beyond}:",))
-
-    def answers(self, sample: Sample, generation: str) -> list[Answer]:
-        return score(sample.questions, generation)
 
     def measures(self, sample: Sample, generation: str) -> dict[str, float]:
         return {}

@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 
 from scope.scoring import rouge
-from scope.scoring.answer import Answer
 from scope.tasks.sets import advice, stamped, write_set
 from scope.tasks.sources import WORKED, Hub, Row, read, read_text, require
 from scope.tasks.task import Sample
@@ -38,9 +37,6 @@ class InfiniteBench:
     def samples(self) -> list[Sample]:
         """Raises ConfigError for a source that is malformed, ScopeError where the hub is out of reach."""
         return list(self._samples)
-
-    def answers(self, sample: Sample, generation: str) -> list[Answer]:
-        return []
 
     def measures(self, sample: Sample, generation: str) -> dict[str, float]:
         return rouge.score(sample.references, generation)

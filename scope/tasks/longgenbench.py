@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from scope.scoring import FORMS, score
-from scope.scoring.answer import Answer
+from scope.scoring import FORMS
 from scope.tasks.numbered import Item, Worked, asked_in, check_prompts, expected_number, prompt_row, with_choices
 from scope.tasks.sets import advice, stamped, write_set
 from scope.tasks.sources import WORKED, Hub, Row, read, read_examples, read_text, require
@@ -59,9 +58,6 @@ class LongGenBench:
     def samples(self) -> list[Sample]:
         """Raises ConfigError for a source that is malformed, ScopeError where the hub is out of reach."""
         return list(self._samples)
-
-    def answers(self, sample: Sample, generation: str) -> list[Answer]:
-        return score(sample.questions, generation, self.form)
 
     def measures(self, sample: Sample, generation: str) -> dict[str, float]:
         return {}

@@ -12,7 +12,7 @@ from string import Formatter
 from typing import Any
 
 from scope.scoring import FORMS, score
-from scope.scoring.answer import Answer, Question
+from scope.scoring.answer import Question
 from scope.tasks.numbered import (
     Item,
     Worked,
@@ -94,9 +94,6 @@ class Questions:
     def samples(self) -> list[Sample]:
         """Raises ConfigError for a source that is malformed, ScopeError where the hub is out of reach."""
         return list(self._samples)
-
-    def answers(self, sample: Sample, generation: str) -> list[Answer]:
-        return score(sample.questions, generation, self.form)
 
     def measures(self, sample: Sample, generation: str) -> dict[str, float]:
         return {}

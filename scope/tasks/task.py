@@ -1,9 +1,9 @@
-"""What a task is: samples to answer, and a score for each answer."""
+"""What a task is: samples to answer, with the questions that scorers look for, and measures of a whole text."""
 
 from dataclasses import dataclass
 from typing import Protocol
 
-from scope.scoring.answer import Answer, Question
+from scope.scoring.answer import Question
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,6 @@ class Task(Protocol):
         ...
 
     def samples(self) -> list[Sample]: ...
-
-    def answers(self, sample: Sample, generation: str) -> list[Answer]:
-        """Each question with what was found for it; empty for a task that asks no questions."""
-        ...
 
     def measures(self, sample: Sample, generation: str) -> dict[str, float]:
         """Named scores of the whole text, each in 0..1 (ROUGE); empty for a task that asks questions."""

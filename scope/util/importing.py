@@ -1,6 +1,7 @@
-"""Importing what takes seconds."""
+"""Importing what takes seconds, and what may be imported by its name."""
 
 import gc
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,3 +17,8 @@ def uncollected() -> Iterator[None]:
     finally:
         if was:
             gc.enable()
+
+
+def allowed_packages() -> set[str]:
+    """The packages whose modules a configuration may name: scope, and those that the user allows by SCOPE_ALLOW."""
+    return {"scope", *os.environ.get("SCOPE_ALLOW", "").split(",")} - {""}

@@ -17,7 +17,6 @@ from scope.prefill import SnapKV
 from scope.runs.experiment import Experiment
 from scope.runs.run import run
 from scope.runs.tracking import RunInfo
-from scope.scoring.answer import Answer
 from scope.tasks import Arithmetic, Sample
 
 TIMINGS = {"batch", "engine", "batch_rows", "batch_seconds", "prefill_seconds", "decode_seconds", "tokens_per_second"}
@@ -76,9 +75,6 @@ class Skies:
 
     def samples(self) -> list[Sample]:
         return [Sample(f"{n}", " The sky looks grey." * n, (), most_tokens=self.most_tokens) for n in self.sentences]
-
-    def answers(self, sample: Sample, generation: str) -> list[Answer]:
-        return []
 
     def measures(self, sample: Sample, generation: str) -> dict[str, float]:
         return {}
