@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -19,6 +20,11 @@ from helpers.command import ROOT, SMALL, Scope, in_a_process, runs
 
 import main
 from scope.util.errors import BugError
+
+
+def slow(*values: Any) -> Any:
+    """A parameter of the slow tests."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def test_help_names_every_group_in_a_line(scope: Scope) -> None:
@@ -209,7 +215,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(scope: Scope, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("mode", [[], ["-m"]])
-@pytest.mark.parametrize("digits", [400, 4200, 5000, 50_000])
+@pytest.mark.parametrize("digits", [slow(400), 4200, slow(5000), 50_000])
 def test_a_number_of_any_length_is_refused_in_a_short_line(scope: Scope, mode: list[str], digits: int) -> None:
     for key in ("seed", "task.max_new_tokens", "budget.prefill", "records.wait_seconds", "limit"):
         said = scope(*mode, f"{key}={'9' * digits}", "plan=true", code=2).err
@@ -246,7 +252,7 @@ YAML = {
 }
 
 
-@pytest.mark.parametrize("mode", [[], ["-m"], ["--cfg=job"]])
+@pytest.mark.parametrize("mode", [[], ["-m"], slow(["--cfg=job"])])
 @pytest.mark.parametrize("text", YAML)
 def test_a_preset_that_cannot_be_read_is_named(scope: Scope, tmp_path: Path, text: str, mode: list[str]) -> None:
     group = tmp_path / "conf" / "method"
@@ -333,15 +339,14 @@ def test_a_fault_of_our_own_is_told_from_a_request_that_cannot_be(
         scope(*SMALL)
 
 
-def test_a_user_who_asks_for_tracebacks_gets_them(tmp_path: Path) -> None:
-    for words, kind in (
-        ("limit=0", "ConfigError"),
-        ("method=nope", "MissingConfigException"),
-        ("--resolve", "ValueError"),
-    ):
-        done = in_a_process(tmp_path, *words.split(), HYDRA_FULL_ERROR="1")
-        assert "Traceback" in done.stderr
-        assert kind in done.stderr
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [("limit=0", "ConfigError"), slow("method=nope", "MissingConfigException"), slow("--resolve", "ValueError")],
+)
+def test_a_user_who_asks_for_tracebacks_gets_them(tmp_path: Path, words: str, kind: str) -> None:
+    done = in_a_process(tmp_path, words, HYDRA_FULL_ERROR="1")
+    assert "Traceback" in done.stderr
+    assert kind in done.stderr
 
 
 def test_a_finished_sweep_whose_tables_cannot_be_written_says_so(
@@ -471,6 +476,7 @@ def test_bytes_say_what_d_is(scope: Scope, tmp_path: Path) -> None:
 
 def test_lines_of_a_sweep_say_what_differs_and_nothing_else(scope: Scope) -> None:
     command = ["-m", "method=snapkv,full", "budget.decode=32,48,400", "budget.recent=16,40", "name=bd", *SMALL[:-2]]
+    command += ["task.prompts=1", "task.max_new_tokens=12"]
     ran, again = scope(*command), scope(*command)
     for said in (ran, again):
         lines = re.findall(r"^(\w+ \+ slide.*?):", said.out, re.M)
@@ -569,20 +575,17 @@ def test_wandb_offline_from_the_command_line(tmp_path: Path) -> None:
     assert list(run.glob("wandb/offline-run-*/run-*.wandb"))
 
 
-@pytest.mark.parametrize(
-    ("modules", "without"),
-    [
-        ("scope.runs.run, scope.generation.stream", {"hydra", "omegaconf", "wandb"}),
-        (
-            "scope.generation.stream, scope.generation.models, scope.cache",
-            {"hydra", "omegaconf", "wandb", "pydantic", "platformdirs", "rich"},
-        ),
-    ],
-)
-def test_the_library_imports_no_package_that_it_can_do_without(modules: str, without: set[str]) -> None:
-    code = f"import {modules}, sys; print({without} & set(sys.modules))"
+def test_the_library_imports_no_package_that_it_can_do_without() -> None:
+    """In one process, that of the fewest packages first."""
+    code = "import sys"
+    parts = {
+        "scope.generation.stream, scope.generation.models, scope.cache": ("pydantic", "platformdirs", "rich"),
+        "scope.runs.run": (),
+    }
+    for modules, more in parts.items():
+        code += f"\nimport {modules}\nprint({ {'hydra', 'omegaconf', 'wandb', *more} } & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    assert done.stdout.split() == ["set()", "set()"]
 
 
 @pytest.mark.slow

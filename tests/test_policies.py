@@ -12,6 +12,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 import pytest
+import torch
 from helpers.by_hand import (
     BETA,
     CLIPPED,
@@ -28,10 +29,13 @@ from helpers.by_hand import (
     naive_scores,
     prompt_pass,
     ran,
+    released_weights,
+    sums,
 )
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import (
+    DIM,
     FAMILIES,
     HEADS,
     LAYERS,
@@ -51,6 +55,7 @@ from scope.cache.twin import Concatenated
 from scope.decoding import DecodingStrategy
 from scope.generation.rows import Prompt
 from scope.policy.plan import View, pyramid
+from scope.policy.scores import Attention
 from scope.prefill import PrefillMethod
 
 # the prompt, with a stock model
@@ -168,6 +173,25 @@ def test_streamingllm_keeps_both_ends_of_the_prompt(window: int | None, first: i
     kept = kept_of(prefill.StreamingLLM(C, window), random_prompts(LONG)[0])
     ends = [*range(first), *range(LONG - C + first, LONG)]
     assert kept == [[ends] * HEADS] * LAYERS
+
+
+@pytest.mark.parametrize(("prompt", "flat"), [(2 * (C - WINDOW) - 1, True), (2 * (C - WINDOW), False)])
+def test_a_flat_pyramid_is_for_prompts_under_twice_the_budget(prompt: int, flat: bool) -> None:
+    method = prefill.PyramidKV(C, WINDOW, short="flat")
+    left = [method.capacity(View(layer, LAYERS, prompt, stored=prompt)) for layer in range(LAYERS)]
+    assert (left == [C] * LAYERS) == flat
+
+
+def test_the_released_votes_hide_the_future_within_the_window_alone() -> None:
+    prompt = random_prompts(LONG)[0]
+    seen = prompt_pass("llama", prompt.tokens)
+    at = torch.arange(LONG, dtype=torch.int32)[None]
+    for layer in range(LAYERS):
+        queries, keys, values = (states[layer][None] for states in (seen.queries, seen.keys, seen.values))
+        whole = Attention(queries, keys, values, at[:, None].expand(-1, HEADS, -1), at, DIM**-0.5, layer)
+        found = PREFILL["h2o-released"].score(whole)
+        for head in range(HEADS):
+            assert found[0, head].tolist() == pytest.approx(sums(released_weights(seen, layer, head), LONG), rel=1e-5)
 
 
 @pytest.mark.parametrize("budget", [2, 3, 7, 15])

@@ -501,6 +501,21 @@ def test_vase_takes_the_newest_of_equal_values() -> None:
             assert sorted(may_go, key=lambda s: -float(found[b, h, s]))[:3] == newest_first[:3]
 
 
+@pytest.mark.parametrize("protect", ["nothing", "prompt"])
+def test_what_may_go_begins_with_the_first_decoded_token_and_ends_before_the_recent(protect: str) -> None:
+    a = layer()
+    positions = a.positions.clone()
+    for b in range(BATCH):
+        for h in range(HEADS):
+            if PROMPT[b] not in positions[b, h]:
+                positions[b, h, slots_of(a, b, h)[0]] = PROMPT[b]
+    found = vase(protect=protect).evictable(replace(a, positions=positions))
+    for b in range(BATCH):
+        first = PROMPT[b] if protect == "prompt" else 0
+        told = [[first <= p <= NOW[b] - WINDOW for p in head] for head in positions[b].tolist()]
+        assert found[b].tolist() == told
+
+
 @pytest.mark.parametrize("age", [WINDOW, WINDOW + 1, WINDOW - 1])
 def test_vase_counts_the_attention_of_all_but_the_recent_tokens(age: int) -> None:
     """Scores are differences of logarithms, so that the lots, the same in both layers, drop out."""
