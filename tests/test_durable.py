@@ -129,20 +129,20 @@ def test_what_is_no_samples_fault_is_raised() -> None:
 
 
 def test_a_failed_sample_is_recorded_counted_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    what, true = experiment(), Arithmetic.answers
+    what, true = experiment(), Arithmetic.measures
 
-    def answers(self: Arithmetic, sample: Any, generation: str) -> Any:
+    def measures(self: Arithmetic, sample: Any, generation: str) -> Any:
         if sample.name.endswith("-1"):
             raise ValueError("no such answer")
         return true(self, sample, generation)
 
-    monkeypatch.setattr(Arithmetic, "answers", answers)
+    monkeypatch.setattr(Arithmetic, "measures", measures)
     with pytest.raises(SamplesFailedError, match="1 of 3 samples failed") as raised:
         go(what, tmp_path)
     (failed,) = [line for line in records.read(raised.value.folder) if line["status"] != "ok"]
     assert failed["sample"].endswith("-1")
     assert failed["reason"] == "ValueError: no such answer"
-    monkeypatch.setattr(Arithmetic, "answers", true)
+    monkeypatch.setattr(Arithmetic, "measures", true)
     folder = go(what, tmp_path)
     assert [line["status"] for line in records.read(folder)] == ["ok"] * 3
 
@@ -252,14 +252,14 @@ def test_a_run_that_is_stopped_after_its_last_answer_is_done(tmp_path: Path) -> 
 
 
 def test_a_run_with_a_failed_sample_is_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    true = Arithmetic.answers
+    true = Arithmetic.measures
 
-    def answers(self: Arithmetic, sample: Any, generation: str) -> Any:
+    def measures(self: Arithmetic, sample: Any, generation: str) -> Any:
         if sample.name.endswith("-1"):
             raise ValueError("no such answer")
         return true(self, sample, generation)
 
-    monkeypatch.setattr(Arithmetic, "answers", answers)
+    monkeypatch.setattr(Arithmetic, "measures", measures)
     with pytest.raises(Stopped) as stopped:
         run(experiment(), Signalling((2, signal.SIGTERM)), tmp_path, Console(file=io.StringIO()))
     assert stopped.value.done is None
