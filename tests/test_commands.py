@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scope.tasks.__main__ import main as tasks
+from scope.cli.build_set import main as tasks
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = "backends coverage fidelity kvpress_oracle overview"

@@ -15,9 +15,9 @@ import yaml
 from golden import composed
 from made_up import Row, write
 
+from scope.cli.build_set import main as command
 from scope.runs.experiment import Experiment
 from scope.tasks import InfiniteBench, LongGenBench, Sample
-from scope.tasks.__main__ import main as command
 from scope.util.errors import ConfigError, ScopeError
 
 RELEASED = Path(__file__).resolve().parents[2] / "shared" / "longgenbench_sample"

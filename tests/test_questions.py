@@ -17,9 +17,9 @@ from golden import composed
 from made_up import Row, write
 
 import main
-from scope.scoring.__main__ import main as rescore
+from scope.cli.build_set import main as command
+from scope.cli.rescore import main as rescore
 from scope.tasks import Hub, Questions, Sample
-from scope.tasks.__main__ import main as command
 from scope.tasks.questions import filled
 from scope.util.errors import ConfigError, SettingError
 

@@ -15,12 +15,12 @@ from rich.console import Console
 from analysis import report, tables
 from analysis.records import read_runs
 from scope import records
+from scope.cli.rescore import main as scoring_main
 from scope.records import RecordKeeping, Records
 from scope.records.lines import seal
 from scope.records.merge import main as merge_main
 from scope.records.merge import merge
 from scope.records.read import RecordsError, read_run
-from scope.scoring.__main__ import main as scoring_main
 from scope.util.errors import ScopeError
 
 IDENTITY = "a" * 64

@@ -13,9 +13,9 @@ from made_up import answered_record
 from rich.console import Console
 
 from analysis.statistics import clustered_proportion
+from scope.cli.rescore import main, show
 from scope.records.lines import seal
 from scope.scoring import Question, score
-from scope.scoring.__main__ import main, show
 from scope.scoring.sources import Scored, read
 from scope.util.errors import ScopeError
 

@@ -15,12 +15,12 @@ from analysis import figures, report, tables
 from analysis.frame import build
 from analysis.statistics import clustered_proportion
 from scope import records
+from scope.cli.rescore import main as scoring_main
 from scope.records.lines import seal
 from scope.records.read import read_run
 from scope.runs.run import run
 from scope.runs.tracking import NoTracking
 from scope.scoring import PRIMARY, Question, score, scorers
-from scope.scoring.__main__ import main as scoring_main
 from scope.scoring.scorers import known
 from scope.util.errors import ConfigError, ScopeError
 

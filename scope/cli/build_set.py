@@ -1,0 +1,90 @@
+"""Write a task's set of prompts to a file and describe it.
+
+python -m scope.tasks build task=gsm8k_4k model=llama3.1_8b budget=4k_512
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from scope.cli.trust import permitted
+from scope.generation.prompts import encode, render
+from scope.runs.experiment import Experiment
+from scope.tasks.sets import write_set
+from scope.util.errors import ConfigError, ImpossibleError, before_it_runs, nearest, print_anything
+from scope.util.visible import visible
+
+USAGE = "python -m scope.tasks build task=gsm8k_4k model=llama3.1_8b budget=4k_512"
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+def build(overrides: Sequence[str]) -> None:
+    """Raises ScopeError for what a user can mend."""
+    from hydra import compose, initialize_config_dir  # the library runs without it
+    from hydra.core.hydra_config import HydraConfig
+
+    from scope.cli import config
+    from scope.cli.explain import accounted
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", list(overrides), return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        with accounted():
+            job = config.build(cfg, cfg.hydra.runtime.choices, config.files_of(cfg.hydra))
+    with accounted():
+        _write(job.experiment, cfg)
+
+
+def _write(experiment: Experiment, cfg: Any) -> None:
+    """Write the set of the experiment's task, and say what the model of cfg, as composed, makes of it."""
+    from scope.generation import models
+
+    source, choices = experiment.model, cfg.hydra.runtime.choices
+    with before_it_runs():
+        samples = experiment.task.samples()
+    path = Path(cfg.output) / "sets" / f"{choices['task']}.jsonl"
+    write_set(path, samples)
+    print(f"{len(samples)} prompts, {sum(len(sample.questions) for sample in samples)} questions")
+    print(f"written: {path}")
+    shape = models.load_shape(source)
+    try:
+        room = experiment.prompt_room(shape[0])
+    except ImpossibleError as error:  # no run will do, and the set is what it is
+        room = models.context(shape[0])
+        print(error)
+    given = source.template_input(date.today())
+    encoded = [encode(shape[1], sample, source.layout, room, "cut", given) for sample in samples]
+    whole = [len(prompt.tokens) + prompt.cut for prompt in encoded]
+    longer = sum(length > experiment.method.slots(length) for length in whole) / len(whole)
+    print(f"tokens of {choices['model']}: {min(whole)} to {max(whole)}, median {median(whole):g}")
+    print(f"longer than the prefill budget of {choices['method']} ({cfg.budget.prefill}): {longer:.0%}")
+    if cut := sum(prompt.cut > 0 for prompt in encoded):
+        print(f"longer than what the task allows or the model's context leaves beside T: {cut}")
+    print(f"the first prompt, as {choices['model']} gets it:\n")
+    print(visible(render(shape[1], samples[0], source.layout, given), keep="\n\t"))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """-> the exit code: 0 done, 1 it could not be written, 2 refused, 70 a bug of our own."""
+    from scope.cli.explain import exit_code, told
+
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
+    print_anything()
+    try:
+        if list(arguments[:1]) != ["build"]:
+            given = f"{arguments[0]}: must be build{nearest(arguments[0], ['build'])}" if arguments else "nothing to do"
+            raise ConfigError(f"{given}; as in: {USAGE}")
+        with permitted(arguments):
+            build(arguments[1:])
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print(told(error, CONF, arguments), file=sys.stderr)
+        return exit_code(error)
+    return 0
