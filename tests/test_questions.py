@@ -533,6 +533,14 @@ def test_a_file_that_a_spreadsheet_saved_has_its_first_column(tmp_path: Path) ->
         assert asked(sample) == [(1, "[Easy] One and one?")]
 
 
+def test_a_comma_without_quotes_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "raw.csv"
+    file.write_text("question,answer\nOne and one?,2\nHow much is it,,1,000 or 2?\n")
+    with pytest.raises(ConfigError) as refused:
+        task(file, questions=1).samples()
+    assert str(refused.value) == f"task.source={file}: row 2 has more cells than there are columns"
+
+
 def test_examples_from_a_file(tmp_path: Path) -> None:
     file = write(tmp_path / "raw.jsonl", rivers(4))
     inline = task(file, examples=[EXAMPLE]).samples()

@@ -163,6 +163,8 @@ class Questions:
 
     def _item(self, row: Row, where: str) -> Item:
         """A row as it is printed, with its right answer as the scorers read it."""
+        if None in row:  # of a .csv: a comma without quotes around its cell
+            raise ConfigError(f"{where} has more cells than there are columns")
         require(row, [name for named in self.columns.values() for name in _names(named)], where)
         given = {
             part: row[named] if isinstance(named, str) else [row[name] for name in named]
