@@ -24,3 +24,9 @@ def scope(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest
     from helpers.command import Scope  # Hydra: only tests of the command line wait for it
 
     return Scope(tmp_path, capfd, monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def no_tracebacks_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line sets this for Hydra; run within a test, it must not reach the next one."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")

@@ -12,6 +12,7 @@ from helpers.wandb_files import finished_record
 
 from analysis import dashboard, figures
 from analysis.frame import build
+from scope.records.fields import scored
 from scope.runs.summary import running, summary
 
 wandb: Any = pytest.importorskip("wandb")
@@ -23,10 +24,10 @@ def test_panels_ask_for_what_runs_report() -> None:
     text = dashboard.spec(dashboard.workspace("me", "scope", ["frontier"], "demo-analysis"))
     asked = set(re.findall(r'"summary(?:_metrics\.|:)(\w+)"', text))
     assert asked == {"accuracy", "missing", "tokens_per_second", "cache_share"}
-    assert asked <= set(summary([sample(0)]))
+    assert asked <= set(summary([scored(sample(0))]))
     lines = {name for panel in panels(text, "Run History Line Plot") for name in panel["config"]["metrics"]}
     assert lines == {"accuracy", "sample_tokens_per_second"}
-    assert lines <= set(running([sample(0)], [sample(0)]))
+    assert lines <= set(running([scored(sample(0))], [scored(sample(0))]))
     assert [panel["config"]["mediaKeys"] for panel in panels(text, "Media Browser")] == [["figures/frontier"]]
     assert '"val": "runs"' in text
     assert '"val": "samples"' in text

@@ -19,6 +19,7 @@ from made_up import Row, write
 import main
 from scope.cli.build_set import main as command
 from scope.cli.rescore import main as rescore
+from scope.scoring import score
 from scope.tasks import Hub, Questions, Sample
 from scope.tasks.questions import filled
 from scope.util.errors import ConfigError, SettingError
@@ -200,9 +201,9 @@ def test_what_follows_the_worked_example_is_right_by_the_scorers(form: str, tmp_
     right = example["answer"] if form == "number" else "B"
     answers = [re.sub(rf"\b{right}\b(?=\)?\.$)", str(q.expected), pattern[1]) for q in sample.questions]
     said = "\n".join(f"Answer_{q.number}:\n{text}" for q, text in zip(sample.questions, answers, strict=True))
-    assert [answer.correct for answer in made.answers(sample, said)] == [True] * 4
+    assert [answer.correct for answer in score(sample.questions, said, made.form)] == [True] * 4
     wrong = re.sub(r"is \(?\w+\)?\.", "is (A)." if form == "choice" else "is 1.", said)
-    assert [answer.correct for answer in made.answers(sample, wrong)] == [False] * 4
+    assert [answer.correct for answer in score(sample.questions, wrong, made.form)] == [False] * 4
     assert made.measures(sample, said) == {}
 
 
@@ -521,8 +522,8 @@ def test_a_number_in_any_of_its_forms_can_be_answered(answer: Any, tmp_path: Pat
         answer, str(answer).partition("####")[2].strip() or str(answer)
     )
     said = f"Answer_1: The answer is {plain.replace(',', '').strip('$').rstrip('.')}."
-    assert made.answers(sample, said)[0].correct
-    assert not made.answers(sample, "Answer_1: The answer is 77.")[0].correct
+    assert score(sample.questions, said, made.form)[0].correct
+    assert not score(sample.questions, "Answer_1: The answer is 77.", made.form)[0].correct
 
 
 def test_a_file_that_a_spreadsheet_saved_has_its_first_column(tmp_path: Path) -> None:
