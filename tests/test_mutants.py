@@ -1,11 +1,13 @@
 """The list of faults fits the code, and what runs them tells a fault that is noticed from one that is not."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from experiments.mutants import EXPLAINED, KILLED, LATE, ROOT, STALE, SURVIVED, Mutant, main, mutants, verdict
+from experiments.mutants import EXPLAINED, KILLED, LATE, ROOT, STALE, SURVIVED, Mutant, mutants, verdict
 
 SOURCE = "def larger(a, b):\n    return a if a > b else b\n"
 TEST = "from code_under_test import larger\n\ndef test_it():\n    assert larger(1, 2) == larger(2, 1) == 2\n"
@@ -46,6 +48,9 @@ def test_a_fault_is_judged_by_its_tests(tmp_path: Path, mutant: Mutant, expected
 
 
 @pytest.mark.slow
-def test_the_command_counts(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--workers", "1", "scope/scoring/thinking.py", "first == 1"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "4 mutants: 1 explained, 3 killed"
+def test_the_command_counts() -> None:
+    """A process of its own: the copy's modules must not meet those that the tests have imported."""
+    command = [sys.executable, "-m", "experiments.mutants", "--workers", "1", "scope/scoring/thinking.py", "first == 1"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.splitlines()[-1] == "4 mutants: 1 explained, 3 killed"
