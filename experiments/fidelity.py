@@ -39,6 +39,8 @@ SWITCHES = (
     Switch("boundary", "budget", "pyramidkv", "slide"),
     Switch("order", "score", "pyramidkv", "slide", ("fidelity.boundary=budget",)),
     Switch("short", "flat", "pyramidkv", "slide"),
+    Switch("pyramid", "floor", "pyramidkv", "slide"),
+    Switch("pyramid", "floor", "pyramidinfer", "slide"),
     Switch("beside", "true", "pyramidinfer", "slide", ("fidelity.short=flat",)),
     Switch("delta", "15", "snapkv", "adaptive"),
     Switch("growth", "start", "full", "adaptive"),
