@@ -24,7 +24,8 @@ class Scorer:
     """A way from a text to answers.
 
     about: what it counts, in a few words, for the line under a table.
-    score: (questions, text, form) -> one `Score` for each question, in their order. form is "number" or "choice". It has no
+    score: (questions, text, form) -> one `Score` for each question, in their order. form is "number" or "choice". It
+    has no
     side effects, and its time is linear in the length of the text.
     reads_thinking: whether it gets the thinking part of a text. If not, that part is removed first.
     """

@@ -26,7 +26,8 @@ class Scored:
     """The generations of one run, scored again.
 
     answers: for each prompt, the answers to its questions in all its generations.
-    Only for a run of ours: folder; notes, one for each kind of line that is not a plain record; changed, whether lines were
+    Only for a run of ours: folder; notes, one for each kind of line that is not a plain record; changed, whether lines
+    were
     left out because somebody changed them.
     """
 

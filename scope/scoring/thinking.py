@@ -14,7 +14,8 @@ THINK: Markers = ("<think>", "</think>")
 def without_thinking(text: str, markers: Markers | None, opened: bool = False) -> str:
     """The text without its thinking parts, in linear time.
 
-    markers: opening and closing; None returns the text as it is. opened: whether the text begins inside a thinking part.
+    markers: opening and closing; None returns the text as it is. opened: whether the text begins inside a thinking
+    part.
     """
     if markers is None:
         return text
