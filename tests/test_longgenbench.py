@@ -258,7 +258,7 @@ def test_a_set_built_once_needs_no_hub_and_is_the_same_run(task: str, hub: Any, 
     again = at(tmp_path, task, "task.questions=4")
     assert again.task.samples() == built
     assert again.identity() == identity
-    with pytest.raises(ScopeError, match="is neither built here nor to be had"):
+    with pytest.raises(ScopeError, match="not built here and cannot be downloaded"):
         at(tmp_path, task, "task.questions=3").task.samples()  # another set
 
 
@@ -432,7 +432,7 @@ def test_a_folder_that_is_not_clear_is_one_line(tmp_path: Path) -> None:
     assert refusal("gsm8k_4k", tmp_path).endswith("holds no .jsonl, .parquet, .csv file")
     for name in ("a", "b"):
         write(tmp_path / f"{name}.jsonl", made_up.gsm8k(3))
-    assert "which of its files is not clear" in refusal("gsm8k_4k", tmp_path)
+    assert "several files could be meant" in refusal("gsm8k_4k", tmp_path)
 
 
 def test_an_unknown_subject_is_one_line_with_the_nearest(tmp_path: Path) -> None:

@@ -297,7 +297,7 @@ def test_what_is_not_there_is_refused_before_anything_ran(scope: Scope, monkeypa
     if importlib.util.find_spec("flash_attn") is None:
         assert "pip install 'scope-kv[flash]'" in scope("attention=flash_attention_2", code=2).err
         assert "pip install 'scope-kv[flash]'" in scope("-m", "attention=flash_attention_2", code=2).err
-    assert scope("task=gsm8k_4k", code=2).err.startswith("error: openai/gsm8k: is neither built here nor to be had")
+    assert scope("task=gsm8k_4k", code=2).err.startswith("error: openai/gsm8k: not built here and cannot be downloaded")
     assert "FAILED snapkv + slide: openai/gsm8k" in scope("-m", "task=gsm8k_4k", code=2).out
     assert "model.path=some/model: the hub cannot be reached" in scope("model=hf", "model.path=some/model", code=2).err
 

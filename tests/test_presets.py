@@ -216,7 +216,7 @@ def test_a_plan_says_what_is_skipped_and_what_is_out_of_reach(
     assert len(re.findall("^skipped ", said, re.M)) == 2
     assert re.search(r"skipped .*task=arithmetic budget.recent=200.*: must be at most the decoding budget, 36", said)
     assert re.search(r"^csqa_4k +snapkv( +\?){6}$", said, re.M)
-    assert re.search(r"^\?: tau/commonsense_qa: is neither built here nor to be had", said, re.M)
+    assert re.search(r"^\?: tau/commonsense_qa: not built here and cannot be downloaded", said, re.M)
     assert re.search(r"2 runs, 16 samples, 1600 tokens to write, .* GPU hours; 1 of them unknown", said)
     assert list(tmp_path.iterdir()) == []
 

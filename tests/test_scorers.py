@@ -280,9 +280,9 @@ def test_where_the_package_is_not_allowed_the_rest_is_scored_again(
         (["aligned", "../strict"], r"scoring=../strict: must be one of"),
         (["aligned", ""], r"scoring=.*: must be one of"),
         (["aligned", None], r"scoring=.*: must be one of"),
-        (["strict"], r"scoring=\[strict\]: must hold aligned"),
-        ([], r"scoring=\[\]: must hold aligned"),
-        (["aligned", "strict", "strict"], r"scoring=strict: the list has a scorer strict before it"),
+        (["strict"], r"scoring=\[strict\]: must contain aligned"),
+        ([], r"scoring=\[\]: must contain aligned"),
+        (["aligned", "strict", "strict"], r"scoring=strict: the list already has a scorer strict"),
         (["aligned", "house_rules.broken"], r"scoring=house_rules.broken: ValueError: no good"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Decoding strategies: what stays while the answer is written. One strategy, one file."""
+"""Decoding strategies: which slots stay while the answer is generated. Each strategy is one file."""
 
 from scope.decoding.accumulated_h2o import AccumulatedH2O
 from scope.decoding.adaptive import Adaptive

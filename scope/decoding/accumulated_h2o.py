@@ -1,4 +1,4 @@
-"""accumulated_h2o: heavy hitters by all the attention they ever got (Zhang et al. 2023, arXiv 2306.14048)."""
+"""accumulated_h2o: keep heavy hitters by all the attention they ever got (Zhang et al. 2023, arXiv 2306.14048)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,11 +14,18 @@ from scope.util.errors import SettingError, check_number
 
 @dataclass(frozen=True)
 class AccumulatedH2O(Eviction):
-    """Keep the `recent` last and, of the rest, the slots with the most attention summed over their life.
+    """Keep the `recent` last slots and the others with the most attention, summed over their whole life.
 
-    `h2o` here is SCOPE's reading, where this query alone decides; this is the H2O paper's. `decay`: what a vote is
-    worth one step later; 1 is the paper's. Departures: query heads that share a key/value head average their votes;
-    with a decay, the prompt's last 1 / (1 - decay) queries vote, all alike.
+        votes_j(t) = decay * votes_j(t - 1) + a(t, j)        score of slot j = votes_j(t)
+
+    a(t, j) is the attention of step t's query to slot j, averaged over the query heads that share a key/value head. The
+    prompt's queries vote first. This is the H2O paper's rule. The strategy `h2o` is SCOPE's reading: only the query of
+    this step votes.
+
+    decay: what a vote is worth one step later, in 0..1. 1 is the paper's.
+    Departures: query heads that share a key/value head average their votes. With a decay, only the prompt's last
+    1 / (1 - decay) queries vote, each with weight 1.
+    Raises SettingError or CombinationError for invalid settings.
     """
 
     protect: str = "nothing"

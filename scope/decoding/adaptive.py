@@ -1,4 +1,4 @@
-"""adaptive: slide with a budget that grows with the generation (SCOPE, section 4.2, equation 4)."""
+"""adaptive: slide with a budget that grows with the generation (SCOPE, arXiv 2412.13649, section 4.2, equation 4)."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,17 @@ from scope.util.errors import check_choice, check_count, check_flag
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptive(Slide):
-    """Of the decoded slots keep recent + floor(max(0, t - recent) / delta), never more than D.
+    """Keep a number of decoded slots that grows with the step t, up to D. The score is that of `Slide`.
 
-    tokens: T, the most tokens a sample may generate, over which the budget is spread. delta: steps for each slot that
-    the region grows by; None is equation 4's (T - recent) // (D - recent), at least 1. As the released code has it:
-    growth="start" counts the steps from the first one, recent + floor(t / delta), and capped=False lets D be passed.
-    Where bytes bound the cache, equation 4's D is the one that they leave: the bytes that a D takes give its interval.
+        size(t) = min(D, recent + floor(max(0, t - recent) / delta))        delta = max(1, (T - recent) // (D - recent))
+
+    tokens: T, the most tokens that a sample may generate.
+    delta: steps for each slot that the region grows by; None takes the formula above.
+    growth: "recent" grows from t = recent. "start" grows from t = 0: size(t) = recent + floor(t / delta).
+    capped: whether D is the maximum. False lets the region pass D. `growth="start"` and `capped=False` are what the
+    released code does.
+    If bytes bound the cache, D is the largest number of slots that they leave, and delta follows from this D.
+    Raises SettingError or CombinationError for invalid settings.
     """
 
     tokens: int
@@ -32,7 +37,7 @@ class Adaptive(Slide):
 
     @property
     def interval(self) -> int:
-        """delta, as given or by equation 4."""
+        """delta in steps: as given, or by equation 4."""
         if self.delta is not None:
             return self.delta
         return max(1, (self.tokens - self.recent) // max(1, self.budget - self.recent))

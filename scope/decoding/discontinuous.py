@@ -1,4 +1,4 @@
-"""discontinuous: adaptive, but evicting only now and then (SCOPE, section 4.2)."""
+"""discontinuous: adaptive, with an eviction only every delta steps (SCOPE, arXiv 2412.13649, section 4.2)."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -10,12 +10,16 @@ from scope.util.errors import check_choice
 
 @dataclass(frozen=True, kw_only=True)
 class Discontinuous(Adaptive):
-    """Adaptive's size, restored every `delta` steps only; in between the region grows by up to delta slots.
+    """Cut the region to the size of `Adaptive` every delta steps. In between it grows by up to delta slots.
 
-    Where bytes bound the cache they have room for D + delta, and D is the largest for which they have: as delta falls
-    where D rises, two D may take the same bytes, and it is the larger, which evicts more often.
-    As the released code has it, wait="full" starts to count once the region is full, and evicts in every (delta + 1)-th
-    step from there. It counts the steps of all layers together: where a pyramid fills some later, all are late.
+        evict at step t if t mod delta = 0, down to size(t) of `Adaptive`
+
+    wait: "steps" is the rule above. "full" is the released code's: it starts to count when the region is full, and
+    evicts in every (delta + 1)-th step from then on. It counts the steps of all layers together. If a pyramid fills
+    some layers later, all layers evict later.
+    If bytes bound the cache, they must have room for D + delta slots, and D is the largest that fits. A larger D has a
+    smaller delta, so two values of D may take the same bytes. The larger one is taken. It evicts more often.
+    Raises SettingError or CombinationError for invalid settings.
     """
 
     wait: str = "steps"
@@ -39,7 +43,8 @@ class Discontinuous(Adaptive):
         if self.wait == "steps":
             return self.period
         since = self._full_since(view)
-        return self.period + max(since) - min(since)  # the first layer to be full waits for the last
+        # the layer that is full first waits for the layer that is full last
+        return self.period + max(since) - min(since)
 
     def _full_since(self, view: View) -> list[int]:
         """The first step at which each layer's region is full."""
@@ -54,5 +59,5 @@ class Discontinuous(Adaptive):
 
 @cache
 def first_full(missing: int, interval: int, start: int, tokens: int) -> int:
-    """The first step t with t - floor(max(0, t - start) / interval) >= missing; `tokens` if there is none before."""
+    """The first step t with t - floor(max(0, t - start) / interval) >= missing; `tokens` if no earlier step has it."""
     return next((t for t in range(tokens) if t - max(0, t - start) // interval >= missing), tokens)

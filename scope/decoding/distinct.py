@@ -1,4 +1,4 @@
-"""distinct: what is unlike the rest stays, in its key and in its value (SCOPE's own; experiments/frontier)."""
+"""distinct: keep slots whose key and value are unlike the others (our own strategy; see experiments/frontier)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,11 +14,15 @@ from scope.util.errors import check_number
 
 @dataclass(frozen=True)
 class Distinct(Eviction):
-    """Of the decoded slots keep D: the `recent` last, and of the rest those that are least like the others.
+    """Of the decoded slots keep D: the `recent` last, and the others that are least like the rest.
 
-    A slot's score is minus the cosine similarity of its key to the mean direction of the decoded keys, minus `values`
-    times the same of its value. No query is asked, so that what is looked at rarely is not lost for that; nothing is
-    remembered of a slot. Without protection of the prompt the means are over everything stored.
+        score of slot j = - cos(k_j, mean direction of keys) - values * cos(v_j, mean direction of values)
+
+    The means are over the decoded slots. If the prompt is not protected, they are over all stored slots.
+    It reads no attention, so a slot that rarely gets attention can stay. It remembers nothing of a slot.
+
+    values: weight of the values' term, 0 or more. 0 uses the keys alone.
+    Raises SettingError or CombinationError for invalid settings.
     """
 
     values: float = 1.0

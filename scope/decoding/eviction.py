@@ -1,4 +1,4 @@
-"""The one eviction rule of decoding: what is protected, how many slots the rest may hold, when, and by which score."""
+"""The eviction rule that all strategies share: what is protected, how many slots stay, when to evict, and the score."""
 
 import math
 from collections.abc import Mapping
@@ -15,12 +15,16 @@ from scope.util.errors import CombinationError, ScopeError, check_choice, check_
 
 
 class DecodingStrategy(Protocol):
-    """Decides at every decode step, after the step's attention, what stays (one row of one layer at a time).
+    """Decides at every decode step, after the step's attention, which slots stay.
 
-    A strategy that remembers says what: `channels` are numbers by name that the cache keeps for each slot, 0 for a new
-    one; `queries` is how many of the last queries it wants to see. `heads_agree`: a layer's heads, while they hold the
-    same tokens, are given the same scores. `skips_protected`: the score wants to know which slots at the front no row
-    can lose (`Attention.front`).
+    It decides for one row of one layer at a time. In shapes, B is rows, H heads and S slots.
+
+    channels: names of the numbers that the cache keeps for each slot (float32, 0 for a new slot). A strategy that
+    remembers something keeps it there.
+    queries: how many of the last queries the score reads.
+    heads_agree: whether all heads of a layer get the same scores while they hold the same tokens.
+    skips_protected: whether the score needs to know how many slots at the front are protected in every row
+    (`Attention.front`).
     """
 
     @property
@@ -36,33 +40,37 @@ class DecodingStrategy(Protocol):
     def queries(self) -> int: ...
 
     def most(self, view: View) -> int | None:
-        """The most slots ever stored at once in a row with this prefill; None where they grow without bound."""
+        """The most slots that a row of this layer ever stores at once; None if there is no bound."""
         ...
 
     def plan(self, view: View) -> Plan | None:
-        """What to keep; None keeps everything."""
+        """Which slots to keep after this step; None keeps all."""
         ...
 
     def observe(self, attention: Attention) -> Mapping[str, Tensor]:
-        """-> the channels [B, H, S] after this step; called with the prompt's attention, then in every step."""
+        """The channels after this step, each [B, H, S]. Called once with the prompt's attention, then at every step."""
         ...
 
     def score(self, attention: Attention) -> Tensor:
-        """-> [B, H, S]; called only in steps where something has to go, after `observe`."""
+        """A score for each slot, [B, H, S]; higher is kept. Called after `observe`, only in steps that evict."""
         ...
 
 
 @dataclass(frozen=True)
 class Eviction:
-    """Every `period` steps, cut a region down to its size: its last `recent` slots and the best-scored others.
+    """Every `period` steps, cut the region to its size: keep its `recent` last slots and the others that score best.
 
-    The region is what was decoded (`protect="prompt"`: the slots that the prefill left are never evicted; SCOPE's idea)
-    or everything (`protect="nothing"`; its size is then C + D). A subclass changes a default, the score, or how the
-    size grows with the step. The score of the bare rule is age.
+    The region is what may be evicted. protect="prompt" protects the slots that the prefill left: the region is the
+    decoded slots, and its size is D. This is SCOPE's idea. protect="nothing" protects no slot: the region is
+    everything, and its size is C + D. A subclass changes a default, the score, or how the size grows. The score here is
+    age.
 
-    budget: D in slots; recent: how many of them are always the newest. boundary: what counts as left by the prefill,
-    the slots that were `kept`, or the first C (`budget`) even where fewer or more were, as the released code has it.
-    Raises SettingError or CombinationError for values that cannot be.
+    budget: D, in slots, 1 or more.
+    recent: the newest slots, which always stay, 1 .. D.
+    protect: "prompt" or "nothing".
+    boundary: what counts as left by the prefill. "kept" is the slots that were kept. "budget" is the first C slots,
+    even if fewer or more were kept, as in the released code.
+    Raises SettingError for an invalid value, CombinationError if recent is more than D.
     """
 
     budget: int
@@ -84,7 +92,7 @@ class Eviction:
 
     @property
     def queries(self) -> int:
-        """How many of the last queries `score` is shown."""
+        """How many of the last queries `score` reads."""
         return 1
 
     @property
@@ -93,31 +101,32 @@ class Eviction:
         return 1
 
     def within(self, view: View) -> "Eviction":
-        """This strategy with the D that the view's room leaves, and all that follows from D; itself without a room.
+        """This strategy with the D that the bound in bytes leaves (`view.room`, in slots), and all that follows from D.
 
-        Raises ScopeError where that is less than the slots that always stay.
+        Returns itself if there is no bound. Raises ScopeError if fewer than `recent` slots are left.
         """
         return self if view.room is None else largest_within(self, view.of(0).at(0, 0), view.room)
 
     def between(self, view: View) -> int:
-        """The most slots that come before some go."""
+        """The most slots that are added between two evictions."""
         return self.period
 
     def limit(self, view: View) -> int:
-        """D in this layer."""
+        """D of this layer, in slots."""
         return self.budget
 
     def decoded(self, view: View) -> int:
-        """How much of D there is at this step."""
+        """The decoded slots that may stay at this step, at most D."""
         return self.limit(view)
 
     def shared(self, view: View) -> int:
-        """What the region holds beside D: the prefill's C where the prompt is not protected."""
+        """Slots that the region holds beside D: C if the prompt is not protected, else 0."""
         if self.protect == "prompt":
             return 0
         return view.capacity if self.boundary == "kept" else view.budget
 
     def protected(self, view: View) -> int:
+        """Slots at the front of this layer that are never evicted."""
         if self.protect == "nothing":
             return 0
         return view.kept if self.boundary == "kept" else view.budget
@@ -134,7 +143,7 @@ class Eviction:
         return fit.cut(head, size)
 
     def cut(self, head: int, size: int) -> Plan:
-        """The region down to `size` slots."""
+        """The plan that protects the first `head` slots and cuts the region behind them to `size` slots."""
         return Plan(head=head, best=size - self.recent, tail=self.recent)
 
     def most(self, view: View) -> int | None:
@@ -148,7 +157,7 @@ class Eviction:
         return scores.age(attention)
 
     def evictable(self, attention: Attention) -> Tensor:
-        """-> [B, H, S] bool: the slots that the score decides about: not empty, recent, or of a protected prompt."""
+        """The slots that may be evicted, [B, H, S] bool: not empty, not recent, not of a protected prompt."""
         positions = attention.positions
         free = (positions >= 0) & (positions <= attention.now - self.recent)
         if self.protect == "nothing":
@@ -159,12 +168,13 @@ class Eviction:
 
 @cache
 def largest_within(strategy: Eviction, view: View, room: int) -> Eviction:
-    """The strategy with the largest D whose most, summed over the layers, is no more than `room` slots in each.
+    """The strategy with the largest D that fits: summed over the layers, at most `room` slots a layer.
 
-    A sum, since layers differ: a pyramid's, of the prompt or of D, or one that a sliding window bounds, which leaves
-    the others more. Of two D that take the same slots, as where a longer interval needs more beside a smaller D, it is
-    the larger. Where layers wait for others (discontinuous's wait="full" after a pyramid) a larger one may fit too.
-    Raises ScopeError where none does down to `recent`.
+    The sum counts, because layers differ: a pyramid or a sliding window gives some layers less and leaves the others
+    more. If two values of D take the same slots, the larger one is taken. This happens where a smaller D has a longer
+    interval. A still larger D may fit where layers wait for one another (discontinuous with wait="full" after a
+    pyramid).
+    Raises ScopeError if no D down to `recent` fits.
     """
     views = [replace(view.of(layer), room=None) for layer in range(view.layers)]
     sizes = view.slot_bytes or (1,) * len(views)
@@ -177,7 +187,8 @@ def largest_within(strategy: Eviction, view: View, room: int) -> Eviction:
         )
         if over <= 0:
             return tried
-        budget -= math.ceil(over / (2 * sum(sizes)))  # a slot of D is at most two in a layer, a pyramid's first
+        # one slot more in D is at most two more in a layer (the first layer of a pyramid)
+        budget -= math.ceil(over / (2 * sum(sizes)))
     beside = [_within_window(max(v.kept, strategy.protected(v) + strategy.shared(v)), v) for v in views]
     prompt = math.ceil(sum(n * size for n, size in zip(beside, sizes, strict=True)) / sum(sizes))
     left = f"{room - prompt} beside {prompt} for a prompt of {view.prompt} tokens"

@@ -1,4 +1,4 @@
-"""keydiff: keys unlike the mean key stay (Park et al. 2025, arXiv 2504.15364)."""
+"""keydiff: keep keys that differ from the mean key (Park et al. 2025, arXiv 2504.15364)."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,11 @@ from scope.policy.attention import Attention
 
 @dataclass(frozen=True)
 class KeyDiff(Eviction):
-    """Keep the `recent` last and, of the rest, the slots whose keys are least similar to the mean direction of all.
+    """Keep the `recent` last slots and the others whose keys are least similar to the mean direction of the keys.
 
-    The mean is over everything stored, a protected prompt and the recent slots included.
+        score of slot j = - cos(k_j, mean direction of all stored keys)
+
+    The mean includes a protected prompt and the recent slots. It reads no attention.
     """
 
     protect: str = "nothing"

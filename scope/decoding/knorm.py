@@ -1,4 +1,4 @@
-"""knorm: keys of low norm stay (Devoto et al. 2024, arXiv 2406.11430)."""
+"""knorm: keep keys of low norm (Devoto et al. 2024, arXiv 2406.11430)."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,12 @@ from scope.policy.attention import Attention
 
 @dataclass(frozen=True)
 class KNorm(Eviction):
-    """Keep the `recent` last and, of the rest, the slots whose keys have the lowest norm: no query is asked.
+    """Keep the `recent` last slots and the others whose keys have the lowest L2 norm.
 
-    All layers are alike.
+        score of slot j = - norm(k_j)
+
+    It reads no attention.
+    Departure: all layers are treated alike.
     """
 
     protect: str = "nothing"

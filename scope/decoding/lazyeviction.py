@@ -1,4 +1,4 @@
-"""lazyeviction: what comes back after long gaps may wait as long (Zhang et al. 2025, arXiv 2506.15969)."""
+"""lazyeviction: keep slots whose attention may come back (Zhang et al. 2025, arXiv 2506.15969)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,12 +15,17 @@ from scope.util.errors import check_number
 
 @dataclass(frozen=True)
 class LazyEviction(Eviction):
-    """Every `recent` steps keep the `recent` last and, of the rest, the slots of the highest
-    2 sigmoid(-(t - TS) / MRI) + 2 sigmoid(-1 / MRI).
+    """Every `recent` steps keep the `recent` last slots and the others with the highest score.
 
-    TS: when the slot's attention last exceeded `threshold`; MRI: the longest it ever waited for that, from its own
-    token on. Not known to us from the paper, and our choice: the threshold, and that a slot which nothing has looked at
-    since its birth scores 0, the formula's limit.
+        score of slot j = 2 sigmoid(-(t - TS) / MRI) + 2 sigmoid(-1 / MRI)
+
+    TS is the last step at which the slot's attention exceeded `threshold`. MRI is the longest time, in steps, that the
+    slot ever waited for this, from its own token on. A slot that came back after long gaps may wait as long again.
+
+    threshold: attention probability, 0 or more.
+    Two points are our choice, since we do not know them from the paper: the default threshold, and the score of a slot
+    that got no such attention since its birth. It is 0, the limit of the formula.
+    Raises SettingError or CombinationError for invalid settings.
     """
 
     protect: str = "nothing"
@@ -40,7 +45,8 @@ class LazyEviction(Eviction):
         if not attention.decoding:
             return attention.channels
         now, last, gap = attention.now.float(), attention.channels["last"], attention.channels["gap"]
-        last = torch.where(last == 0, attention.positions.float(), last)  # 0: nothing has been said of it
+        # 0: not set yet, so the slot starts at its own token
+        last = torch.where(last == 0, attention.positions.float(), last)
         looked_at = scores.received(attention) > self.threshold
         return {
             "last": torch.where(looked_at, now, last),

@@ -1,4 +1,4 @@
-"""morphkv: what the recent tokens look at stays (Ghadia et al. 2025, arXiv 2503.00979)."""
+"""morphkv: keep what the recent tokens attend to (Ghadia et al. 2025, arXiv 2503.00979)."""
 
 from dataclasses import dataclass
 
@@ -12,11 +12,16 @@ from scope.util.errors import check_choice
 
 @dataclass(frozen=True)
 class MorphKV(Eviction):
-    """At each step keep the `recent` last and, of the rest, the slots that the recent tokens' queries attend to most.
+    """Keep the `recent` last slots and the others that the queries of the `recent` last tokens attend to most.
 
-    `fusion`: their attention's `sum` or its `max`, of the mean over the query heads that share a key/value head.
-    Departure: the softmax is over what is stored now, not over what was when each of the queries was asked. The queries
-    are held beside the slots, and not counted among their bytes.
+        score of slot j = sum (or max) over the `recent` last queries i of a(i, j)
+
+    a(i, j) is averaged over the query heads that share a key/value head.
+
+    fusion: "sum" or "max".
+    Departure: the softmax is over the slots that are stored now, not over those that were stored at query i's own step.
+    The queries are held beside the slots. They do not count as bytes of the cache.
+    Raises SettingError or CombinationError for invalid settings.
     """
 
     protect: str = "nothing"

@@ -1,4 +1,4 @@
-"""none: everything that is generated stays."""
+"""none: keep everything that is generated."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from scope.policy.plan import Plan, View
 
 @dataclass(frozen=True)
 class KeepAll:
-    """No eviction while decoding."""
+    """Evict nothing while decoding. It has no parameters."""
 
     channels: ClassVar[tuple[str, ...]] = ()
     heads_agree: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""Eviction every so many steps, and by the votes of the last queries: what snapkv_d, r_kv and vase share."""
+"""Eviction every few steps, by the votes of the last queries: what snapkv_d, r_kv and vase share."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,10 @@ from scope.util.errors import CombinationError, check_count, check_odd
 
 @dataclass(frozen=True)
 class Periodic(Eviction):
-    """Every `every` steps the region is cut down to its size; in between it grows by up to `every` slots."""
+    """Every `every` steps cut the region to its size. In between it grows by up to `every` slots.
+
+    every: steps from one eviction to the next, 1 or more. The other parameters are those of `Eviction`.
+    """
 
     protect: str = "nothing"
     every: int = 128
@@ -24,7 +27,11 @@ class Periodic(Eviction):
 
 @dataclass(frozen=True)
 class Polled(Periodic):
-    """The last `window` queries say what stays, their own slots aside; `kernel`: neighbours that are pooled."""
+    """The last `window` queries decide which slots stay. They do not vote on their own slots, which always stay.
+
+    window: queries, 1 .. recent. kernel: neighbouring slots that are pooled, an odd number.
+    Raises SettingError for an invalid value, CombinationError if the window is more than `recent`.
+    """
 
     window: int = 8
     kernel: int = 7

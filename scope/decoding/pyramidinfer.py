@@ -1,4 +1,4 @@
-"""pyramidinfer: h2o with numbers that fall from layer to layer (Yang et al. 2024, arXiv 2405.12532)."""
+"""pyramidinfer: h2o with fewer slots in later layers (Yang et al. 2024, arXiv 2405.12532)."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,19 @@ from scope.util.errors import check_choice, check_count
 
 @dataclass(frozen=True)
 class PyramidInfer(H2O):
-    """Of all slots keep C + D, with each layer's own D: the prefill's pyramid over the D - recent best.
+    """Of all slots keep C + D, as `H2O`, but each layer has its own D.
 
-    The paper gives no formula for this stage; `beta` is the prefill's. `spread`: `pyramid`, or `flat`, the same D in
-    all layers: in the released code the pyramid is never reached. `pyramid`: `exact` gives D on average, to the slot;
-    `floor` rounds as the released code's prefill does.
+        m = D - recent        low = m // beta        high = 2 m - low
+        layer l: D_l = recent + high - l * (high - low) / (L - 1)
+
+    The mean of D_l over the L layers is D.
+
+    beta: a larger one leaves fewer slots to the last layer. The paper gives no formula for decoding, so this is the one
+    of the prefill.
+    spread: "pyramid" is the formula above. "flat" gives all layers D. The released code does this: it never reaches its
+    pyramid.
+    pyramid: "exact" rounds so that the mean is exactly D. "floor" rounds as the released code's prefill does.
+    Raises SettingError or CombinationError for invalid settings.
     """
 
     beta: int = 20

@@ -1,4 +1,4 @@
-"""r_kv: attended to and not said already (Cai et al. 2025, arXiv 2505.24133)."""
+"""r_kv: keep slots that get attention and whose keys are not redundant (Cai et al. 2025, arXiv 2505.24133)."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,20 @@ from scope.util.errors import SettingError, check_number
 
 @dataclass(frozen=True)
 class RKV(Polled):
-    """Every `every` steps keep the `recent` last and the slots of highest balance * I - (1 - balance) * R.
+    """Every `every` steps keep the `recent` last slots and the others of highest importance and lowest redundancy.
 
-    I: attention of the last `window` queries, max-pooled over `kernel` neighbours, the maximum over the group, the mean
-    over the queries. R: softmax over the slots of how alike a slot's key is to the others (cosine similarities up to
-    `threshold` count as 0; the newest of those that a slot is alike to is spared). In the released code, unlike here
-    and in the paper, smaller similarities count too, the group's maximum comes before a softmax that leaves out the
-    window, pooling comes after the mean, and the balance is 0.07.
+        score of slot j = balance * I_j - (1 - balance) * R_j
+
+    I (importance): attention of the last `window` queries, max-pooled over `kernel` neighbours; then the maximum over
+    the query heads that share a key/value head; then the mean over the queries.
+    R (redundancy): softmax over j of the mean over the other slots i of cos(k_i, k_j). Similarities up to `threshold`
+    count as 0. Each slot i leaves out the newest of the slots that it resembles.
+
+    balance: weight of I, in 0..1. threshold: 0 or more.
+    Departures of the authors' released code from their paper, which we do not follow: smaller similarities count too;
+    the maximum over the heads comes before a softmax that leaves out the window; pooling comes after the mean; balance
+    is 0.07.
+    Raises SettingError or CombinationError for invalid settings.
     """
 
     balance: float = 0.1

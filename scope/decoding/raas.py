@@ -1,4 +1,4 @@
-"""raas: what was not looked at for longest goes (Hu et al. 2025, arXiv 2502.11147)."""
+"""raas: evict the slots that got no high attention for the longest time (Hu et al. 2025, arXiv 2502.11147)."""
 
 import math
 from collections.abc import Mapping
@@ -16,11 +16,17 @@ from scope.util.errors import SettingError, check_number
 
 @dataclass(frozen=True)
 class RaaS(Eviction):
-    """Keep the `recent` last and, of the rest, the slots with the newest clocks, which high attention sets to now.
+    """Keep the `recent` last slots and the others with the newest clocks. High attention sets a slot's clock to now.
 
-    High: at least `threshold`; None: among the top `share` of the slots stored. A new slot's clock is its birth, a
-    prompt's 0 until it is looked at. Of equal clocks the newer slot stays. Departure: single slots are evicted, no
-    pages of them.
+        score of slot j = the last step at which a(t, j) was high
+
+    share: if `threshold` is None, attention is high if it is among the top `share` of the stored slots (0 < share <=
+    1).
+    threshold: if given, attention is high from this probability on.
+    A new slot's clock is its own step. A prompt slot's clock is 0 until it gets high attention. Of equal clocks the
+    newer slot stays.
+    Departure: single slots are evicted, not pages of slots.
+    Raises SettingError or CombinationError for invalid settings.
     """
 
     share: float = 0.5
@@ -42,13 +48,15 @@ class RaaS(Eviction):
         weights = scores.received(attention)
         if self.threshold is None:
             slots = weights.shape[-1]
-            high = math.ceil(self.share * slots)  # of a row that is full
+            high = math.ceil(self.share * slots)  # for a row without empty slots
             empty = attention.positions < 0
             nth = empty.cumsum(-1)
             fewer = high - ((slots - nth[..., -1:]).double() * self.share).ceil()
-            # as many empty slots as this row has fewer go first, so that one rank serves all rows
+            # A row with empty slots has fewer high ones. Some of its empty slots take the top weights instead,
+            # so that one rank serves all rows.
             highest = (weights + (empty & (nth <= fewer))).topk(high, sorted=False).values
-            least = highest.amin(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)  # 0 is not looked at
+            # attention of 0 is never high
+            least = highest.amin(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
             looked_at = weights >= least
         else:
             looked_at = weights >= self.threshold

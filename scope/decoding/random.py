@@ -1,4 +1,4 @@
-"""random: a control, slide by lot."""
+"""random: a control that evicts at random."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,7 +14,13 @@ from scope.util.errors import check_count
 
 @dataclass(frozen=True)
 class Random(Eviction):
-    """Of the decoded slots keep D: the `recent` last; of the rest a seeded lot decides what goes at each step."""
+    """Of the decoded slots keep D: the `recent` last and a random choice of the others.
+
+        score of slot j at step t = hash of (seed, layer, head, t, token)
+
+    seed: a count. The same seed gives the same choice.
+    Raises SettingError or CombinationError for invalid settings.
+    """
 
     seed: int = 0
 

@@ -1,4 +1,4 @@
-"""recent: a control, slide by age alone."""
+"""recent: a control that keeps the newest slots."""
 
 from dataclasses import dataclass
 
@@ -7,4 +7,4 @@ from scope.decoding.eviction import Eviction
 
 @dataclass(frozen=True)
 class Recent(Eviction):
-    """Of the decoded slots keep the newest D: the bare rule, whose score is age."""
+    """Of the decoded slots keep the newest D. The score is age: newer slots score higher."""

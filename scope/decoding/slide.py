@@ -1,4 +1,4 @@
-"""slide: a window over what was decoded, beside a protected prompt (SCOPE, section 4.2)."""
+"""slide: keep D decoded slots beside a protected prompt (SCOPE, arXiv 2412.13649, section 4.2)."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,13 @@ from scope.policy.attention import Attention
 
 @dataclass(frozen=True)
 class Slide(Eviction):
-    """Of the decoded slots keep D: the `recent` last, the rest by this query's attention. One goes at each step."""
+    """Of the decoded slots keep D: the `recent` last and the others that this step's query attends to most.
+
+        score of slot j = a(t, j)
+
+    a(t, j) is the attention of step t's query, averaged over the query heads that share a key/value head. Once the
+    region is full, each step evicts one slot of each head. The parameters are those of `Eviction`.
+    """
 
     def score(self, attention: Attention) -> Tensor:
         return scores.received(attention)

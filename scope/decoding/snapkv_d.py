@@ -1,4 +1,4 @@
-"""snapkv_d: snapkv's score, again and again while decoding (Li et al. 2024, arXiv 2404.14469)."""
+"""snapkv_d: the score of snapkv, computed again and again while decoding (Li et al. 2024, arXiv 2404.14469)."""
 
 from dataclasses import dataclass
 
@@ -11,11 +11,13 @@ from scope.policy.attention import Attention
 
 @dataclass(frozen=True)
 class SnapKVD(Polled):
-    """Every `every` steps keep the `recent` last and the slots that the last `window` queries attend to most.
+    """Every `every` steps keep the `recent` last slots and the others that the last `window` queries attend to most.
 
-    Their attention is summed, max-pooled over `kernel` neighbours in order of position, the window itself apart.
-    The paper has no decoding stage: period and window are those that studies of R-KV compare with. Departure: the
-    softmax is over what is stored when the score is asked for, not over what was when the queries were.
+        score of slot j = max over the `kernel` slots around j of (sum over the last `window` queries i of a(i, j))
+
+    Neighbours are in order of position. The slots of the window count as 0 in the pooling.
+    Departures: the paper has no decoding stage. Period and window are those of studies that compare with R-KV. The
+    softmax is over the slots that are stored now, not over those that were stored at query i's own step.
     """
 
     def score(self, attention: Attention) -> Tensor:

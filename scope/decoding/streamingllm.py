@@ -1,4 +1,4 @@
-"""streamingllm: the first slots and the last, while decoding (Xiao et al. 2023, arXiv 2309.17453)."""
+"""streamingllm: keep the first slots and the last while decoding (Xiao et al. 2023, arXiv 2309.17453)."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,10 @@ from scope.policy.plan import Plan
 
 @dataclass(frozen=True)
 class StreamingLLM(Eviction):
-    """Of all slots keep the first C + D - recent and the last `recent`."""
+    """Of all slots keep the first C + D - recent and the last `recent`. No score is needed.
+
+    Departure: slots keep their true positions. The paper renumbers positions within the cache.
+    """
 
     protect: str = "nothing"
 

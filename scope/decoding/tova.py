@@ -1,4 +1,4 @@
-"""tova: what this query looks at least in the whole layer goes (Oren et al. 2024, arXiv 2401.06104)."""
+"""tova: evict what this step's query attends to least, alike in all heads (Oren et al. 2024, arXiv 2401.06104)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,10 +12,13 @@ from scope.policy.attention import Attention
 
 @dataclass(frozen=True)
 class TOVA(Eviction):
-    """Keep the `recent` last and, of the rest, the tokens with the highest attention, the mean over all query heads.
+    """Keep the `recent` last slots and the tokens that get the most attention, the mean over all query heads.
 
-    The heads of a layer decide together. Departures: the paper spares no recent tokens (recent=1 comes closest); and
-    where a prefill method has left other tokens in each head, a head that does not hold a token gives it nothing.
+        score of slot j = mean over all heads of the layer of a(t, the token in slot j)
+
+    All heads of a layer decide together.
+    Departures: the paper has no recent slots that always stay (recent=1 comes closest). After a prefill method, heads
+    may hold different tokens. A head that does not hold a token counts as 0 for it.
     """
 
     protect: str = "nothing"

@@ -1,4 +1,4 @@
-"""Prefill methods: what of the prompt stays. One method, one file."""
+"""Prefill methods: which slots of the prompt stay. Each method is one file."""
 
 from scope.prefill.budget import PrefillMethod
 from scope.prefill.distinct import Distinct

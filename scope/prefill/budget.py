@@ -1,4 +1,4 @@
-"""The rule that every prefill method shares: how many slots of the prompt stay, and which are beyond question."""
+"""The rule that all prefill methods share: how many slots of the prompt stay, and which always stay."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
@@ -12,42 +12,48 @@ from scope.util.errors import MOST, CombinationError, SettingError, check_choice
 
 
 class PrefillMethod(Protocol):
-    """Decides once, after the prompt's own attention, what of the prompt stays (one row of one layer at a time)."""
+    """Decides once, after the prompt's own attention, which slots of the prompt stay.
+
+    It decides for one row of one layer at a time. In shapes, B is rows, H heads and S slots.
+    """
 
     @property
     def layer_inputs(self) -> bool:
-        """Whether its score needs the layer's module and hidden states (`Attention.inputs`)."""
+        """Whether the score needs the layer's module and its hidden states (`Attention.inputs`)."""
         ...
 
     @property
     def queries(self) -> int | None:
-        """How many of the prompt's last queries its score looks at, None for all: of a prompt that comes in chunks the
-        others are not held, and are shown to it as 0."""
+        """How many of the prompt's last queries the score reads; None means all.
+
+        Where the prompt is fed in chunks, earlier queries are not stored. The score sees them as 0.
+        """
         ...
 
     def slots(self, prompt: int) -> int:
-        """C: the budget for a prompt of that many tokens, as a count."""
+        """C, in slots, for a prompt of `prompt` tokens."""
         ...
 
     def capacity(self, view: View) -> int:
-        """The most slots this method leaves in this layer: C, but for a budget that differs from layer to layer."""
+        """The most slots that the method leaves in this layer: C, unless the budget differs between layers."""
         ...
 
     def plan(self, view: View) -> Plan | None:
-        """What to keep; None keeps everything."""
+        """Which slots to keep; None keeps all."""
         ...
 
     def score(self, attention: Attention) -> Tensor:
-        """-> [B, H, S]; called only where a plan has a `best`."""
+        """A score for each slot, [B, H, S]; higher is kept. Called only if a plan has a `best`."""
         ...
 
 
 @dataclass(frozen=True)
 class Budget:
-    """A number of slots for the prompt; nothing is evicted from a prompt that is shorter.
+    """A budget C for the prompt. A prompt of at most C tokens is not compressed.
 
-    `budget` counts slots, or is a share of the prompt (0 < budget < 1), which becomes a count here and nowhere else.
-    The score of the bare rule is age. Raises SettingError for values that cannot be.
+    budget: C, as a count of slots (an integer, 2 or more), or as a share of the prompt (a float, 0 < budget < 1).
+    The score of this base class is age: newer slots score higher.
+    Raises SettingError if `budget` is neither a count nor a share.
     """
 
     budget: int | float
@@ -66,14 +72,14 @@ class Budget:
             raise SettingError(self, "budget", self.budget, allowed)
 
     def slots(self, prompt: int) -> int:
-        """The budget as a count of slots, for a prompt of that many tokens."""
+        """C, in slots, for a prompt of `prompt` tokens. A share becomes max(2, round(budget * prompt))."""
         return self.budget if isinstance(self.budget, int) else max(2, round(self.budget * prompt))
 
     def capacity(self, view: View) -> int:
         return self.slots(view.prompt)
 
     def require(self, prompt: int) -> None:
-        """Raises CombinationError where a prompt of that many tokens has too few to keep this budget."""
+        """Raise CombinationError if a prompt of `prompt` tokens is too short for this budget."""
 
     def score(self, attention: Attention) -> Tensor:
         return scores.age(attention)
@@ -81,10 +87,12 @@ class Budget:
 
 @dataclass(frozen=True)
 class Windowed(Budget):
-    """Keep the last `window` slots of the prompt and the best-scored others, `budget` in all.
+    """Keep the last `window` slots of the prompt and the C - window others with the highest score.
 
-    Raises CombinationError where the window leaves nothing to choose. What a share comes to is known with a prompt:
-    `require` refuses one of which it is no more than the window, else one slot beside the window is kept.
+    window: slots, 1 or more, and fewer than C.
+    A share becomes a count only when the prompt is known. `require` then raises CombinationError if this count is no
+    more than the window. Without that check, one slot beside the window is kept.
+    Raises SettingError for an invalid value, CombinationError if a count C is no more than the window.
     """
 
     window: int
@@ -112,14 +120,21 @@ class Windowed(Budget):
 
 @dataclass(frozen=True)
 class Pyramid(Windowed):
-    """The budget C on average, spread over the layers: more in the first, less in the last.
+    """Spread the budget over the layers: more slots in the first layers, fewer in the last, C on average.
 
-    `beta` says how little the last layer gets: (C - window) / beta. `short`: what becomes of the pyramid over a prompt
-    shorter than twice the budget (P < 2 (C - window)): `clip` bounds the first layer by the prompt and raises the last;
-    `flat` gives all layers the same, as the released code does. `order`: how the slots lie that stay, by `position`, or
-    the best by `score`, as in the released code, where it decides which of them a decoding strategy finds first.
-    `pyramid`: with `exact` the layers keep C slots on average, to the slot; `floor` rounds as the released code does,
-    and keeps more. A layer with a sliding window keeps no more than that holds, and then the average is less.
+    With m = C - window and L layers, for a prompt of P tokens:
+
+        low = m // beta    high = 2 m - low
+        high is at most P - window; then low = 2 m - high
+        layer l keeps window + high - l * (high - low) / (L - 1) slots
+
+    beta: a larger one leaves fewer slots to the last layer.
+    short: for a prompt with P < 2 m. `clip` applies the bound above. `flat` gives all layers C, as the released code.
+    order: how the kept slots are stored. `position` keeps the prompt's order. `score` puts the best first, as the
+    released code. A decoding strategy with boundary="budget" protects the first C of them.
+    pyramid: `exact` rounds so that the mean is exactly C. `floor` rounds as the released code, and keeps more than C.
+    A layer with a sliding window keeps no more than that window. The mean is then less than C.
+    Raises SettingError for an invalid value, CombinationError as `Windowed` does.
     """
 
     beta: int = 20
@@ -135,7 +150,7 @@ class Pyramid(Windowed):
         check_choice(self, "pyramid", ROUNDINGS)
 
     def flat(self, prompt: int) -> bool:
-        """Whether all layers get the same for a prompt of that length."""
+        """Whether all layers keep the same number of slots of a prompt of `prompt` tokens."""
         slots = self.slots(prompt)
         return prompt <= slots or (self.short == "flat" and prompt < 2 * (slots - self.window))
 

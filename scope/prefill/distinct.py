@@ -1,4 +1,4 @@
-"""distinct: what is unlike the rest stays, in its key and in its value (SCOPE's own; experiments/frontier)."""
+"""distinct: keep slots whose key and value are unlike the others (our own method; see experiments/frontier)."""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,13 @@ from scope.util.errors import check_number
 
 @dataclass(frozen=True)
 class Distinct(Windowed):
-    """Keep the last `window` slots and those that are least like the others: the decoding strategy's score
-    (`scope/decoding/distinct.py`), once, over the whole prompt.
+    """Keep the last `window` slots and the others that are least like the rest of the prompt.
+
+        score of slot j = - cos(k_j, mean direction of all keys) - values * cos(v_j, mean direction of all values)
+
+    values: weight of the values' term, 0 or more. 0 uses the keys alone.
+    It reads no queries. The decoding strategy of the same name uses the same score.
+    Raises SettingError or CombinationError for invalid settings.
     """
 
     values: float = 1.0

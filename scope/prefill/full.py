@@ -1,4 +1,4 @@
-"""full: the whole prompt stays."""
+"""full: keep the whole prompt."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from scope.policy.plan import Plan, View
 
 @dataclass(frozen=True)
 class Full:
-    """No compression of the prompt."""
+    """Keep the whole prompt: no compression. It has no parameters."""
 
     layer_inputs = False
     queries = 0

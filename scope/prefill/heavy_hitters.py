@@ -1,4 +1,4 @@
-"""Attention summed over the prompt's queries, the score that h2o and pyramidinfer share."""
+"""Attention summed over the prompt's queries: the score that h2o and pyramidinfer share."""
 
 from dataclasses import dataclass
 
@@ -15,11 +15,14 @@ from scope.util.errors import check_choice, check_count
 
 @dataclass(frozen=True)
 class HeavyHitters(Windowed):
-    """Attention from every query of the prompt.
+    """Score each slot by the attention that it gets from all queries of the prompt.
 
-    `votes`: `sum` (the name's own meaning: early slots are seen by more queries); `mean` over the queries that can see
-    the slot; `released`, the authors' code, where only the last `window` queries are kept from looking ahead.
-    `block` queries are scored at a time (None: as many as are quick); it changes the memory, not the result.
+    votes: `sum` adds over all causal queries. More queries see the early slots, so these get more.
+    `mean` divides the sum by the number of queries that can see the slot.
+    `released` does what the authors' code does: the causal mask covers only the last `window` queries, so earlier
+    queries also vote for later keys.
+    block: queries scored at a time; None chooses a fast number. It changes the memory, not the result.
+    Raises SettingError or CombinationError for invalid settings.
     """
 
     votes: str = "sum"

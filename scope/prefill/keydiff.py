@@ -1,4 +1,4 @@
-"""keydiff: keys unlike the mean key stay (Park et al. 2025, arXiv 2504.15364)."""
+"""keydiff: keep keys that differ from the mean key (Park et al. 2025, arXiv 2504.15364)."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,12 @@ from scope.prefill.budget import Windowed
 
 @dataclass(frozen=True)
 class KeyDiff(Windowed):
-    """Keep the last `window` slots and those whose keys are least similar to the mean direction of the prompt's keys.
+    """Keep the last `window` slots and the others whose keys are least similar to the mean direction of the keys.
 
-    The whole prompt is looked at together, and the recent tokens are spared.
+        score of slot j = - cos(k_j, mean direction of the prompt's keys)
+
+    It reads no queries.
+    Departures: the whole prompt is scored at once, and the last `window` slots always stay.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""knorm: keys of low norm stay (Devoto et al. 2024, arXiv 2406.11430)."""
+"""knorm: keep keys of low norm (Devoto et al. 2024, arXiv 2406.11430)."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,12 @@ from scope.prefill.budget import Windowed
 
 @dataclass(frozen=True)
 class KNorm(Windowed):
-    """Keep the last `window` slots and those whose keys have the lowest norm: no query is asked.
+    """Keep the last `window` slots and the others whose keys have the lowest L2 norm.
 
-    All layers are alike, and the recent tokens are spared.
+        score of slot j = - norm(k_j)
+
+    It reads no queries.
+    Departures: all layers are compressed alike, and the last `window` slots always stay.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""kvpress: any single-pass scorer of NVIDIA's package of that name, by its `score` (github.com/NVIDIA/kvpress)."""
+"""kvpress: the score of any single-pass press of NVIDIA's package kvpress (github.com/NVIDIA/kvpress)."""
 
 import inspect
 from collections.abc import Mapping
@@ -16,21 +16,23 @@ from scope.prefill.budget import Budget
 from scope.util.errors import ScopeError, SettingError, check_count
 from scope.util.memory import out_of_memory
 
-INSTALL = "pip install --no-deps kvpress==0.5.5 cachetools fire termcolor"  # its own pins exclude our transformers
-OWN_WAY = ("__call__", "forward_hook", "compress", "post_init_from_model")  # more than a score, where overridden
-READS_WEIGHTS = ("ObservedAttentionPress",)  # the others make them from the hidden states themselves
+INSTALL = "pip install --no-deps kvpress==0.5.5 cachetools fire termcolor"  # kvpress's pins exclude our transformers
+# a press that overrides one of these does more than score
+OWN_WAY = ("__call__", "forward_hook", "compress", "post_init_from_model")
+READS_WEIGHTS = ("ObservedAttentionPress",)  # the other presses compute the attention weights from the hidden states
 
 
 @dataclass(frozen=True)
 class KVPress(Budget):
-    """Keep the slots that a press scores highest, C of them in each head; what has to stay is the press's own say.
+    """Keep the C slots in each head that a press scores highest. Only the press decides if some slots always stay.
 
-    press: the class's name; args: its settings but for the compression ratio, which follows from the budget. `seed` is
-    for presses that draw. Each row is scored alone, without its padding. Nothing of kvpress but `score` is run, and
-    what importing it does to transformers' attention functions is undone.
-    Raises ScopeError where the package is missing or a press fails at a model, SettingError for presses that do more
-    than score (merge, mask, go through the prompt again, load weights of their own) and for settings a press does not
-    have.
+    press: name of the press's class. args: the press's settings. The compression ratio is not one of them: it follows
+    from the budget. seed: for presses that draw at random.
+    Each row is scored alone, without its padding. Only the `score` of a press is called. Importing kvpress changes
+    transformers' attention functions; `load` undoes this.
+    Raises ScopeError if the package is missing, or if the press fails on the model.
+    Raises SettingError for an unknown press, for an unknown setting, and for a press that does more than score: one
+    that merges, masks, reads the prompt a second time, or loads weights of its own.
     """
 
     press: str
@@ -72,7 +74,7 @@ class KVPress(Budget):
         return result
 
     def _score_row(self, attention: Attention, row: int, first: int) -> Tensor:
-        """-> [H, n]: what the press says of one row, whose tokens start at column `first`."""
+        """The press's score of one row, [H, n]; the row's n tokens start at column `first`."""
         if attention.inputs is None:
             raise ScopeError(
                 f"{self.press} needs what layers are given: run the model within scope.cache.inputs.layer_inputs"
@@ -86,7 +88,7 @@ class KVPress(Budget):
         if self.press in READS_WEIGHTS:
             weights = scores.probabilities(attention, first, hidden.shape[1] + first)[row : row + 1, :, :, first:]
         length = hidden.shape[1]
-        ratio = 1 - (self.slots(length) + 0.5) / length  # of which kvpress keeps int((1 - ratio) * length)
+        ratio = 1 - (self.slots(length) + 0.5) / length  # kvpress keeps int((1 - ratio) * length) slots
         press = getattr(load(), self.press)(compression_ratio=ratio, **(self.args or {}))
         with torch.random.fork_rng([keys.device] if keys.is_cuda else []):
             torch.manual_seed(self.seed * 1000 + attention.layer)
@@ -103,7 +105,7 @@ class KVPress(Budget):
 
 
 def scores_only(package: ModuleType, kind: object) -> bool:
-    """Whether this is a scorer that leaves everything but the score as the package's base class has it."""
+    """Whether `kind` is a scorer press that overrides nothing of the package's base class but the score."""
     base = package.ScorerPress
     if not isinstance(kind, type) or not issubclass(kind, base) or kind is base:
         return False
@@ -111,7 +113,7 @@ def scores_only(package: ModuleType, kind: object) -> bool:
 
 
 def _missing() -> str:
-    """The end of a message: what has to be installed first, if anything has to."""
+    """The end of an error message: which package to install first. Empty if kvpress is installed."""
     try:
         load()
     except ScopeError as error:
@@ -120,9 +122,9 @@ def _missing() -> str:
 
 
 def load() -> ModuleType:
-    """The package. It wraps transformers' attention functions when imported; that is undone.
+    """Import kvpress and return the module. Importing it wraps transformers' attention functions; this is undone here.
 
-    Raises ScopeError where it, or what it imports, is not installed.
+    Raises ScopeError if kvpress, or a package that it imports, is not installed.
     """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -134,7 +136,7 @@ def load() -> ModuleType:
     finally:
         for name, function in before.items():
             if ALL_ATTENTION_FUNCTIONS[name] is not function:
-                ALL_ATTENTION_FUNCTIONS.pop(name)  # the wrapper hides what was registered
+                ALL_ATTENTION_FUNCTIONS.pop(name)  # removes the wrapper, which hides the registered function
                 if ALL_ATTENTION_FUNCTIONS.get(name) is not function:
                     ALL_ATTENTION_FUNCTIONS[name] = function
     package: ModuleType = kvpress

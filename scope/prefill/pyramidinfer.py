@@ -1,4 +1,4 @@
-"""pyramidinfer: h2o with a budget that falls from layer to layer (Yang et al. 2024, arXiv 2405.12532)."""
+"""pyramidinfer: h2o with fewer slots in later layers (Yang et al. 2024, arXiv 2405.12532)."""
 
 from dataclasses import dataclass
 
@@ -10,10 +10,13 @@ from scope.util.errors import check_flag
 
 @dataclass(frozen=True)
 class PyramidInfer(Pyramid, HeavyHitters):
-    """The heavy hitters' score, the pyramid's numbers.
+    """Score the slots as `HeavyHitters`, and spread the budget over the layers as `Pyramid`.
 
-    `beside`: where the layers get the same, the window is kept beside the budget (C + window slots), as the released
-    code does.
+        score of slot j = sum over all queries i of a(i, j), as h2o
+
+    beside: if all layers get the same budget, keep C + window slots instead of C, as the released code.
+    The other parameters are those of `Pyramid` and `HeavyHitters`.
+    Raises SettingError or CombinationError for invalid settings.
     """
 
     beside: bool = False

@@ -1,4 +1,4 @@
-"""r_kv: attended to and not said already (Cai et al. 2025, arXiv 2505.24133)."""
+"""r_kv: keep slots that get attention and whose keys are not redundant (Cai et al. 2025, arXiv 2505.24133)."""
 
 from dataclasses import dataclass
 
@@ -12,10 +12,17 @@ from scope.util.errors import SettingError, check_number, check_odd
 
 @dataclass(frozen=True)
 class RKV(Windowed):
-    """Keep the last `window` slots and those of highest balance * I - (1 - balance) * R: the decoding strategy's score
-    (`scope/decoding/r_kv.py`), once, from the window's queries.
+    """Keep the last `window` slots and the others of highest importance and lowest redundancy.
 
-    The paper compresses while it writes; its released code treats the prompt alike.
+        score of slot j = balance * I_j - (1 - balance) * R_j
+
+    I is the attention of the last `window` queries and R the similarity of the keys. The decoding strategy `RKV`
+    (scope/decoding/r_kv.py) defines both. Here they are computed once, for the prompt.
+
+    kernel: slots that are pooled, an odd number. balance: weight of I, in 0..1. threshold: cosine similarities up to it
+    count as 0.
+    Departure: the paper compresses while it generates. Its released code treats the prompt in the same way, as here.
+    Raises SettingError or CombinationError for invalid settings.
     """
 
     kernel: int = 7

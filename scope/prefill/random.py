@@ -1,4 +1,4 @@
-"""random: a control, the last slots and others by lot."""
+"""random: a control that keeps the last slots and a random choice of the others."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,13 @@ from scope.util.errors import check_count
 
 @dataclass(frozen=True)
 class Random(Windowed):
-    """Keep the last `window` slots and a seeded random choice of the others, apart for each head."""
+    """Keep the last `window` slots and a random choice of the others, different in each head.
+
+        score of slot j = hash of (seed, layer, head, token)
+
+    seed: a count. The same seed gives the same choice. It reads no queries.
+    Raises SettingError or CombinationError for invalid settings.
+    """
 
     seed: int = 0
 

@@ -1,4 +1,4 @@
-"""recent: a control, the newest slots whatever is in them."""
+"""recent: a control that keeps the newest slots."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from scope.prefill.budget import Windowed
 
 @dataclass(frozen=True)
 class Recent(Windowed):
-    """Keep the last C slots: the bare rule, whose score is age."""
+    """Keep the last C slots, whatever is in them. The score is age: newer slots score higher."""
 
     @property
     def queries(self) -> int:

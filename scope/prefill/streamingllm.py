@@ -1,4 +1,4 @@
-"""streamingllm: the first slots and the last (Xiao et al. 2023, arXiv 2309.17453)."""
+"""streamingllm: keep the first slots and the last (Xiao et al. 2023, arXiv 2309.17453)."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,12 @@ from scope.prefill.budget import Budget, Windowed
 
 @dataclass(frozen=True)
 class StreamingLLM(Budget):
-    """Keep the first C - window slots and the last `window`; SCOPE's experiments take half and half (None)."""
+    """Keep the first C - window slots and the last `window`. No score is needed.
+
+    window: slots; None takes half of C, rounded down, as in SCOPE's experiments.
+    Departure: slots keep their true positions. The paper renumbers positions within the cache.
+    Raises SettingError or CombinationError for invalid settings.
+    """
 
     window: int | None = None
 

@@ -1,4 +1,4 @@
-"""tova: what the prompt's last query looks at in the whole layer (Oren et al. 2024, arXiv 2401.06104)."""
+"""tova: keep what the last query attends to, alike in all heads (Oren et al. 2024, arXiv 2401.06104)."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,12 @@ from scope.prefill.budget import Windowed
 
 @dataclass(frozen=True)
 class TOVA(Windowed):
-    """Keep the last `window` slots and the tokens with the last query's highest attention, the mean over all heads.
+    """Keep the last `window` slots and the others that the last query attends to most.
 
-    Departures: the paper evicts while it reads and spares no recent tokens (window=1 comes closest).
+        score of slot j = mean over all heads of the layer of a(last query, j)
+
+    All heads of a layer keep the same tokens.
+    Departures: the paper evicts at every token while it reads the prompt, and has no window. window=1 comes closest.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""From text to answers: one file for each scorer, and `score`, which has several of them side by side."""
+"""From text to answers: one file for each scorer, and `score`, which applies several scorers to one text."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -20,13 +20,16 @@ def score(
     thinking: Markers | None = None,
     opened: bool = False,
 ) -> list[Answer]:
-    """Each question with what every scorer finds for it in the generation. Linear in the length of the text.
+    """What every scorer finds in a generation, for each question. The time is linear in the length of the text.
 
-    form: one of `FORMS`, what an answer looks like; None: what `form_of` says. A number is `expected` as it stands
-    after the `####` of a solution.
-    by: the scorers by name; None: those of `STANDARD`. thinking: what stands before and after a thinking part, which
-    only scorers that read it are given; opened: whether the text begins inside of one.
-    Raises ScopeError for a scorer that does not give one score for each question.
+    questions: of one prompt, in its order. The expected number is written as a data set has it, after the `####`.
+    generation: the whole text.
+    form: what an answer looks like, one of `FORMS`; None takes what `form_of` says.
+    by: the scorers by name; None takes those of `STANDARD`.
+    thinking: the markers before and after a thinking part. It is removed, except for scorers that read it.
+    opened: whether the text begins inside a thinking part.
+    Returns one `Answer` for each question, in their order.
+    Raises ScopeError if a scorer does not give one `Score` for each question.
     """
     form = form_of(questions) if form is None else form
     answer = without_thinking(generation, thinking, opened)
@@ -45,10 +48,10 @@ def score(
 
 @cache
 def standard() -> Mapping[str, Scorer]:
-    """The scorers of a run that asks for no others."""
+    """The scorers of a run that names no others."""
     return scorers(STANDARD)
 
 
 def form_of(questions: Sequence[Question]) -> str:
-    """What the answers to these look like: choices where all that is expected are letters."""
+    """ "choice" if every expected answer is one letter, else "number"."""
     return "choice" if all(len(q.expected) == 1 and q.expected.isalpha() for q in questions) else "number"

@@ -1,4 +1,4 @@
-"""python -m scope.scoring FOLDER...: scores generations again, without a model."""
+"""python -m scope.scoring FOLDER...: score generations again, without a model."""
 
 import sys
 

@@ -1,15 +1,15 @@
 """The aligned scorer: an answer belongs to the question whose number is printed beside it.
 
-A skipped question costs one answer here; pairing the n-th answer with the n-th question would shift all that follow.
+So a skipped question costs one answer. If the n-th answer went to the n-th question, all later answers would be wrong.
 
-A header is `Answer_12:` at the start of a line or after the end of a sentence: decorated by markdown or not, with a
-remark in brackets or not, in any digits. Under it, the first "answer is" with a value counts; without one, what
-is boxed; without that, an answer that is nothing but its value. The first answer to a question counts.
+A header is `Answer_12:` at the start of a line or after the end of a sentence. It may have markdown, a remark in
+brackets, and any script's digits. Under a header the first "answer is" with a value counts. If there is none, the first
+boxed value counts. If there is none either, the text counts if it is nothing but a value. The first answer to a
+question counts.
 
-A model that restarts at 1 although its questions start later, and whose numbers rise to at most the number of
-questions, has answered them from the first one on: its numbers are moved. Where they rise further it has answered the
-examples too, and its numbers stand.
-"""
+Some models number their answers from 1 although the questions start later. If the first number is 1 and the numbers
+rise to at most the number of questions, they are shifted to the first question. If they rise further, the model has
+answered the worked examples too, and its numbers are not shifted."""
 
 import re
 from collections.abc import Sequence
@@ -29,7 +29,10 @@ ECHO = re.compile(r"^[ \t>*#]*Question[ _]?\d[^\n]*", re.MULTILINE | re.IGNORECA
 
 
 def score(questions: Sequence[Question], text: str, form: str) -> list[Score]:
-    """One for each question: by the first value under its header."""
+    """One `Score` for each question, in their order: the first value under its header. Raises nothing.
+
+    form: "number" or "choice".
+    """
     parts = under_headers(questions, text)
     scores = []
     for question in questions:
@@ -40,7 +43,7 @@ def score(questions: Sequence[Question], text: str, form: str) -> list[Score]:
 
 
 def under_headers(questions: Sequence[Question], text: str) -> dict[int, list[str]]:
-    """Number of the question -> all that stands under a header of its, in the order of the text."""
+    """For each question's number, the texts under its headers, in the order of the text."""
     _, *blocks = HEADER.split(text)  # number, text, number, text, ...
     printed = [int(number) for number in blocks[::2]]
     first = min((q.number for q in questions), default=1)

@@ -1,14 +1,14 @@
-"""What is asked, what a scorer finds, and what all scorers found together."""
+"""A question, what one scorer finds for it, and what all scorers find."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-PRIMARY = "aligned"  # the scorer that accuracies, differences and figures go by
+PRIMARY = "aligned"  # the scorer of the accuracies, differences and figures
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question of a sample: its printed number and the answer that is right."""
+    """One question of a sample: its printed number and its right answer."""
 
     number: int
     expected: str
@@ -16,10 +16,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Score:
-    """What one scorer says of one question.
+    """What one scorer finds for one question.
 
-    found: the answer as it reads it; None where it finds none. given: how many answers to this question it saw; those
-    after the first are duplicates and do not count.
+    found: the answer as the scorer reads it; None if it finds none. correct: whether it is right.
+    given: the number of answers that it saw. Only the first counts; the others are duplicates.
     """
 
     found: str | None
@@ -29,7 +29,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Answer:
-    """A question and its scores, by the name of the scorer. `found`, `correct` and `given` are those of `PRIMARY`."""
+    """A question with its scores by scorer name. `found`, `correct` and `given` are those of `PRIMARY`."""
 
     number: int
     expected: str

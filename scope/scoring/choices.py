@@ -1,13 +1,13 @@
-"""The letter of the choice that an answer takes, A to J.
+"""The letter of a choice, A to J, in an answer.
 
 The rules:
 - A letter at the beginning counts: "B", "(B)", "b)", "B. a bank", "option B", "B because ...".
-- A bare letter before another word is that word's: "A dog", "I think", "C major". Only words such as "is" or "because"
-  may follow it.
-- Else a bare letter counts where the line leads to it, as in "I think it is A", and else the only one in brackets.
+- A bare letter before another word belongs to that word: "A dog", "I think", "C major". Only words such as "is" or
+  "because" may follow it.
+- Otherwise a bare letter counts after words that announce it, as in "I think it is A". Otherwise the only letter in
+  brackets counts.
 - Several letters are no answer: "A or B", "(A) and (B)", "A/B", "both".
-- A letter that is denied is none: "not (B)", "B is wrong". In "not A but B" it is B.
-"""
+- A negated letter is no answer: "not (B)", "B is wrong". In "not A but B" it is B."""
 
 import re
 
@@ -31,7 +31,7 @@ RATHER = re.compile(r"^[^\n]*?\bnot\b.{0,60}?\bbut\b(?: rather)?", re.IGNORECASE
 
 
 def choice(text: str) -> str | None:
-    """The capital letter of the choice; None where there is none, or more than one. text: as `plain` leaves it."""
+    """The capital letter of the choice; None if there is none or more than one. text: the output of `plain`."""
     line = RATHER.sub("", text.strip().split("\n", 1)[0])
     found = _taken(BEGINS.match(line))
     if not found:
@@ -49,7 +49,7 @@ def choice(text: str) -> str | None:
 
 
 def _taken(found: "re.Match[str] | None") -> "re.Match[str] | None":
-    """A match, unless its letter is bare and belongs to the word behind it."""
+    """The match; None if its letter is bare and belongs to the next word."""
     if found and found["bare"] and not re.match(GOES_ON, found.string[found.end() :]):
         return None
     return found

@@ -1,9 +1,8 @@
-"""math-verify's reading of the answers, beside ours: under the same headers, another parser and another comparison.
+"""The math_verify scorer: the headers of `aligned`, with the parser and the comparison of the package math-verify.
 
-The package math-verify (Kydlíček and Gandenberger, Apache-2.0) reads LaTeX and plain expressions, and compares them as
-mathematics: sqrt(4) is 2. Only the end of an answer is shown to it, since its time grows with the text. What takes more
-than 5 seconds it ends by an alarm of the system, which needs the main thread.
-"""
+The package (Kydlíček and Gandenberger, Apache-2.0) reads LaTeX and plain expressions, and compares them as mathematics:
+sqrt(4) is 2. It gets only the end of an answer, since its time grows with the text. It stops after 5 seconds by an
+alarm signal, so it must run in the main thread."""
 
 import re
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from scope.scoring.answer import Question, Score
 from scope.scoring.scorers import Scorer
 
 BRACKETS = re.compile(r"\(([A-J])\)")
-REACH = 400  # characters at the end of an answer that it is shown
+REACH = 400  # characters at the end of an answer that it gets
 FORMS: dict[str, tuple[Any, ...]] = {
     "number": (LatexExtractionConfig(), ExprExtractionConfig()),
     "choice": (StringExtractionConfig(strings=tuple("ABCDEFGHIJ")),),
@@ -24,7 +23,10 @@ FORMS: dict[str, tuple[Any, ...]] = {
 
 
 def score(questions: Sequence[Question], text: str, form: str) -> list[Score]:
-    """One for each question: by the first text under its header that math-verify reads something in."""
+    """One `Score` for each question: the first text under its header in which math-verify reads a value.
+
+    form: "number" or "choice".
+    """
     parts = under_headers(questions, text)
     scores = []
     for question in questions:
@@ -35,7 +37,7 @@ def score(questions: Sequence[Question], text: str, form: str) -> list[Score]:
 
 
 def _parsed(text: str, form: str) -> list[Any]:
-    """What math-verify reads in a text; it knows a choice's letter only without brackets."""
+    """What math-verify reads in a text. It reads the letter of a choice only without brackets."""
     return list(parse(BRACKETS.sub(r"\1", text) if form == "choice" else text, FORMS[form]))
 
 

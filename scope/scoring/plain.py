@@ -1,9 +1,9 @@
-"""One way to write what can be written in many: LaTeX, markdown, HTML, other scripts' digits, look-alike signs."""
+"""One spelling for what can be written in many: LaTeX, markdown, HTML, digits of other scripts, look-alike signs."""
 
 import re
 import unicodedata
 
-REACH = 200  # characters of an answer that are looked at, which bounds what any pattern can cost
+REACH = 200  # characters of an answer that are read; this bounds the time of every pattern
 
 _UNSEEN = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\ufe00-\ufe0f]")
 _CUT = re.compile(r"[\d.,'’_/^%-]*\Z")  # a number that the reach cuts in two is not read
@@ -51,9 +51,9 @@ _MARKS = (
 
 
 def plain(text: str) -> str:
-    """The first `REACH` characters in ASCII digits and one sign for one thing: - × ÷ / ^ √ ≈ ± = ~ and %.
+    """The first `REACH` characters, with ASCII digits and one sign for each meaning: - × ÷ / ^ √ ≈ ± = ~ and %.
 
-    `~` is left between numbers only; bold, code and tags are gone, braces of LaTeX too.
+    `~` is kept only between numbers. Bold, code, tags and the braces of LaTeX are removed.
     """
     if len(text) > REACH:
         text = _CUT.sub("", text[:REACH])

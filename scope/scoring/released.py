@@ -1,16 +1,15 @@
-"""The paper's scorer, as the authors' released code has it (SCOPE, arXiv 2412.13649, eval_longgenbench.py).
+"""The released scorer: the paper's, as in the authors' code (SCOPE, arXiv 2412.13649, eval_longgenbench.py).
 
-The n-th answer found is held against the n-th question, whatever number is printed beside it; answers beyond the last
-question are ignored. An answer starts at a header, `Answer_12:`, and ends at the next "answer is" that a bare integer
-follows ("17.2" is 17; "$18" is none, and the header then takes the answer of a later one). A choice is what stands in
-the brackets after "answer is (", in the line that follows the header. Of an expected number only the leading digits
-count, so that a negative one is never right.
+The n-th answer is compared with the n-th question, whatever number is printed beside it. Answers beyond the last
+question are ignored. An answer starts at a header, `Answer_12:`, and ends at the next "answer is" before a bare
+integer. "17.2" is read as 17. "$18" is not read, so the header takes the answer of a later header. A choice is the text
+in the brackets after "answer is (", in the line after the header. Only the leading digits of an expected number count,
+so a negative one is never right.
 
-It is given the whole text of a generation, with what a reasoning model thinks aloud before it answers
-(scope.scoring.thinking), since the authors' code knows nothing of that.
+This scorer reads the whole text, thinking parts included (scope.scoring.thinking), since the authors' code does not
+remove them.
 
-What that code does with patterns that go back over the text is done here in one pass.
-"""
+The authors' patterns go back over the text. Here the same is done in one pass."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +24,7 @@ OPEN, CLOSE = "answer is (", ")"
 
 
 def score(questions: Sequence[Question], text: str, form: str) -> list[Score]:
-    """One for each question: by the answer that stands at its place."""
+    """One `Score` for each question: the answer at the same place. form: "number" or "choice"."""
     found: list[str | None] = [*find(form, text)]
     found += [None] * (len(questions) - len(found))
     return [
@@ -35,12 +34,12 @@ def score(questions: Sequence[Question], text: str, form: str) -> list[Score]:
 
 
 def find(form: str, generation: str) -> list[str]:
-    """What this scorer reads, in the order of the text."""
+    """All answers that this scorer reads, in the order of the text."""
     return list(_choices(generation) if form == "choice" else _numbers(generation))
 
 
 def expected(form: str, answer: str) -> str | None:
-    """What an answer must be equal to; None: nothing is."""
+    """The text that an answer must equal; None if no answer can be right."""
     if form == "choice":
         return answer
     leading = EXPECTED.match(answer)
@@ -71,7 +70,10 @@ def _choices(text: str) -> Iterator[str]:
 
 
 def _seeker(text: str, wanted: str) -> Callable[[int], int]:
-    """A function from a position to that of the next `wanted`, or to the end; asked in rising order it reads once."""
+    """A function from a position to that of the next `wanted`, or to the end of the text.
+
+    If the positions rise from call to call, it reads the text once.
+    """
     there = -1
 
     def seek(position: int) -> int:

@@ -11,7 +11,7 @@ KINDS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 @cache
 def scorer() -> Any:
-    """Raises ScopeError where the package is not installed."""
+    """The ROUGE scorer. Raises ScopeError if the package is not installed."""
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError as error:
@@ -20,6 +20,9 @@ def scorer() -> Any:
 
 
 def score(references: Sequence[str], summary: str) -> dict[str, float]:
-    """F of ROUGE-1, 2, L and Lsum (lines are its sentences), in 0..1: for each the best over the references."""
+    """The F scores of ROUGE-1, 2, L and Lsum, each in 0..1: the best over the references.
+
+    For Lsum, each line is a sentence. Raises ScopeError if the package is not installed.
+    """
     found = scorer().score_multi(list(references), summary)
     return {kind: float(found[kind].fmeasure) for kind in KINDS}

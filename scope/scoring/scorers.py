@@ -1,9 +1,8 @@
 """What a scorer is, and how it is found by its name.
 
-A scorer is one module that holds `SCORER`. Those of this folder go by their module's name: `aligned`. One of your own
-goes by its full name, `mypackage.first_line`, in a package that the environment variable SCOPE_ALLOW names. Records and
-tables call it by the last part, `first_line`.
-"""
+A scorer is one module with a `SCORER`. A scorer of this folder has the name of its module, such as `aligned`. Your own
+has the full name of its module, such as `mypackage.first_line`, in a package that the environment variable SCOPE_ALLOW
+names. Records and tables use the last part, `first_line`."""
 
 import importlib
 import pkgutil
@@ -15,7 +14,7 @@ from scope.scoring.answer import PRIMARY, Question, Score
 from scope.util.errors import ConfigError, nearest, shown
 from scope.util.importing import allowed_packages
 
-STANDARD = (PRIMARY, "released")  # the scorers of a run that asks for no others
+STANDARD = (PRIMARY, "released")  # the scorers of a run that names no others
 _HOME = "scope.scoring"
 _NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*", re.ASCII)
 
@@ -25,9 +24,10 @@ class Scorer:
     """A way from a text to answers.
 
     about: what it counts, in a few words, for the line under a table.
-    score: (questions, text, form of an answer) -> one `Score` for each question, in their order. It changes nothing,
-    and takes time linear in the length of the text.
-    reads_thinking: whether it is given all of a text; if not, what a model thinks aloud is removed first.
+    score: (questions, text, form) -> one `Score` for each question, in their order. form is "number" or "choice". It
+    has no
+    side effects, and its time is linear in the length of the text.
+    reads_thinking: whether it gets the thinking part of a text. If not, that part is removed first.
     """
 
     about: str
@@ -36,29 +36,30 @@ class Scorer:
 
 
 def scorers(names: Iterable[object]) -> dict[str, Scorer]:
-    """The scorers of these names, by the name that records have.
+    """The scorers with these names, by the name that records use.
 
-    Raises ConfigError for a name that is none, one that is there twice, a package that is not installed, and a list
-    without `PRIMARY`.
+    Raises ConfigError if a name is unknown or listed twice, if a package is not installed, or if `PRIMARY` is missing.
     """
     found: dict[str, Scorer] = {}
     for name in names:
         if short_name(name) in found:
-            raise ConfigError(f"scoring={shown(name)}: the list has a scorer {short_name(name)} before it")
+            raise ConfigError(f"scoring={shown(name)}: the list already has a scorer {short_name(name)}")
         found[short_name(name)] = _scorer(name)
     if PRIMARY not in found:
         listed = ",".join(found)
-        raise ConfigError(f"scoring=[{listed}]: must hold {PRIMARY}, by which tables and figures have the accuracy")
+        raise ConfigError(
+            f"scoring=[{listed}]: must contain {PRIMARY}, the scorer of the accuracies in tables and figures"
+        )
     return found
 
 
 def short_name(name: object) -> str:
-    """What records and tables call a scorer."""
+    """The name of a scorer in records and tables."""
     return str(name).rpartition(".")[2]
 
 
 def _scorer(name: object) -> Scorer:
-    """The scorer of one name, as the setting has it."""
+    """The scorer with one name, as the setting writes it."""
     text = str(name)
     refused = f"scoring={shown(name)}"
     inside = "." not in text and text not in allowed_packages()
@@ -71,7 +72,7 @@ def _scorer(name: object) -> Scorer:
         if error.name and (module == error.name or module.startswith(f"{error.name}.")):
             raise ConfigError(f"{refused}: must be {_allowed()}{nearest(text, known())}") from error
         raise ConfigError(f"{refused}: needs the package {error.name}, which is not installed") from error
-    except Exception as error:  # what a module of the user's own makes of being imported
+    except Exception as error:  # importing a module of the user may raise anything
         raise ConfigError(f"{refused}: {' '.join(f'{type(error).__name__}: {error}'.split())}") from error
     if not isinstance(found, Scorer):
         raise ConfigError(f"{refused}: the module {module} has no SCORER; must be {_allowed()}")
@@ -83,7 +84,7 @@ def _allowed() -> str:
 
 
 def known() -> list[str]:
-    """The names of the scorers in this folder, those whose package is not installed included."""
+    """The names of the scorers in this folder. A scorer whose package is not installed is included."""
     modules = [module.name for module in pkgutil.iter_modules(importlib.import_module(_HOME).__path__)]
     return [name for name in modules if name != "__main__" and _is_scorer(name)]
 

@@ -1,9 +1,8 @@
-"""Generations that are on disk: our records, and result files in the released code's format.
+"""Generations on disk: our records, and result files in the released code's format.
 
-The latter are `<folder>/<setting>/.../<dataset>/<method>.json`, one JSON object per line with `pred` and `answers`:
-GSM8K's solutions ending in `#### n`, or letters. Where `prompt` is there too, its last `Question_n` says how they are
-numbered; without it, the first is the benchmark's: 9 where numbers are asked, 6 where choices are.
-"""
+A released file is `<folder>/<setting>/.../<dataset>/<method>.json`. Each line is a JSON object with `pred` and
+`answers`: GSM8K's solutions, which end in `#### n`, or letters. If a line has `prompt`, its last `Question_n` gives the
+numbers of the questions. Otherwise the first number is the benchmark's: 9 for numbers, 6 for choices."""
 
 import json
 import re
@@ -26,8 +25,10 @@ FIRST = {"number": 9, "choice": 6}
 class Scored:
     """The generations of one run, scored again.
 
-    answers: prompt -> those to its questions, of all its generations. Of a run's records only: its folder, a note for
-    each kind of line that is not simply one record, and whether lines were left out because somebody changed them.
+    answers: for each prompt, the answers to its questions in all its generations.
+    Only for a run of ours: folder; notes, one for each kind of line that is not a plain record; changed, whether lines
+    were
+    left out because somebody changed them.
     """
 
     task: str
@@ -39,14 +40,14 @@ class Scored:
 
 
 def recorded_scorers(folder: Path) -> list[str]:
-    """The scorers of the runs in and below a folder, by the names that their setting has. Raises RecordsError."""
+    """The scorers of the runs in and below a folder, as their settings name them. Raises RecordsError."""
     return list(dict.fromkeys(name for run in run_folders(folder) for name in read_manifest(run).get("scoring", {})))
 
 
 def read(folder: Path, by: Mapping[str, Scorer] | None = None) -> list[Scored]:
-    """All runs in and below a folder, scored; by: the scorers, None for the standard ones.
+    """All runs in and below a folder, scored. by: the scorers; None takes the standard ones.
 
-    Raises ScopeError, in one line: there is none, or one cannot be read.
+    Raises ScopeError, in one line, if there is no run or one cannot be read.
     """
     ours = set(run_folders(folder))
     found = [_record_run(run, by) for run in sorted(ours)]
@@ -78,7 +79,7 @@ def _record_run(folder: Path, by: Mapping[str, Scorer] | None) -> Scored:
 
 
 def _markers(manifest: Mapping[str, Any]) -> Markers | None:
-    """Of the thinking part, as the run was told; those that most models have where it was not."""
+    """The run's thinking markers. If its manifest does not say, those that most models use."""
     model = manifest.get("settings", {}).get("model") or {}
     found = model.get("thinking", THINK)
     return None if found is None else (found[0], found[1])
@@ -112,14 +113,14 @@ def _questions(answers: Sequence[Any], prompt: str, where: str) -> list[Question
 
 
 def _has_generations(path: Path) -> bool:
-    """Whether a file is one of generations and not of, say, metrics: its first line says so."""
+    """Whether the first line of a file looks like a generation. It may be a file of metrics."""
     with path.open(encoding="utf-8", errors="replace") as stream:
         first = next((line for line in stream if line.strip()), "")
     return first.lstrip().startswith("{") and ('"pred"' in first or '"answers"' in first)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number, object) of every line of a released file."""
+    """(line number, object) for each line of a released file."""
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, text in enumerate(lines, start=1):
         if not text.strip():

@@ -1,10 +1,9 @@
-"""The strict scorer: an answer counts only in the form that the prompt asks for and its worked examples have.
+"""The strict scorer: an answer counts only in the form that the prompt asks for and the worked examples have.
 
-Under a header that is nothing but `Answer_12:`, at the start of a line, the answer ends in "The answer is 18.", and
-says so once. The value is bare: digits, with a sign, a decimal point or groups of three where it has them; or the
-letter of a choice, with or without brackets. What a person would still understand is no answer here: `**Answer_12:**`,
-"The answer is $18.", a remark behind the answer. So the distance to `aligned` is what a method costs in form alone.
-"""
+The header is exactly `Answer_12:` at the start of a line. The answer under it ends in "The answer is 18.", and says so
+once. The value is bare. A number has digits, and may have a sign, a decimal point and groups of three. A choice is a
+letter, with or without brackets. These do not count, though a person understands them: `**Answer_12:**`, "The answer
+is $18.", a remark after the answer. The difference to `aligned` shows what a method costs in form alone."""
 
 import re
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ SAYS_SO = re.compile(r"\banswer is\b", re.IGNORECASE)
 
 
 def score(questions: Sequence[Question], text: str, form: str) -> list[Score]:
-    """One for each question: by the first answer under its number, in the form asked for or not at all."""
+    """One `Score` for each question: the first answer under its header. form: "number" or "choice"."""
     _, *parts = HEADER.split(text)  # number, text, number, text, ...
     given: dict[int, list[str | None]] = {question.number: [] for question in questions}
     for number, part in zip(parts[::2], parts[1::2], strict=True):
@@ -39,7 +38,7 @@ def score(questions: Sequence[Question], text: str, form: str) -> list[Score]:
 
 
 def _value(part: str, form: str) -> str | None:
-    """What the text under a header concludes; None where it has another form."""
+    """The value in which the text under a header ends; None if the text has another form."""
     before, said, rest = part.rpartition(CONCLUSION)
     value = rest.rstrip()
     well_placed = said and before[-1:].isspace() and value.endswith(".") and len(SAYS_SO.findall(part)) == 1

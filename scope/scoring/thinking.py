@@ -1,22 +1,21 @@
-"""What a reasoning model thinks aloud before it answers is not its answer.
+"""Removes what a reasoning model thinks aloud before it answers. It is not part of the answer.
 
-Markers stand around the thinking part, such as `<think>` and `</think>`. What is between them is removed, as often as
-there is such a part; parts may stand inside each other. A part that is not closed goes on to the end of the text. A
-closing marker without an opening one closes a part that began before the text, where the prompt ends in the opening
-marker: all that stands before it is removed. An opening marker that is written twice in a row, as by models that repeat
-the one that ends their prompt, opens one part.
-"""
+Markers such as `<think>` and `</think>` surround a thinking part. A text may have several parts, also inside each
+other. An unclosed part goes on to the end of the text. A closing marker without an opening one ends a part that began
+in the prompt, so all text before it is removed. Some models repeat the opening marker that ends their prompt: two
+opening markers in a row open one part."""
 
 import re
 
-Markers = tuple[str, str]  # what opens a thinking part, and what closes it
+Markers = tuple[str, str]  # the opening and the closing marker of a thinking part
 THINK: Markers = ("<think>", "</think>")
 
 
 def without_thinking(text: str, markers: Markers | None, opened: bool = False) -> str:
-    """The text without its thinking parts, in linear time. opened: whether the text begins inside of one.
+    """The text without its thinking parts, in linear time.
 
-    A model without markers (None) does not think aloud: its text is returned as it is.
+    markers: opening and closing; None returns the text as it is. opened: whether the text begins inside a thinking
+    part.
     """
     if markers is None:
         return text
@@ -36,4 +35,4 @@ def without_thinking(text: str, markers: Markers | None, opened: bool = False) -
         begin, just_opened = marker.end(), marker[0] == opening
     if not depth:
         kept.append(text[begin:])
-    return "\n".join(filter(None, kept))  # what stood apart stays apart: 1<think></think>2 is not 12
+    return "\n".join(filter(None, kept))  # separate texts stay separate: 1<think></think>2 is not 12

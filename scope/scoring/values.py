@@ -1,8 +1,7 @@
-"""What is written after "The answer is": a number (scope.scoring.numbers), or the letter of a choice (choices).
+"""The value after "The answer is": a number (scope.scoring.numbers), or the letter of a choice (scope.scoring.choices).
 
-Only the next `REACH` characters are looked at, which bounds what any pattern can cost; a number that goes on beyond
-them is not read. Numbers are compared as exact fractions: 16.00 is 16, and 0.5 is 1/2.
-"""
+Only the next `REACH` characters are read, which bounds the time of every pattern. A number that goes on beyond them is
+not read. Numbers are compared as exact fractions: 16.00 is 16, and 0.5 is 1/2."""
 
 import re
 from fractions import Fraction
@@ -20,15 +19,15 @@ ONLY_A_LETTER = re.compile(r"[^\w]*[A-J][^\w]*")
 
 
 def read(form: str, text: str) -> str | None:
-    """The value that `text` comes to; None where it comes to none. Raises nothing, whatever the text.
+    """The value that the text states; None if it states none. It raises nothing, whatever the text.
 
-    form: "number" (-> sign, ASCII digits, and one point or fraction's bar) or "choice" (-> a capital letter).
+    form: "number" gives a sign, ASCII digits, and a decimal point or a fraction bar. "choice" gives a capital letter.
     """
     return choice(plain(text)) if form == "choice" else number(plain(text))
 
 
 def alone(form: str, text: str) -> str | None:
-    """The value that `text` is, and is nothing but."""
+    """The value, if the text is nothing but a value; else None. form: "number" or "choice"."""
     short = plain(text.strip()) if len(text) < REACH else ""
     if form == "choice":
         return choice(short) if ONLY_A_LETTER.fullmatch(short) else None
@@ -36,7 +35,7 @@ def alone(form: str, text: str) -> str | None:
 
 
 def equal(form: str, found: str | None, expected: str) -> bool:
-    """Whether what `read` found is the right answer."""
+    """Whether `found`, a result of `read`, equals the expected answer. None is never equal."""
     right = read(form, expected)
     if found is None or right is None:
         return False

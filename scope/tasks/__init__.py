@@ -1,4 +1,4 @@
-"""Tasks: prompts to answer and how the answers are scored."""
+"""Tasks: prompts with their questions, and measures of the text that a model generates."""
 
 from scope.tasks.arithmetic import Arithmetic
 from scope.tasks.infinitebench import InfiniteBench

@@ -1,4 +1,4 @@
-"""The embedded task: LongGenBench's shape in the small language of `scope.tasks.language`, made on the fly."""
+"""The embedded model's task: LongGenBench's form in the small language of `scope.tasks.language`, made from a seed."""
 
 import random
 from dataclasses import dataclass, field
@@ -9,20 +9,24 @@ from scope.tasks.language import Document, Mix
 from scope.tasks.task import Sample
 from scope.util.errors import SettingError, check_count
 
-MOST_PROMPTS = 100_000  # all are held in memory at once
+MOST_PROMPTS = 100_000  # all samples are in memory at once
 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """`questions` sums in one prompt, listed in shuffled order, to be answered in one generation in order of number.
+    """K sums in one prompt, listed in shuffled order. One generation answers them in order of number.
 
-    On average `reference_share` of them start from the answer to an earlier one, `second_step_share` take two steps,
-    and `change_share` bring another weather: while it is wet, gains are losses and losses gains. Each question is
-    followed by up to `most_filler` sentences that no answer needs. The numbering starts at random, or at `start`;
-    `listing` is the seed of the order in which the questions are listed: neither changes what is asked. `prompts` is
-    how many samples to take; the i-th is the same whatever it is. Training draws from other seeds.
-
-    Raises SettingError for values that cannot be.
+    questions: K. max_new_tokens: T.
+    reference_share: average share of the questions that start from an earlier answer.
+    second_step_share: average share of the questions with two steps.
+    change_share: average share of the questions that change the weather. In wet weather gains are losses, and losses
+    gains.
+    most_filler: the most sentences after a question that no answer needs.
+    start: the first number; None takes one at random. listing: seed of the order in which the questions are listed.
+    Neither changes what is asked.
+    seed: of the samples. Training drew from other seeds.
+    prompts: the number of samples. The i-th sample does not depend on it.
+    Raises SettingError for an invalid value.
     """
 
     questions: int = 24
@@ -59,7 +63,7 @@ class Arithmetic:
         return [self._sample(i) for i in range(self.prompts)]
 
     def document(self, index: int) -> Document:
-        """The i-th prompt with everything that is known of its questions, and the generation of a perfect model."""
+        """The i-th prompt with all that is known of its questions, and the generation of a perfect model."""
         name = self._name(index)
         return language.make_document(
             random.Random(name),

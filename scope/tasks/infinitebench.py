@@ -1,4 +1,4 @@
-"""Infinite-Bench En.Sum (Zhang et al. 2024, arXiv 2402.13718): a novel in the prompt, a summary to write."""
+"""Infinite-Bench En.Sum (Zhang et al. 2024, arXiv 2402.13718): summarise the novel in the prompt."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -14,12 +14,15 @@ from scope.util.errors import ConfigError, SettingError, check_count
 
 @dataclass(frozen=True)
 class InfiniteBench:
-    """A text per prompt, scored by ROUGE against its reference summaries.
+    """One text per prompt. The generated summary is scored by ROUGE against reference summaries.
 
-    hub: the data set, of columns context and answer; source: a file or folder instead of it, with these columns or
-    with prompts made already (prompt and references). prompt_tokens: a longer prompt is cut in its middle to that many.
-    template: a text file of one's own that says {text} where the text goes. cache: a folder for what the hub gave.
-    Raises SettingError for values that cannot be.
+    name: of the samples. hub: the data set, with columns context and answer.
+    source: a file or folder instead of the hub. It has the same columns, or prompts that are already built (prompt and
+    references).
+    max_new_tokens: T. prompt_tokens: a longer prompt is cut in its middle to this many tokens.
+    template: a text file of your own that says {text} where the text goes; None takes the one in `worked`.
+    cache: a folder that keeps the prompts built from the hub.
+    Raises SettingError for an invalid value.
     """
 
     name: str
@@ -47,7 +50,7 @@ class InfiniteBench:
         template = read_text(file, "task.template")
         if "{text}" not in template:
             raise ConfigError(SettingError(self, "template", file, "a file that says {text}").describe("task.template"))
-        rouge.scorer()  # what scoring needs is asked for before the generating
+        rouge.scorer()  # a missing package is reported before anything is generated
         made_of = hashlib.sha256(repr((self.hub, template)).encode()).hexdigest()
         kept = Path(self.cache or ".") / f"{self.name}-{made_of[:12]}.jsonl"
         if self.source is not None:

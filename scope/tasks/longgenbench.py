@@ -1,8 +1,7 @@
 """LongGenBench (Liu et al. 2024, arXiv 2410.04199) as SCOPE uses it: K questions in one prompt, one long generation.
 
-A prompt shows worked examples of our own, Question_1.. and Answer_1.., and numbers the questions it asks on from there.
-What is built has the form of the benchmark's released files (scope.tasks.sets).
-"""
+Departure: the worked examples and the instruction are our own. Built prompts have the form of the benchmark's released
+files (scope.tasks.sets)."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,25 +10,38 @@ from functools import cached_property
 from pathlib import Path
 
 from scope.scoring import FORMS
-from scope.tasks.numbered import Item, Worked, asked_in, check_prompts, expected_number, prompt_row, with_choices
+from scope.tasks.numbered import (
+    PARTS,
+    Item,
+    NumberedQuestions,
+    Worked,
+    asked_in,
+    check_prompts,
+    expected_number,
+    prompt_row,
+    with_choices,
+)
 from scope.tasks.sets import advice, stamped, write_set
 from scope.tasks.sources import WORKED, Hub, Row, read, read_examples, read_text, require
 from scope.tasks.task import Sample
 from scope.util.errors import ConfigError, SettingError, check_choice, check_count, nearest
 
-PARTS = ("question", "answer", "choices", "subject")
-
 
 @dataclass(frozen=True)
-class LongGenBench:
-    """`questions` of a data set in each prompt, as many prompts as they fill; where there are subjects, one for each.
+class LongGenBench(NumberedQuestions):
+    """K questions of a data set in each prompt. If the questions have subjects, each prompt asks about one subject.
 
-    hub: the data set; source: a file or folder instead of it (raw questions, or prompts as the benchmark released
-    them, which are used as they are). columns: what a row calls its question, answer, choices and subject. form: what
-    an answer looks like. examples: the worked ones, a name in `worked` or a .yaml or .json file of one's own;
-    instruction: a text file of one's own. subjects: which of them, None for all. order: of the questions within a
-    prompt, as `given` or ascending by `length`. cache: a folder for what was built from the hub.
-    Raises SettingError for values that cannot be.
+    name: of the samples. hub: the data set.
+    source: a file or folder instead of the hub. It holds raw questions, or prompts as the benchmark released them; the
+    latter are used as they are.
+    columns: the names that the data set has for question, answer, choices and subject.
+    form: what an answer looks like, "number" or "choice". questions: K. max_new_tokens: T.
+    examples: the worked examples; a name in `worked`, or a .yaml or .json file of your own.
+    instruction: a text file of your own; None takes the one in `worked`.
+    subjects: the subjects to ask about; None asks about all.
+    order: of the questions within a prompt. "given", or "length" for the shortest first.
+    cache: a folder that keeps the prompts built from the hub.
+    Raises SettingError for an invalid value.
     """
 
     name: str
@@ -38,7 +50,7 @@ class LongGenBench:
     form: str
     questions: int
     max_new_tokens: int
-    examples: str = field(metadata={"limit": True})  # the samples' origin tells what was in it
+    examples: str = field(metadata={"limit": True})  # the hash in `origin` covers its content
     instruction: str | None = field(default=None, metadata={"limit": True})
     subjects: Sequence[str] | None = None
     order: str = "given"
@@ -55,13 +67,6 @@ class LongGenBench:
         if self.subjects is not None and "subject" not in self.columns:
             raise SettingError(self, "subjects", self.subjects, "null: this data set has none")
 
-    def samples(self) -> list[Sample]:
-        """Raises ConfigError for a source that is malformed, ScopeError where the hub is out of reach."""
-        return list(self._samples)
-
-    def measures(self, sample: Sample, generation: str) -> dict[str, float]:
-        return {}
-
     @cached_property
     def _samples(self) -> tuple[Sample, ...]:
         file = Path(self.instruction) if self.instruction else WORKED / "instruction.txt"
@@ -74,7 +79,7 @@ class LongGenBench:
         return samples
 
     def _rows(self) -> list[Row]:
-        """One row a prompt, in the benchmark's released form."""
+        """One row for each prompt, in the released form."""
         if self.source is not None:
             short = self.name.partition("_")[0]
             named = (short, f"{short}_{self.questions}", self.hub.subset, self.hub.split)
@@ -85,7 +90,7 @@ class LongGenBench:
 
     @cached_property
     def _path(self) -> Path:
-        """Named after all that the set is built of."""
+        """The file of the built set. A hash in its name covers all that the set is built from."""
         made_of = [self.hub, self.columns, self.questions, self.subjects, self.order, self._worked]
         digest = hashlib.sha256(repr(made_of).encode()).hexdigest()
         return Path(self.cache or ".") / f"{self.name}-{digest[:12]}.jsonl"
@@ -94,7 +99,7 @@ class LongGenBench:
 
     @cached_property
     def _worked(self) -> list[Row]:
-        """The worked examples: question, steps, answer, and choices where the answer is one."""
+        """The worked examples: rows with question, steps and answer, and choices if the answer is one."""
         named = self.examples.endswith((".yaml", ".yml", ".json"))
         file = Path(self.examples) if named else WORKED / f"{self.examples}.yaml"
         if not named and not file.exists():
@@ -121,7 +126,10 @@ class LongGenBench:
         return Item(text, label, given.get("subject"))
 
     def _groups(self, items: Sequence[Item], where: str) -> Iterator[tuple[str | None, Sequence[Item]]]:
-        """What is asked together: the first K of each subject, or K after K of all; what fills no prompt is left."""
+        """Subject and questions of each prompt: the first K questions of each subject, or K after K of all.
+
+        Questions that do not fill a last prompt are left out.
+        """
         if "subject" not in self.columns:
             if len(items) < self.questions:
                 raise ConfigError(self._too_few(where, "", len(items)))
@@ -157,9 +165,9 @@ class LongGenBench:
     # from prompts to samples
 
     def _released(self, rows: Sequence[Row], where: str) -> list[Row]:
-        """Prompts as the benchmark released them, after a look at whether they are what was asked for."""
+        """Prompts as the benchmark released them, after a check that they fit the settings."""
         if self.order != "given":
-            raise ConfigError(f"task.order={self.order}: must be given for prompts that are made already ({where})")
+            raise ConfigError(f"task.order={self.order}: must be `given` for prompts that are already built ({where})")
         check_prompts(rows, where)
         for at, row in enumerate(rows, start=1):
             if (asks := len(row["questions"])) != self.questions:

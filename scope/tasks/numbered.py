@@ -1,10 +1,10 @@
-"""Numbered questions: K of them in one prompt, and their answers as data sets have them, brought into one form.
+"""Numbered questions: K of them in one prompt. The answers of data sets are brought into one form.
 
-The prompt has LongGenBench's form (arXiv 2410.04199). Worked examples come first, Question_1.. and Answer_1..; the
-questions that are asked follow, numbered on from there. Scorers find an answer by its header, `Answer_12:`.
-"""
+The prompt has LongGenBench's form (arXiv 2410.04199). Worked examples come first, as Question_1.. and Answer_1... The
+questions that are asked follow and go on with the next number. Scorers find an answer by its header, `Answer_12:`."""
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
@@ -12,12 +12,34 @@ from typing import Any
 
 from scope.scoring.answer import Question
 from scope.tasks.sources import Row, require
+from scope.tasks.task import Sample
 from scope.util.errors import ConfigError, shown
 
-ASKED = "Following Question:"  # from here on a prompt asks
+PARTS = ("question", "answer", "choices", "subject")  # what `columns` may name
+ASKED = "Following Question:"  # the questions that are asked stand after this line
 HEADER = re.compile(r"^Question_(\d+):", re.MULTILINE)
 NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)")
 SOLUTION = re.compile(r"####\s*(.+?)\s*$")  # how GSM8K ends an answer
+
+
+class NumberedQuestions(ABC):
+    """What tasks of numbered questions share: their samples are built once, and no measure scores the whole text."""
+
+    @property
+    @abstractmethod
+    def _samples(self) -> tuple[Sample, ...]:
+        """The samples, built when they are first asked for."""
+
+    def samples(self) -> list[Sample]:
+        """The prompts with their questions, in a fixed order.
+
+        Raises ConfigError if the source is malformed, ScopeError if the hub cannot be reached.
+        """
+        return list(self._samples)
+
+    def measures(self, sample: Sample, generation: str) -> dict[str, float]:
+        """Empty: the scorers read the answers."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -38,7 +60,10 @@ class Worked:
 
 
 def prompt_row(worked: Sequence[Worked], items: Sequence[Item], subject: str | None = None) -> Row:
-    """One prompt in the form in which the benchmark was released: prompt, questions, answers; task is a subject."""
+    """One prompt as a row in the form in which the benchmark was released.
+
+    The row has the columns prompt, questions and answers, and task if there is a subject.
+    """
     shown_first = [f"Question_{number}:\n{example.question}\n" for number, example in enumerate(worked, start=1)]
     shown_first += [f"Answer_{number}:\n{example.answer}\n" for number, example in enumerate(worked, start=1)]
     examples = ["Examples: ", *shown_first] if worked else []
@@ -53,7 +78,11 @@ def prompt_row(worked: Sequence[Worked], items: Sequence[Item], subject: str | N
 
 
 def asked_in(row: Row, form: str, where: str) -> tuple[Question, ...]:
-    """The questions of a prompt in that form, with the numbers that it prints. Raises ConfigError, naming `where`."""
+    """The questions of a prompt, with the numbers that it prints. form: "number" or "choice".
+
+    Raises ConfigError, naming `where`, if the prompt prints another number of questions than it has answers, or if an
+    answer does not have this form.
+    """
     _, header, asking = str(row["prompt"]).partition(ASKED)
     numbers = [int(number) for number in HEADER.findall(asking)]
     if not header or len(numbers) != len(row["answers"]):
@@ -64,7 +93,7 @@ def asked_in(row: Row, form: str, where: str) -> tuple[Question, ...]:
 
 
 def check_prompts(rows: Sequence[Row], where: str) -> None:
-    """Raises ConfigError for rows that are not prompts in that form."""
+    """Raise ConfigError, naming `where`, if a row is not a prompt in the released form."""
     for at, row in enumerate(rows, start=1):
         require(row, ["prompt", "questions", "answers"], f"{where}: row {at}")
         questions, answers = (row[column] for column in ("questions", "answers"))
@@ -73,7 +102,11 @@ def check_prompts(rows: Sequence[Row], where: str) -> None:
 
 
 def with_choices(question: Any, choices: Any, answer: Any, where: str) -> tuple[str, str]:
-    """-> the question with its labelled choices, the right label. choices: texts, or {label: [...], text: [...]}."""
+    """The question with its labelled choices below it, and the label of the right one.
+
+    choices: a list of texts, labelled A, B, ..; or {label: [...], text: [...]}. answer: a label, or an index from 0.
+    Raises ConfigError, naming `where`, if there are fewer than two choices, or if the answer is none of them.
+    """
     if isinstance(choices, Mapping):
         require(choices, ["label", "text"], f"{where}: choices")
         labels, texts = _listed(choices["label"]), _listed(choices["text"])
@@ -92,12 +125,16 @@ def with_choices(question: Any, choices: Any, answer: Any, where: str) -> tuple[
 
 
 def _listed(value: Any) -> list[Any]:
-    """What a cell holds as a list; empty where it holds anything else."""
+    """A cell as a list; empty if the cell holds anything else."""
     return list(value) if isinstance(value, list | tuple) else []
 
 
 def expected_number(answer: Any, where: str) -> str:
-    """The number after GSM8K's ####, or a bare number, as it stands there: the paper's scorer reads 1,200 as 1."""
+    """The number of a data set's answer, as it is written there: after GSM8K's ####, or the whole answer.
+
+    It is not normalised, since the released scorer reads 1,200 as 1. Raises ConfigError, naming `where`, if there is
+    none.
+    """
     ending = SOLUTION.search(str(answer))
     number = (ending[1] if ending else str(answer)).strip()
     if not NUMBER.fullmatch(number.replace(",", "").lstrip("$")):
@@ -107,6 +144,7 @@ def expected_number(answer: Any, where: str) -> str:
 
 
 def expected_label(answer: Any, where: str) -> str:
+    """The letter of a choice. Raises ConfigError, naming `where`, if the answer is anything else."""
     if not isinstance(answer, str) or len(answer) != 1 or answer not in ascii_uppercase:
         raise ConfigError(f"{where}: answer={shown(answer)}: must be the letter of a choice")
     return answer

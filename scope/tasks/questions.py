@@ -14,7 +14,9 @@ from typing import Any
 from scope.scoring import FORMS, score
 from scope.scoring.answer import Question
 from scope.tasks.numbered import (
+    PARTS,
     Item,
+    NumberedQuestions,
     Worked,
     asked_in,
     check_prompts,
@@ -28,29 +30,28 @@ from scope.tasks.sources import Hub, Row, read, read_examples, require
 from scope.tasks.task import Sample
 from scope.util.errors import ConfigError, SettingError, check_choice, check_count, nearest, shown
 
-PARTS = ("question", "answer", "choices", "subject")
-IN_THE_SAMPLES = {"limit": True}  # the samples' origin, a hash of all of them, tells what it was
+IN_THE_SAMPLES = {"limit": True}  # not part of the identity itself: the hash in `origin` covers it
 
 
 @dataclass(frozen=True)
-class Questions:
-    """`questions` rows of a data set in each prompt, numbered; the last prompt asks what is left.
+class Questions(NumberedQuestions):
+    """K rows of a data set in each prompt, as numbered questions. The last prompt asks the rest of the rows.
 
     The prompt has LongGenBench's form (scope.tasks.numbered): worked examples, then the questions.
 
-    name: of the samples.
-    source: a file or folder of rows. hub: where the hub has them; used if there is no source.
-    columns: what a row calls its question and answer, and maybe choices and subject. choices is one column of lists, or
-    a list of columns. Where there are subjects, a prompt asks about one.
-    form: what an answer looks like, one of `scope.scoring.FORMS`. max_new_tokens: T.
-    instruction: what stands before the prompt.
-    examples: worked ones, as rows with the same columns, or a .yaml or .json file of them.
-    question_format: the text of a question, with {column} for what the row has there; None is the question as it is.
-    answer_format: the same for a worked answer, where {answer} is the right one; None is the example's `steps`, if it
-    has them, and "The answer is {answer}."
-    stop: texts that end a generation. shuffle: a seed, for another order of the rows; None is as given.
-    cache: a folder for what was built from the hub.
-    Raises SettingError for values that cannot be.
+    name: of the samples. questions: K. max_new_tokens: T.
+    source: a file or folder of rows. hub: a data set of the hub, used if there is no source.
+    columns: the names that the rows have for question and answer, and if needed for choices and subject. choices is one
+    column of lists, or a list of columns. If there are subjects, each prompt asks about one of them.
+    form: what an answer looks like, one of `scope.scoring.FORMS`.
+    instruction: the text that goes before the prompt.
+    examples: worked examples, as rows with the same columns, or as a .yaml or .json file of such rows.
+    question_format: the text of a question. {column} stands for the row's text in that column. None takes the question.
+    answer_format: the same for a worked answer; {answer} is the right one. None takes the example's `steps`, if it has
+    them, and "The answer is {answer}."
+    stop: texts that end a generation. shuffle: a seed for another order of the rows; None keeps their order.
+    cache: a folder that keeps the prompts built from the hub.
+    Raises SettingError for an invalid value.
     """
 
     name: str
@@ -91,13 +92,6 @@ class Questions:
         if self.source is None and self.hub is None:
             raise SettingError(self, "source", None, "a file or folder of questions, unless there is a task.hub")
 
-    def samples(self) -> list[Sample]:
-        """Raises ConfigError for a source that is malformed, ScopeError where the hub is out of reach."""
-        return list(self._samples)
-
-    def measures(self, sample: Sample, generation: str) -> dict[str, float]:
-        return {}
-
     @cached_property
     def _samples(self) -> tuple[Sample, ...]:
         if self.source is not None:
@@ -114,7 +108,7 @@ class Questions:
         return samples
 
     def _kept(self, hub: Hub) -> Path:
-        """The file of what was built from the hub, named after all that it is built of."""
+        """The file of the set built from the hub. A hash in its name covers all that the set is built from."""
         made_of = [hub, self.columns, self.form, self.questions, self.shuffle, self._worked]
         digest = hashlib.sha256(repr([*made_of, self.question_format]).encode()).hexdigest()
         return Path(self.cache or ".") / f"{self.name}-{digest[:12]}.jsonl"
@@ -134,7 +128,7 @@ class Questions:
         )
 
     def _made(self, rows: Sequence[Row], where: str) -> Sequence[Row]:
-        """Prompts that were built already, after a look at whether they are what was asked for."""
+        """Prompts that are already built, after a check that they fit the settings."""
         check_prompts(rows, where)
         if (most := max(len(row["questions"]) for row in rows)) != self.questions:
             raise ConfigError(f"{where}: its prompts ask up to {most} questions, and task.questions={self.questions}")
@@ -147,7 +141,7 @@ class Questions:
             raise ConfigError(f"{where}: has {len(rows)} questions, fewer than task.questions={self.questions}")
         items = [self._item(row, f"{where}: row {at}") for at, row in enumerate(rows, start=1)]
         there = {example.question: f"worked example {at}" for at, example in enumerate(self._worked, start=1)}
-        for at, item in enumerate(items, start=1):  # twice, a question counts double; in an example, its answer is told
+        for at, item in enumerate(items, start=1):  # a repeat counts double; an example tells the answer
             if (other := there.setdefault(item.text, f"row {at}")) != f"row {at}":
                 raise ConfigError(f"{where}: row {at} asks the same as {other}: leave one of them out")
         if self.shuffle is not None:
@@ -155,15 +149,15 @@ class Questions:
         return [prompt_row(self._worked, group, group[0].subject) for group in self._groups(items)]
 
     def _groups(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-        """K after K of each subject; the last of a subject may be fewer."""
+        """The questions of each prompt: K after K of each subject. The last prompt of a subject may have fewer."""
         for subject in dict.fromkeys(item.subject for item in items):
             of_one = [item for item in items if item.subject == subject]
             for start in range(0, len(of_one), self.questions):
                 yield of_one[start : start + self.questions]
 
     def _item(self, row: Row, where: str) -> Item:
-        """A row as it is printed, with its right answer as the scorers read it."""
-        if None in row:  # of a .csv: a comma without quotes around its cell
+        """A row as it is printed, with its right answer in the form that the scorers read."""
+        if None in row:  # in a .csv: a cell has a comma and no quotes
             raise ConfigError(f"{where} has more cells than there are columns")
         require(row, [name for named in self.columns.values() for name in _names(named)], where)
         given = {
@@ -204,7 +198,10 @@ class Questions:
         return [self._example(dict(row), f"{where}: example {at}") for at, row in enumerate(rows, start=1)]
 
     def _example(self, row: Row, where: str) -> Worked:
-        """Raises ConfigError for an answer that the scorers would not read: a model that follows it would score 0."""
+        """A worked example as it is printed.
+
+        Raises ConfigError if the scorers would not read its answer. A model that follows such an example would score 0.
+        """
         subject = {str(name): "any" for part, name in self.columns.items() if part == "subject"}
         item = self._item(row | subject, where)
         template = self.answer_format
@@ -220,7 +217,7 @@ class Questions:
         return Worked(item.text, answer)
 
 
-MADE = {"prompt", "questions", "answers"}  # the columns of prompts that were built already
+MADE = {"prompt", "questions", "answers"}  # the columns of prompts that are already built
 
 
 def _names(named: str | Sequence[str]) -> Sequence[str]:
@@ -228,7 +225,7 @@ def _names(named: str | Sequence[str]) -> Sequence[str]:
 
 
 def _text(value: object, where: str) -> str:
-    """What is to be printed, without blanks around it. Raises ConfigError for what is no text, or an empty one."""
+    """The text to print, without surrounding blanks. Raises ConfigError, naming `where`, if it is empty or no text."""
     text = str(value).strip() if isinstance(value, str | int | float) else ""
     if not text or text != text.encode(errors="ignore").decode():  # half of a surrogate pair
         raise ConfigError(f"{where} must be a text")
@@ -236,12 +233,16 @@ def _text(value: object, where: str) -> str:
 
 
 def _digits(answer: object) -> object:
-    """A number of JSON without an exponent: 1e-07 is 0.0000001."""
+    """A JSON number without an exponent: 1e-07 becomes 0.0000001."""
     return f"{Decimal(repr(answer)):f}" if isinstance(answer, float) and math.isfinite(answer) else answer
 
 
 def _in_order(choices: object, answer: object, where: str) -> tuple[object, object]:
-    """Choices and answer, where labels of the data set's own (1, 2, .. or a, b, ..) become letters in their order."""
+    """Choices and answer as `with_choices` takes them.
+
+    Labels of the data set's own (1, 2, .. or a, b, ..) become letters in their order. Raises ConfigError, naming
+    `where`.
+    """
     texts = choices
     if isinstance(choices, Mapping):
         require(choices, ["label", "text"], f"{where}: choices")
@@ -255,7 +256,7 @@ def _in_order(choices: object, answer: object, where: str) -> tuple[object, obje
 
 
 def _is_template(text: object) -> bool:
-    """Whether all that stands in braces is a plain name: no attribute, no conversion, no width."""
+    """Whether each pair of braces holds a plain name: no attribute, no conversion, no width."""
     try:
         parts = list(Formatter().parse(text)) if isinstance(text, str) else [("", "", "", None)]
     except ValueError:
@@ -264,9 +265,9 @@ def _is_template(text: object) -> bool:
 
 
 def filled(template: str, row: Mapping[str, Any], where: str) -> str:
-    """The template with what the row has for each {column}; nothing of the row is read as a template itself.
+    """The template with the row's text in place of each {column}. Braces within the row's text are left as they are.
 
-    Raises ConfigError for a column that is not there or holds no text or number.
+    Raises ConfigError, naming `where`, if a column is missing or holds no text or number.
     """
     parts = []
     for text, name, _, _ in Formatter().parse(template):
@@ -277,6 +278,6 @@ def filled(template: str, row: Mapping[str, Any], where: str) -> str:
             there = ", ".join(sorted(map(str, row)))
             raise ConfigError(f"{where} has no column {name}; it has {there}{nearest(name, map(str, row))}")
         if isinstance(row[name], list | dict):
-            raise ConfigError(f"{where}: column {name} holds no text that could be printed")
+            raise ConfigError(f"{where}: column {name} holds no text that can be printed")
         parts.append("" if row[name] is None else str(row[name]).strip())
     return "".join(parts)

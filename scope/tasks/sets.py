@@ -1,4 +1,4 @@
-"""Built sets as files: a line per prompt, in the form in which LongGenBench was released."""
+"""Built sets as files: one line per prompt, in the form in which LongGenBench was released."""
 
 import hashlib
 import json
@@ -11,7 +11,11 @@ from scope.util.files import make_folder, write_whole
 
 
 def write_set(path: Path, samples: Sequence[Sample]) -> None:
-    """Fields prompt, questions, answers, task for a subject, references for a summary; good as a `task.source`."""
+    """Write samples as JSON lines, which can be used as a `task.source`. Raises what the file system raises.
+
+    A line has the fields prompt, questions and answers. A subject is written as task, a summary's references as
+    references.
+    """
     rows = []
     for sample in samples:
         row = {
@@ -27,12 +31,12 @@ def write_set(path: Path, samples: Sequence[Sample]) -> None:
 
 
 def stamped(samples: Sequence[Sample]) -> tuple[Sample, ...]:
-    """The samples with the hash of all that they hold as their origin."""
+    """The samples, each with a hash of all samples as its origin."""
     digest = hashlib.sha256(repr(list(samples)).encode()).hexdigest()
     return tuple(replace(sample, origin=digest) for sample in samples)
 
 
 def advice(name: str) -> str:
-    """What to do where the hub is out of reach."""
+    """What to do if the hub cannot be reached, for an error message."""
     command = f"python -m scope.tasks build task={name}"
     return f"where there is a network: {command}; then here task.source=<the file that it writes>"

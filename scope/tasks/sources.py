@@ -1,4 +1,4 @@
-"""Rows of a data set: from the hub, or from a file or folder of one's own."""
+"""Rows of a data set: from the hub, or from a file or folder of your own."""
 
 import csv
 import json
@@ -15,13 +15,18 @@ import yaml
 from scope.util.errors import ConfigError, ScopeError, nearest, shown
 
 Row = dict[str, Any]
-MOST_FILES = 100_000  # that a folder is searched for a data set
+MOST_FILES = 100_000  # a folder with more files is not searched
 WORKED = Path(__file__).with_name("worked")  # examples, instructions and templates of our own
 
 
 @dataclass(frozen=True)
 class Hub:
-    """Where the hub keeps a data set. columns: name -> dtype (`[dtype]` for a list), where the files leave it open."""
+    """Where the hub keeps a data set.
+
+    dataset: its id. subset: its configuration, None for the only one. split: such as "test". revision: a commit, or
+    None.
+    columns: column -> dtype (`[dtype]` for a list), needed only if the data set's files do not state it.
+    """
 
     dataset: str
     subset: str | None
@@ -30,7 +35,7 @@ class Hub:
     columns: Mapping[str, str] = field(default_factory=dict)
 
     def rows(self, advice: str) -> list[Row]:
-        """Raises ScopeError where the data set cannot be had; `advice` says what to do where there is a network."""
+        """All rows. Raises ScopeError if the data set cannot be had; `advice` ends the message and says what to do."""
         try:
             import datasets
         except ImportError as error:
@@ -44,9 +49,9 @@ class Hub:
             found = datasets.load_dataset(
                 self.dataset, self.subset, split=self.split, revision=self.revision, features=features or None
             )
-        except Exception as error:  # the libraries below raise errors of many kinds
+        except Exception as error:  # the libraries raise errors of many kinds
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            raise ScopeError(f"{self.dataset}: is neither built here nor to be had ({reason}); {advice}") from error
+            raise ScopeError(f"{self.dataset}: not built here and cannot be downloaded ({reason}); {advice}") from error
         return [dict(row) for row in found]
 
 
@@ -55,9 +60,9 @@ def _feature(datasets: Any, kind: str) -> Any:
 
 
 def read(source: str, names: Sequence[str]) -> list[Row]:
-    """The rows of a file, or of a folder's file: of several, each of `names` that some are named after narrows them.
+    """The rows of a file, or of one file in a folder. Each of `names` in turn narrows down the files named after it.
 
-    Raises ConfigError, naming the file, for what cannot be read.
+    Raises ConfigError, naming the file, if it cannot be read, has no rows, or the choice is not clear.
     """
     if not isinstance(source, str) or not source:
         raise ConfigError(f"task.source={shown(source)}: must be a file or a folder")
@@ -67,7 +72,7 @@ def read(source: str, names: Sequence[str]) -> list[Row]:
         kind = path.stat().st_mode
     except FileNotFoundError as error:
         raise ConfigError(f"task.source={source}: there is no such file or folder") from error
-    except (OSError, RuntimeError, ValueError) as error:  # no such user, no path at all, one that is too long
+    except (OSError, RuntimeError, ValueError) as error:  # an unknown user, an invalid path, a path that is too long
         raise ConfigError(f"task.source={source}: {getattr(error, 'strerror', None) or error}") from error
     if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
         raise ConfigError(f"task.source={source}: is neither a file nor a folder")
@@ -79,7 +84,7 @@ def read(source: str, names: Sequence[str]) -> list[Row]:
 
 
 def _choose(folder: Path, names: Sequence[str]) -> list[Path]:
-    """One file, or the parts (name-00000-of-00002) of one."""
+    """One file of the folder, or all parts (name-00000-of-00002) of one."""
     below = list(islice(_files(folder), MOST_FILES + 1))
     if len(below) > MOST_FILES:
         raise ConfigError(f"task.source={folder}: holds more than {MOST_FILES} files: name one")
@@ -89,12 +94,12 @@ def _choose(folder: Path, names: Sequence[str]) -> list[Path]:
     for name in names:
         found = [path for path in found if _is_named(path.relative_to(folder), name)] or found
     if len({(path.parent, path.stem.partition("-")[0], path.suffix) for path in found}) > 1:
-        raise ConfigError(f"task.source={folder}: which of its files is not clear from {', '.join(names)}: name one")
+        raise ConfigError(f"task.source={folder}: several files could be meant by {', '.join(names)}: name one")
     return found
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All that is in a folder and below; what may not be looked into is passed over."""
+    """All files in the folder and below it. Folders that may not be read are skipped."""
     for place, _, names in os.walk(folder):
         yield from (Path(place, name) for name in names)
 
@@ -112,7 +117,7 @@ def _read_file(path: Path) -> list[Row]:
         return list(reader(path))
     except ConfigError:
         raise
-    except Exception as error:  # what a spoilt file does to the libraries below is theirs to name
+    except Exception as error:  # the libraries raise errors of many kinds for a damaged file
         reason = " ".join(str(error).split())
         raise ConfigError(f"task.source={path}: cannot be read: {reason}") from error
 
@@ -135,7 +140,7 @@ def _read_json(path: Path) -> Iterator[Row]:
 
 
 def _read_csv(path: Path) -> Iterator[Row]:
-    """Cells that hold a list or an object are JSON. Cells beyond the last column stand under None."""
+    """A cell that holds a list or an object is read as JSON. Cells beyond the last column stand under the key None."""
     with path.open(encoding="utf-8-sig", newline="") as stream:
         for row in csv.DictReader(stream):
             yield {name: _cell(cell) for name, cell in row.items()}
@@ -157,11 +162,11 @@ def _read_parquet(path: Path) -> Iterator[Row]:
 
 
 IN_FOLDERS = {".jsonl": _read_jsonl, ".parquet": _read_parquet, ".csv": _read_csv}
-READERS = IN_FOLDERS | {".json": _read_json}  # in a folder, a .json file says something about the data
+READERS = IN_FOLDERS | {".json": _read_json}  # in a folder, a .json file describes the data
 
 
 def require(row: Mapping[str, Any], columns: Sequence[str], where: str) -> None:
-    """Raises ConfigError where a row lacks a column or has nothing in it."""
+    """Raise ConfigError, naming `where`, if a row lacks one of the columns or its cell is empty."""
     for column in columns:
         if column not in row:
             there = ", ".join(sorted(map(str, row)))
@@ -171,9 +176,9 @@ def require(row: Mapping[str, Any], columns: Sequence[str], where: str) -> None:
 
 
 def read_text(file: Path, key: str) -> str:
-    """Raises ConfigError, naming the key, where the file cannot be read or is empty."""
+    """The text of a file. Raises ConfigError, naming the key, if the file cannot be read or is empty."""
     try:
-        if not stat.S_ISREG(file.stat().st_mode):  # what is no file may never end
+        if not stat.S_ISREG(file.stat().st_mode):  # a device or pipe may never end
             raise ConfigError(f"{key}={file}: must be a file")
         text = file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -184,7 +189,7 @@ def read_text(file: Path, key: str) -> str:
 
 
 def read_examples(file: Path, where: str) -> list[Row]:
-    """Worked examples from a .yaml or .json file. Raises ConfigError, naming `where`, for what is no list of them."""
+    """Worked examples from a .yaml or .json file. Raises ConfigError, naming `where`, if it holds no list of rows."""
     try:
         rows = yaml.safe_load(read_text(file, "task.examples"))
     except yaml.YAMLError as error:

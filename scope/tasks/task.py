@@ -1,4 +1,4 @@
-"""What a task is: samples to answer, with the questions that scorers look for, and measures of a whole text."""
+"""What a task is: samples with the questions that scorers look for, and measures of a whole text."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,18 +8,23 @@ from scope.scoring.answer import Question
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt. `stop` holds the strings that end its generation.
+    """One prompt of a task. The names of a task's samples are unique.
 
-    asked: the questions as they are printed, where the task has their texts. instruction: what goes before the prompt,
-    where the model's layout puts it. most_tokens: a longer prompt is cut in its middle to that many. origin: a hash of
-    the set that the sample belongs to, empty where the task's settings say all that is in it.
+    questions: what the scorers look for, in the order of the prompt; empty for a summary.
+    stop: strings that end the generation.
+    references: texts that a summary is compared with.
+    asked: the text of each question, if the task has them.
+    subject: what the questions are about, if the data set says so.
+    instruction: the text that goes before the prompt. The model's layout says where.
+    most_tokens: a longer prompt is cut in its middle to this many tokens; None cuts nothing.
+    origin: a hash of the set that the sample belongs to. Empty if the task's settings already say all that is in it.
     """
 
     name: str
     prompt: str
     questions: tuple[Question, ...]
     stop: tuple[str, ...] = ()
-    references: tuple[str, ...] = ()  # texts that a summary is held against
+    references: tuple[str, ...] = ()
     asked: tuple[str, ...] = ()
     subject: str = ""
     instruction: str = ""
@@ -28,15 +33,20 @@ class Sample:
 
 
 class Task(Protocol):
-    """A frozen settings class; samples are the same for the same settings."""
+    """A frozen settings class. Equal settings give equal samples."""
 
     @property
     def max_new_tokens(self) -> int:
-        """T: the most tokens a sample may generate."""
+        """T: the most tokens that a sample may generate."""
         ...
 
-    def samples(self) -> list[Sample]: ...
+    def samples(self) -> list[Sample]:
+        """All samples, in a fixed order.
+
+        Raises ConfigError if the data are malformed, ScopeError if they cannot be had.
+        """
+        ...
 
     def measures(self, sample: Sample, generation: str) -> dict[str, float]:
-        """Named scores of the whole text, each in 0..1 (ROUGE); empty for a task that asks questions."""
+        """Scores of the whole text by name, each in 0..1 (ROUGE). Empty for a task that asks questions."""
         ...
