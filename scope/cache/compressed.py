@@ -9,8 +9,9 @@ from torch import Tensor
 from transformers import Cache, PretrainedConfig
 
 from scope.cache.fused import Storages
-from scope.cache.layer import CompressedLayer, Rows
+from scope.cache.layer import CompressedLayer
 from scope.cache.policy import Policy
+from scope.cache.rows import Rows
 from scope.cache.seam import adopt
 from scope.cache.sizes import reached, slot_bytes, windows_of
 from scope.cache.slots import Layout, Storage

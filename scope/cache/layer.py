@@ -3,22 +3,21 @@
 Within a step the order is the paper's: append the new pair, attend over everything stored, then evict.
 """
 
-import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PretrainedConfig
 from transformers.cache_utils import CacheLayerMixin
 
 from scope.cache.account import Account
+from scope.cache.chunks import Chunks
 from scope.cache.inputs import taken
-from scope.cache.masks import real_tokens, require_causal, require_consecutive, with_answer
+from scope.cache.placing import gathered, kept_columns
 from scope.cache.policy import Policy
 from scope.cache.ring import Ring
-from scope.cache.sizes import after_prefill, most_slots, reached, slot_bytes, slot_bytes_of
+from scope.cache.rows import Rows
+from scope.cache.sizes import after_prefill, most_slots, reached, stored_slot_bytes
 from scope.cache.slots import GROWTH, Kept, Layout, Slots, Storage
 from scope.policy.attention import Attention, by_rows
 from scope.policy.plan import Plan, View
@@ -28,104 +27,7 @@ USED = (
     "this compressed cache has had its one prompt: make a new cache for the next prompt, shorter or longer; "
     "chunks and use_cache=False cannot be had with it"
 )
-COARSE = 64  # slots by which the protected front is told
-
-
-@dataclass
-class Rows:
-    """What the layers of one cache share: each row's prompt, known once the first layer has seen it, and its clock."""
-
-    config: PretrainedConfig
-    windows: tuple[int | None, ...]  # of each layer
-    lengths: list[int] = field(default_factory=list)
-    positions: Tensor | None = None  # [B, P] int32 of the prompts, -1 = padding
-    left: dict[int, list[View]] = field(default_factory=dict)  # by prompt length: each layer's view after the prefill
-    columns: int | None = None  # P where the prompts come in chunks; None: they come in one piece
-    steps: list[int] = field(default_factory=list)  # t of the step under way, per row
-    filled: int = 0  # layers whose prompts have been through
-    _admitted: list[tuple[weakref.ref[Tensor], int | None]] = field(default_factory=list)  # masks, and for which window
-
-    def settle(self, real: Tensor | None, batch: int, columns: int, device: torch.device) -> None:
-        """real [B, P] bool: True where a token is; None = everywhere. Prompts are padded on the left."""
-        if real is None:
-            self.lengths = [columns] * batch
-        else:
-            self.lengths = real.sum(-1).tolist()
-        first = columns - torch.tensor(self.lengths, dtype=torch.int32, device=device)
-        column = torch.arange(columns, dtype=torch.int32, device=device)
-        self.positions = (column - first[:, None]).clamp(min=-1)
-        self.steps = [-1] * batch
-
-    def admit(self, mask: Tensor | None, positions: Tensor | None, query: Tensor, keys: Tensor, layer: int) -> None:
-        """See that the mask of a prompt, or of a piece of it, is one that the steps will go on with.
-
-        query [B, Hq, n, D], keys [B, H, S, D]: the last n of S columns are new. Waits for the device, once for each
-        mask. Raises ScopeError where it is another.
-        """
-        window, batch, n, seen = self.windows[layer], keys.shape[0], query.shape[2], keys.shape[2]
-        if mask is not None and self._known(mask, window):
-            return
-        if self.positions is None:
-            self.settle(real_tokens(mask, batch, n), batch, n, keys.device)
-        assert self.positions is not None
-        ragged = min(self.lengths) < self.positions.shape[1]
-        real = self.positions[:, :seen] >= 0
-        if mask is not None or (ragged and layer == 0):
-            require_causal(mask, real, n, window)
-        if layer == 0:
-            require_consecutive(positions, real[:, -n:] if ragged else None)
-
-    def admit_step(self, mask: Tensor, seen: int, layer: int) -> None:
-        """The same of a step's mask, where the caller gives one. An engine gives none, and nothing waits.
-
-        Raises ScopeError where it says anything else than that the prompt's tokens, and all after them, are seen.
-        """
-        if self._known(mask, self.windows[layer]):
-            return
-        lengths = [length + step + 1 for length, step in zip(self.lengths, self.steps, strict=True)]
-        require_causal(mask, with_answer(lengths, seen, mask.device), 1, self.windows[layer])
-
-    def replace(self, rows: Sequence[int], other: "Rows") -> None:
-        for row, length, step in zip(rows, other.lengths, other.steps, strict=True):
-            self.lengths[row], self.steps[row] = length, step
-
-    def _known(self, mask: Tensor, window: int | None) -> bool:
-        """Whether another layer was given this very mask; if not, remember it."""
-        window = None if mask.ndim == 2 else window
-        self._admitted = [(seen, size) for seen, size in self._admitted if seen() is not None]
-        if any(seen() is mask and size == window for seen, size in self._admitted):
-            return True
-        self._admitted.append((weakref.ref(mask), window))
-        return False
-
-
-class _Chunks:
-    """A prompt that comes in pieces: what its attention needs of it until the last has come, and the policies then."""
-
-    def __init__(self, columns: int, recent: int | None) -> None:
-        """recent: how many of the last queries are looked at; None: all."""
-        self._columns = columns
-        self._unseen = 0 if recent is None else max(0, columns - recent)
-        self._whole: dict[str, Tensor] = {}
-        self._queries: Tensor | None = None
-
-    def add(self, name: str, states: Tensor, at: int) -> Tensor:
-        """Put [B, H, n, D] at columns `at`.. -> [B, H, at + n, D], all of them so far."""
-        batch, heads, n, dim = states.shape
-        if name not in self._whole:
-            self._whole[name] = states.new_empty(batch, heads, self._columns, dim)
-        self._whole[name][:, :, at : at + n] = states
-        return self._whole[name][:, :, : at + n]
-
-    def add_queries(self, states: Tensor, at: int) -> Tensor | None:
-        """The same of queries -> after the last of them all columns, 0 where nobody looks at them."""
-        batch, heads, n, dim = states.shape
-        if self._queries is None:
-            self._queries = states.new_empty(batch, heads, self._columns - self._unseen, dim)
-        skipped = max(0, self._unseen - at)
-        if skipped < n:
-            self._queries[:, :, at + skipped - self._unseen : at + n - self._unseen] = states[:, :, skipped:]
-        return None if at + n < self._columns else F.pad(self._queries, (0, 0, self._unseen, 0))
+COARSE = 64  # slots: the protected front is a multiple, so that few prompts differ in it, and few step keys
 
 
 class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers' __init_subclass__
@@ -155,7 +57,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.prompt: Tensor | None = None  # [B] int32: tokens of each row's
         self.recent_queries: Ring | None = None  # where the strategy wants more than this step's
         self.seen = 0  # tokens of the longest row, padding included: transformers makes positions from it
-        self._chunks: _Chunks | None = None
+        self._chunks: Chunks | None = None
         self.views: list[View] = []  # per row, as the prefill left it
         self.accounts: list[Account] = []  # per row
         self._begun = False  # the coming step has been settled already
@@ -178,7 +80,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         if self.storage is None:
             if self.rows.columns is not None:
                 recent = None if self.watch else self.policy.recent_queries
-                self._chunks = self._chunks or _Chunks(self.rows.columns, recent)
+                self._chunks = self._chunks or Chunks(self.rows.columns, recent)
                 keys = self._chunks.add("keys", key_states, self.seen)
                 values = self._chunks.add("values", value_states, self.seen)
             elif self.seen:
@@ -235,12 +137,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         held = [n + 1 for n in storage.stored]
         plans = self._plans(held)
         self._scored = any(plan and plan.best and n > plan.slots for plan, n in zip(plans, held, strict=True))
-        fronts, self._front = [plan.head for plan in plans if plan], 0
-        if (
-            fronts and self.decoding.skips_protected and self.window is None
-        ):  # out of a window, the protected go as well
-            front = min(fronts + [view.kept for view in self.views])
-            self._front = front - front % COARSE  # other prompts come and go, and steps are recorded by it
+        self._front = self._protected_front(plans)
         move = storage.begin(plans)
         for account, had, left in zip(self.accounts, held, storage.stored, strict=True):
             account.step(had - left)
@@ -288,13 +185,14 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         if self.watch:
             self.watch(attention)
         self.views = self._views_after(attention)
-        slots, positions, stored = self._places(attention, self._chosen(attention))
-        self._store(attention, slots, positions, stored)
+        kept = self._kept(attention)
+        capacity = max(map(self._capacity, self.views))
+        self.storage = (self.layout.storage or Slots)(kept, capacity, self.layout.whole)
         if self.decoding.queries > 1:
             self.recent_queries = Ring(query, attention.query_positions, self.decoding.queries)
         self.prompt = attention.query_positions[:, -1] + 1
-        self._alike = self.decoding.heads_agree and bool((positions == positions[:, :1]).all())
-        self.accounts = [Account(n) for n in stored]
+        self._alike = self.decoding.heads_agree and bool((kept.positions == kept.positions[:, :1]).all())
+        self.accounts = [Account(n) for n in kept.stored]
         self.rows.filled += 1
 
     def _prompt_attention(
@@ -316,50 +214,21 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         rows = self.rows
         if any(n not in rows.left for n in rows.lengths):
             bounded = self.policy.max_bytes is not None
-            bytes_of = self._slot_bytes(attention.keys, attention.values) if bounded else ()
+            bytes_of = stored_slot_bytes(rows.config, self.policy, attention) if bounded else ()
             for n in set(rows.lengths):
                 rows.left[n] = after_prefill(self.policy, n, rows.windows, bytes_of)
         return [rows.left[n][self.index] for n in rows.lengths]
 
-    def _chosen(self, attention: Attention) -> list[Tensor]:
-        """-> for each row [H, n]: the columns of the padded prompt that it keeps, as they will lie."""
+    def _kept(self, attention: Attention) -> Kept:
+        """What the prefill method keeps of the prompt, with the channels that the strategy starts from."""
+        lengths = self.rows.lengths
+        seen = [reached(n, self.window) for n in lengths]  # tokens of each prompt that the next token can see
         plans = [self.prefill.plan(view) for view in self.views]
-        near = [reached(n, self.window) for n in self.rows.lengths]
-        plans = [plan if plan and plan.slots <= n else None for plan, n in zip(plans, near, strict=True)]
+        plans = [plan if plan and plan.slots <= n else None for plan, n in zip(plans, seen, strict=True)]
         scores = self.prefill.score(attention) if any(plan and plan.best for plan in plans) else None
-        _, heads, longest, _ = attention.keys.shape
-        return [
-            _kept(plan, n, longest - n, heads, None if scores is None else scores[b])
-            for b, (plan, n) in enumerate(zip(plans, near, strict=True))
-        ]
-
-    def _places(self, attention: Attention, chosen: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[int]]:
-        """The chosen columns as one tensor [B, H, n], the positions of their tokens [B, H, n], -1 = none, and how many
-        each row has."""
-        _, heads, longest, _ = attention.keys.shape
-        stored = [columns.shape[1] for columns in chosen]
-        slots = torch.zeros(len(chosen), heads, max(stored), dtype=torch.long, device=self.device)
-        positions = torch.full_like(slots, -1)
-        for b, (columns, n) in enumerate(zip(chosen, stored, strict=True)):
-            columns = columns.to(self.device)
-            slots[b, :, :n] = columns
-            positions[b, :, :n] = columns - (longest - self.rows.lengths[b])
-        return slots, positions, stored
-
-    def _store(self, attention: Attention, slots: Tensor, positions: Tensor, stored: Sequence[int]) -> None:
-        """Copy what stays into the storage; the rest of the prompt's keys and values can then be freed."""
-        keys, values, at = attention.keys, attention.values, slots[..., None]
-        kept = Kept(
-            keys.gather(2, at.expand(-1, -1, -1, keys.shape[-1])),
-            values.gather(2, at.expand(-1, -1, -1, values.shape[-1])),
-            positions,
-            tuple(stored),
-            attention.query_positions[:, -1],
-            {name: marks.gather(2, slots) for name, marks in self._observed(attention).items()},
-            self.window,
-        )
-        make = self.layout.storage or Slots
-        self.storage = make(kept, max(map(self._capacity, self.views)), self.layout.whole)
+        columns = kept_columns(plans, seen, attention.keys.shape[1:3], scores)
+        del scores
+        return gathered(attention, columns, lengths, self._observed(attention))
 
     def _observed(self, attention: Attention) -> Mapping[str, Tensor]:
         """The prompt's channels [B, H, P], as the strategy has them start."""
@@ -440,17 +309,19 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             plans.append(made[key])
         return plans
 
+    def _protected_front(self, plans: Sequence[Plan | None]) -> int:
+        """How many slots at the front no row can lose, where the strategy asks for that; a multiple of COARSE."""
+        if not self.decoding.skips_protected or self.window is not None:  # out of a window, protected slots go as well
+            return 0
+        heads = [plan.head for plan in plans if plan]
+        if not heads:
+            return 0
+        front = min(heads + [view.kept for view in self.views])
+        return front - front % COARSE
+
     def _copied(self, states: Tensor) -> Tensor:
         """Keys or values [B, Hkv, n, D] for every head that is stored."""
         return states if self.copies == 1 else states.repeat_interleave(self.copies, 1)
-
-    def _slot_bytes(self, keys: Tensor, values: Tensor) -> list[int]:
-        """Of each layer: this one's, as stored, and the others in proportion to what the configuration says of them."""
-        channels, numbers = len(self.decoding.channels), keys.shape[3] + values.shape[3]
-        own = slot_bytes(keys.shape[1], numbers, keys.element_size(), channels)
-        dtype = str(keys.dtype).partition(".")[2]
-        told = [slot_bytes_of(self.rows.config, self.policy, dtype, i) for i in range(self.layers)]
-        return [own * size // told[self.index] for size in told]
 
     def _capacity(self, view: View) -> int:
         """Slots to allocate for a row: what the strategy can ever need, or what the generation can."""
@@ -459,18 +330,3 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         if tokens is None and most is not None:
             grown = most
         return most_slots(self.decoding, view, grown)
-
-
-def _kept(plan: Plan | None, prompt: int, first: int, heads: int, scores: Tensor | None) -> Tensor:
-    """-> [H, n] columns of the padded prompt that a row keeps, as they will lie; its tokens start at `first`."""
-    if plan is None:
-        return torch.arange(first, first + prompt).expand(heads, -1)
-    head = torch.arange(first, first + plan.head).expand(heads, -1)
-    tail = torch.arange(first + prompt - plan.tail, first + prompt).expand(heads, -1)
-    if scores is None or not plan.best:
-        return torch.cat([head, tail], -1)
-    start, stop = first + plan.head, first + prompt - plan.tail
-    best = scores[:, start:stop].topk(plan.best, dim=-1).indices + start  # highest first
-    if not plan.ranked:
-        best = best.sort(-1).values
-    return torch.cat([head.to(best.device), best, tail.to(best.device)], -1)

@@ -10,6 +10,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from scope.cache.policy import Policy
 from scope.decoding import DecodingStrategy
+from scope.policy.attention import Attention
 from scope.policy.plan import View
 from scope.prefill import PrefillMethod
 from scope.util.errors import ScopeError
@@ -105,6 +106,19 @@ def slot_bytes_of(config: PretrainedConfig, policy: Policy, dtype: str, layer: i
     heads = queries if policy.granularity == "query_head" else (getattr(text, "num_key_value_heads", None) or queries)
     dim = getattr(text, "head_dim", None) or text.hidden_size // queries
     return slot_bytes(heads, 2 * dim, getattr(torch, dtype).itemsize, len(policy.decoding.channels))
+
+
+def stored_slot_bytes(config: PretrainedConfig, policy: Policy, attention: Attention) -> list[int]:
+    """Bytes of one slot in each layer, from the prompt's attention in one of them, keys and values as stored.
+
+    The other layers are in proportion to what the configuration says.
+    """
+    keys, channels = attention.keys, len(policy.decoding.channels)
+    own = slot_bytes(keys.shape[1], keys.shape[3] + attention.values.shape[3], keys.element_size(), channels)
+    dtype = str(keys.dtype).partition(".")[2]
+    layers = config.get_text_config(decoder=True).num_hidden_layers
+    expected = [slot_bytes_of(config, policy, dtype, layer) for layer in range(layers)]
+    return [own * size // expected[attention.layer] for size in expected]
 
 
 def prefill_bytes(config: PretrainedConfig, policy: Policy, dtype: str, columns: int, prompt: int) -> int:
