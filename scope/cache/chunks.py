@@ -5,17 +5,17 @@ from torch import Tensor
 
 
 class Chunks:
-    """A prompt that comes in pieces: what its attention needs of it until the last has come, and the policies then."""
+    """The chunks of one layer so far: all keys and values for attention, and the queries that the policies look at."""
 
     def __init__(self, columns: int, recent: int | None) -> None:
-        """recent: how many of the last queries are looked at; None: all."""
+        """columns: P. recent: how many of the last queries the policies look at; None: all."""
         self._columns = columns
         self._unseen = 0 if recent is None else max(0, columns - recent)
         self._whole: dict[str, Tensor] = {}
         self._queries: Tensor | None = None
 
     def add(self, name: str, states: Tensor, at: int) -> Tensor:
-        """Put [B, H, n, D] at columns `at`.. -> [B, H, at + n, D], all of them so far."""
+        """Add the chunk [B, H, n, D] that starts in column `at` -> [B, H, at + n, D], all columns so far."""
         batch, heads, n, dim = states.shape
         if name not in self._whole:
             self._whole[name] = states.new_empty(batch, heads, self._columns, dim)
@@ -23,7 +23,10 @@ class Chunks:
         return self._whole[name][:, :, : at + n]
 
     def add_queries(self, states: Tensor, at: int) -> Tensor | None:
-        """The same of queries -> after the last of them all columns, 0 where nobody looks at them."""
+        """Add the queries of a chunk.
+
+        -> None before the last chunk; then [B, Hq, P, D], where queries that no policy looks at are 0.
+        """
         batch, heads, n, dim = states.shape
         if self._queries is None:
             self._queries = states.new_empty(batch, heads, self._columns - self._unseen, dim)

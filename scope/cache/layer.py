@@ -1,6 +1,6 @@
-"""One layer of the cache: asks the policies, and does to its storage what they decide.
+"""One layer of the cache: it asks the policies what stays, and its storage does it.
 
-Within a step the order is the paper's: append the new pair, attend over everything stored, then evict.
+The order within a step is that of the SCOPE paper: append the new key and value, attend over all slots, then evict.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -24,16 +24,19 @@ from scope.policy.plan import Plan, View
 from scope.util.errors import ScopeError
 
 USED = (
-    "this compressed cache has had its one prompt: make a new cache for the next prompt, shorter or longer; "
-    "chunks and use_cache=False cannot be had with it"
+    "this compressed cache has had its one prompt: make a new cache for the next prompt; "
+    "a prompt in chunks and use_cache=False are not possible with it"
 )
-COARSE = 64  # slots: the protected front is a multiple, so that few prompts differ in it, and few step keys
+COARSE = 64  # slots: the protected front is rounded down to a multiple of it, so that there are few step keys
 
 
 class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers' __init_subclass__
-    """One layer: holds the prompt until its attention has run, then storage with what the prefill method left."""
+    """One layer of a cache. Until the prompt's attention has run it passes the prompt on; then it has a storage.
 
-    is_compileable = False  # generate() would compile the forward on its own otherwise
+    Shapes: B rows, Hq query heads, H heads that are stored, P columns of the padded prompt, S slots, D head dim.
+    """
+
+    is_compileable = False  # if True, transformers' generate() would compile the forward by itself
     is_croppable = False
     is_sliding = False
 
@@ -52,18 +55,18 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.layout = layout
         self.watch = watch
         self.window = rows.windows[index]
-        self.copies = 1  # of each key/value head that are stored
+        self.copies = 1  # how often each key/value head is stored
         self.storage: Storage | None = None
-        self.prompt: Tensor | None = None  # [B] int32: tokens of each row's
-        self.recent_queries: Ring | None = None  # where the strategy wants more than this step's
-        self.seen = 0  # tokens of the longest row, padding included: transformers makes positions from it
+        self.prompt: Tensor | None = None  # [B] int32: the length of each row's prompt
+        self.recent_queries: Ring | None = None  # only if the strategy looks at more than the query of the step
+        self.seen = 0  # columns so far, padding included: transformers computes positions from it
         self._chunks: Chunks | None = None
-        self.views: list[View] = []  # per row, as the prefill left it
+        self.views: list[View] = []  # per row, after the prefill
         self.accounts: list[Account] = []  # per row
-        self._begun = False  # the coming step has been settled already
-        self._scored = False  # the step under way evicts by score
-        self._front = 0  # slots at the front that it protects in every row, where the strategy asks for it
-        self._alike = False  # all heads hold the same tokens in the same slots, and the strategy keeps it so
+        self._begun = False  # `begin` has been called for the coming step
+        self._scored = False  # the current step needs scores
+        self._front = 0  # slots at the front that no row can lose in this step, if the strategy asks for it
+        self._alike = False  # all heads hold the same tokens in the same slots, and the strategy treats them alike
 
     # transformers' interface
 
@@ -74,7 +77,11 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Store [B, H, n, D]: the prompt, at once or in chunks, then token by token. -> what is to be attended to."""
+        """Take new keys and values [B, Hkv, n, D]: the prompt, whole or in chunks, then one token a step.
+
+        -> the keys and values to attend over: of the prompt so far, or of all slots. Raises ScopeError for anything
+        else, such as a second prompt.
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         if self.storage is None:
@@ -88,7 +95,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
                     "the prompt must come in one piece, through scope's attention: make the cache from model.config"
                 )
             else:
-                # A tensor of our own: the attribute below must not stay on a tensor of the model's.
+                # A view, so that the attribute below is not set on the model's own tensor.
                 keys, values = key_states.view_as(key_states), value_states
         elif key_states.shape[2] > 1:
             raise ScopeError(USED)
@@ -99,16 +106,16 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             self.storage.append(self._copied(key_states), self._copied(value_states))
             keys, values = self.storage.keys, self.storage.values
         self.seen += key_states.shape[2]
-        keys.scope_layer = self  # type: ignore[attr-defined]  # how the attention function finds us
+        keys.scope_layer = self  # type: ignore[attr-defined]  # how the attention function finds this layer
         return keys, values
 
     def get_seq_length(self) -> int:
         return self.seen
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """The prompt's; of a decode step none, since its storage knows which slots are empty.
+        """Length and offset of the mask that transformers makes. 0 in a decode step: the storage masks empty slots.
 
-        Raises ScopeError for what is no step, before a model fails at it.
+        Raises ScopeError if several tokens come after the prompt.
         """
         if self.storage is not None and query_length != 1:
             raise ScopeError(USED)
@@ -121,15 +128,15 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         raise ScopeError("a compressed cache serves one batch; make a new one for the next")
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        raise ScopeError("beam search cannot run on a compressed cache: rows would have to share what each has evicted")
+        raise ScopeError("beam search cannot run on a compressed cache: each row has evicted other tokens")
 
-    # what an engine calls, and a step that no engine has begun
+    # what an engine calls; `update` calls `begin` where no engine has
 
     def begin(self) -> Hashable:
-        """Settle on the host what the coming step does. -> see CompressedCache.begin."""
+        """Decide on the host what the coming step does. -> this layer's part of the step key, as in CompressedCache."""
         storage = self.storage
         assert storage is not None
-        if self.index == 0:  # the clock is shared: layer 0 comes first in a step and advances it for all layers
+        if self.index == 0:  # all layers share one clock; layer 0 comes first in a step and advances it
             if self.rows.filled < self.layers:
                 made, ran = self.layers, self.rows.filled
                 raise ScopeError(f"the cache was made for a model of {made} layers, and this one has {ran}")
@@ -139,8 +146,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self._scored = any(plan and plan.best and n > plan.slots for plan, n in zip(plans, held, strict=True))
         self._front = self._protected_front(plans)
         move = storage.begin(plans)
-        for account, had, left in zip(self.accounts, held, storage.stored, strict=True):
-            account.step(had - left)
+        for account, before, after in zip(self.accounts, held, storage.stored, strict=True):
+            account.step(before - after)
         self._begun = True
         return None if move is None else (self._scored, self._front, self._alike, move)
 
@@ -154,12 +161,14 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         positions: Tensor | None,
         sliding_window: int | None,
     ) -> None:
-        """Before the prompt's attention. Shapes as in `Attention`; mask as the model gives it to its backend, positions
-        [B or 1, P]. Raises ScopeError for a mask, positions or a window that the steps could not go on with.
+        """Check a prompt, or a chunk of one, before its attention. Shapes are those of `Attention`.
+
+        mask: as the model gives it to its backend. positions [B or 1, n].
+        Raises ScopeError for a mask, positions or a sliding window that the decode steps would not follow.
         """
         if sliding_window != self.window:
-            told = f"layer {self.index} has a window of {sliding_window} and by the configuration {self.window}"
-            raise ScopeError(f"the cache was not made from this model's configuration: {told}")
+            differs = f"layer {self.index} has a window of {sliding_window} and by the configuration {self.window}"
+            raise ScopeError(f"the cache was not made from this model's configuration: {differs}")
         self.rows.admit(mask, positions, query, keys, self.index)
 
     def compress(
@@ -171,10 +180,11 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         scaling: float,
         sliding_window: int | None,
     ) -> None:
-        """After the prompt's attention: keep what the prefill method says. Shapes as in `Attention`.
+        """Keep what the prefill method chooses, after the prompt's attention. Shapes are those of `Attention`.
 
-        In a layer with a window it chooses among the tokens that the next one sees, and has no say where it would keep
-        more. Of a prompt in chunks, only after the last one; the method is shown the queries that it asks for.
+        If the prompt comes in chunks, this happens after the last one, and the method sees the queries that it asks
+        for. In a layer with a sliding window the method chooses among the tokens that the next token can see. If it
+        would keep more than these, all of these stay.
         """
         if self._chunks is not None:
             queries = self._chunks.add_queries(query, self.seen - query.shape[2])
@@ -198,19 +208,19 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
     def _prompt_attention(
         self, module: nn.Module, query: Tensor, keys: Tensor, values: Tensor, scaling: float, window: int | None
     ) -> Attention:
-        """What the policies see of the prompt; keys and values for every head that is stored."""
+        """The prompt's attention as the policies see it, with keys and values for every head that is stored."""
         positions = self.rows.positions
         assert positions is not None
         if self.policy.granularity == "query_head":
             self.copies = query.shape[1] // keys.shape[1]
             keys, values = self._copied(keys), self._copied(values)
-        columns = positions.to(keys.device)  # layers may lie on several
+        columns = positions.to(keys.device)  # layers may lie on several devices
         by_head = columns[:, None].expand(-1, keys.shape[1], -1)
         attention = Attention(query, keys, values, by_head, columns, scaling, self.index, window)
         return replace(attention, inputs=taken(module))
 
     def _views_after(self, attention: Attention) -> list[View]:
-        """Each row's view of this layer after the prefill. It is computed once for a length and all layers."""
+        """The view of each row after the prefill. It is computed once for each prompt length, for all layers."""
         rows = self.rows
         if any(n not in rows.left for n in rows.lengths):
             bounded = self.policy.max_bytes is not None
@@ -220,7 +230,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         return [rows.left[n][self.index] for n in rows.lengths]
 
     def _kept(self, attention: Attention) -> Kept:
-        """What the prefill method keeps of the prompt, with the channels that the strategy starts from."""
+        """What stays of the prompt in this layer, with the channels that the decoding strategy starts from."""
         lengths = self.rows.lengths
         seen = [reached(n, self.window) for n in lengths]  # tokens of each prompt that the next token can see
         plans = [self.prefill.plan(view) for view in self.views]
@@ -231,16 +241,17 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         return gathered(attention, columns, lengths, self._observed(attention))
 
     def _observed(self, attention: Attention) -> Mapping[str, Tensor]:
-        """The prompt's channels [B, H, P], as the strategy has them start."""
+        """The channels [B, H, P] that the decoding strategy gives to the prompt's slots."""
         if not self.decoding.channels:
             return {}
         none = attention.keys.new_zeros(attention.keys.shape[:3], dtype=torch.float32)
         return self.decoding.observe(replace(attention, channels=dict.fromkeys(self.decoding.channels, none)))
 
     def step(self, query: Tensor, scaling: float, sliding_window: int | None, mask: Tensor | None = None) -> Tensor:
-        """A decode step's attention, query [B, Hq, 1, D] -> [B, 1, Hq, D]; then evict as the strategy says.
+        """The attention of a decode step: query [B, Hq, 1, D] -> [B, 1, Hq, D]. Then evict what the strategy says.
 
-        mask: the caller's, [B, S] or [B, H, 1, S] over all tokens so far, where there is one: it may say nothing new.
+        mask: the caller's, if there is one: [B, n] or [B, H, 1, n] over all n tokens so far. Raises ScopeError if it
+        hides another token than padding.
         """
         storage = self.storage
         assert storage is not None
@@ -280,7 +291,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         return output
 
     def replace(self, rows: Sequence[int], other: "CompressedLayer") -> None:
-        """These rows become those of another cache's layer, whose prompts have just been through."""
+        """Put the rows of `other`, whose prefill has just ended, in place of these rows."""
         assert self.storage is not None
         assert other.storage is not None
         self.storage.replace(rows, other.storage)
@@ -294,12 +305,12 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             self.views[row], self.accounts[row] = view, account
 
     def rest(self, rows: Sequence[int]) -> None:
-        """These rows have ended for good: where nothing bounds what they would go on to store, they begin anew."""
+        """These rows have ended. If the strategy has no bound, their slots are cleared, so that they do not grow on."""
         assert self.storage is not None
         self.storage.clear([row for row in rows if self.decoding.most(self.views[row]) is None])
 
     def _plans(self, stored: Sequence[int]) -> list[Plan | None]:
-        """Each row's plan; rows that are alike share one call."""
+        """The plan of each row. The strategy is asked once for rows with equal views."""
         made: dict[tuple[View, int, int], Plan | None] = {}
         plans = []
         for key in zip(self.views, stored, self.rows.steps, strict=True):
@@ -310,8 +321,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         return plans
 
     def _protected_front(self, plans: Sequence[Plan | None]) -> int:
-        """How many slots at the front no row can lose, where the strategy asks for that; a multiple of COARSE."""
-        if not self.decoding.skips_protected or self.window is not None:  # out of a window, protected slots go as well
+        """How many slots at the front no row can lose: a multiple of COARSE. 0 if the strategy does not ask for it."""
+        if not self.decoding.skips_protected or self.window is not None:  # a sliding window frees protected slots too
             return 0
         heads = [plan.head for plan in plans if plan]
         if not heads:
@@ -320,11 +331,11 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         return front - front % COARSE
 
     def _copied(self, states: Tensor) -> Tensor:
-        """Keys or values [B, Hkv, n, D] for every head that is stored."""
+        """Keys or values [B, Hkv, n, D] -> [B, H, n, D], for every head that is stored."""
         return states if self.copies == 1 else states.repeat_interleave(self.copies, 1)
 
     def _capacity(self, view: View) -> int:
-        """Slots to allocate for a row: what the strategy can ever need, or what the generation can."""
+        """Slots to allocate for a row: the most that it can ever hold, or GROWTH more than now if that is not known."""
         most, tokens = self.decoding.most(view), self.layout.tokens
         grown = view.kept + (GROWTH if tokens is None else tokens)
         if tokens is None and most is not None:

@@ -14,20 +14,23 @@ from scope.policy.plan import View
 
 @dataclass
 class Rows:
-    """What the layers of one cache share: each row's prompt, known once the first layer has seen it, and its clock."""
+    """What the layers of one cache share. Layer 0 sets it when the prompt comes, and advances the clock."""
 
     config: PretrainedConfig
-    windows: tuple[int | None, ...]  # of each layer
-    lengths: list[int] = field(default_factory=list)
-    positions: Tensor | None = None  # [B, P] int32 of the prompts, -1 = padding
-    left: dict[int, list[View]] = field(default_factory=dict)  # by prompt length: each layer's view after the prefill
-    columns: int | None = None  # P where the prompts come in chunks; None: they come in one piece
-    steps: list[int] = field(default_factory=list)  # t of the step under way, per row
-    filled: int = 0  # layers whose prompts have been through
-    _admitted: list[tuple[weakref.ref[Tensor], int | None]] = field(default_factory=list)  # masks, and for which window
+    windows: tuple[int | None, ...]  # the sliding window of each layer, None = none
+    lengths: list[int] = field(default_factory=list)  # tokens of each row's prompt
+    positions: Tensor | None = None  # [B, P] int32: of the prompts' tokens, -1 = padding
+    left: dict[int, list[View]] = field(default_factory=dict)  # by prompt length: the views after the prefill
+    columns: int | None = None  # P if the prompts come in chunks, else None
+    steps: list[int] = field(default_factory=list)  # t of the current step, per row; -1 before the first
+    filled: int = 0  # layers that have a storage
+    _admitted: list[tuple[weakref.ref[Tensor], int | None]] = field(default_factory=list)  # masks and windows
 
     def settle(self, real: Tensor | None, batch: int, columns: int, device: torch.device) -> None:
-        """real [B, P] bool: True where a token is; None = everywhere. Prompts are padded on the left."""
+        """Take the prompts' lengths and positions.
+
+        real [B, P] bool: True for a token, False for padding, which is on the left; None: no padding.
+        """
         if real is None:
             self.lengths = [columns] * batch
         else:
@@ -38,10 +41,10 @@ class Rows:
         self.steps = [-1] * batch
 
     def admit(self, mask: Tensor | None, positions: Tensor | None, query: Tensor, keys: Tensor, layer: int) -> None:
-        """See that the mask of a prompt, or of a piece of it, is one that the steps will go on with.
+        """Check that a prompt's mask, or that of a chunk, is the one that the decode steps will use.
 
-        query [B, Hq, n, D], keys [B, H, S, D]: the last n of S columns are new. Waits for the device, once for each
-        mask. Raises ScopeError where it is another.
+        query [B, Hq, n, D], keys [B, H, S, D]: the last n of S columns are new. Waits for the device once for each
+        mask. Raises ScopeError for any other mask.
         """
         window, batch, n, seen = self.windows[layer], keys.shape[0], query.shape[2], keys.shape[2]
         if mask is not None and self._known(mask, window):
@@ -57,9 +60,9 @@ class Rows:
             require_consecutive(positions, real[:, -n:] if ragged else None)
 
     def admit_step(self, mask: Tensor, seen: int, layer: int) -> None:
-        """The same of a step's mask, where the caller gives one. An engine gives none, and nothing waits.
+        """Check the mask of a decode step, if the caller gives one. scope's engine gives none, so nothing waits.
 
-        Raises ScopeError where it says anything else than that the prompt's tokens, and all after them, are seen.
+        Raises ScopeError if the mask does not show the prompt's tokens and all tokens after them, and no others.
         """
         if self._known(mask, self.windows[layer]):
             return
@@ -67,11 +70,12 @@ class Rows:
         require_causal(mask, with_answer(lengths, seen, mask.device), 1, self.windows[layer])
 
     def replace(self, rows: Sequence[int], other: "Rows") -> None:
+        """Put the prompts and clocks of `other` in place of these rows'."""
         for row, length, step in zip(rows, other.lengths, other.steps, strict=True):
             self.lengths[row], self.steps[row] = length, step
 
     def _known(self, mask: Tensor, window: int | None) -> bool:
-        """Whether another layer was given this very mask; if not, remember it."""
+        """Whether this mask was checked already, in another layer; if not, remember it."""
         window = None if mask.ndim == 2 else window
         self._admitted = [(seen, size) for seen, size in self._admitted if seen() is not None]
         if any(seen() is mask and size == window for seen, size in self._admitted):

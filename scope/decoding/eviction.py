@@ -93,11 +93,11 @@ class Eviction:
         return 1
 
     def within(self, view: View) -> "Eviction":
-        """This strategy with the D that the view's room leaves, and all that follows from D; itself without a room.
+        """This strategy with the largest D for which the layers hold `view.max_slots` at the most; None: unchanged.
 
         Raises ScopeError where that is less than the slots that always stay.
         """
-        return self if view.room is None else largest_within(self, view.of(0).at(0, 0), view.room)
+        return self if view.max_slots is None else largest_within(self, view.of(0).at(0, 0), view.max_slots)
 
     def between(self, view: View) -> int:
         """The most slots that come before some go."""
@@ -158,18 +158,18 @@ class Eviction:
 
 
 @cache
-def largest_within(strategy: Eviction, view: View, room: int) -> Eviction:
-    """The strategy with the largest D whose most, summed over the layers, is no more than `room` slots in each.
+def largest_within(strategy: Eviction, view: View, max_slots: int) -> Eviction:
+    """The strategy with the largest D whose most, summed over the layers, is no more than `max_slots` in each.
 
     A sum, since layers differ: a pyramid's, of the prompt or of D, or one that a sliding window bounds, which leaves
     the others more. Of two D that take the same slots, as where a longer interval needs more beside a smaller D, it is
     the larger. Where layers wait for others (discontinuous's wait="full" after a pyramid) a larger one may fit too.
     Raises ScopeError where none does down to `recent`.
     """
-    views = [replace(view.of(layer), room=None) for layer in range(view.layers)]
+    views = [replace(view.of(layer), max_slots=None) for layer in range(view.layers)]
     sizes = view.slot_bytes or (1,) * len(views)
-    given = room * sum(sizes)
-    budget = given // min(sizes) if any(view.windows) else room
+    given = max_slots * sum(sizes)
+    budget = given // min(sizes) if any(view.windows) else max_slots
     while budget >= strategy.recent:
         tried = replace(strategy, budget=budget)
         over = (
@@ -180,8 +180,8 @@ def largest_within(strategy: Eviction, view: View, room: int) -> Eviction:
         budget -= math.ceil(over / (2 * sum(sizes)))  # a slot of D is at most two in a layer, a pyramid's first
     beside = [_within_window(max(v.kept, strategy.protected(v) + strategy.shared(v)), v) for v in views]
     prompt = math.ceil(sum(n * size for n, size in zip(beside, sizes, strict=True)) / sum(sizes))
-    left = f"{room - prompt} beside {prompt} for a prompt of {view.prompt} tokens"
-    raise ScopeError(f"{room} slots a layer leave {left}: recent, {strategy.recent}, and a period have to fit")
+    left = f"{max_slots - prompt} beside {prompt} for a prompt of {view.prompt} tokens"
+    raise ScopeError(f"{max_slots} slots a layer leave {left}: recent, {strategy.recent}, and a period have to fit")
 
 
 def _within_window(slots: int | None, view: View) -> int:
