@@ -1,4 +1,4 @@
-"""What a model is made of beside its own files: an adapter's base, and code that lies in other repositories."""
+"""What belongs to a model beside its own files: the base of an adapter, and code in other repositories."""
 
 import hashlib
 import json
@@ -11,11 +11,16 @@ from scope.generation.contents import hash_folder
 from scope.generation.places import Place, locate
 from scope.util.errors import ScopeError
 
-MOST_BASES = 8  # adapters upon adapters
+MOST_BASES = 8  # the base of an adapter may be an adapter, so many times
 ADAPTER = "adapter_config.json"
 
 
 def fingerprint(place: Place, revision: str | None, trusted: bool, depth: int = 0) -> str:
+    """40 hex digits that stand for a model and all that belongs to it: a commit, or a hash.
+
+    trusted: whether code that comes with the model is run. depth: how many adapters led to this place.
+    Raises ScopeError for files that cannot be found or read.
+    """
     if place.commit is not None:
         parts = [place.commit]
     else:
@@ -29,7 +34,7 @@ def fingerprint(place: Place, revision: str | None, trusted: bool, depth: int = 
 
 
 def base_of(folder: Path) -> str:
-    """The model that an adapter in a folder is for; empty where the folder is a whole model."""
+    """The folder or hub id of the model that an adapter belongs to; empty if the folder holds a whole model."""
     if (folder / "config.json").is_file() or not (folder / ADAPTER).is_file():
         return ""
     base = _json(folder / ADAPTER).get("base_model_name_or_path")
@@ -39,7 +44,7 @@ def base_of(folder: Path) -> str:
 
 
 def code_places(place: Place, trusted: bool) -> list[Place]:
-    """Other repositories that a model's configuration takes code from, where code is trusted at all."""
+    """Other repositories that the model takes code from; none if such code is not trusted."""
     names: set[str] = set()
     for file in ("config.json", "tokenizer_config.json") if trusted else ():
         path: Path | str = Path(place.name) / file
@@ -48,7 +53,7 @@ def code_places(place: Place, trusted: bool) -> list[Place]:
                 path = huggingface_hub.hf_hub_download(
                     place.name, file, revision=place.commit, local_files_only=place.local
                 )
-            except Exception:  # a file that is not there, or cannot be had: loading says so, where it is needed
+            except Exception:  # loading will report a file that is needed and missing
                 continue
         classes = _json(Path(path)).get("auto_map")
         listed = classes.values() if isinstance(classes, dict) else ()
@@ -58,7 +63,7 @@ def code_places(place: Place, trusted: bool) -> list[Place]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """What a file holds; nothing where it cannot be read, which loading says."""
+    """The contents of a file; empty if it cannot be read, which loading will report."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Models, loaded with scope's attention, so that their caches can be compressed."""
+"""Load models with scope's attention, so that their caches can be compressed."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,21 +15,24 @@ __all__ = ["EMBEDDED", "Loaded", "ModelSource", "RandomModel", "context", "load"
 
 @dataclass(frozen=True)
 class Loaded:
+    """A model with its tokenizer."""
+
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
 
 
 @lru_cache(maxsize=1)
 def load(source: ModelSource) -> Loaded:
-    """The model, ready to generate; the last one stays loaded, since the runs of a sweep mostly share it.
+    """Load a model with its tokenizer. The last one stays in memory, since the runs of a sweep mostly share it.
 
-    Raises ScopeError for a place that holds no model, one that cannot be reached, or a backend that is not installed.
+    Raises ScopeError for a path without a model, a hub that cannot be reached, a damaged file, or a device or backend
+    that this machine does not have.
     """
     source.require()
     name = implementation(source.attention)
     if source.threads:
         torch.set_num_threads(source.threads)
-    source.place()  # what it refuses is one line as it is
+    source.place()  # outside of `named`: its errors name their key
     with named(source):
         tokenizer = source.tokenizer()
         model = source.weights(name)
@@ -38,12 +41,12 @@ def load(source: ModelSource) -> Loaded:
 
 @lru_cache(maxsize=8)
 def load_shape(source: ModelSource) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
-    """The model's configuration and tokenizer, without its weights. Raises ScopeError as `load` does."""
+    """Load the configuration and the tokenizer of a model, without its weights. Raises ScopeError as `load` does."""
     source.place()
     with named(source):
         return source.config(), source.tokenizer()
 
 
 def context(config: PretrainedConfig) -> int | None:
-    """Tokens that the model was made for, None where its configuration does not say."""
+    """The length of the model's context in tokens; None if its configuration does not say."""
     return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)

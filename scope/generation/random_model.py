@@ -1,4 +1,4 @@
-"""Llamas with random weights, of any shape: for speed and memory, without a download."""
+"""Llamas with random weights and any shape, to measure speed and memory without a download."""
 
 import hashlib
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, PreTrainedMo
 from scope.generation.source import AUTO, EMBEDDED, ModelSource
 from scope.util.errors import CombinationError, SettingError, check_choice, check_count
 
-# Shapes of Llamas that need no download. The small one fits two cores.
+# Shapes by name. The small one is fast on two cores.
 PRESETS: dict[str, dict[str, Any]] = {
     "small": {
         "hidden_size": 512,
@@ -36,10 +36,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class RandomModel(ModelSource):
-    """A Llama of a given shape with random weights and the embedded model's tokenizer: for speed and memory, offline.
+    """A Llama with random weights and the tokenizer of the embedded model, to measure speed and memory offline.
 
-    preset: a shape by name; the sizes that follow, by transformers' names, are taken instead of its own where they are
-    given; seed: of the weights, which are the same on every device of a kind. Raises SettingError for what cannot be.
+    preset: a shape by name. The sizes after it have the names of transformers; those that are not None replace the
+    preset's. seed: of the weights, which are the same on all devices of one type, such as all CPUs.
+    Other fields are those of `ModelSource`.
+
+    Raises SettingError or CombinationError for values that are not allowed.
     """
 
     recorded_as: ClassVar[str] = "scope.models.RandomModel"
@@ -74,15 +77,16 @@ class RandomModel(ModelSource):
 
     @property
     def sizes(self) -> dict[str, Any]:
+        """The shape, by the names of transformers."""
         given = {name: getattr(self, name) for name in PRESETS["small"] if getattr(self, name) is not None}
         return PRESETS[self.preset] | given
 
     @property
     def location(self) -> str:
-        return str(EMBEDDED)  # of the tokenizer
+        return str(EMBEDDED)  # the tokenizer is loaded from there
 
     def fingerprint(self) -> str:
-        """Of what the weights are drawn from, the kind of device among it, and of the tokenizer's folder."""
+        """A hash of the shape, the seed, the type of device and the tokenizer."""
         drawn = f"{sorted(self.sizes.items(), key=str)} {self.seed} {self.torch_device().type} {super().fingerprint()}"
         return hashlib.sha256(drawn.encode()).hexdigest()[:40]
 

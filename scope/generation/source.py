@@ -46,17 +46,23 @@ MOST_THREADS = 1024
 class ModelSource:
     """Where a model comes from and how it runs.
 
-    path: a hub id, a folder, or `embedded`. revision: of a hub id; what is loaded is the commit that it names. dtype:
-    `auto` is float32 on a CPU and the checkpoint's own on a GPU. attention: the backend of the prompt's attention;
-    decode steps run scope's own. device: a torch device, or `auto` (a GPU where there is one). device_map: accelerate's
-    way of spreading the layers, such as `auto` or `balanced`; device then does not count. threads: of torch on the CPU,
-    None as torch has it; one is best for a very small model, whose steps are too short to share. layout: how a prompt
-    is framed (`prompts.render`); overlong: a prompt that does not fit the model's context is refused, or cut in its
-    middle. template: arguments of the chat template. template_date: the day that it takes for today, as 2024-07-26;
-    None is the day on which the run is begun. thinking: what opens and what closes the part of an answer that is
-    thought aloud and not scored (scope.scoring.thinking); None is a model that does not think. trust_remote_code:
-    whether to run code that comes with the model. safetensors_only: refuse weights in other formats, which are pickles.
-    Raises SettingError or CombinationError for values that cannot be.
+    path: a hub id, a folder, or `embedded`.
+    revision: of a hub id: a branch, a tag or a commit; None: its main branch.
+    dtype: of weights and cache: float32, bfloat16 or float16. `auto`: float32 on a CPU, else that of the checkpoint.
+    attention: the backend of the prompt's attention: sdpa, eager or flash_attention_2. Decode steps run scope's own.
+    device: a torch device, or `auto`: a GPU if there is one.
+    device_map: how accelerate spreads the layers over devices, such as `auto` or `balanced`; device is then ignored.
+    threads: of torch on the CPU; None: torch's own choice. One is best for a very small model.
+    trust_remote_code: run code that comes with the model.
+    safetensors_only: refuse weights in other formats, which are pickles and may run code.
+    layout: how a prompt is framed (`prompts.render`).
+    overlong: what happens to a prompt that does not fit the model's context: `refuse` it, or `cut` its middle.
+    template: arguments of the chat template, by name.
+    template_date: the day that the template takes for today, such as 2024-07-26; None: the day on which the run began.
+    thinking: the marks before and after the part of an answer that is not scored (scope.scoring.thinking); None: the
+    model has no such part.
+
+    Raises SettingError or CombinationError for values that are not allowed.
     """
 
     recorded_as: ClassVar[str] = "scope.models.ModelSource"
@@ -97,33 +103,34 @@ class ModelSource:
         object.__setattr__(self, "thinking", thinking_pair(self, self.thinking))
 
     def torch_device(self) -> torch.device:
-        """Where it runs; with a device_map, where its first layers do."""
-        asked = self.device if self.device_map is None else self.device_map
-        return devices.automatic() if asked in devices.SPREADS else devices.parse(asked)
+        """The device on which the model runs; with a device_map, that of its first layers."""
+        name = self.device if self.device_map is None else self.device_map
+        return devices.automatic() if name in devices.SPREADS else devices.parse(name)
 
     def expected_devices(self) -> set[torch.device]:
-        """Where its weights will lie, as far as that is known before they are loaded."""
+        """The devices on which the weights will lie, as far as this is known before they are loaded."""
         if self.device_map in devices.EVEN and torch.cuda.device_count() > 1:
             return {torch.device("cuda", index) for index in range(torch.cuda.device_count())}
         return {self.torch_device()}
 
     @property
     def location(self) -> str:
+        """The folder or hub id to load from."""
         return str(EMBEDDED) if self.path == "embedded" else self.path
 
     def place(self) -> Place:
-        """Where its files are. Raises ScopeError where they are nowhere to be had."""
+        """Where its files are. Raises ScopeError if they cannot be found."""
         return locate(self.location, self.revision)
 
     def fingerprint(self) -> str:
-        """Which weights, tokenizer and code these are, without loading them: a commit, or a hash of a folder's files.
+        """Which weights, tokenizer and code these are: 40 hex digits, a commit or a hash of the files. Loads nothing.
 
-        An adapter's base and code that comes from another repository count. Raises ScopeError as `load` does.
+        The base of an adapter, and code from other repositories, are part of it. Raises ScopeError as `load` does.
         """
         return fingerprint(self.place(), self.revision, self.trust_remote_code)
 
     def resolved_dtype(self) -> str:
-        """One of DTYPES: what `auto` comes to here. Raises ScopeError as `load` does."""
+        """The dtype that is used on this machine, one of DTYPES. Raises ScopeError as `load` does."""
         if self.dtype != AUTO:
             return self.dtype
         if self.torch_device().type == "cpu":
@@ -138,29 +145,29 @@ class ModelSource:
 
     @property
     def same_everywhere(self) -> bool:
-        """Whether the identity of its runs is the same on every machine."""
+        """Whether runs of this model have the same identity on every machine."""
         return self.dtype != AUTO
 
     def require(self) -> None:
-        """Raises ImpossibleError, naming the key, for what this machine cannot do, whatever the model is."""
-        key, asked = ("device", self.device) if self.device_map is None else ("device_map", self.device_map)
+        """Raises ImpossibleError, with the key, for settings that this machine cannot follow. Loads nothing."""
+        key, name = ("device", self.device) if self.device_map is None else ("device_map", self.device_map)
         if self.device_map is not None and not devices.has_accelerate():
-            raise ImpossibleError(f"model.device_map={asked}: needs accelerate: pip install 'scope-kv[accelerate]'")
-        if why := "" if asked in devices.SPREADS else devices.lacking(self.torch_device()):
-            raise ImpossibleError(f"model.{key}={asked}: {why}")
+            raise ImpossibleError(f"model.device_map={name}: needs accelerate: pip install 'scope-kv[accelerate]'")
+        if why := "" if name in devices.SPREADS else devices.lacking(self.torch_device()):
+            raise ImpossibleError(f"model.{key}={name}: {why}")
         if self.attention == "flash_attention_2":
             implementation(self.attention)
             if self.torch_device().type != "cuda":
-                raise ImpossibleError(f"attention=flash_attention_2 needs a GPU; model.{key}={asked} is none")
+                raise ImpossibleError(f"attention=flash_attention_2 needs a GPU; model.{key}={name} is none")
             if self.dtype == "float32":
                 raise ImpossibleError("attention=flash_attention_2: takes model.dtype=bfloat16 or float16, not float32")
 
     def template_input(self, day: date) -> TemplateInput:
-        """What its chat template is given, for a run that was begun on that day."""
+        """What the chat template gets beside the message. day: on which the run began."""
         return TemplateInput(self.template, date.fromisoformat(self.template_date) if self.template_date else day)
 
     def config(self) -> PretrainedConfig:
-        """Its configuration, without its weights."""
+        """The configuration of the model, without its weights."""
         place = self.place()
         folder = Path(place.name)
         name = base_of(folder) if place.commit is None and not (folder / "config.json").is_file() else place.name
@@ -168,6 +175,7 @@ class ModelSource:
         return config
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the model, which pads on the left."""
         place = self.place()
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             place.name, padding_side="left", **self._files(place)
@@ -175,7 +183,7 @@ class ModelSource:
         return tokenizer
 
     def weights(self, attention: str) -> PreTrainedModel:
-        """The model on its device; `attention` is an implementation's name."""
+        """The model with its weights, on its device. attention: transformers' `attn_implementation`."""
         place = self.place()
         if place.commit is None and (Path(place.name) / ADAPTER).is_file() and not importlib.util.find_spec("peft"):
             raise ScopeError("it holds an adapter, which needs peft: pip install peft")
@@ -192,7 +200,7 @@ class ModelSource:
         return model
 
     def _files(self, place: Place) -> dict[str, Any]:
-        """How transformers is to get the files."""
+        """Arguments of transformers' `from_pretrained` that say where the files are."""
         foreign = code_places(place, self.trust_remote_code)
         commits = {other.commit for other in foreign if other.commit}
         if len(commits) > 1:  # transformers takes one revision for all code
@@ -208,13 +216,13 @@ class ModelSource:
 
 @contextmanager
 def named(source: ModelSource) -> Iterator[None]:
-    """What goes wrong within is reported under the model's key."""
+    """Errors in this context are raised as one line with the model's key."""
     try:
         yield
     except ScopeError as error:
         if isinstance(error, ConfigError) or str(error).startswith("model."):
-            raise  # it names its key
+            raise  # it names the key already
         raise ScopeError(f"model.path={source.path}: cannot be loaded: {error}") from error
-    except Exception as error:  # what a spoilt file does to the libraries below is theirs to name
+    except Exception as error:  # libraries raise many kinds of errors for a damaged file
         reason = " ".join(str(error).split())
         raise ScopeError(f"model.path={source.path}: cannot be loaded: {reason}") from error

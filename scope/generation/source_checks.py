@@ -10,7 +10,7 @@ from scope.util.errors import CombinationError, SettingError
 
 
 def check_device(source: object, name: str, words: tuple[str, ...]) -> None:
-    """The field `name` is one of `words` or a torch device."""
+    """Check that the field `name` is one of `words` or a torch device."""
     value = getattr(source, name)
     try:
         if value not in words:
@@ -22,7 +22,7 @@ def check_device(source: object, name: str, words: tuple[str, ...]) -> None:
 
 
 def check_template(source: object, template: object, template_date: object, layout: str) -> None:
-    """The arguments and the day of a chat template, and that the layout uses one."""
+    """Check the arguments and the day of a chat template, and that the layout uses a template."""
     if not isinstance(template, Mapping):
         raise SettingError(source, "template", template, "arguments of the chat template, as name: value")
     for name, value in template.items():
@@ -42,7 +42,7 @@ def check_template(source: object, template: object, template_date: object, layo
 
 
 def thinking_pair(source: object, thinking: object) -> tuple[str, str] | None:
-    """The two marks as a tuple, also where YAML gave a list; None stays None."""
+    """Check the two marks -> them as a tuple, since YAML gives a list; None stays None."""
     if thinking is None:
         return None
     pair = tuple(thinking) if isinstance(thinking, list | tuple) else ()
