@@ -24,7 +24,7 @@ from scope.policy.plan import Plan, View
 from scope.util.errors import ScopeError
 
 USED = (
-    "this compressed cache has had its one prompt: make a new cache for the next prompt; "
+    "a compressed cache takes one prompt, and this one has it: make a new cache for the next prompt; "
     "a prompt in chunks and use_cache=False are not possible with it"
 )
 COARSE = 64  # slots: the protected front is rounded down to a multiple of it, so that there are few step keys
@@ -48,6 +48,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         layout: Layout,
         watch: Callable[[Attention], None] | None = None,
     ) -> None:
+        """index: of the layer, from 0. rows: shared by all layers. layout, watch: as in `CompressedCache`."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.index, self.layers = index, rows.config.num_hidden_layers
         self.policy, self.prefill, self.decoding = policy, policy.prefill, policy.decoding
@@ -222,12 +223,12 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
     def _views_after(self, attention: Attention) -> list[View]:
         """The view of each row after the prefill. It is computed once for each prompt length, for all layers."""
         rows = self.rows
-        if any(n not in rows.left for n in rows.lengths):
+        if any(n not in rows.views for n in rows.lengths):
             bounded = self.policy.max_bytes is not None
             bytes_of = stored_slot_bytes(rows.config, self.policy, attention) if bounded else ()
             for n in set(rows.lengths):
-                rows.left[n] = after_prefill(self.policy, n, rows.windows, bytes_of)
-        return [rows.left[n][self.index] for n in rows.lengths]
+                rows.views[n] = after_prefill(self.policy, n, rows.windows, bytes_of)
+        return [rows.views[n][self.index] for n in rows.lengths]
 
     def _kept(self, attention: Attention) -> Kept:
         """What stays of the prompt in this layer, with the channels that the decoding strategy starts from."""
@@ -237,7 +238,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         plans = [plan if plan and plan.slots <= n else None for plan, n in zip(plans, seen, strict=True)]
         scores = self.prefill.score(attention) if any(plan and plan.best for plan in plans) else None
         columns = kept_columns(plans, seen, attention.keys.shape[1:3], scores)
-        del scores
+        del scores  # to free its memory before the copies are made
         return gathered(attention, columns, lengths, self._observed(attention))
 
     def _observed(self, attention: Attention) -> Mapping[str, Tensor]:

@@ -20,7 +20,7 @@ class Rows:
     windows: tuple[int | None, ...]  # the sliding window of each layer, None = none
     lengths: list[int] = field(default_factory=list)  # tokens of each row's prompt
     positions: Tensor | None = None  # [B, P] int32: of the prompts' tokens, -1 = padding
-    left: dict[int, list[View]] = field(default_factory=dict)  # by prompt length: the views after the prefill
+    views: dict[int, list[View]] = field(default_factory=dict)  # by prompt length: the views after the prefill
     columns: int | None = None  # P if the prompts come in chunks, else None
     steps: list[int] = field(default_factory=list)  # t of the current step, per row; -1 before the first
     filled: int = 0  # layers that have a storage

@@ -88,7 +88,7 @@ def _attend(
     if layer is not None:
         _check(module, kwargs)  # once, with the prompt: steps get the same arguments
         if backend == "eager" and attention_mask is None and query.shape[2] > 1:
-            raise ScopeError("attention_mask: none reached eager attention, which would then look ahead")
+            raise ScopeError("attention_mask: eager attention got none, and would look ahead")
         layer.admit(query, key, attention_mask, kwargs.get("position_ids"), sliding_window)
     attend = _backend(backend, module)
     if backend == "flash_attention_2":  # it reads its own name in the module's configuration
@@ -116,7 +116,8 @@ def _check(module: nn.Module, extras: Mapping[str, object]) -> None:
         raise ScopeError("this model's attention looks ahead (is_causal=False): a compressed cache needs a causal one")
     for name, meaning in UNKNOWN.items():
         if extras.get(name) is not None:
-            raise ScopeError(f"this model's attention has {meaning} ({name}), which a compressed cache does not know")
+            has = f"{meaning} ({name})"
+            raise ScopeError(f"this model's attention has {has}, which a compressed cache does not support")
 
 
 class _Instead:

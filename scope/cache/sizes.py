@@ -88,9 +88,9 @@ def windows_of(config: PretrainedConfig) -> tuple[int | None, ...]:
         elif type(layer) is DynamicSlidingWindowLayer and layer.sliding_window > 1:
             windows.append(layer.sliding_window)
         else:
-            raise ScopeError(f"this model has layers that a compressed cache does not know ({type(layer).__name__})")
+            raise ScopeError(f"this model has layers that a compressed cache does not support ({type(layer).__name__})")
     if len(windows) < (layers := config.get_text_config(decoder=True).num_hidden_layers):
-        raise ScopeError(f"this model's layers share what they hold ({len(windows)} of {layers} hold it)")
+        raise ScopeError(f"this model's layers share keys and values ({len(windows)} of {layers} store them)")
     return tuple(windows)
 
 

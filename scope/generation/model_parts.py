@@ -27,7 +27,8 @@ def fingerprint(place: Place, revision: str | None, trusted: bool, depth: int = 
         parts = [hash_folder(Path(place.name))]
         if base := base_of(Path(place.name)):
             if depth == MOST_BASES:
-                raise ScopeError(f"model.path={place.name}: its adapters stand on each other without an end")
+                chain = f"the base of its adapter is an adapter too, and so on, {MOST_BASES} times"
+                raise ScopeError(f"model.path={place.name}: {chain}")
             parts.append(fingerprint(locate(base, None), None, trusted, depth + 1))
     parts += [other.commit or hash_folder(Path(other.name)) for other in code_places(place, trusted)]
     return parts[0][:40] if len(parts) == 1 else hashlib.sha256(" ".join(parts).encode()).hexdigest()[:40]

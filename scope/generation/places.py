@@ -88,8 +88,8 @@ def _commit(name: str, revision: str | None) -> Place:
         raise ScopeError(f"{refused} is not on the hub (or private: `hf auth login` or HF_TOKEN)") from error
     except Exception as error:  # errors of the network library
         reason = error
-        asked = f"{name} --revision {revision}" if revision else name
-        why = f"the hub cannot be reached and it is not in the cache; where there is a network: hf download {asked}"
+        wanted = f"{name} --revision {revision}" if revision else name
+        why = f"the hub cannot be reached and it is not in the cache; where there is a network: hf download {wanted}"
     else:
         return Place(name, commit, local=False)
     if there is None:

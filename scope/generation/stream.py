@@ -160,7 +160,7 @@ class Batch:
         if self._ahead:
             self._chosen.note(self._rows, self._clock.now())  # those of the step before, while the device runs this one
         self._chosen = Tokens(choose(logits, self._sampling, self._rows))
-        self._told()
+        self._announce()
 
     def _open(self, prompts: Sequence[tuple[int, Prompt]]) -> None:
         """Prefill the first prompts. Their cache becomes that of the batch."""
@@ -169,9 +169,9 @@ class Batch:
         layout = Layout(self._most, self._options.storage, self._kind != "eager")
         self._cache, self._rows, self._chosen, positions = self._start(prompts, layout)
         self._stepper = Stepper(self._model, self._cache, positions, self._kind)
-        self._told()
+        self._announce()
 
-    def _told(self) -> None:
+    def _announce(self) -> None:
         """Give the chosen tokens to the rows, and call the hooks."""
         assert self._cache is not None
         if not self._ahead:

@@ -45,10 +45,7 @@ def votes(
         begin = torch.zeros(batch, dtype=torch.int32, device=keys.device)
     sums = torch.empty(batch, query_heads, columns, dtype=torch.float32, device=keys.device)
     result = torch.empty(batch, heads, columns, dtype=torch.float32, device=keys.device)
-    width = padded(dim) * keys.element_size()
-    if queries.dtype == torch.float32:  # tensor cores are not used, and products are held in registers
-        width *= 2
-    rows, tile = max(16, min(128, HELD_BYTES // width)), max(16, min(64, TILE_BYTES // width))
+    rows, tile = _sizes(dim, queries.dtype)
     shared = (
         *queries.stride()[:3],
         *keys.stride()[:3],
@@ -72,6 +69,14 @@ def votes(
         queries, keys, begin, sums, result, *shared, num_warps=8, num_stages=3
     )
     return result
+
+
+def _sizes(dim: int, dtype: torch.dtype) -> tuple[int, int]:
+    """-> how many queries or keys a program keeps, and how many it reads at a time."""
+    width = padded(dim) * dtype.itemsize
+    if dtype == torch.float32:  # tensor cores are not used, and products are held in registers
+        width *= 2
+    return max(16, min(128, HELD_BYTES // width)), max(16, min(64, TILE_BYTES // width))
 
 
 def votes_twin(
