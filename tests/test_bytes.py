@@ -155,7 +155,7 @@ def test_no_larger_d_has_room(name: str, prompt: int) -> None:
     views = in_slots(method, prompt)
     assert [view.of(at.layer) for view in views for at in views] == LAYERS * views
     for room in (*rooms, rooms[-1] + 7):
-        bound = [replace(view, room=room) for view in views]
+        bound = [replace(view, max_slots=room) for view in views]
         assert sum(peaks(policy, bound)) <= LAYERS * room
         sizes_of = {d: sum(replace(policy, budget=d).most(view) for view in views) for d in range(4, room + 1)}
         largest = max(d for d, slots in sizes_of.items() if slots <= LAYERS * room)

@@ -715,7 +715,8 @@ def test_a_room_is_filled_and_never_passed(
     plans = [method.plan(view) for view in asked]
     left = tuple(plan.slots if plan else prompt for plan in plans)
     views = [
-        replace(v, budget=method.slots(prompt), capacity=method.capacity(v), prefilled=left, room=room) for v in asked
+        replace(v, budget=method.slots(prompt), capacity=method.capacity(v), prefilled=left, max_slots=room)
+        for v in asked
     ]
     stored, peak = list(left), 0
     for t in range(3 * policy.period + 150):
@@ -734,7 +735,7 @@ def test_a_room_is_filled_and_never_passed(
 
 
 def test_a_room_too_small_is_refused() -> None:
-    view = View(0, 1, prompt=30, stored=31, budget=16, capacity=16, prefilled=(16,), room=22)
+    view = View(0, 1, prompt=30, stored=31, budget=16, capacity=16, prefilled=(16,), max_slots=22)
     with pytest.raises(ScopeError) as refused:
         decoding.Slide(8, 6).plan(view)
     assert str(refused.value) == (

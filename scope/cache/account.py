@@ -1,21 +1,22 @@
-"""How many slots one row of one layer held, and when: kept as runs of equal steps, so that it stays small."""
+"""How many slots one row of one layer held after each step. Equal steps in a row are stored as one entry."""
 
 
 class Account:
-    """Counts after the prefill (`steps` 0) and after each decode step, each of which adds one and frees `freed`."""
+    """The slots of one row and layer over time: time 0 is after the prefill, time n after n decode steps."""
 
     def __init__(self, kept: int) -> None:
         self._kept = kept
         self._runs: list[list[int]] = []  # [slots freed by a step, how many steps in a row]
 
     def step(self, freed: int) -> None:
+        """A decode step has added one slot and freed so many."""
         if self._runs and self._runs[-1][0] == freed:
             self._runs[-1][1] += 1
         else:
             self._runs.append([freed, 1])
 
     def history(self, steps: int) -> list[int]:
-        """Slots held at the times 0 .. steps."""
+        """Slots held at each of the times 0 to `steps`."""
         held = [self._kept]
         for freed, count in self._runs:
             for _ in range(min(count, steps + 1 - len(held))):
@@ -23,8 +24,9 @@ class Account:
         return held
 
     def slots(self, steps: int) -> int:
+        """Slots held at the time `steps`."""
         return self.history(steps)[-1]
 
     def peak(self, steps: int) -> int:
-        """The most slots needed at once up to then: a token comes before another goes."""
+        """The most slots held at once up to the time `steps`: in a step one is added before others are freed."""
         return max([self._kept, *(held + 1 for held in self.history(steps)[:-1])])

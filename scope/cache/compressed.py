@@ -1,4 +1,4 @@
-"""The cache that transformers sees. One cache for one batch of samples: made for it, dropped after it."""
+"""The cache that transformers sees. A cache serves one batch of prompts and is then dropped."""
 
 import hashlib
 from collections.abc import Callable, Hashable, Sequence
@@ -9,8 +9,9 @@ from torch import Tensor
 from transformers import Cache, PretrainedConfig
 
 from scope.cache.fused import Storages
-from scope.cache.layer import CompressedLayer, Rows
+from scope.cache.layer import CompressedLayer
 from scope.cache.policy import Policy
+from scope.cache.rows import Rows
 from scope.cache.seam import adopt
 from scope.cache.sizes import reached, slot_bytes, windows_of
 from scope.cache.slots import Layout, Storage
@@ -21,15 +22,24 @@ from scope.util.errors import ScopeError
 
 
 class CompressedCache(Cache):
-    """A transformers cache whose prompt is compressed by `prefill` and whose generation by `decoding`.
+    """A transformers cache that compresses the prompt by one policy and the generation by another.
 
-        cache = CompressedCache(model.config, prefill=SnapKV(2048, 8), decoding=Slide(512, 256))
+        cache = CompressedCache(model.config, SnapKV(budget=2048, window=8), Slide(budget=512, recent=256))
+        model.generate(**inputs, past_key_values=cache, max_new_tokens=600)
 
-    The model whose config this is runs scope's attention from then on. prefill, decoding, granularity and max_bytes are
-    those of a `Policy`; None: nothing is evicted there. `layout`: how it lies in memory. `watch` is shown the attention
-    of each layer and step before anything is evicted; it must not keep its tensors.
-    Raises SettingError for what a `Policy` refuses, and ScopeError for a model, or a use, that eviction cannot support:
-    a second prompt, beam search, cropping.
+    From then on the model with this configuration runs scope's attention. A cache serves one batch and one prompt. Rows
+    are padded on the left. Source: SCOPE, the paper that this project is named after, sections 3 and 4.
+
+    config: the model's configuration, `model.config`.
+    prefill: the prefill method, which compresses the prompt; None: nothing is evicted from it.
+    decoding: the decoding strategy, which compresses the generation; None: nothing is evicted while decoding.
+    granularity, max_bytes: as in `Policy`.
+    layout: how slots lie in memory; None: as is usual. It changes no answer.
+    watch: is called with the attention of each layer, for the prompt and in each step, before anything is evicted. It
+    must not keep the tensors.
+
+    Raises SettingError or CombinationError for what a `Policy` refuses. Raises ScopeError for a model, or a use, that a
+    compressed cache does not support, such as a second prompt, beam search or cropping.
     """
 
     def __init__(
@@ -65,12 +75,13 @@ class CompressedCache(Cache):
         layout: Layout | None = None,
         watch: Callable[[Attention], None] | None = None,
     ) -> Self:
-        """The same, for a policy in one piece."""
+        """Make a cache for a `Policy`. Other arguments and errors are those of the class."""
         return cls(config, policy.prefill, policy.decoding, policy.granularity, policy.max_bytes, layout, watch)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
+        """Take new keys and values [B, Hkv, n, D] of a layer. -> those to attend over. Raises ScopeError for misuse."""
         if layer_idx >= len(self._layers):
             raise ScopeError(f"the cache was made for a model of {len(self._layers)} layers, and this one has more")
         return self._layers[layer_idx].update(key_states, value_states)
@@ -79,73 +90,81 @@ class CompressedCache(Cache):
         raise ScopeError("a compressed cache cannot be rolled back (assisted decoding needs that)")
 
     def expect(self, real: Tensor) -> None:
-        """The prompts will come in chunks. real [B, P] bool: True where a token is, False where padding on the left."""
+        """Announce prompts that come in chunks. real [B, P] bool: True for a token, False for padding on the left."""
         self.rows.columns = real.shape[1]
         self.rows.settle(real, real.shape[0], real.shape[1], real.device)
 
     def begin(self) -> Hashable:
-        """Settle on the host what the coming step does, so that the step itself need not ask the host for anything.
+        """Decide on the host what the coming step does. The step itself then never waits for the host.
 
-        -> equal for two steps that run the same operations, so that one may be recorded and replayed as the other; None
-        for a step that cannot be. A step that was not begun begins by itself.
+        -> the step key. Two steps with equal keys run the same operations, so a recording of one can be replayed as the
+        other. None: the step cannot be recorded. If an engine does not call this, `update` does.
         """
         moves = tuple([layer.begin() for layer in self._layers])
         return None if None in moves else moves
 
     def replace(self, rows: Sequence[int], other: "CompressedCache") -> None:
-        """Rows of this batch become those of `other`, made with the same policies, whose prompts have been through."""
+        """Put the rows of another cache in place of these rows, so that a batch can go on with new prompts.
+
+        rows: indices in this batch, one for each row of `other`. other: a cache of the same policy after its prefill.
+        """
         for own, new in zip(self._layers, other._layers, strict=True):
             own.replace(rows, new)
         self.rows.replace(rows, other.rows)
 
     def rest(self, rows: Sequence[int]) -> None:
-        """These rows of the batch have ended, and none takes their place: what they store is no longer looked at."""
+        """Rows of the batch have ended and are not replaced. What they store is no longer read."""
         for layer in self._layers:
             layer.rest(rows)
 
     def require_prompt(self) -> None:
-        """Raises ScopeError where a prompt went by without being compressed: the model runs another attention."""
+        """Raises ScopeError if a prompt was not compressed, since the model does not run scope's attention."""
         if any(layer.seen and layer.storage is None for layer in self._layers):
             raise ScopeError("the model does not run scope's attention: load it with scope.generation.models")
 
     def positions(self, layer: int) -> Tensor:
-        """-> [B, H, S] int32: the position of the token in each slot, -1 = empty."""
+        """-> [B, H, S] int32: the position in the text of the token in each slot, counted from 0; -1 = empty.
+
+        H is the number of key/value heads, or of query heads with granularity `query_head`.
+        """
         return self._storage(layer).positions
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys, values and channels, as allocated, in all layers; the last queries, where a strategy asks for
-        them, are not among them."""
+        """Bytes that are allocated for keys, values and channels, in all layers.
+
+        The recent queries that some strategies look at are not counted.
+        """
         return sum(self._storage(i).nbytes for i in range(len(self._layers)))
 
     def slots(self, row: int, steps: int) -> list[int]:
-        """Slots stored in each layer for that row, `steps` decode steps after the prefill."""
+        """Slots that this row holds in each layer, `steps` decode steps after the prefill."""
         return [layer.accounts[row].slots(steps) for layer in self._layers]
 
     def peak_slots(self, row: int, steps: int) -> list[int]:
-        """The most slots that row needed at once in each layer, up to `steps` decode steps after the prefill."""
+        """The most slots that this row held at once in each layer, up to `steps` decode steps after the prefill."""
         return [layer.accounts[row].peak(steps) for layer in self._layers]
 
     def trace(self, row: int, steps: int) -> str:
-        """A fingerprint of how many slots each layer held for that row after the prefill and after each step."""
+        """16 hex digits: a hash of the slots that this row held in each layer after the prefill and each step."""
         sizes = [layer.accounts[row].history(steps) for layer in self._layers]
         return hashlib.sha256(repr(sizes).encode()).hexdigest()[:16]
 
     def full_slots(self, tokens: int) -> list[int]:
-        """Slots that transformers' own cache holds in each layer of a row after that many tokens."""
+        """Slots that transformers' own cache holds in each layer, for a row of `tokens` tokens."""
         return [reached(tokens, window) for window in self.rows.windows]
 
     def full_bytes(self, tokens: int) -> int:
-        """What these take: keys and values, each key/value head once."""
+        """Bytes of these slots: keys and values of each key/value head, stored once."""
         of_slot = [self.slot_bytes(i, channels=False) // layer.copies for i, layer in enumerate(self._layers)]
         return sum(n * size for n, size in zip(self.full_slots(tokens), of_slot, strict=True))
 
     def slot_bytes(self, layer: int, channels: bool = True) -> int:
-        """Bytes of one token in one layer, all heads: its key, its value and, with `channels`, what is noted of it."""
+        """Bytes of one token in one layer, all heads: its key, its value and, with `channels`, its channels."""
         storage = self._storage(layer)
         keys, values = storage.keys, storage.values
-        noted = len(storage.channels) if channels else 0
-        return slot_bytes(keys.shape[1], keys.shape[3] + values.shape[3], keys.element_size(), noted)
+        numbers = len(storage.channels) if channels else 0
+        return slot_bytes(keys.shape[1], keys.shape[3] + values.shape[3], keys.element_size(), numbers)
 
     def _storage(self, layer: int) -> Storage:
         storage = self._layers[layer].storage

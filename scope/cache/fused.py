@@ -1,4 +1,4 @@
-"""Slots whose steps run as Triton kernels, where there are any: the same as `Slots`, in fewer passes over memory."""
+"""Slots whose steps run as Triton kernels. Same results as `Slots`, with fewer passes over memory."""
 
 from collections.abc import Hashable
 
@@ -12,9 +12,9 @@ from scope.kernels.decode import Cached, Eligible, Token, Workspace
 
 
 class Storages:
-    """Makes the storages of one cache: slots, fused where the device and the model's shape allow it.
+    """Makes the storages of one cache: `FusedSlots` if the kernels run on the device and take the shape, else `Slots`.
 
-    Fused layers run after each other and share their workspace.
+    Layers run one after the other, so they share a workspace.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Storages:
         return Slots(kept, capacity, whole)
 
     def workspace(self, query: Tensor, keys: Tensor, capacity: int) -> Workspace:
-        """For query [B, Hq, D] and keys [B, H, S, D], with that many slots at the most."""
+        """The shared buffers for query [B, Hq, D] and keys [B, H, S, D]. capacity: the most slots of a layer."""
         batch, query_heads, dim = query.shape
         heads = keys.shape[1]
         key = (batch, query_heads, heads, dim, query.dtype, query.device)  # layers may lie on several devices
@@ -36,9 +36,12 @@ class Storages:
 
 
 class FusedSlots(Slots):
-    """Attention with what each slot received in one pass over keys and values; the new token written, and the worst
-    slot found and freed, by one kernel each. Steps that free several slots, or look behind earlier evictions, and those
-    of a layer with a sliding window evict as `Slots` does."""
+    """Attention and the scores from it take one pass over keys and values. Writing a token and freeing a slot take one
+    kernel each.
+
+    A step evicts as `Slots` does if it frees several slots, if it has gaps (`Move.gaps`), or if the layer has a sliding
+    window.
+    """
 
     def __init__(self, kept: Kept, capacity: int, whole: bool, storages: Storages) -> None:
         super().__init__(kept, capacity, whole)

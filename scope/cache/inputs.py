@@ -1,4 +1,4 @@
-"""What each layer's attention is given, noted for prefill methods that ask for it (`layer_inputs`)."""
+"""The inputs of each layer's attention, recorded for prefill methods that need them (`layer_inputs = True`)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,21 +10,21 @@ from transformers import PreTrainedModel
 
 from scope.policy.attention import LayerInputs
 
-NOTED = "scope_inputs"  # on the attention module, from its call until `taken`
+NOTED = "scope_inputs"  # attribute of the attention module, from its call until `taken`
 
 
 @contextmanager
 def layer_inputs(model: PreTrainedModel) -> Iterator[None]:
-    """While it lasts, each attention of the model notes its module, hidden states and position embeddings.
+    """In this context each attention of the model records its module, hidden states and position embeddings.
 
-    Of prompts, not of decode steps; of a prompt in chunks, all of them. The modules can reach the model's rotary
-    embedding meanwhile (`rotary_emb`), as they could in older transformers.
+    Only prompts are recorded, not decode steps; the chunks of a prompt are joined. Meanwhile each attention module has
+    the model's rotary embedding as `rotary_emb`, as it had in older versions of transformers.
     """
     rotary = getattr(model.base_model, "rotary_emb", None)
     attentions = [module for module in model.modules() if hasattr(module, "layer_idx") and hasattr(module, "is_causal")]
     hooks = [module.register_forward_pre_hook(_note, with_kwargs=True) for module in attentions]
     for module in attentions:
-        module.__dict__["rotary_emb"] = rotary  # not as a part of it: its state stays what it was
+        module.__dict__["rotary_emb"] = rotary  # not as a submodule, so state_dict stays the same
     try:
         yield
     finally:
@@ -35,7 +35,7 @@ def layer_inputs(model: PreTrainedModel) -> Iterator[None]:
 
 
 def taken(module: nn.Module) -> LayerInputs | None:
-    """What was noted of the prompt that went through this attention, once; None where nothing was."""
+    """The recorded inputs of this attention, which are removed from it; None where nothing was recorded."""
     noted: LayerInputs | None = module.__dict__.pop(NOTED, None)
     return noted
 

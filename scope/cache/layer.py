@@ -1,137 +1,42 @@
-"""One layer of the cache: asks the policies, and does to its storage what they decide.
+"""One layer of the cache: it asks the policies what stays, and its storage does it.
 
-Within a step the order is the paper's: append the new pair, attend over everything stored, then evict.
+The order within a step is that of the SCOPE paper: append the new key and value, attend over all slots, then evict.
 """
 
-import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PretrainedConfig
 from transformers.cache_utils import CacheLayerMixin
 
 from scope.cache.account import Account
+from scope.cache.chunks import Chunks
 from scope.cache.inputs import taken
-from scope.cache.masks import real_tokens, require_causal, require_consecutive, with_answer
+from scope.cache.placing import gathered, kept_columns
 from scope.cache.policy import Policy
 from scope.cache.ring import Ring
-from scope.cache.sizes import after_prefill, most_slots, reached, slot_bytes, slot_bytes_of
+from scope.cache.rows import Rows
+from scope.cache.sizes import after_prefill, most_slots, reached, stored_slot_bytes
 from scope.cache.slots import GROWTH, Kept, Layout, Slots, Storage
 from scope.policy.attention import Attention, by_rows
 from scope.policy.plan import Plan, View
 from scope.util.errors import ScopeError
 
 USED = (
-    "this compressed cache has had its one prompt: make a new cache for the next prompt, shorter or longer; "
-    "chunks and use_cache=False cannot be had with it"
+    "a compressed cache takes one prompt, and this one has it: make a new cache for the next prompt; "
+    "a prompt in chunks and use_cache=False are not possible with it"
 )
-COARSE = 64  # slots by which the protected front is told
-
-
-@dataclass
-class Rows:
-    """What the layers of one cache share: each row's prompt, known once the first layer has seen it, and its clock."""
-
-    config: PretrainedConfig
-    windows: tuple[int | None, ...]  # of each layer
-    lengths: list[int] = field(default_factory=list)
-    positions: Tensor | None = None  # [B, P] int32 of the prompts, -1 = padding
-    left: dict[int, list[View]] = field(default_factory=dict)  # by prompt length: each layer's view after the prefill
-    columns: int | None = None  # P where the prompts come in chunks; None: they come in one piece
-    steps: list[int] = field(default_factory=list)  # t of the step under way, per row
-    filled: int = 0  # layers whose prompts have been through
-    _admitted: list[tuple[weakref.ref[Tensor], int | None]] = field(default_factory=list)  # masks, and for which window
-
-    def settle(self, real: Tensor | None, batch: int, columns: int, device: torch.device) -> None:
-        """real [B, P] bool: True where a token is; None = everywhere. Prompts are padded on the left."""
-        if real is None:
-            self.lengths = [columns] * batch
-        else:
-            self.lengths = real.sum(-1).tolist()
-        first = columns - torch.tensor(self.lengths, dtype=torch.int32, device=device)
-        column = torch.arange(columns, dtype=torch.int32, device=device)
-        self.positions = (column - first[:, None]).clamp(min=-1)
-        self.steps = [-1] * batch
-
-    def admit(self, mask: Tensor | None, positions: Tensor | None, query: Tensor, keys: Tensor, layer: int) -> None:
-        """See that the mask of a prompt, or of a piece of it, is one that the steps will go on with.
-
-        query [B, Hq, n, D], keys [B, H, S, D]: the last n of S columns are new. Waits for the device, once for each
-        mask. Raises ScopeError where it is another.
-        """
-        window, batch, n, seen = self.windows[layer], keys.shape[0], query.shape[2], keys.shape[2]
-        if mask is not None and self._known(mask, window):
-            return
-        if self.positions is None:
-            self.settle(real_tokens(mask, batch, n), batch, n, keys.device)
-        assert self.positions is not None
-        ragged = min(self.lengths) < self.positions.shape[1]
-        real = self.positions[:, :seen] >= 0
-        if mask is not None or (ragged and layer == 0):
-            require_causal(mask, real, n, window)
-        if layer == 0:
-            require_consecutive(positions, real[:, -n:] if ragged else None)
-
-    def admit_step(self, mask: Tensor, seen: int, layer: int) -> None:
-        """The same of a step's mask, where the caller gives one. An engine gives none, and nothing waits.
-
-        Raises ScopeError where it says anything else than that the prompt's tokens, and all after them, are seen.
-        """
-        if self._known(mask, self.windows[layer]):
-            return
-        lengths = [length + step + 1 for length, step in zip(self.lengths, self.steps, strict=True)]
-        require_causal(mask, with_answer(lengths, seen, mask.device), 1, self.windows[layer])
-
-    def replace(self, rows: Sequence[int], other: "Rows") -> None:
-        for row, length, step in zip(rows, other.lengths, other.steps, strict=True):
-            self.lengths[row], self.steps[row] = length, step
-
-    def _known(self, mask: Tensor, window: int | None) -> bool:
-        """Whether another layer was given this very mask; if not, remember it."""
-        window = None if mask.ndim == 2 else window
-        self._admitted = [(seen, size) for seen, size in self._admitted if seen() is not None]
-        if any(seen() is mask and size == window for seen, size in self._admitted):
-            return True
-        self._admitted.append((weakref.ref(mask), window))
-        return False
-
-
-class _Chunks:
-    """A prompt that comes in pieces: what its attention needs of it until the last has come, and the policies then."""
-
-    def __init__(self, columns: int, recent: int | None) -> None:
-        """recent: how many of the last queries are looked at; None: all."""
-        self._columns = columns
-        self._unseen = 0 if recent is None else max(0, columns - recent)
-        self._whole: dict[str, Tensor] = {}
-        self._queries: Tensor | None = None
-
-    def add(self, name: str, states: Tensor, at: int) -> Tensor:
-        """Put [B, H, n, D] at columns `at`.. -> [B, H, at + n, D], all of them so far."""
-        batch, heads, n, dim = states.shape
-        if name not in self._whole:
-            self._whole[name] = states.new_empty(batch, heads, self._columns, dim)
-        self._whole[name][:, :, at : at + n] = states
-        return self._whole[name][:, :, : at + n]
-
-    def add_queries(self, states: Tensor, at: int) -> Tensor | None:
-        """The same of queries -> after the last of them all columns, 0 where nobody looks at them."""
-        batch, heads, n, dim = states.shape
-        if self._queries is None:
-            self._queries = states.new_empty(batch, heads, self._columns - self._unseen, dim)
-        skipped = max(0, self._unseen - at)
-        if skipped < n:
-            self._queries[:, :, at + skipped - self._unseen : at + n - self._unseen] = states[:, :, skipped:]
-        return None if at + n < self._columns else F.pad(self._queries, (0, 0, self._unseen, 0))
+COARSE = 64  # slots: the protected front is rounded down to a multiple of it, so that there are few step keys
 
 
 class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers' __init_subclass__
-    """One layer: holds the prompt until its attention has run, then storage with what the prefill method left."""
+    """One layer of a cache. Until the prompt's attention has run it passes the prompt on; then it has a storage.
 
-    is_compileable = False  # generate() would compile the forward on its own otherwise
+    Shapes: B rows, Hq query heads, H heads that are stored, P columns of the padded prompt, S slots, D head dim.
+    """
+
+    is_compileable = False  # if True, transformers' generate() would compile the forward by itself
     is_croppable = False
     is_sliding = False
 
@@ -143,6 +48,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         layout: Layout,
         watch: Callable[[Attention], None] | None = None,
     ) -> None:
+        """index: of the layer, from 0. rows: shared by all layers. layout, watch: as in `CompressedCache`."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.index, self.layers = index, rows.config.num_hidden_layers
         self.policy, self.prefill, self.decoding = policy, policy.prefill, policy.decoding
@@ -150,18 +56,18 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.layout = layout
         self.watch = watch
         self.window = rows.windows[index]
-        self.copies = 1  # of each key/value head that are stored
+        self.copies = 1  # how often each key/value head is stored
         self.storage: Storage | None = None
-        self.prompt: Tensor | None = None  # [B] int32: tokens of each row's
-        self.recent_queries: Ring | None = None  # where the strategy wants more than this step's
-        self.seen = 0  # tokens of the longest row, padding included: transformers makes positions from it
-        self._chunks: _Chunks | None = None
-        self.views: list[View] = []  # per row, as the prefill left it
+        self.prompt: Tensor | None = None  # [B] int32: the length of each row's prompt
+        self.recent_queries: Ring | None = None  # only if the strategy looks at more than the query of the step
+        self.seen = 0  # columns so far, padding included: transformers computes positions from it
+        self._chunks: Chunks | None = None
+        self.views: list[View] = []  # per row, after the prefill
         self.accounts: list[Account] = []  # per row
-        self._begun = False  # the coming step has been settled already
-        self._scored = False  # the step under way evicts by score
-        self._front = 0  # slots at the front that it protects in every row, where the strategy asks for it
-        self._alike = False  # all heads hold the same tokens in the same slots, and the strategy keeps it so
+        self._begun = False  # `begin` has been called for the coming step
+        self._scored = False  # the current step needs scores
+        self._front = 0  # slots at the front that no row can lose in this step, if the strategy asks for it
+        self._alike = False  # all heads hold the same tokens in the same slots, and the strategy treats them alike
 
     # transformers' interface
 
@@ -172,13 +78,17 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Store [B, H, n, D]: the prompt, at once or in chunks, then token by token. -> what is to be attended to."""
+        """Take new keys and values [B, Hkv, n, D]: the prompt, whole or in chunks, then one token a step.
+
+        -> the keys and values to attend over: of the prompt so far, or of all slots. Raises ScopeError for anything
+        else, such as a second prompt.
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         if self.storage is None:
             if self.rows.columns is not None:
                 recent = None if self.watch else self.policy.recent_queries
-                self._chunks = self._chunks or _Chunks(self.rows.columns, recent)
+                self._chunks = self._chunks or Chunks(self.rows.columns, recent)
                 keys = self._chunks.add("keys", key_states, self.seen)
                 values = self._chunks.add("values", value_states, self.seen)
             elif self.seen:
@@ -186,7 +96,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
                     "the prompt must come in one piece, through scope's attention: make the cache from model.config"
                 )
             else:
-                # A tensor of our own: the attribute below must not stay on a tensor of the model's.
+                # A view, so that the attribute below is not set on the model's own tensor.
                 keys, values = key_states.view_as(key_states), value_states
         elif key_states.shape[2] > 1:
             raise ScopeError(USED)
@@ -197,16 +107,16 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             self.storage.append(self._copied(key_states), self._copied(value_states))
             keys, values = self.storage.keys, self.storage.values
         self.seen += key_states.shape[2]
-        keys.scope_layer = self  # type: ignore[attr-defined]  # how the attention function finds us
+        keys.scope_layer = self  # type: ignore[attr-defined]  # how the attention function finds this layer
         return keys, values
 
     def get_seq_length(self) -> int:
         return self.seen
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """The prompt's; of a decode step none, since its storage knows which slots are empty.
+        """Length and offset of the mask that transformers makes. 0 in a decode step: the storage masks empty slots.
 
-        Raises ScopeError for what is no step, before a model fails at it.
+        Raises ScopeError if several tokens come after the prompt.
         """
         if self.storage is not None and query_length != 1:
             raise ScopeError(USED)
@@ -219,15 +129,15 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         raise ScopeError("a compressed cache serves one batch; make a new one for the next")
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        raise ScopeError("beam search cannot run on a compressed cache: rows would have to share what each has evicted")
+        raise ScopeError("beam search cannot run on a compressed cache: each row has evicted other tokens")
 
-    # what an engine calls, and a step that no engine has begun
+    # what an engine calls; `update` calls `begin` where no engine has
 
     def begin(self) -> Hashable:
-        """Settle on the host what the coming step does. -> see CompressedCache.begin."""
+        """Decide on the host what the coming step does. -> this layer's part of the step key, as in CompressedCache."""
         storage = self.storage
         assert storage is not None
-        if self.index == 0:  # the clock is shared: layer 0 comes first in a step and advances it for all layers
+        if self.index == 0:  # all layers share one clock; layer 0 comes first in a step and advances it
             if self.rows.filled < self.layers:
                 made, ran = self.layers, self.rows.filled
                 raise ScopeError(f"the cache was made for a model of {made} layers, and this one has {ran}")
@@ -235,15 +145,10 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         held = [n + 1 for n in storage.stored]
         plans = self._plans(held)
         self._scored = any(plan and plan.best and n > plan.slots for plan, n in zip(plans, held, strict=True))
-        fronts, self._front = [plan.head for plan in plans if plan], 0
-        if (
-            fronts and self.decoding.skips_protected and self.window is None
-        ):  # out of a window, the protected go as well
-            front = min(fronts + [view.kept for view in self.views])
-            self._front = front - front % COARSE  # other prompts come and go, and steps are recorded by it
+        self._front = self._protected_front(plans)
         move = storage.begin(plans)
-        for account, had, left in zip(self.accounts, held, storage.stored, strict=True):
-            account.step(had - left)
+        for account, before, after in zip(self.accounts, held, storage.stored, strict=True):
+            account.step(before - after)
         self._begun = True
         return None if move is None else (self._scored, self._front, self._alike, move)
 
@@ -257,12 +162,14 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         positions: Tensor | None,
         sliding_window: int | None,
     ) -> None:
-        """Before the prompt's attention. Shapes as in `Attention`; mask as the model gives it to its backend, positions
-        [B or 1, P]. Raises ScopeError for a mask, positions or a window that the steps could not go on with.
+        """Check a prompt, or a chunk of one, before its attention. Shapes are those of `Attention`.
+
+        mask: as the model gives it to its backend. positions [B or 1, n].
+        Raises ScopeError for a mask, positions or a sliding window that the decode steps would not follow.
         """
         if sliding_window != self.window:
-            told = f"layer {self.index} has a window of {sliding_window} and by the configuration {self.window}"
-            raise ScopeError(f"the cache was not made from this model's configuration: {told}")
+            differs = f"layer {self.index} has a window of {sliding_window} and by the configuration {self.window}"
+            raise ScopeError(f"the cache was not made from this model's configuration: {differs}")
         self.rows.admit(mask, positions, query, keys, self.index)
 
     def compress(
@@ -274,10 +181,11 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         scaling: float,
         sliding_window: int | None,
     ) -> None:
-        """After the prompt's attention: keep what the prefill method says. Shapes as in `Attention`.
+        """Keep what the prefill method chooses, after the prompt's attention. Shapes are those of `Attention`.
 
-        In a layer with a window it chooses among the tokens that the next one sees, and has no say where it would keep
-        more. Of a prompt in chunks, only after the last one; the method is shown the queries that it asks for.
+        If the prompt comes in chunks, this happens after the last one, and the method sees the queries that it asks
+        for. In a layer with a sliding window the method chooses among the tokens that the next token can see. If it
+        would keep more than these, all of these stay.
         """
         if self._chunks is not None:
             queries = self._chunks.add_queries(query, self.seen - query.shape[2])
@@ -288,90 +196,63 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         if self.watch:
             self.watch(attention)
         self.views = self._views_after(attention)
-        slots, positions, stored = self._places(attention, self._chosen(attention))
-        self._store(attention, slots, positions, stored)
+        kept = self._kept(attention)
+        capacity = max(map(self._capacity, self.views))
+        self.storage = (self.layout.storage or Slots)(kept, capacity, self.layout.whole)
         if self.decoding.queries > 1:
             self.recent_queries = Ring(query, attention.query_positions, self.decoding.queries)
         self.prompt = attention.query_positions[:, -1] + 1
-        self._alike = self.decoding.heads_agree and bool((positions == positions[:, :1]).all())
-        self.accounts = [Account(n) for n in stored]
+        self._alike = self.decoding.heads_agree and bool((kept.positions == kept.positions[:, :1]).all())
+        self.accounts = [Account(n) for n in kept.stored]
         self.rows.filled += 1
 
     def _prompt_attention(
         self, module: nn.Module, query: Tensor, keys: Tensor, values: Tensor, scaling: float, window: int | None
     ) -> Attention:
-        """What the policies see of the prompt; keys and values for every head that is stored."""
+        """The prompt's attention as the policies see it, with keys and values for every head that is stored."""
         positions = self.rows.positions
         assert positions is not None
         if self.policy.granularity == "query_head":
             self.copies = query.shape[1] // keys.shape[1]
             keys, values = self._copied(keys), self._copied(values)
-        columns = positions.to(keys.device)  # layers may lie on several
+        columns = positions.to(keys.device)  # layers may lie on several devices
         by_head = columns[:, None].expand(-1, keys.shape[1], -1)
         attention = Attention(query, keys, values, by_head, columns, scaling, self.index, window)
         return replace(attention, inputs=taken(module))
 
     def _views_after(self, attention: Attention) -> list[View]:
-        """Each row's view of this layer after the prefill. It is computed once for a length and all layers."""
+        """The view of each row after the prefill. It is computed once for each prompt length, for all layers."""
         rows = self.rows
-        if any(n not in rows.left for n in rows.lengths):
+        if any(n not in rows.views for n in rows.lengths):
             bounded = self.policy.max_bytes is not None
-            bytes_of = self._slot_bytes(attention.keys, attention.values) if bounded else ()
+            bytes_of = stored_slot_bytes(rows.config, self.policy, attention) if bounded else ()
             for n in set(rows.lengths):
-                rows.left[n] = after_prefill(self.policy, n, rows.windows, bytes_of)
-        return [rows.left[n][self.index] for n in rows.lengths]
+                rows.views[n] = after_prefill(self.policy, n, rows.windows, bytes_of)
+        return [rows.views[n][self.index] for n in rows.lengths]
 
-    def _chosen(self, attention: Attention) -> list[Tensor]:
-        """-> for each row [H, n]: the columns of the padded prompt that it keeps, as they will lie."""
+    def _kept(self, attention: Attention) -> Kept:
+        """What stays of the prompt in this layer, with the channels that the decoding strategy starts from."""
+        lengths = self.rows.lengths
+        seen = [reached(n, self.window) for n in lengths]  # tokens of each prompt that the next token can see
         plans = [self.prefill.plan(view) for view in self.views]
-        near = [reached(n, self.window) for n in self.rows.lengths]
-        plans = [plan if plan and plan.slots <= n else None for plan, n in zip(plans, near, strict=True)]
+        plans = [plan if plan and plan.slots <= n else None for plan, n in zip(plans, seen, strict=True)]
         scores = self.prefill.score(attention) if any(plan and plan.best for plan in plans) else None
-        _, heads, longest, _ = attention.keys.shape
-        return [
-            _kept(plan, n, longest - n, heads, None if scores is None else scores[b])
-            for b, (plan, n) in enumerate(zip(plans, near, strict=True))
-        ]
-
-    def _places(self, attention: Attention, chosen: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[int]]:
-        """The chosen columns as one tensor [B, H, n], the positions of their tokens [B, H, n], -1 = none, and how many
-        each row has."""
-        _, heads, longest, _ = attention.keys.shape
-        stored = [columns.shape[1] for columns in chosen]
-        slots = torch.zeros(len(chosen), heads, max(stored), dtype=torch.long, device=self.device)
-        positions = torch.full_like(slots, -1)
-        for b, (columns, n) in enumerate(zip(chosen, stored, strict=True)):
-            columns = columns.to(self.device)
-            slots[b, :, :n] = columns
-            positions[b, :, :n] = columns - (longest - self.rows.lengths[b])
-        return slots, positions, stored
-
-    def _store(self, attention: Attention, slots: Tensor, positions: Tensor, stored: Sequence[int]) -> None:
-        """Copy what stays into the storage; the rest of the prompt's keys and values can then be freed."""
-        keys, values, at = attention.keys, attention.values, slots[..., None]
-        kept = Kept(
-            keys.gather(2, at.expand(-1, -1, -1, keys.shape[-1])),
-            values.gather(2, at.expand(-1, -1, -1, values.shape[-1])),
-            positions,
-            tuple(stored),
-            attention.query_positions[:, -1],
-            {name: marks.gather(2, slots) for name, marks in self._observed(attention).items()},
-            self.window,
-        )
-        make = self.layout.storage or Slots
-        self.storage = make(kept, max(map(self._capacity, self.views)), self.layout.whole)
+        columns = kept_columns(plans, seen, attention.keys.shape[1:3], scores)
+        del scores  # to free its memory before the copies are made
+        return gathered(attention, columns, lengths, self._observed(attention))
 
     def _observed(self, attention: Attention) -> Mapping[str, Tensor]:
-        """The prompt's channels [B, H, P], as the strategy has them start."""
+        """The channels [B, H, P] that the decoding strategy gives to the prompt's slots."""
         if not self.decoding.channels:
             return {}
         none = attention.keys.new_zeros(attention.keys.shape[:3], dtype=torch.float32)
         return self.decoding.observe(replace(attention, channels=dict.fromkeys(self.decoding.channels, none)))
 
     def step(self, query: Tensor, scaling: float, sliding_window: int | None, mask: Tensor | None = None) -> Tensor:
-        """A decode step's attention, query [B, Hq, 1, D] -> [B, 1, Hq, D]; then evict as the strategy says.
+        """The attention of a decode step: query [B, Hq, 1, D] -> [B, 1, Hq, D]. Then evict what the strategy says.
 
-        mask: the caller's, [B, S] or [B, H, 1, S] over all tokens so far, where there is one: it may say nothing new.
+        mask: the caller's, if there is one: [B, n] or [B, H, 1, n] over all n tokens so far. Raises ScopeError if it
+        hides another token than padding.
         """
         storage = self.storage
         assert storage is not None
@@ -411,7 +292,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         return output
 
     def replace(self, rows: Sequence[int], other: "CompressedLayer") -> None:
-        """These rows become those of another cache's layer, whose prompts have just been through."""
+        """Put the rows of `other`, whose prefill has just ended, in place of these rows."""
         assert self.storage is not None
         assert other.storage is not None
         self.storage.replace(rows, other.storage)
@@ -425,12 +306,12 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             self.views[row], self.accounts[row] = view, account
 
     def rest(self, rows: Sequence[int]) -> None:
-        """These rows have ended for good: where nothing bounds what they would go on to store, they begin anew."""
+        """These rows have ended. If the strategy has no bound, their slots are cleared, so that they do not grow on."""
         assert self.storage is not None
         self.storage.clear([row for row in rows if self.decoding.most(self.views[row]) is None])
 
     def _plans(self, stored: Sequence[int]) -> list[Plan | None]:
-        """Each row's plan; rows that are alike share one call."""
+        """The plan of each row. The strategy is asked once for rows with equal views."""
         made: dict[tuple[View, int, int], Plan | None] = {}
         plans = []
         for key in zip(self.views, stored, self.rows.steps, strict=True):
@@ -440,37 +321,24 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             plans.append(made[key])
         return plans
 
+    def _protected_front(self, plans: Sequence[Plan | None]) -> int:
+        """How many slots at the front no row can lose: a multiple of COARSE. 0 if the strategy does not ask for it."""
+        if not self.decoding.skips_protected or self.window is not None:  # a sliding window frees protected slots too
+            return 0
+        heads = [plan.head for plan in plans if plan]
+        if not heads:
+            return 0
+        front = min(heads + [view.kept for view in self.views])
+        return front - front % COARSE
+
     def _copied(self, states: Tensor) -> Tensor:
-        """Keys or values [B, Hkv, n, D] for every head that is stored."""
+        """Keys or values [B, Hkv, n, D] -> [B, H, n, D], for every head that is stored."""
         return states if self.copies == 1 else states.repeat_interleave(self.copies, 1)
 
-    def _slot_bytes(self, keys: Tensor, values: Tensor) -> list[int]:
-        """Of each layer: this one's, as stored, and the others in proportion to what the configuration says of them."""
-        channels, numbers = len(self.decoding.channels), keys.shape[3] + values.shape[3]
-        own = slot_bytes(keys.shape[1], numbers, keys.element_size(), channels)
-        dtype = str(keys.dtype).partition(".")[2]
-        told = [slot_bytes_of(self.rows.config, self.policy, dtype, i) for i in range(self.layers)]
-        return [own * size // told[self.index] for size in told]
-
     def _capacity(self, view: View) -> int:
-        """Slots to allocate for a row: what the strategy can ever need, or what the generation can."""
+        """Slots to allocate for a row: the most that it can ever hold, or GROWTH more than now if that is not known."""
         most, tokens = self.decoding.most(view), self.layout.tokens
         grown = view.kept + (GROWTH if tokens is None else tokens)
         if tokens is None and most is not None:
             grown = most
         return most_slots(self.decoding, view, grown)
-
-
-def _kept(plan: Plan | None, prompt: int, first: int, heads: int, scores: Tensor | None) -> Tensor:
-    """-> [H, n] columns of the padded prompt that a row keeps, as they will lie; its tokens start at `first`."""
-    if plan is None:
-        return torch.arange(first, first + prompt).expand(heads, -1)
-    head = torch.arange(first, first + plan.head).expand(heads, -1)
-    tail = torch.arange(first + prompt - plan.tail, first + prompt).expand(heads, -1)
-    if scores is None or not plan.best:
-        return torch.cat([head, tail], -1)
-    start, stop = first + plan.head, first + prompt - plan.tail
-    best = scores[:, start:stop].topk(plan.best, dim=-1).indices + start  # highest first
-    if not plan.ranked:
-        best = best.sort(-1).values
-    return torch.cat([head.to(best.device), best, tail.to(best.device)], -1)

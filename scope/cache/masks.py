@@ -1,7 +1,7 @@
-"""Which attention masks a compressed cache can serve: causal ones, over rows that are padded on the left.
+"""Which attention masks a compressed cache takes: causal ones, over rows that are padded on the left.
 
-A cache that evicts knows tokens by their place in the text, and its steps make their masks from there. The prompt would
-follow a mask that says anything else, and the answer would not: such a mask is refused.
+A decode step makes its own mask, from the positions of the stored tokens. With any other mask the prompt would follow
+the mask and the generation would not. So another mask is refused.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,16 @@ from torch import Tensor
 from scope.util.errors import ScopeError
 
 BLOCK = 2**22  # entries of a mask that are compared at a time
-HIDDEN = -1e4  # added to a score, no more than this leaves nothing of its probability in any dtype
+HIDDEN = -1e4  # a token with this, or less, added to its logit has probability 0 in every dtype
 CURE = 'pad prompts on the left: tokenizer.padding_side = "left"'
 
 
 def real_tokens(mask: Tensor | None, batch: int, columns: int) -> Tensor | None:
-    """Of a prompt's mask -> [B, P] bool, True where a token is; None = everywhere.
+    """Find the padding in a prompt's mask -> [B, P] bool: True for a token; None: no padding.
 
-    mask: [B, P], or [B or 1, H or 1, P, P] as bool (True is seen) or as numbers to add. A token sees itself, padding
-    does not. Raises ScopeError for padding anywhere but on the left, and for a row without a token.
+    mask: [B, P]; or [B or 1, H or 1, P, P], bool (True is seen) or numbers that are added to logits. In such a mask a
+    token sees itself, and padding does not. Raises ScopeError for padding that is not on the left, and for a row
+    without a token.
     """
     if mask is None:
         return None
@@ -37,10 +38,10 @@ def real_tokens(mask: Tensor | None, batch: int, columns: int) -> Tensor | None:
 
 
 def require_causal(mask: Tensor | None, real: Tensor, queries: int, sliding_window: int | None) -> None:
-    """Raises ScopeError where a mask is not the causal one of these rows.
+    """Raises ScopeError if a mask is not the causal one of these rows.
 
-    mask: of the last `queries` of real's columns, as in `real_tokens`. real [B, S] bool: True where a token is. What
-    padding sees does not matter.
+    mask: as in `real_tokens`, for the queries of the last `queries` columns. real [B, S] bool: True for a token. What
+    padding sees does not matter. sliding_window: tokens that a query sees; None: all.
     """
     batch, columns = real.shape
     if mask is None:
@@ -69,11 +70,11 @@ def require_causal(mask: Tensor | None, real: Tensor, queries: int, sliding_wind
 
 
 def require_consecutive(positions: Tensor | None, real: Tensor | None) -> None:
-    """Raises ScopeError for position_ids [B or 1, n] that leave out or repeat one: several texts packed into a row.
+    """Raises ScopeError if position_ids [B or 1, n] do not count up by one, as when a row holds several texts.
 
-    real [B, n] bool: True where a token is; None = everywhere.
+    real [B, n] bool: True for a token; None: no padding.
     """
-    if positions is None or positions.ndim != 2:  # several axes are an image's
+    if positions is None or positions.ndim != 2:  # models of images have several axes
         return
     apart = positions.diff(dim=-1) != 1
     if real is not None:
@@ -83,7 +84,7 @@ def require_consecutive(positions: Tensor | None, real: Tensor | None) -> None:
 
 
 def with_answer(lengths: Sequence[int], columns: int, device: torch.device) -> Tensor:
-    """-> [B, S] bool: rows padded on the left, of which the last so many columns are tokens."""
+    """-> [B, S] bool: in each row the last `lengths[row]` of `columns` columns are tokens, the others padding."""
     first = columns - torch.tensor(lengths, device=device)
     return torch.arange(columns, device=device) >= first[:, None]
 
@@ -93,7 +94,7 @@ def _seen(mask: Tensor) -> Tensor:
 
 
 def _between(mask: Tensor) -> Tensor:
-    """Numbers that neither show a token as it is nor hide it: a bias."""
+    """Entries that are a bias: they neither leave a token's logit as it is nor hide the token."""
     if mask.dtype == torch.bool:
         return torch.zeros((), dtype=torch.bool, device=mask.device)
     return (mask != 0) & ~(mask <= HIDDEN)

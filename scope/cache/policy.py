@@ -1,4 +1,4 @@
-"""What decides over a cache: the two policies, and the bounds that hold for both."""
+"""`Policy`: a prefill method, a decoding strategy, and what holds for both."""
 
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -15,15 +15,19 @@ GRANULARITIES = ("kv_head", "query_head")
 
 @dataclass(frozen=True)
 class Policy:
-    """How a cache is compressed. Without arguments: nothing is ever evicted.
+    """How a cache is compressed. Without arguments nothing is ever evicted.
 
         Policy(SnapKV(budget=2048, window=8), Slide(budget=512, recent=256))
 
-    prefill compresses the prompt, decoding what is generated. granularity: slots per key/value head (`kv_head`: the
-    query heads that share one average their votes), or per query head (`query_head`, the released code's layout: each
-    key/value head is stored as often as it is shared). max_bytes: the most bytes that one sequence's slots may take in
-    all layers, channels included; D is then the largest that fits beside the prompt, whatever the strategy's budget.
-    Raises SettingError for what is no policy or no bound, and CombinationError for `max_bytes` with a strategy that
+    prefill: the prefill method, which compresses the prompt once.
+    decoding: the decoding strategy, which compresses the generation at each step.
+    granularity: `kv_head`: one set of slots per key/value head; the query heads that share it average their votes.
+    `query_head`: one set per query head, as in the released code; a key/value head is stored once for each of its query
+    heads.
+    max_bytes: the most bytes that the slots of one sequence may take in all layers, channels included; None: no bound.
+    D is then the largest that fits beside the prompt, and the strategy's own budget is ignored.
+
+    Raises SettingError for a value that is not allowed. Raises CombinationError for `max_bytes` with a strategy that
     grows without bound.
     """
 
@@ -46,19 +50,19 @@ class Policy:
 
     @property
     def recent_queries(self) -> int | None:
-        """How many of a prompt's last queries the two look at; None: all."""
+        """How many of a prompt's last queries the method and the strategy look at; None: all."""
         if self.prefill.queries is None or self.decoding.channels:
             return None
         return max(self.prefill.queries, self.decoding.queries)
 
     def _grows(self) -> bool:
-        """Whether nothing bounds the slots: this holds for every prompt and layer, or for none."""
+        """Whether the strategy has no bound. The answer is the same for every prompt and layer."""
         anywhere = View(0, 1, prompt=1, stored=1, budget=1, capacity=1, prefilled=(1,))
         return self.decoding.most(anywhere) is None
 
 
 def _check_is_one(field: str, value: object, needed: tuple[str, ...], package: ModuleType, example: str) -> None:
-    """Refuse what is no policy, such as its name or its class: with the one that was probably meant."""
+    """Refuse a value without the needed methods, such as a class or its name, and suggest the class it names."""
     if not isinstance(value, type) and all(callable(getattr(value, name, None)) for name in needed):
         return
     what = value.__name__ if isinstance(value, type) else type(value).__name__

@@ -1,4 +1,4 @@
-"""The last queries of each row, for a decoding strategy that scores by more than the step's own."""
+"""The last queries of each row, for a decoding strategy that scores by more than the query of the step."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -9,22 +9,23 @@ from torch import Tensor
 
 
 class Ring:
-    """The last W queries [B, Hq, W, D] and their positions [B, W], -1 where there are none yet; in no order."""
+    """The last W queries [B, Hq, W, D], in no order, and their positions [B, W], -1 = none yet."""
 
     def __init__(self, queries: Tensor, positions: Tensor, size: int) -> None:
-        """Starts with the last of a prompt's: queries [B, Hq, P, D], positions [B, P], -1 = padding."""
+        """Start with the last queries of a prompt: queries [B, Hq, P, D], positions [B, P], -1 = padding. size: W."""
         missing = max(0, size - queries.shape[2])
         self.queries = F.pad(queries[:, :, -size:], (0, 0, missing, 0)).clone()
         self.positions = F.pad(positions[:, -size:], (missing, 0), value=-1).clone()
         self._oldest = torch.zeros(1, dtype=torch.long, device=queries.device)
 
     def add(self, query: Tensor, position: Tensor) -> None:
-        """query [B, Hq, 1, D] at position [B], instead of the oldest."""
+        """Put a query [B, Hq, 1, D] at positions [B] in place of the oldest."""
         self.queries.index_copy_(2, self._oldest, query)
         self.positions.index_copy_(1, self._oldest, position[:, None].to(self.positions))
         self._oldest.add_(1).remainder_(self.positions.shape[1])
 
     def replace(self, rows: Sequence[int], other: Self) -> None:
+        """Put the rows of `other` in place of these rows. The two rings may have their oldest query in other places."""
         size = self.positions.shape[1]
         age = torch.arange(size, device=self.positions.device)
         to, source = (self._oldest + age) % size, (other._oldest + age) % size

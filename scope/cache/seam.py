@@ -1,8 +1,9 @@
-"""The one seam to transformers: an attention and a mask function per backend, registered under names of our own.
+"""How scope's attention gets into a model: an attention and a mask function per backend, registered in transformers.
 
-`Cache.update` is called without the query and the attention function without the cache; an attribute on the key tensor
-that `update` returns ties them. The prompt's attention is the named backend's own. A decode step attends over the
-cache's slots as they lie, key/value heads not repeated, and its probabilities are what the strategy scores by.
+transformers calls `Cache.update` without the query, and the attention function without the cache. So `update` sets an
+attribute on the keys that it returns, and the attention function finds the cache's layer there. The prompt's attention
+is that of the named backend. A decode step attends over the cache's slots itself, since a strategy needs its
+probabilities.
 """
 
 import sys
@@ -21,26 +22,27 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 
 from scope.util.errors import ImpossibleError, ScopeError
 
-# Backend -> our name for it. A name with "flash" in it would be looked for among transformers' own kernels.
+# Backend -> our name for it. transformers would look for a name with "flash" in it among its own kernels.
 NAMES = {"sdpa": "scope_sdpa", "eager": "scope_eager", "flash_attention_2": "scope_fa2"}
 BACKENDS = tuple(NAMES)
-# Where a wrapper passes arguments by position, their order is transformers' own. Models do not agree on their eager
-# attention's, and transformers does not register it: here it has sdpa's.
+# Some wrappers pass arguments by position. Their order is that of transformers' own function. The eager functions of
+# models differ in it and are not registered in transformers, so `eager` gets the order of sdpa.
 SIGNATURES = {
     "sdpa": signature(sdpa_attention_forward),
     "eager": signature(sdpa_attention_forward),
     "flash_attention_2": signature(flash_attention_forward),
 }
 REST = {backend: tuple(order.parameters)[4:] for backend, order in SIGNATURES.items()}  # after query, key and value
-UNKNOWN = {"softcap": "soft-capped logits", "s_aux": "sinks"}  # what models pass on that steps over slots leave out
+UNKNOWN = {"softcap": "soft-capped logits", "s_aux": "sinks"}  # arguments of attention that a decode step ignores
 MASK_SIGNATURES = {backend: signature(ALL_MASK_ATTENTION_FUNCTIONS[backend]) for backend in BACKENDS}
-KINDS = ("full_attention", "sliding_attention")  # of layers
+LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
 def implementation(backend: str) -> str:
-    """The name to load a model with (`attn_implementation`), so that its cache may be compressed.
+    """The name of scope's attention for a backend. A model that is loaded with it can have a compressed cache.
 
-    Raises ImpossibleError where the backend is not installed.
+    backend: one of BACKENDS. -> the value of transformers' `attn_implementation`.
+    Raises ImpossibleError if the backend is not installed.
     """
     if backend == "flash_attention_2" and not is_flash_attn_2_available():
         raise ImpossibleError("attention=flash_attention_2 needs a GPU and flash-attn: pip install 'scope-kv[flash]'")
@@ -48,20 +50,24 @@ def implementation(backend: str) -> str:
 
 
 def adopt(config: PretrainedConfig) -> None:
-    """Have a model that is loaded already run scope's attention: without a compressed cache it is the backend's own.
+    """Make a loaded model run scope's attention. Without a compressed cache it then does what it did before.
 
-    Raises ScopeError for a backend or a kind of layer that cannot be compressed.
+    config: the model's own configuration, which is changed. Raises ScopeError for a backend or a type of layer that a
+    compressed cache does not support.
     """
     if not getattr(config, "is_causal", True):
         raise ScopeError("this model's attention looks ahead (is_causal=False): a compressed cache needs a causal one")
-    for kind in getattr(config, "layer_types", None) or ():
-        if kind not in KINDS:
-            raise ScopeError(f"this model has layers of {kind}: a compressed cache takes {' and '.join(KINDS)}")
-    found = config._attn_implementation
-    if found in BACKENDS:
-        config._attn_implementation = implementation(found)
-    elif found not in NAMES.values():
-        raise ScopeError(f"attn_implementation={found}: must be one of {', '.join(BACKENDS)} for a compressed cache")
+    for layer_type in getattr(config, "layer_types", None) or ():
+        if layer_type not in LAYER_TYPES:
+            allowed = " and ".join(LAYER_TYPES)
+            raise ScopeError(f"this model has layers of {layer_type}: a compressed cache takes {allowed}")
+    loaded_with = config._attn_implementation
+    if loaded_with in BACKENDS:
+        config._attn_implementation = implementation(loaded_with)
+    elif loaded_with not in NAMES.values():
+        raise ScopeError(
+            f"attn_implementation={loaded_with}: must be one of {', '.join(BACKENDS)} for a compressed cache"
+        )
 
 
 def _attend(
@@ -70,8 +76,8 @@ def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    *args: Any,  # in the backend's own order: the mask comes first
-    **kwargs: Any,  # what a model passes on to its backend is the backend's business
+    *args: Any,  # in the order of the backend's own function: the mask comes first
+    **kwargs: Any,  # passed on to the backend's own function
 ) -> tuple[Tensor, Tensor | None]:
     kwargs |= zip(REST[backend], args, strict=False)
     layer, sliding_window = getattr(key, "scope_layer", None), kwargs.pop("sliding_window", None)
@@ -80,9 +86,9 @@ def _attend(
     if layer is not None and layer.storage is not None:
         return layer.step(query, scaling, sliding_window, attention_mask), None
     if layer is not None:
-        _check(module, kwargs)  # with the prompt: the steps that follow are given the same
+        _check(module, kwargs)  # once, with the prompt: steps get the same arguments
         if backend == "eager" and attention_mask is None and query.shape[2] > 1:
-            raise ScopeError("attention_mask: none reached eager attention, which would then look ahead")
+            raise ScopeError("attention_mask: eager attention got none, and would look ahead")
         layer.admit(query, key, attention_mask, kwargs.get("position_ids"), sliding_window)
     attend = _backend(backend, module)
     if backend == "flash_attention_2":  # it reads its own name in the module's configuration
@@ -103,18 +109,19 @@ def _attend(
 
 
 def _check(module: nn.Module, extras: Mapping[str, object]) -> None:
-    """Raises ScopeError for what a decode step over the slots would leave out."""
+    """Raises ScopeError for arguments of attention that a decode step does not support."""
     if extras.get("use_cache") is False:
         raise ScopeError("use_cache=False with a compressed cache: leave it out, or leave out the cache")
     if extras.get("is_causal") is False or getattr(module, "is_causal", True) is False:
         raise ScopeError("this model's attention looks ahead (is_causal=False): a compressed cache needs a causal one")
     for name, meaning in UNKNOWN.items():
         if extras.get(name) is not None:
-            raise ScopeError(f"this model's attention has {meaning} ({name}), which a compressed cache does not know")
+            has = f"{meaning} ({name})"
+            raise ScopeError(f"this model's attention has {has}, which a compressed cache does not support")
 
 
 class _Instead:
-    """An object that is another one but for some attributes."""
+    """Stands for another object, with some attributes changed."""
 
     def __init__(self, other: object, **attributes: object) -> None:
         self.__dict__ |= {"_other": other, **attributes}
@@ -124,7 +131,7 @@ class _Instead:
 
 
 def _backend(name: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
-    """transformers keeps each model's eager attention in the model's own file, the others in its table."""
+    """The backend's own function. Eager attention lies in each model's module, the others in transformers' table."""
     if name == "eager":
         eager: Callable[..., tuple[Tensor, Tensor | None]] = sys.modules[
             type(module).__module__
@@ -135,13 +142,16 @@ def _backend(name: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor
 
 
 def _mask(backend: str, *args: Any, **kwargs: Any) -> Tensor | None:
-    """The backend's own mask. `kv_length` 0 means: a compressed cache, which masks its own decode steps. Its attention
-    is then handed the caller's mask, to see that it says the same."""
+    """The backend's own mask, or in a decode step of a compressed cache the caller's mask.
+
+    kv_length == 0 means: such a decode step, which makes its own mask (`CompressedLayer.get_mask_sizes`). The caller's
+    mask is then only checked.
+    """
     make: Callable[..., Tensor | None] = ALL_MASK_ATTENTION_FUNCTIONS[backend]
     given = dict(zip(MASK_SIGNATURES[backend].parameters, args, strict=False)) | kwargs
     if given["kv_length"] == 0:
-        asked: Tensor | None = given.get("attention_mask")
-        return asked
+        callers: Tensor | None = given.get("attention_mask")
+        return callers
     return make(*args, **kwargs)
 
 

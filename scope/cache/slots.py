@@ -1,19 +1,18 @@
-"""One layer's keys and values in preallocated slots: a freed slot is overwritten by the next token, nothing else moves.
+"""One layer's keys and values in slots that are allocated once. The next token is written into a slot that was freed.
 
-Keys are rotated already, so the order of slots does not matter to attention. A slot remembers its token's position in
-the text and its ordinal: its number among the row's tokens in the order they were stored (-1 = empty). The ordinal
-gives a token's age.
-Rows and heads fill and free slots on their own.
+Keys are rotated before they are stored, so the order of slots does not matter to attention. Each slot has two numbers:
+the position of its token in the text, and its ordinal, which counts the tokens that the row has stored, from 0. In an
+empty slot both are -1. The ordinal gives a token's age. Each row and head fills and frees its own slots.
 
-In a layer with a sliding window, a slot that no later query can see is free. Which slots these are differs from head to
-head, and only the device knows it; the host knows that no more than `window - 1` others can be left, and a step leaves
-no more than that. A slot out of sight is the first to go, whatever part of the plan it lies in: so where the policy
-evicts at each step it goes at once, and where nothing else evicts these are all that go. `head` and `tail` of the plan
-then mean a row's first and last tokens that were ever stored, of which some may be gone.
+In a layer with a sliding window, a slot that no later query can see may be freed.
+- Which slots these are differs between heads. Only the device knows it.
+- The host knows that at most `window - 1` others can be left. A step leaves no more than that.
+- Slots out of sight are freed first, in whatever part of the plan they lie.
+- `head` and `tail` of a plan then mean the first and last tokens that the row has ever stored. Some may be gone.
 
-A decode step has a half for the host and one for the device. `begin` is told what the step is to keep and settles on
-the host all that can be told from counts; `append` and `evict` then do it without looking at the host again. What they
-run depends on nothing but the `Move` that `begin` returns, so that steps of one move can be recorded and replayed.
+A decode step has a part for the host and a part for the device. `begin` gets the plans and decides on the host what can
+be decided from counts. `append` and `evict` then never wait for the host. Their operations depend only on the `Move`
+that `begin` returns, so steps with equal moves can be recorded and replayed.
 """
 
 import math
@@ -28,13 +27,16 @@ from scope.cache.grouped import grouped
 from scope.cache.sizes import reached
 from scope.policy.plan import Plan
 
-GROWTH = 256  # slots added at a time where no bound is known
+GROWTH = 256  # slots that are added at a time if no bound is known
 
 
 class Storage(Protocol):
-    """What a layer needs of its storage: B rows, H key/value heads, S slots, D head dim."""
+    """The interface of a layer's storage. Shapes: B rows, H heads, S slots, D head dim.
 
-    stored: list[int]  # per row: tokens stored, the same number in every head
+    A decode step calls `begin`, `append`, `attend`, `write` if there are channels, and `evict`, in this order.
+    """
+
+    stored: list[int]  # tokens in each row, the same number in every head
 
     @property
     def keys(self) -> Tensor: ...  # [B, H, S, D]
@@ -46,85 +48,91 @@ class Storage(Protocol):
     def positions(self) -> Tensor: ...  # [B, H, S] int32, -1 = empty
 
     @property
-    def newest(self) -> Tensor: ...  # [B] int32: the position of each row's last token
+    def newest(self) -> Tensor: ...  # [B] int32: the position of each row's newest token
 
     @property
-    def nbytes(self) -> int: ...  # of keys, values and channels, as allocated
+    def nbytes(self) -> int: ...  # bytes allocated for keys, values and channels
 
     @property
     def channels(self) -> Mapping[str, Tensor]: ...  # [B, H, S] float32 each
 
     def begin(self, plans: Sequence[Plan | None]) -> Hashable:
-        """A step begins: each row gets a token and then keeps what its plan says. `stored` is what that leaves.
+        """Begin a step, on the host. plans: what each row keeps, after it got its new token; None: everything.
 
-        -> equal for two steps that run the same operations; None: no two do.
+        Afterwards `stored` has the counts at the end of the step. -> equal for steps that run the same operations;
+        None: the step cannot be replayed.
         """
         ...
 
     def append(self, keys: Tensor, values: Tensor) -> None:
-        """Store the step's token of each row, keys and values [B, H, 1, D]; its channels are 0."""
+        """Store one new token in each row: keys and values [B, H, 1, D]. Its channels are 0."""
         ...
 
     def attend(
         self, query: Tensor, scaling: float, sliding_window: int | None, scored: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """The step's attention over all that is stored: query [B, Hq, 1, D] -> output [B, 1, Hq, D], probabilities.
+        """Attend over all slots: query [B, Hq, 1, D] -> output [B, 1, Hq, D], and probabilities.
 
-        These are [B, H, G, S], or [B, H, 1, S] averaged over a group; they may be None where nothing is `scored`.
+        sliding_window: tokens that the query sees; None: all. scored: whether probabilities are needed; if not, they
+        may be None. They are [B, H, G, S] for the G query heads that share a head, or [B, H, 1, S], their mean.
         """
         ...
 
     def write(self, channels: Mapping[str, Tensor]) -> None:
-        """New numbers for the slots, [B, H, S] float32 each."""
+        """Set the channels of all slots, [B, H, S] float32 each."""
         ...
 
     def evict(self, scores: Tensor | None) -> None:
-        """Keep what the step's plans say. `scores` [B, H, S]: where one has a `best`; of equals the newer stays."""
+        """Free the slots that the step's plans do not keep.
+
+        scores [B, H, S]: higher stays, of equal scores the newer; None: newer stays.
+        """
         ...
 
     def replace(self, rows: Sequence[int], other: Self) -> None:
-        """These rows become those of `other`; what was in them is dropped."""
+        """Put the rows of `other` in place of these rows, whose tokens are dropped."""
         ...
 
     def clear(self, rows: Sequence[int]) -> None:
-        """What is in these rows is dropped."""
+        """Drop all tokens of these rows."""
         ...
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What a prefill left of the prompts in one layer: B rows, n slots of the longest, the oldest first."""
+    """What the prefill left of the prompts in one layer: B rows, n slots in the longest, the oldest first."""
 
     keys: Tensor  # [B, H, n, D]
     values: Tensor  # [B, H, n, D]
-    positions: Tensor  # [B, H, n] int: of the token in the prompt, -1 past what a row has stored
-    stored: tuple[int, ...]  # per row
+    positions: Tensor  # [B, H, n] int: of the tokens in the prompt; -1 behind a shorter row's last
+    stored: tuple[int, ...]  # tokens in each row
     newest: Tensor  # [B] int32: the position of the prompt's last token
     channels: Mapping[str, Tensor]  # [B, H, n] float32 each
-    window: int | None = None  # of the layer: tokens that a query sees, itself included
+    window: int | None = None  # the layer's sliding window: tokens that a query sees, its own included
 
 
 def stays(plan: Plan | None, held: int, window: int | None) -> int:
-    """Of so many slots, how many a step leaves: what the plan keeps, and no more than the next token can see."""
+    """How many of `held` slots a step leaves: those that the plan keeps, but no more than the next token can see."""
     slots = held if plan is None else min(held, plan.slots)
     return reached(slots, window)
 
 
 class StorageFactory(Protocol):
-    """Makes a layer's storage from what the prefill kept."""
+    """Makes the storage of a layer from what the prefill kept."""
 
     def __call__(self, kept: Kept, capacity: int, whole: bool) -> Storage:
-        """`capacity`: slots to allocate; `whole`: have them all attended to from the start, the empty ones masked."""
+        """capacity: slots to allocate. whole: attend over all of them from the start, with the empty ones masked."""
         ...
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a cache lies in memory: it changes no answer. For engines and tests.
+    """How a cache lies in memory. It changes speed and memory, not the answers. It is for engines and tests.
 
-    tokens: the most that will be generated, where it is known: a strategy without a bound then gets all its slots at
-    once instead of piece by piece. storage: what makes each layer's; None: slots. whole: a step attends over all slots
-    that were allocated, the empty ones masked, so that its shapes never change.
+    tokens: T, the most tokens that will be generated; None: unknown. If it is known, all slots that they may need are
+    allocated at once, else piece by piece.
+    storage: makes the storage of each layer; None: `Slots`, with Triton kernels where they run.
+    whole: a step attends over all allocated slots, with the empty ones masked. Its shapes then never change.
     """
 
     tokens: int | None = None
@@ -134,20 +142,20 @@ class Layout:
 
 @dataclass(frozen=True)
 class Move:
-    """All that the operations of a step depend on in one layer, but for numbers that lie on the device."""
+    """What the operations of a step depend on in one layer. Other numbers are read from the device."""
 
     capacity: int  # slots allocated
-    width: int  # slots attended to
-    full: bool  # the token goes into a slot that was never used, the same for all rows
-    remembered: bool  # each row's empty slot is known from the step before
-    masked: bool  # some slots are empty when the token is there
-    most: int  # slots freed, of the row that frees most
-    even: bool  # every row frees as many
+    width: int  # slots that are attended over
+    full: bool  # the new token goes into a slot that was never used, the same one in all rows
+    remembered: bool  # the empty slot of each row and head is known from the step before
+    masked: bool  # some slots are empty after the new token was stored
+    most: int  # slots that are freed in the row that frees most
+    even: bool  # every row frees the same number
     gaps: bool  # head or tail reaches past evicted tokens, so storage order no longer equals rank
 
 
 class Slots:
-    """Storage in place."""
+    """A storage in which a token never moves: see the top of this file."""
 
     def __init__(self, kept: Kept, capacity: int, whole: bool = False) -> None:
         keys, values, stored = kept.keys, kept.values, kept.stored
@@ -166,19 +174,19 @@ class Slots:
         self._names = tuple(kept.channels)
         for own, given in zip(self._channels, kept.channels.values(), strict=True):
             own[:, :, :width] = given
-        self._width = capacity if whole else width  # slots from here on have never been used
+        self._width = capacity if whole else width  # slots from this one on have never been used
         self._whole = whole
         self._window = kept.window
         self.stored = list(stored)
-        # A row's first `_head` tokens and its last `_tail` were never evicted: ordinals say which they are.
+        # None of a row's first `_head` and last `_tail` tokens was ever evicted, so ordinals tell which they are.
         self._head = [math.inf] * batch
         self._tail = [0] * batch
         self._empty = torch.zeros(
             batch, heads, 1, dtype=torch.long, device=keys.device
-        )  # a slot of each, if remembered
+        )  # an empty slot of each row and head, if remembered
         self._remembered = False
         self._control = torch.zeros(3, batch, 1, 1, dtype=torch.int32, device=keys.device)  # head, tail, surplus
-        self._controlled: list[list[int]] = []  # the same, as the host last sent them
+        self._controlled: list[list[int]] = []  # what the host sent last
         self._move = Move(capacity, self._width, False, False, False, 0, True, False)
 
     @property
@@ -203,7 +211,7 @@ class Slots:
 
     @property
     def channels(self) -> Mapping[str, Tensor]:
-        if not self._names:  # asked for in every step
+        if not self._names:  # a short cut, since every step asks
             return {}
         return dict(zip(self._names, self._channels[..., : self._width], strict=True))
 
@@ -277,10 +285,10 @@ class Slots:
         move = self._move
         if not move.most:
             return
-        ordinals = self.ordinals  # made once: a view costs as much as what is done with it
+        ordinals = self.ordinals  # made once, since making a view takes as long as an operation on it
         worth = ordinals.float() if scores is None else scores
         worth = torch.where(self._eligible(ordinals), worth, torch.inf)
-        if self._window is not None:  # an empty slot is no token: its ordinal keeps it out below
+        if self._window is not None:  # empty slots are left out by their ordinal below
             out_of_sight = (ordinals >= 0) & (self.positions <= self.newest[:, None, None] + 1 - self._window)
             worth = torch.where(out_of_sight, -torch.inf, worth)
         if move.most == 1:
@@ -299,7 +307,7 @@ class Slots:
             self._marks.scatter_(3, gone, torch.where(goes, -1, self._marks.gather(3, gone)))
 
     def replace(self, rows: Sequence[int], other: Self) -> None:
-        """Rows of this batch become those of `other`, which has as many heads; what was in them is dropped."""
+        """Put the rows of `other`, which has as many heads, in place of these rows, whose tokens are dropped."""
         while self._width < other._width:
             self._widen()
         at = torch.tensor(rows, device=self._keys.device)
@@ -322,15 +330,15 @@ class Slots:
             self.stored[row], self._head[row], self._tail[row] = 0, math.inf, 0
 
     def _eligible(self, ordinals: Tensor) -> Tensor:
-        """-> [B, H, S] bool: neither empty nor in a row's head or tail."""
+        """-> [B, H, S] bool: slots that may be freed: neither empty nor in the head or tail of the row's plan."""
         head, tail, _ = self._control.unbind()
-        if self._move.gaps:  # count the tokens that are left
+        if self._move.gaps:  # count only the tokens that are left
             order = self._ranks(ordinals)
             return (order >= head) & (order < (ordinals >= 0).sum(-1, keepdim=True) - tail)
         return (ordinals >= head) & (ordinals <= self._last[0] - tail)
 
     def _ranks(self, ordinals: Tensor) -> Tensor:
-        """-> [B, H, S]: each stored token's place in its row's and head's order of age, -1 = empty."""
+        """-> [B, H, S]: the rank of each token by age in its row and head, 0 = the oldest; -1 = empty."""
         by_age = ordinals.argsort(-1)
         ranks = torch.empty_like(by_age).scatter_(
             -1, by_age, torch.arange(self._width, device=by_age.device).expand_as(by_age)
@@ -339,13 +347,13 @@ class Slots:
         return torch.where(ordinals >= 0, ranks - empty, -1)
 
     def _send(self, control: list[list[int]]) -> None:
-        """Have the device know this step's counts per row, where they are not those of the step before."""
+        """Copy the counts of this step to the device, unless they are those of the step before."""
         if control != self._controlled:
             self._control.copy_(torch.tensor(control, dtype=torch.int32)[..., None, None], non_blocking=True)
             self._controlled = control
 
     def _widen(self) -> None:
-        """One more slot for every row and head; where all are used up, more are allocated."""
+        """Attend over one more slot in every row and head. If all are in use, allocate more."""
         self._width += 1
         capacity = self._keys.shape[2]
         if self._width > capacity:
@@ -357,6 +365,7 @@ class Slots:
 
 
 def _longer(states: Tensor, dim: int, more: int, fill: float) -> Tensor:
+    """A copy with `more` entries added along `dim`, each set to `fill`."""
     shape = list(states.shape)
     shape[dim] = more
     return torch.cat([states, states.new_full(shape, fill)], dim)

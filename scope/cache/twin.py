@@ -1,4 +1,4 @@
-"""The plain twin of `Slots`: concatenate, then gather. Slow and obvious: the tests' oracle, benchmarks' baseline."""
+"""The plain twin of `Slots`: it concatenates and gathers. Slow and simple: the tests compare with it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Self
@@ -13,7 +13,7 @@ from scope.policy.plan import Plan
 
 
 class Concatenated:
-    """Storage in order of age; each eviction copies everything that stays. Rows are filled up at the front."""
+    """A storage in order of age. Each eviction copies everything that stays."""
 
     def __init__(self, kept: Kept, capacity: int, whole: bool = False) -> None:
         self.keys, self.values, self.positions = kept.keys, kept.values, kept.positions.int()
@@ -72,7 +72,7 @@ class Concatenated:
         self.keep(kept.to(self.keys.device), empty.to(self.keys.device))
 
     def _in_sight(self, row: int, head: int, order: list[int], plan: Plan, scores: Tensor | None) -> list[int]:
-        """In a layer with a window: what no later query sees goes first, then the lowest of the plan's middle."""
+        """What stays in a layer with a sliding window. Tokens that no later query sees go first, then low scores."""
         assert self._window is not None
         surplus, last = len(order) - self.stored[row], self._last[row]
         sees = int(self.newest[row]) + 2 - self._window
@@ -85,7 +85,7 @@ class Concatenated:
         return [slot for slot in order if slot not in gone]
 
     def keep(self, slots: Tensor, empty: Tensor | None = None) -> None:
-        """Copy out these slots [B, H, n]; what is `empty` there holds no token."""
+        """Keep copies of these slots [B, H, n]. Those that are `empty` [B, H, n] hold no token."""
         index = slots[..., None].expand(-1, -1, -1, self.keys.shape[-1])
         self.keys, self.values = self.keys.gather(2, index), self.values.gather(2, index)
         self.positions, self.ordinals = self.positions.gather(2, slots), self.ordinals.gather(2, slots)
@@ -113,7 +113,7 @@ class Concatenated:
             self.positions[row], self.stored[row] = -1, 0
 
     def _padded(self, width: int) -> list[Tensor]:
-        """Copies of keys, values, positions and channels with that many slots, the added ones empty."""
+        """Copies of keys, values, positions, ordinals and channels with `width` slots, the added ones empty."""
         more = width - self.positions.shape[-1]
         wider = [F.pad(x, (0, 0, 0, more)) for x in (self.keys, self.values)]
         marks = [F.pad(x, (0, more)) for x in self.channels.values()]
@@ -122,7 +122,7 @@ class Concatenated:
 
 
 def choose(order: list[int], plan: Plan, scores: Tensor | None) -> list[int]:
-    """The slots of one row and head (`order`: oldest first) that a plan keeps, oldest first."""
+    """The slots of one row and head that a plan keeps, oldest first. order: all its slots, oldest first."""
     if len(order) <= plan.slots:
         return order
     middle = range(plan.head, len(order) - plan.tail)

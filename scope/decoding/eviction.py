@@ -101,11 +101,11 @@ class Eviction:
         return 1
 
     def within(self, view: View) -> "Eviction":
-        """This strategy with the D that the bound in bytes leaves (`view.room`, in slots), and all that follows from D.
+        """This strategy with the D that the bound in bytes leaves (`view.max_slots`), and all that follows from D.
 
         Returns itself if there is no bound. Raises ScopeError if fewer than `recent` slots are left.
         """
-        return self if view.room is None else largest_within(self, view.of(0).at(0, 0), view.room)
+        return self if view.max_slots is None else largest_within(self, view.of(0).at(0, 0), view.max_slots)
 
     def between(self, view: View) -> int:
         """The most slots that are added between two evictions."""
@@ -167,8 +167,8 @@ class Eviction:
 
 
 @cache
-def largest_within(strategy: Eviction, view: View, room: int) -> Eviction:
-    """The strategy with the largest D that fits: summed over the layers, at most `room` slots a layer.
+def largest_within(strategy: Eviction, view: View, max_slots: int) -> Eviction:
+    """The strategy with the largest D that fits: summed over the layers, at most `max_slots` slots a layer.
 
     The sum counts, because layers differ: a pyramid or a sliding window gives some layers less and leaves the others
     more. If two values of D take the same slots, the larger one is taken. This happens where a smaller D has a longer
@@ -176,10 +176,10 @@ def largest_within(strategy: Eviction, view: View, room: int) -> Eviction:
     pyramid).
     Raises ScopeError if no D down to `recent` fits.
     """
-    views = [replace(view.of(layer), room=None) for layer in range(view.layers)]
+    views = [replace(view.of(layer), max_slots=None) for layer in range(view.layers)]
     sizes = view.slot_bytes or (1,) * len(views)
-    given = room * sum(sizes)
-    budget = given // min(sizes) if any(view.windows) else room
+    given = max_slots * sum(sizes)
+    budget = given // min(sizes) if any(view.windows) else max_slots
     while budget >= strategy.recent:
         tried = replace(strategy, budget=budget)
         over = (
@@ -191,8 +191,8 @@ def largest_within(strategy: Eviction, view: View, room: int) -> Eviction:
         budget -= math.ceil(over / (2 * sum(sizes)))
     beside = [_within_window(max(v.kept, strategy.protected(v) + strategy.shared(v)), v) for v in views]
     prompt = math.ceil(sum(n * size for n, size in zip(beside, sizes, strict=True)) / sum(sizes))
-    left = f"{room - prompt} beside {prompt} for a prompt of {view.prompt} tokens"
-    raise ScopeError(f"{room} slots a layer leave {left}: recent, {strategy.recent}, and a period have to fit")
+    left = f"{max_slots - prompt} beside {prompt} for a prompt of {view.prompt} tokens"
+    raise ScopeError(f"{max_slots} slots a layer leave {left}: recent, {strategy.recent}, and a period have to fit")
 
 
 def _within_window(slots: int | None, view: View) -> int:

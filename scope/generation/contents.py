@@ -1,7 +1,8 @@
-"""One hash of what a model's folder holds: every file that can change an answer, from its first byte to its last.
+"""A hash of a model's folder: of the whole contents of every file that can change an answer.
 
-Hashing 16 GB takes half a minute, so the hash of a large file is remembered in the user's cache folder, under the
-file's path, size, inode, and times of change. What cannot be remembered, or was damaged, is hashed again.
+Hashing 16 GB takes half a minute. So the hash of a large file is kept in the user's cache folder, together with the
+file's path, size, inode and times of change. If one of these differs, or the entry is damaged, the file is hashed
+again.
 """
 
 import hashlib
@@ -18,21 +19,21 @@ from typing import Any
 from scope.util.errors import ScopeError
 from scope.util.files import write_whole
 
-# Files that no library reads for an answer. Hidden files and folders (.git, .cache) are left out too.
+# Files that do not change an answer. Hidden files and folders, such as .git and .cache, are left out too.
 DOCUMENTS = frozenset({".md", ".rst", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".lock", ".pyc"})
-NAMES = frozenset({"readme", "license", "licence", "notice", "changelog"})  # with no ending, or as .txt
-SMALL = 1 << 16  # bytes: a smaller file is hashed faster than it is looked up
+NAMES = frozenset({"readme", "license", "licence", "notice", "changelog"})  # without a suffix, or with .txt
+SMALL = 1 << 16  # bytes: hashing a smaller file is faster than looking it up
 LONG = 1 << 30  # bytes: hashing more than this shows a progress bar on a terminal
-SETTLED = 2.0  # seconds since a file's last change: within them, another change could leave the same times
+SETTLED = 2.0  # seconds: after a change as recent as this, another change could leave the file with the same times
 
-Opener = Callable[[Path], AbstractContextManager[Any]]  # of a file, to be read as bytes
+Opener = Callable[[Path], AbstractContextManager[Any]]  # opens a file as a stream of bytes
 
 
 def hash_folder(folder: Path) -> str:
-    """64 hex digits: of the names and whole contents of a model folder's files, in subfolders too.
+    """-> 64 hex digits: a hash of the names and the contents of the files in a model's folder and its subfolders.
 
-    Symbolic links are followed. Documents, pictures and hidden files do not count. Raises ScopeError for a file that
-    cannot be read.
+    Symbolic links are followed. Documents, pictures and hidden files do not count.
+    Raises ScopeError for a file that cannot be read.
     """
     try:
         files = {path.relative_to(folder).as_posix(): _File.of(path) for path in _files(folder)}
@@ -50,7 +51,7 @@ def _files(folder: Path) -> Iterator[Path]:
     seen = {folder.resolve()}
     for here, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
         inside = [Path(here, name) for name in folders if not name.startswith(".") and name != "__pycache__"]
-        new = [path for path in inside if path.resolve() not in seen]  # a link may lead back up
+        new = [path for path in inside if path.resolve() not in seen]  # a link may lead to a folder above
         seen.update(path.resolve() for path in new)
         folders[:] = [path.name for path in new]
         for name in names:
@@ -70,12 +71,12 @@ def _counts(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class _File:
-    """A file in the state in which it was found."""
+    """A file, with what tells whether it was changed since."""
 
     path: Path  # resolved
     size: int
-    modified: int  # nanoseconds, as the next one
-    changed: int
+    modified: int  # nanoseconds: the last change of the contents
+    changed: int  # nanoseconds: the last change of the file or of its metadata
     inode: int
 
     @classmethod
@@ -90,13 +91,14 @@ class _File:
 
     @property
     def _memory(self) -> Path:
-        """One file for each path, so that processes beside each other overwrite nothing of each other's."""
-        import platformdirs  # here, since models load without it
+        """The file that keeps the hash: one for each path, so that processes do not overwrite each other's."""
+        import platformdirs  # imported here, since loading a model does not need it
 
         name = hashlib.sha256(os.fsencode(self.path)).hexdigest()
         return platformdirs.user_cache_path("scope-kv") / "hashes" / name
 
     def remembered(self) -> str | None:
+        """The hash, if it is known for this state of the file."""
         if self.size < SMALL:
             return None
         try:
@@ -108,6 +110,7 @@ class _File:
         return digest if whole else None
 
     def hashed(self, opened: Opener) -> str:
+        """Hash the file, and keep the hash of a large one that was not changed meanwhile."""
         begun = time.time_ns()
         with opened(self.path) as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -126,11 +129,11 @@ def _check(body: bytes) -> bytes:
 
 @contextmanager
 def _opener(size: int) -> Iterator[Opener]:
-    """How files of so many bytes together are opened: with a progress bar where that is long, on a terminal."""
+    """How to open files of `size` bytes in all: with a progress bar on a terminal if that takes long."""
     if size < LONG or not sys.stderr.isatty():
         yield lambda path: path.open("rb", buffering=0)
         return
-    from rich.console import Console  # here, since models load without it
+    from rich.console import Console  # imported here, since loading a model does not need it
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as progress:

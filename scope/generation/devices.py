@@ -1,15 +1,15 @@
-"""What this machine can compute on."""
+"""The devices of this machine."""
 
 import importlib.util
 
 import torch
 
-EVEN = ("auto", "balanced", "balanced_low_0")  # accelerate's ways of spreading layers that use every GPU
+EVEN = ("auto", "balanced", "balanced_low_0")  # values of device_map with which accelerate uses every GPU
 SPREADS = (*EVEN, "sequential")
 
 
 def parse(device: str) -> torch.device:
-    """A torch device that can hold weights, whether or not it is here. Raises RuntimeError for what is none."""
+    """The torch device of that name, which need not be in this machine. Raises RuntimeError for one without weights."""
     found = torch.device(device)
     if found.type == "meta":
         raise RuntimeError("meta holds no weights")
@@ -17,7 +17,7 @@ def parse(device: str) -> torch.device:
 
 
 def lacking(device: torch.device) -> str:
-    """Why nothing can be computed on a device here; empty where it can."""
+    """Why a device cannot be used on this machine; empty if it can."""
     try:
         module = torch.get_device_module(device)
         there = module.device_count() if module.is_available() else 0
@@ -32,7 +32,7 @@ def lacking(device: torch.device) -> str:
 
 
 def automatic() -> torch.device:
-    """A GPU where there is one."""
+    """A GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

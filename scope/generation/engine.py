@@ -1,4 +1,4 @@
-"""The settings of an engine: how steps are run, and how many rows and prompt tokens go together."""
+"""Settings of the engine: how a decode step is run, the rows of a batch, and the chunks of a prompt."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,12 +14,16 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class Engine:
-    """How generations are computed: changes the speed and the memory, not the answers.
+    """How generations are computed. It changes speed and memory, not the answers.
 
-    kind: `eager`; `graph`, recorded operators (on a GPU a CUDA graph, which costs the host one call a step); `compile`,
-    the same compiled by torch (minutes at first); `auto` is graph on a GPU and eager elsewhere. batch_size: rows
-    written at a time, of which one that ends makes room for the next prompt; `auto` is as many as fit in memory.
-    prefill_chunk: tokens of a prompt that are fed at a time; None is all. Raises SettingError for what cannot be.
+    kind: how a decode step is run. `eager`: as the model's Python goes. `graph`: recorded once and replayed, on a GPU
+    as a CUDA graph. `compile`: the recorded operators compiled by torch, which takes minutes at first. `auto`: graph on
+    a GPU, else eager.
+    batch_size: rows that are written at a time. A row that ends is replaced by the next prompt. `auto`: as many as fit
+    in memory.
+    prefill_chunk: tokens of a prompt that are fed at a time; None: all.
+
+    Raises SettingError for a value that is not allowed.
     """
 
     kind: str = AUTO
@@ -36,9 +40,9 @@ class Engine:
             check_count(self, "prefill_chunk", low=1)
 
     def on(self, devices: Collection[torch.device]) -> str:
-        """The kind that is meant for a model whose weights lie there: eager, graph or compile.
+        """The kind for a model with weights on these devices: eager, graph or compile.
 
-        Raises ImpossibleError where that is a graph over several GPUs, each of which would need one of its own.
+        Raises ImpossibleError for `graph` on several GPUs.
         """
         several = len(devices) > 1
         if self.kind == AUTO:
@@ -50,5 +54,5 @@ class Engine:
 
 
 def devices_of(model: nn.Module) -> set[torch.device]:
-    """Where its weights lie."""
+    """The devices on which the weights of a model lie."""
     return {weights.device for weights in model.parameters()}

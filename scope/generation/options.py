@@ -1,4 +1,4 @@
-"""What `generate` and `stream` may be told beside the prompts and the policy. None of it changes an answer."""
+"""Options and hooks of `generate` and `stream`. They do not change the answers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,11 +12,13 @@ from scope.util.errors import check_choice, check_count
 
 @dataclass(frozen=True)
 class Hooks:
-    """Functions that are called while a batch is written.
+    """Functions that are called while a batch is written. None: nothing is called.
 
-    progress: after each step, with the number of rows that are still being written; after a prefill into freed rows,
-    with the number of these. observe: with the cache, after the first prefill and after each step. watch: with each
-    layer's attention, before anything is evicted; it must not keep the tensors, and steps then run eagerly.
+    progress: is called after each step with the number of rows that go on. After a prefill that refills rows it is
+    called with the number of these.
+    observe: is called with the cache after the first prefill and after each step.
+    watch: is called with the attention of each layer, for the prompt and in each step, before anything is evicted. It
+    must not keep the tensors. With it steps run eagerly.
     """
 
     progress: Callable[[int], None] | None = None
@@ -26,13 +28,17 @@ class Hooks:
 
 @dataclass(frozen=True)
 class Options:
-    """How a batch is run.
+    """How a batch is run. It changes speed and memory, not the answers.
 
-    engine: how steps are run: `eager`, `graph`, `compile` or `auto`, as in `Engine`. batch_size: rows written at a
-    time; None: all prompts at once. prefill_chunk: tokens of a prompt that are fed at a time; None: all. ahead: a step
-    is launched before the tokens of the one before it are copied to the host, so that a GPU need not wait; a row then
-    runs one step too far, and that token is dropped. None: on a GPU, where tokens are chosen greedily. storage: what
-    makes the layers' storage, for tests; None: slots. Raises SettingError for what cannot be.
+    engine: how a decode step is run: `eager`, `graph`, `compile` or `auto`, as in `Engine`.
+    batch_size: rows that are written at a time; None: all prompts together.
+    prefill_chunk: tokens of a prompt that are fed at a time; None: all.
+    ahead: launch step t+1 before the tokens of step t are copied to the host, so that a GPU does not wait. A row then
+    runs one step too many, and this token is dropped. None: on a GPU with greedy decoding.
+    storage: makes the storage of each layer, for tests; None: the usual one.
+    hooks: functions to call meanwhile.
+
+    Raises SettingError for a value that is not allowed.
     """
 
     engine: str = "eager"

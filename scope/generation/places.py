@@ -1,4 +1,4 @@
-"""Where a model's files are: a folder of this disk, or one commit of a hub id."""
+"""Where the files of a model are: a folder on this disk, or a commit of a hub id."""
 
 import re
 from dataclasses import dataclass
@@ -21,7 +21,11 @@ _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 @dataclass(frozen=True)
 class Place:
-    """commit: of a hub id; None for a folder. local: whether the files have to come from this disk."""
+    """The files of a model.
+
+    name: a folder or a hub id. commit: of the hub id; None for a folder. local: whether the files have to be on this
+    disk already.
+    """
 
     name: str
     commit: str | None = None
@@ -29,9 +33,10 @@ class Place:
 
 
 def locate(name: str, revision: str | None) -> Place:
-    """Find a model. The hub is asked once a process, so that a branch that moves meanwhile changes nothing.
+    """Find a model. name: a folder or a hub id. revision: of the hub id; None: its main branch.
 
-    Raises ScopeError for a folder without a model, and for an id that does not exist, is gated or cannot be reached.
+    The hub is asked once in a process, so the commit stays the same even if the branch moves. Raises ScopeError for a
+    folder without a model, and for an id that does not exist, is gated or cannot be reached.
     """
     refused = f"model.path={name}:"
     folder = Path(name)
@@ -49,7 +54,7 @@ def locate(name: str, revision: str | None) -> Place:
 def _exists(folder: Path) -> bool:
     try:
         return folder.exists()
-    except (OSError, ValueError):  # a name that no file system takes
+    except (OSError, ValueError):  # not a valid name of a file
         return False
 
 
@@ -63,7 +68,10 @@ def _is_hub_id(name: str) -> bool:
 
 @lru_cache(maxsize=64)
 def _commit(name: str, revision: str | None) -> Place:
-    """Ask the hub before transformers does, which would keep trying; where it gives no files, take those cached."""
+    """Ask the hub for the commit. If it gives none, take the files of an earlier download.
+
+    transformers would ask by itself, but try again for a long time.
+    """
     refused = f"model.path={name}:"
     cached = huggingface_hub.try_to_load_from_cache(name, "config.json", revision=revision)
     there = Place(name, Path(cached).parent.name, local=True) if isinstance(cached, str) else None
@@ -78,10 +86,10 @@ def _commit(name: str, revision: str | None) -> Place:
         raise ConfigError(f"model.revision={revision}: {name} has no such branch, tag or commit") from error
     except RepositoryNotFoundError as error:
         raise ScopeError(f"{refused} is not on the hub (or private: `hf auth login` or HF_TOKEN)") from error
-    except Exception as error:  # the client's transport raises errors of its own
+    except Exception as error:  # errors of the network library
         reason = error
-        asked = f"{name} --revision {revision}" if revision else name
-        why = f"the hub cannot be reached and it is not in the cache; where there is a network: hf download {asked}"
+        wanted = f"{name} --revision {revision}" if revision else name
+        why = f"the hub cannot be reached and it is not in the cache; where there is a network: hf download {wanted}"
     else:
         return Place(name, commit, local=False)
     if there is None:

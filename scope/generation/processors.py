@@ -1,7 +1,7 @@
-"""What a model's generation config asks of the choice of tokens, and doing it as transformers does.
+"""What a model's generation config changes in the choice of tokens, applied as transformers applies it.
 
-Temperature, top-k, top-p and whether to sample at all are not among it: `sampling.*` decides these, whatever a config
-says. A row's processors see the tokens of its own prompt and generation only, so that it gets what it would get alone.
+Temperature, top-k, top-p and whether to sample at all are always those of `sampling.*`. The processors of a row see
+only the tokens of its own prompt and generation, so its tokens do not depend on its batch.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -14,7 +14,7 @@ from transformers.generation.logits_process import MinNewTokensLengthLogitsProce
 
 from scope.util.errors import ConfigError
 
-# Each field with the values, beside None, at which it does nothing.
+# Each field of a generation config, with the values at which it does nothing. None always does nothing.
 APPLIED: Mapping[str, tuple[object, ...]] = {
     "sequence_bias": (),
     "encoder_repetition_penalty": (1.0,),
@@ -41,7 +41,7 @@ WHEN_SAMPLING: Mapping[str, tuple[object, ...]] = {
     "epsilon_cutoff": (0.0,),
     "eta_cutoff": (0.0,),
 }
-REFUSED: Mapping[str, tuple[object, ...]] = {  # what is more than a change of the logits
+REFUSED: Mapping[str, tuple[object, ...]] = {  # fields that are more than a change of the logits
     "guidance_scale": (1.0,),
     "num_beams": (1,),
     "num_beam_groups": (1,),
@@ -52,18 +52,21 @@ REFUSED: Mapping[str, tuple[object, ...]] = {  # what is more than a change of t
     "token_healing": (False,),
     "max_time": (),
 }
-OURS = ("do_sample", "temperature", "top_k", "top_p")
+OURS = ("do_sample", "temperature", "top_k", "top_p")  # fields that `sampling.*` decides
 
 
 def asked_for(config: GenerationConfig | None, sampled: bool) -> dict[str, Any]:
-    """What a generation config asks for that changes which tokens are chosen, by field. sampled: not greedily."""
+    """The fields of a generation config, with their values, that change which tokens are chosen.
+
+    sampled: whether tokens are sampled; False: chosen greedily.
+    """
     known = {**APPLIED, **REFUSED, **(WHEN_SAMPLING if sampled else {})}
     values = {name: getattr(config, name, None) for name in known}
     return {name: v for name, v in values.items() if v is not None and v not in known[name]}
 
 
 def require_possible(config: GenerationConfig | None) -> None:
-    """Raises ConfigError for a config that cannot be followed."""
+    """Raises ConfigError for a generation config that cannot be followed."""
     for name, value in asked_for(config, sampled=True).items():
         if name in REFUSED:
             raise ConfigError(
@@ -73,7 +76,10 @@ def require_possible(config: GenerationConfig | None) -> None:
 
 
 def described(config: GenerationConfig | None, sampled: bool) -> dict[str, str | int | float | bool]:
-    """What a generation config asks for as plain data, what `sampling.*` decides instead of it included."""
+    """What a generation config asks for, as plain data for the manifest.
+
+    Fields that `sampling.*` decides are included if the config samples.
+    """
     ours = {name: value for name in OURS if (value := getattr(config, name, None)) is not None}
     if not ours.get("do_sample"):
         ours = {}
@@ -90,13 +96,13 @@ class RowProcessors:
     """Changes the logits of one row before its next token is chosen."""
 
     def __init__(self, processors: LogitsProcessorList, prompt: Tensor, most: int) -> None:
-        """prompt [1, P]; most: tokens that the row may generate."""
+        """prompt [1, P]: the tokens of the row's prompt. most: T, the most tokens that it may generate."""
         self._processors = processors
         self._ids = torch.cat([prompt, prompt.new_zeros(1, most)], dim=1)
         self._prompt, self._known = prompt.shape[1], 0
 
     def __call__(self, logits: Tensor, generated: Sequence[int]) -> Tensor:
-        """logits [1, V], the row's tokens so far -> logits [1, V], float32 as in transformers."""
+        """logits [1, V] and the tokens generated so far -> changed logits [1, V], float32 as in transformers."""
         if fresh := generated[self._known :]:
             begin = self._prompt + self._known
             self._ids[0, begin : begin + len(fresh)] = torch.tensor(fresh)
@@ -109,7 +115,7 @@ class RowProcessors:
 def least_tokens(
     model: PreTrainedModel, prompt: Sequence[int], least: int, eos: Collection[int], most: int
 ) -> RowProcessors:
-    """No end of sequence among the first `least` of at most `most` tokens."""
+    """Processors that allow no end of sequence among the first `least` tokens. most: T."""
     rule = MinNewTokensLengthLogitsProcessor(len(prompt), least, sorted(eos), device=str(model.device))
     return RowProcessors(LogitsProcessorList([rule]), torch.tensor([prompt], device=model.device), most)
 
@@ -117,12 +123,15 @@ def least_tokens(
 def as_generate(
     model: PreTrainedModel, prompt: Sequence[int], most: int, given: Mapping[str, Any]
 ) -> RowProcessors | None:
-    """The processors of `model.generate(prompt, max_new_tokens=most, **given)`; None where it has none."""
+    """The processors that `model.generate(prompt, max_new_tokens=most, **given)` would use; None if there are none.
+
+    They are taken from transformers' own `generate`. Its decoding loop is replaced by a function that returns at once.
+    """
     ids = torch.tensor([prompt], device=model.device)
     found: list[LogitsProcessorList] = []
 
     def take(model: PreTrainedModel, input_ids: Tensor, logits_processor: LogitsProcessorList, **_: Any) -> Tensor:
-        """Stands in for transformers' own loop."""
+        """Is called in place of transformers' decoding loop."""
         found.append(logits_processor)
         return input_ids
 

@@ -1,4 +1,8 @@
-"""From a sample to the tokens that the model reads: its layout, no doubled beginning, no end, and what does not fit."""
+"""From a sample to the tokens that the model reads.
+
+The layout frames the prompt. The beginning of sequence comes once, and no end of sequence follows the prompt. A prompt
+that is too long is refused or cut in its middle.
+"""
 
 import hashlib
 import inspect
@@ -20,9 +24,10 @@ from scope.util.errors import ConfigError, ImpossibleError, ScopeError, one_line
 LAYOUTS = ("auto", "chat", "plain", "paper")
 TEMPLATED = ("auto", "chat")  # layouts that may use a chat template
 OVERLONG = ("refuse", "cut")
-GENERATION_TAG = r"{%-?\s*(end)?generation\s*-?%}"  # transformers' own, not Jinja's
-# A template calls CLOCK with a format. transformers hands no function of ours to a template, only plain data. So a
-# macro of that name looks the format up in what it was told, and asks for one that is missing.
+GENERATION_TAG = r"{%-?\s*(end)?generation\s*-?%}"  # a tag that transformers adds to Jinja
+# Some templates call CLOCK with a format, to get the date. transformers passes only plain data to a template, and no
+# function. So a macro with this name looks up the format in the data TOLD. If the format is missing, the macro fails
+# with the message ASKS, and the template is rendered again with the format added.
 CLOCK, TOLD, ASKS = "strftime_now", "scope_clock", "scope asks for the clock as "
 CLOCK_MACRO = (
     f"{{%- macro {CLOCK}(form) -%}}"
@@ -30,15 +35,18 @@ CLOCK_MACRO = (
     f"{{{{ {TOLD}[form] }}}}"
     "{%- endmacro %}\n"
 )
-MOST_FORMATS = 32
-# Names that a template gets from scope or transformers, and not from `model.template`.
+MOST_FORMATS = 32  # of the clock in one template
+# Names that scope or transformers gives to a template, so that `model.template` may not.
 RESERVED = {*inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters, "messages", "raise_exception"}
 RESERVED |= {"conversations", "kwargs", CLOCK, TOLD}
 
 
 @dataclass(frozen=True)
 class TemplateInput:
-    """What a chat template is given beside the turn. day: its clock stands at that day's midnight; None: now."""
+    """What a chat template gets beside the message.
+
+    arguments: by name. day: the template's clock shows the midnight of this day; None: the current time.
+    """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
     day: date | None = None
@@ -46,9 +54,10 @@ class TemplateInput:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A prompt's tokens; `cut` counts those that were taken out of its middle.
+    """A prompt as the model reads it.
 
-    dated: the template has read its clock. text: before it was cut into tokens.
+    tokens: its tokens. cut: how many tokens were taken out of its middle. dated: whether the template has used its
+    clock. text: the whole text, before it became tokens.
     """
 
     tokens: tuple[int, ...]
@@ -58,20 +67,23 @@ class Encoded:
 
     @cached_property
     def hash(self) -> str:
-        """16 hex digits, of the tokens."""
+        """16 hex digits: a hash of the tokens."""
         return hashlib.sha256(" ".join(map(str, self.tokens)).encode()).hexdigest()[:16]
 
     def starts_thinking(self, markers: tuple[str, str] | None) -> bool:
-        """Whether the prompt ends in what opens a thinking part, as some templates have it."""
+        """Whether the prompt ends with the mark that opens a thinking part, as with some templates."""
         return markers is not None and self.text.rstrip().endswith(markers[0])
 
 
 def render(tokenizer: PreTrainedTokenizerBase, sample: Sample, layout: str, given: TemplateInput | None = None) -> str:
-    """The text of a prompt, as the model gets it.
+    """The text of a prompt as the model reads it.
 
-    chat: one turn of the user in the tokenizer's own template; plain: instruction and prompt; paper: as the paper's
-    code frames them, whatever the model; auto: chat where the tokenizer has a template, else plain.
-    Raises ConfigError for `chat`, or for arguments of a template, where there is none, and for a template that fails.
+    layout: `chat`: one message of the user in the tokenizer's own template. `plain`: instruction and prompt. `paper`:
+    as the paper's code frames them, for every model. `auto`: chat if the tokenizer has a template, else plain.
+    given: the day and the arguments of the template.
+
+    Raises ConfigError for `chat`, or for arguments, if the tokenizer has no template. Raises ImpossibleError for a
+    template that fails.
     """
     return _rendered(tokenizer, sample, layout, given or TemplateInput())[0]
 
@@ -79,7 +91,7 @@ def render(tokenizer: PreTrainedTokenizerBase, sample: Sample, layout: str, give
 def _rendered(
     tokenizer: PreTrainedTokenizerBase, sample: Sample, layout: str, given: TemplateInput
 ) -> tuple[str, bool]:
-    """-> the text, and whether the template has read its clock."""
+    """-> the text, and whether the template has used its clock."""
     content = f"{sample.instruction}\n\n{sample.prompt}" if sample.instruction else sample.prompt
     if is_chat(tokenizer, layout):
         if not tokenizer.chat_template:
@@ -97,7 +109,7 @@ def _rendered(
 def _in_template(tokenizer: PreTrainedTokenizerBase, content: str, given: TemplateInput) -> tuple[str, bool]:
     now = datetime.combine(given.day, time()) if given.day else datetime.now()
     turn = [{"role": "user", "content": content}]
-    told: dict[str, str] = {}  # the clock, in each format that the template has asked for
+    told: dict[str, str] = {}  # the time, in each format that the template has asked for
     try:
         template = str(tokenizer.get_chat_template())
         while True:
@@ -111,29 +123,30 @@ def _in_template(tokenizer: PreTrainedTokenizerBase, content: str, given: Templa
                 )
                 return str(text), bool(told)
             except jinja2.TemplateError as error:
-                asked, form = str(error).partition(ASKS)[1:]
-                if not asked or len(told) == MOST_FORMATS:
+                asks, form = str(error).partition(ASKS)[1:]
+                if not asks or len(told) == MOST_FORMATS:
                     raise
                 told[form] = now.strftime(form)
-    except Exception as error:  # a template is a program of its own
+    except Exception as error:  # a template is a program, and may raise anything
         reason = one_line(f"{type(error).__name__}: {error}")
         said = f"the tokenizer's chat template fails (model.layout=plain uses none): {reason}"
         raise ImpossibleError(said) from error
 
 
 def is_chat(tokenizer: PreTrainedTokenizerBase, layout: str) -> bool:
+    """Whether a prompt with this layout is framed by the chat template."""
     return layout == "chat" or (layout == "auto" and bool(tokenizer.chat_template))
 
 
 def unused_arguments(tokenizer: PreTrainedTokenizerBase, layout: str, given: TemplateInput) -> list[str]:
-    """Of the arguments, those that the chat template does not know."""
+    """The arguments that the chat template does not use."""
     if not given.arguments or not is_chat(tokenizer, layout) or not tokenizer.chat_template:
         return []
     template = re.sub(GENERATION_TAG, "", str(tokenizer.get_chat_template()))
     try:
         parsed = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
     except jinja2.TemplateError:
-        return []  # rendering it says so
+        return []  # rendering the template will report it
     return sorted(given.arguments.keys() - meta.find_undeclared_variables(parsed))
 
 
@@ -145,10 +158,14 @@ def encode(
     overlong: str,
     given: TemplateInput | None = None,
 ) -> Encoded:
-    """room: tokens that the model has for a prompt, None where it sets no bound.
+    """A sample's prompt in tokens.
 
-    A prompt longer than `sample.most_tokens` loses its middle. What is longer than `room` then is refused, or loses its
-    middle too (overlong="cut"). Raises ScopeError for what is refused.
+    room: tokens that the model's context leaves for a prompt; None: no bound. overlong: what happens to a prompt that
+    is longer: `refuse` it, or `cut` its middle. layout, given: as in `render`.
+    A prompt that is longer than `sample.most_tokens` is cut in any case, and before that.
+
+    Raises ImpossibleError for a prompt that does not fit, and ScopeError for an empty one. Other errors are those of
+    `render`.
     """
     text, dated = _rendered(tokenizer, sample, layout, given or TemplateInput())
     tokens: list[int] = tokenizer(text, add_special_tokens=False).input_ids
@@ -159,22 +176,22 @@ def encode(
     if not tokens:
         raise ScopeError(f"{sample.name}: its prompt is empty")
     most = sample.most_tokens
-    kept = len(tokens) if most is None else min(most, len(tokens))
-    if room is not None and kept > room:
+    length = len(tokens) if most is None else min(most, len(tokens))
+    if room is not None and length > room:
         if overlong == "refuse":
             raise ImpossibleError(
-                f"{sample.name}: its prompt of {kept} tokens does not fit the model's context, which leaves {room}; "
+                f"{sample.name}: its prompt of {length} tokens does not fit the model's context, which leaves {room}; "
                 "model.overlong=cut takes out the middle"
             )
-        kept = room
-    head = kept - kept // 2
-    return Encoded((*tokens[:head], *tokens[len(tokens) - kept // 2 :]), len(tokens) - kept, dated, text)
+        length = room
+    begin = length - length // 2
+    return Encoded((*tokens[:begin], *tokens[len(tokens) - length // 2 :]), len(tokens) - length, dated, text)
 
 
 def _without_end(tokens: Sequence[int], bare: Sequence[int]) -> list[int]:
-    """A text's tokens without what the tokenizer puts behind them; `bare`: the text's own, without special tokens.
+    """The tokens of a text without the special tokens that the tokenizer puts behind it, such as an end of sequence.
 
-    An end of sequence there would tell the model that all is said. One that the text itself ends in stays.
+    bare: the tokens of the text alone. An end of sequence that is part of the text stays.
     """
     for begin in range(len(tokens) - len(bare) + 1):
         end = begin + len(bare)

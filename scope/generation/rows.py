@@ -1,4 +1,4 @@
-"""The rows of a batch: the prompt that each was given, and what has been written of it so far."""
+"""The rows of a batch: their prompts, and what has been generated so far."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +15,14 @@ from scope.util.errors import SettingError
 
 @dataclass(frozen=True)
 class Prompt:
-    """One row of a batch: its name, its tokens, and the strings that end its generation (not part of the text).
+    """A prompt to answer.
 
-    A stop string is looked for in what is generated only: one that begins in the prompt does not count. It may hold the
-    text of a special token. visible: texts of special tokens that the generation's text shows, such as `</think>`;
-    others are left out of it. Raises SettingError for an empty stop string.
+    name: seeds the sampling, so that it does not depend on the batch. tokens: of the prompt.
+    stop: strings that end the generation. They are looked for in the generated text only, and are not part of the
+    answer. They may hold the text of a special token.
+    visible: texts of special tokens that are shown in the answer, such as `</think>`. Others are left out of it.
+
+    Raises SettingError for an empty stop string.
     """
 
     name: str
@@ -34,25 +37,25 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Generated:
-    """One row's generation and what its cache did. Slots are per layer; seconds are wall time."""
+    """The generation of one prompt, and what its cache held. Slots are one number per layer. Seconds are wall time."""
 
-    tokens: tuple[int, ...]
-    text: str
-    finish: str  # eos | stop | length
-    prefill_seconds: float  # of all prompts that went through it together
-    decode_seconds: float  # in the steps from its prefill to its end
-    batch_seconds: float  # in all steps so far of the batch that it was a row of
-    prefill_kept: tuple[int, ...]  # slots left by the prefill
+    tokens: tuple[int, ...]  # generated tokens
+    text: str  # of the tokens, without a stop string
+    finish: str  # what ended it: eos, stop or length
+    prefill_seconds: float  # of the prefill, of all prompts that it had together
+    decode_seconds: float  # of the decode steps from its prefill to its end
+    batch_seconds: float  # of all decode steps of its batch up to its end
+    prefill_kept: tuple[int, ...]  # slots after the prefill
     slots_kept: tuple[int, ...]  # slots at the end
     prefill_full: tuple[int, ...]  # slots that transformers' own cache would hold after the prefill
-    slots_full: tuple[int, ...]  # and at the end
-    cache_bytes: int  # of the most slots this row needed at once: keys, values and channels
-    full_cache_bytes: int  # of the keys and values that transformers' own cache would hold of it
-    trace: str  # a fingerprint of the slots held over time: equal where evictions were as many at every step
+    slots_full: tuple[int, ...]  # slots that transformers' own cache would hold at the end
+    cache_bytes: int  # bytes of the most slots that it held at once: keys, values and channels
+    full_cache_bytes: int  # bytes that transformers' own cache would hold at the end: keys and values
+    trace: str  # a hash of the number of slots in each layer after each step
 
 
 def pad_left(prompts: Sequence[Prompt], pad: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """-> ids [B, P], mask [B, P] bool, positions [B, P]; a row ends in the last column."""
+    """Pad prompts on the left with the token `pad` -> ids [B, P], mask [B, P] bool (True = token), positions [B, P]."""
     lengths = torch.tensor([len(p.tokens) for p in prompts])
     longest = int(lengths.max())
     ids = torch.full((len(prompts), longest), pad)
@@ -63,7 +66,7 @@ def pad_left(prompts: Sequence[Prompt], pad: int, device: torch.device) -> tuple
 
 
 class Row:
-    """What has been written so far of one generation, and whether it has ended."""
+    """A generation so far, and whether it has ended."""
 
     def __init__(
         self,
@@ -71,21 +74,23 @@ class Row:
         prompt: Prompt,
         tokenizer: PreTrainedTokenizerBase,
         eos: frozenset[int],
-        limit: int,
+        max_new_tokens: int,
         lot: torch.Generator,
         processors: RowProcessors | None,
     ) -> None:
+        """place: index of the prompt. eos: tokens that end it. lot: the random numbers of sampling."""
         self.place, self.prompt = place, prompt
-        self.eos, self.limit, self.lot, self.processors = eos, limit, lot, processors
-        self.began = self.ended = self.prefill_seconds = 0.0  # on the clock of decoding, but for the last
+        self.eos, self.max_new_tokens, self.lot, self.processors = eos, max_new_tokens, lot, processors
+        self.began = self.ended = 0.0  # times on the clock of decoding
+        self.prefill_seconds = 0.0
         self.tokens: list[int] = []
         self.text = ""
         self.finish = ""
         self._text = Text(tokenizer, prompt.stop, prompt.visible)
-        self.taken = False  # handed out
+        self.taken = False  # `Batch.retire` has returned it
 
     def add(self, token: int, seconds: float) -> None:
-        """Take one more token and decide whether it is the last."""
+        """Add a token and decide whether it is the last. seconds: the time on the clock of decoding."""
         self.tokens.append(token)
         stopped = self._text.add(token)
         self.ended = seconds
@@ -93,14 +98,14 @@ class Row:
             self.finish = "eos"
         elif stopped:
             self.finish = "stop"
-        elif len(self.tokens) == self.limit:
+        elif len(self.tokens) == self.max_new_tokens:
             self.finish = "length"
         if self.finish:
             self.text = self._text.final()
 
 
 class Tokens:
-    """The next token of each row [B], and its copy on the way to the host."""
+    """The next token of each row [B], with a copy to the host that may still be under way."""
 
     def __init__(self, tokens: Tensor) -> None:
         self.tokens = tokens
@@ -111,7 +116,7 @@ class Tokens:
             self._there.record()
 
     def note(self, rows: Sequence[Row], seconds: float) -> None:
-        """Add them to the rows that have not ended."""
+        """Wait for the copy, and add each token to its row, if the row has not ended."""
         if self._there is not None:
             self._there.synchronize()
         for row, token in zip(rows, self._copy.tolist(), strict=True):
@@ -119,11 +124,12 @@ class Tokens:
                 row.add(token, seconds)
 
     def replaced(self, rows: Tensor, other: "Tokens") -> "Tokens":
-        """With these rows become others."""
+        """The tokens with those of `other` in these rows."""
         return Tokens(self.tokens.index_copy(0, rows, other.tokens))
 
 
 def result_of(row: Row, index: int, cache: CompressedCache) -> Generated:
+    """The finished generation of a row. index: of the row in the batch."""
     steps = len(row.tokens) - 1  # the last token is never fed back
     peak = cache.peak_slots(index, steps)
     full = len(row.prompt.tokens) + steps

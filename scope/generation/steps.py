@@ -1,8 +1,8 @@
-"""How decode steps are run: as the model's Python goes, or recorded once for each kind of step and then replayed.
+"""How a decode step is run: as the model's Python goes, or recorded once for each step key and then replayed.
 
-A step of a compressed cache never looks at the host once it has begun (scope.cache.slots), so what is recorded of one
-holds for every other that `CompressedCache.begin` calls equal: new tokens, positions and counts are read from where
-they lie on the device. A kind of step is recorded when it has come often enough to be worth it.
+A step of a compressed cache never waits for the host once it has begun (scope.cache.slots). So a recording can be
+replayed for every step with the same key (`CompressedCache.begin`): tokens, positions and counts are read from their
+places on the device. A step is recorded after its key has come OFTEN times.
 """
 
 from collections import Counter
@@ -18,18 +18,18 @@ from scope.cache import CompressedCache
 from scope.util.errors import ScopeError
 from scope.util.memory import out_of_memory
 
-THIN = 8  # rows of a batch up to which compiled code multiplies by the weights faster than a library's matrix product
-OFTEN = 3  # steps of a kind that run as they come before it is recorded; also what warms a device up for it
+THIN = 8  # up to so many rows, compiled code multiplies by the weights faster than the matrix product of a library
+OFTEN = 3  # steps with one key that run eagerly before one is recorded; they also warm up a GPU
 
 Step = Callable[[], Tensor]  # -> logits [B, V]
-Recorder = Callable[[Step], tuple[Tensor, Step]]  # runs a step -> its logits, and what repeats it
+Recorder = Callable[[Step], tuple[Tensor, Step]]  # runs a step -> its logits, and a function that replays it
 
 
 class Stepper:
-    """Feeds one token after the other to a model and its cache."""
+    """Runs decode steps: feeds each row's newest token to the model and its cache."""
 
     def __init__(self, model: PreTrainedModel, cache: CompressedCache, positions: Tensor, kind: str) -> None:
-        """positions [B, 1]: of each row's last token so far."""
+        """positions [B, 1]: of each row's last token. kind: eager, graph or compile."""
         self._model, self._cache = model, cache
         self._record = _recorder(kind, model.device)
         self._tokens = torch.zeros_like(positions)
@@ -38,7 +38,10 @@ class Stepper:
         self._recorded: dict[Hashable, Step] = {}
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """tokens [B] -> logits [B, V], which the next call may overwrite."""
+        """Run a step: tokens [B] -> logits [B, V], which the next call may overwrite.
+
+        Raises ScopeError for a step that cannot be recorded.
+        """
         self._tokens.copy_(tokens[:, None])
         step_key = self._cache.begin()
         if self._record is None or step_key is None:
@@ -49,9 +52,9 @@ class Stepper:
                 return self._forward()
         try:
             if step_key in self._recorded:
-                return self._recorded[step_key]()  # which is compiled now, the first time
+                return self._recorded[step_key]()  # `compile` compiles it here, the first time
             logits, self._recorded[step_key] = self._record(self._forward)
-        except RuntimeError as error:  # as of experts that ask the host which of them are needed, or without a compiler
+        except RuntimeError as error:  # such as: experts that are chosen on the host, or no compiler
             if out_of_memory(error):
                 raise
             reason = str(error).splitlines()[0]
@@ -59,7 +62,7 @@ class Stepper:
         return logits
 
     def place(self, rows: Tensor, positions: Tensor) -> None:
-        """These rows of the batch have become others, whose last tokens are at positions [n, 1]."""
+        """These rows of the batch were replaced. positions [n, 1]: of the last tokens of the new ones."""
         self._positions[rows] = positions
 
     def _forward(self) -> Tensor:
@@ -83,7 +86,7 @@ def _recorder(kind: str, device: torch.device) -> Recorder | None:
 
 
 def _traced(step: Step) -> tuple[Tensor, GraphModule]:
-    """The operators that a step ran, without the Python that chose them."""
+    """Run a step and record its operators."""
     made: list[Tensor] = []
 
     def run() -> Tensor:
@@ -95,6 +98,7 @@ def _traced(step: Step) -> tuple[Tensor, GraphModule]:
 
 
 def _compiled(step: Step) -> tuple[Tensor, Step]:
+    """Run a step, record its operators, and have torch compile them."""
     logits, recorded = _traced(step)
     for node in recorded.graph.nodes:
         if node.target is torch.ops.aten.mm.default and not logits.is_cuda and len(node.meta["val"]) <= THIN:
@@ -104,20 +108,23 @@ def _compiled(step: Step) -> tuple[Tensor, Step]:
 
 
 def _product(rows: Tensor, weights: Tensor) -> Tensor:
-    """rows [B, E] @ weights [E, F], so written that the compiler reads the weights once and as fast as memory gives
-    them, where a processor's library does not: some 2.4 times as fast for one row, and no faster for more than THIN."""
+    """rows [B, E] @ weights [E, F], in a form for which the compiler reads the weights only once.
+
+    It is then as fast as memory: on a CPU 2.4 times as fast as the library's product for one row, and not faster for
+    more than THIN rows.
+    """
     return torch.stack([(weights.t() * row).sum(-1) for row in rows])
 
 
 class _CudaGraphs:
-    """CUDA graphs that share their memory, since only one runs at a time."""
+    """Records CUDA graphs. They share memory, since only one runs at a time."""
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, step: Step) -> tuple[Tensor, Step]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):  # nothing runs yet
+        with torch.cuda.graph(graph, pool=self._pool):  # this records the step without running it
             logits = step()
 
         def replay() -> Tensor:

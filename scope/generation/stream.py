@@ -1,7 +1,7 @@
-"""Writing answers: prefill, then one token at a time over a batch of prompts of different lengths.
+"""The engine: a prefill, then one token at a time, for a batch of prompts of different lengths.
 
-`stream` reads as the engine works: rows that have ended are retired, the next prompts are admitted in their place, and
-a step writes one token into each row.
+`stream` is the whole loop: rows that have ended are retired, the next prompts are admitted in their place, and a step
+adds one token to each row.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,7 +35,7 @@ def generate(
     sampling: Sampling | None = None,
     options: Options | None = None,
 ) -> list[Generated]:
-    """Answer prompts, in their order. Arguments and errors as of `stream`.
+    """Answer prompts -> their generations, in the order of the prompts. Arguments and errors are those of `stream`.
 
     policy = Policy(SnapKV(budget=2048, window=8), Slide(budget=512, recent=256))
     rows = generate(model, tokenizer, [Prompt("a", tuple(tokenizer("...").input_ids))], policy, 600)
@@ -55,11 +55,19 @@ def stream(
     sampling: Sampling | None = None,
     options: Options | None = None,
 ) -> Iterator[tuple[int, Generated]]:
-    """Answer prompts -> (index of the prompt, its generation), as they end; each gets the tokens it would get alone.
+    """Answer prompts -> (index of the prompt, its generation) for each, as soon as it ends.
 
-    A row ends at an end-of-sequence token, at one of its stop strings or after `max_new_tokens`. A row that ends makes
-    room for the next prompt, which is not taken from `prompts` before. sampling: None is greedy; options: None has all
-    prompts written together, eagerly. Raises ScopeError for a model that does not run scope's attention.
+    A generation ends at an end-of-sequence token, at a stop string of its prompt, or after `max_new_tokens`. In float32
+    its tokens are those that the prompt would get alone.
+
+    model: one that runs scope's attention, as from `scope.generation.models.load`.
+    prompts: each is taken when a row is free for it.
+    policy: how the cache is compressed. max_new_tokens: T, at least 1.
+    sampling: how tokens are chosen; None: greedily.
+    options: how the batch is run; None: all prompts together, eagerly.
+
+    Raises ScopeError for a model that does not run scope's attention, a `max_new_tokens` below 1, or a step that
+    cannot be recorded. Raises ConfigError for a generation config that cannot be followed (processors=model).
     """
     options, waiting = options or Options(), enumerate(prompts)
     batch = Batch(model, tokenizer, policy, max_new_tokens, sampling or Sampling(), options)
@@ -74,16 +82,16 @@ def stream(
 
 
 class _Started(NamedTuple):
-    """Prompts that have been through the prefill."""
+    """Prompts after their prefill, in a cache of their own."""
 
     cache: CompressedCache
     rows: list[Row]
-    chosen: Tokens  # the first token of each
-    positions: Tensor  # [B, 1]: of their last tokens
+    chosen: Tokens  # the first generated token of each
+    positions: Tensor  # [B, 1]: of the last tokens of the prompts
 
 
 class Batch:
-    """Rows that are written together, in one cache."""
+    """Rows that are written together in one cache: `admit` prompts, `step`, `retire` rows that have ended."""
 
     def __init__(
         self,
@@ -94,7 +102,7 @@ class Batch:
         sampling: Sampling,
         options: Options,
     ) -> None:
-        """Arguments as of `stream`."""
+        """Arguments and errors are those of `stream`."""
         if max_new_tokens < 1:
             raise ScopeError(f"max_new_tokens={max_new_tokens}: must be at least 1")
         self._model, self._tokenizer, self._policy = model, tokenizer, policy
@@ -106,25 +114,25 @@ class Batch:
         self._ahead = ahead and not sampling.needs_tokens(model)
         self._clock = Clock(model.device)
         self._rows: list[Row] = []
-        self._ended: list[int] = []  # rows that were retired last
-        self._cache: CompressedCache | None = None  # until the first prompts are admitted, as the two below
+        self._ended: list[int] = []  # rows that the last call of `retire` has returned
+        self._cache: CompressedCache | None = None  # set with the first prompts, as the two below
         self._stepper: Stepper
         self._chosen: Tokens
 
     @property
     def writing(self) -> bool:
-        """Whether any row goes on."""
+        """Whether any row has not ended."""
         return any(not row.finish for row in self._rows)
 
     def admit(self, prompts: Sequence[tuple[int, Prompt]]) -> None:
-        """Prefill prompts, each with its index, into the rows that were retired last; rows that get none rest."""
+        """Prefill prompts, each with its index, into the rows that were just retired. Rows that get none rest."""
         if self._cache is None:
             return self._open(prompts)
         refilled, resting = self._ended[: len(prompts)], self._ended[len(prompts) :]
         self._cache.rest(resting)
         if not prompts:
             return None
-        started = self._start(prompts, Layout(0, self._options.storage))  # it gives up what it holds at once
+        started = self._start(prompts, Layout(0, self._options.storage))  # 0: its slots are moved at once
         self._cache.replace(refilled, started.cache)
         at = torch.tensor(refilled, device=started.positions.device)
         self._stepper.place(at, started.positions)
@@ -138,7 +146,7 @@ class Batch:
         return None
 
     def retire(self) -> list[tuple[int, Generated]]:
-        """The rows that have ended since the last call: (index of the prompt, its generation)."""
+        """-> (index of the prompt, its generation) for each row that has ended since the last call."""
         self._ended = [b for b, row in enumerate(self._rows) if row.finish and not row.taken]
         if self._cache is None:
             return []
@@ -147,24 +155,24 @@ class Batch:
         return [(self._rows[b].place, result_of(self._rows[b], b, self._cache)) for b in self._ended]
 
     def step(self) -> None:
-        """One more token for each row."""
+        """Add one token to each row."""
         logits = self._stepper(self._chosen.tokens)
         if self._ahead:
-            self._chosen.note(self._rows, self._clock.now())  # of the step before, while the device runs this one
+            self._chosen.note(self._rows, self._clock.now())  # those of the step before, while the device runs this one
         self._chosen = Tokens(choose(logits, self._sampling, self._rows))
-        self._told()
+        self._announce()
 
     def _open(self, prompts: Sequence[tuple[int, Prompt]]) -> None:
-        """The first prompts: their cache becomes the batch's."""
+        """Prefill the first prompts. Their cache becomes that of the batch."""
         if not prompts:
             return
         layout = Layout(self._most, self._options.storage, self._kind != "eager")
         self._cache, self._rows, self._chosen, positions = self._start(prompts, layout)
         self._stepper = Stepper(self._model, self._cache, positions, self._kind)
-        self._told()
+        self._announce()
 
-    def _told(self) -> None:
-        """Rows and hooks learn of the tokens that were chosen."""
+    def _announce(self) -> None:
+        """Give the chosen tokens to the rows, and call the hooks."""
         assert self._cache is not None
         if not self._ahead:
             self._chosen.note(self._rows, self._clock.now())
@@ -174,7 +182,7 @@ class Batch:
             self._hooks.progress(sum(not row.finish for row in self._rows))
 
     def _start(self, prompts: Sequence[tuple[int, Prompt]], layout: Layout) -> _Started:
-        """Prefill prompts into a cache of their own."""
+        """Prefill prompts into a new cache."""
         model, sampling = self._model, self._sampling
         self._clock.stop()
         cache = CompressedCache.of(model.config, self._policy, layout, self._hooks.watch)
@@ -198,7 +206,7 @@ class Batch:
 def _prefill(
     model: PreTrainedModel, cache: CompressedCache, prompts: Sequence[Prompt], pad: int, chunk: int | None
 ) -> tuple[Tensor, Tensor]:
-    """-> logits [B, V] after the prompts, and the positions of their last tokens [B, 1]."""
+    """Feed the prompts -> logits [B, V] after their last tokens, and the positions [B, 1] of these."""
     ids, mask, positions = pad_left(prompts, pad, model.device)
     columns = ids.shape[1]
     ragged = not bool(mask.all())
@@ -220,6 +228,7 @@ def _prefill(
 
 
 def _eos(model: PreTrainedModel) -> frozenset[int]:
+    """The tokens that end a generation."""
     ends = model.generation_config.eos_token_id if model.generation_config else model.config.eos_token_id
     if ends is None:
         return frozenset()
@@ -227,7 +236,7 @@ def _eos(model: PreTrainedModel) -> frozenset[int]:
 
 
 def _stop_strings(model: PreTrainedModel, sampling: Sampling) -> tuple[str, ...]:
-    """Those of the model's generation config, where it counts. Raises ConfigError where it cannot be followed."""
+    """Stop strings of the model's generation config, if it is followed. Raises ConfigError if that is not possible."""
     if sampling.processors != "model":
         return ()
     require_possible(model.generation_config)

@@ -1,7 +1,7 @@
-"""The text of one row as its tokens come, and whether a stop string has been completed.
+"""The text of one row, token by token, and whether it has reached a stop string.
 
-Stop strings are looked for in the text that was generated, never in the prompt: with the texts of special tokens, so
-that `</s>` or `<|im_end|>` can be one, and without them, as the text is shown.
+Stop strings are looked for in the generated text, never in the prompt. They are looked for twice: in the text with its
+special tokens, so that `</s>` or `<|im_end|>` can be a stop string, and in the text without them, as it is shown.
 """
 
 import copy
@@ -10,29 +10,29 @@ from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-BROKEN = "\N{REPLACEMENT CHARACTER}"  # what decoding shows for bytes that are no character, or not yet
-LONGEST_CHARACTER = 4  # bytes in UTF-8, each of which may be a token
-PENDING = 4 * LONGEST_CHARACTER  # tokens after which bytes that make no character are taken as they are
+BROKEN = "\N{REPLACEMENT CHARACTER}"  # decoding gives it for bytes that are not, or not yet, a character
+LONGEST_CHARACTER = 4  # bytes in UTF-8; each may be a token of its own
+PENDING = 4 * LONGEST_CHARACTER  # after so many tokens, bytes that make no character are left as they are
 
 Decode = Callable[[Sequence[int]], str]
 
 
 class Text:
-    """`add` takes tokens; `final` is their text, cut where the first stop string begins."""
+    """`add` takes the tokens one by one. `final` is their text, up to the first stop string."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = (), visible: Sequence[str] = ()
     ) -> None:
-        """visible: texts of special tokens that are shown all the same, such as `</think>`."""
+        """stop: the stop strings. visible: texts of special tokens that are shown, such as `</think>`."""
         self._tokenizer, self._stop, self._visible = tokenizer, stop, visible
         self._hidden: dict[int, bool] = {}
         self._tokens: list[int] = []
         longest = max(map(len, stop), default=0)
         self._whole = _Ending(self._decode_all, longest)
-        self._shown: _Ending | None = None  # once it is another than the whole
+        self._shown: _Ending | None = None  # set when the shown text begins to differ from the whole
 
     def add(self, token: int) -> bool:
-        """Take one more token. -> whether it completes a stop string."""
+        """Add a token -> whether it completes a stop string."""
         self._tokens.append(token)
         if not self._stop:
             return False
@@ -45,12 +45,12 @@ class Text:
         return any(s in end for s in self._stop for end in ends) and self._stopped() is not None
 
     def final(self) -> str:
-        """The text, without special tokens, and without a last character that is not complete."""
+        """The shown text up to the first stop string, without an incomplete character at its end."""
         stopped = self._stopped()
         return self._complete(self._tokens) if stopped is None else stopped
 
     def _stopped(self) -> str | None:
-        """The text before the first stop string; None where there is none."""
+        """The shown text before the first stop string; None if there is no stop string in it."""
         shown = self._decode_shown(self._tokens)
         found = [shown[:at] for s in self._stop if (at := shown.find(s)) >= 0]
         if self._shown is not None:  # there are special tokens
@@ -60,19 +60,20 @@ class Text:
         return min(found, key=len, default=None)
 
     def _shown_before(self, whole: str, at: int) -> str:
-        """What is shown of the first `at` characters of the whole text."""
+        """The shown part of the first `at` characters of the whole text."""
 
         def characters(count: int) -> int:
             return len(self._decode_all(self._tokens[:count]).rstrip(BROKEN))
 
-        count = bisect_right(range(len(self._tokens)), at, key=characters) - 1  # tokens that end before, or there
+        count = bisect_right(range(len(self._tokens)), at, key=characters) - 1  # tokens that end at or before `at`
         shown = self._complete(self._tokens[:count])
         return shown if self._is_hidden(self._tokens[count]) else shown + whole[characters(count) : at]
 
     def _complete(self, tokens: Sequence[int]) -> str:
-        """The text that is shown, without a last character that is not complete.
+        """The shown text without an incomplete character at its end.
 
-        Some decoders give up on all the bytes before such a character as well: the text of fewer tokens is then longer.
+        Some decoders drop all bytes before such a character too. The text of fewer tokens may then be longer, and is
+        taken.
         """
         text = self._decode_shown(tokens)
         if not text.endswith(BROKEN):
@@ -81,7 +82,7 @@ class Text:
         return max([text.rstrip(BROKEN), *(t for t in fewer if not t.endswith(BROKEN))], key=len)
 
     def _is_hidden(self, token: int) -> bool:
-        """Whether it is a special token that is not shown."""
+        """Whether the token is a special token that is not shown."""
         if token not in self._hidden:
             text = self._decode_all([token])
             special = text != "" and self._decode([token], skip_special_tokens=True) == ""
@@ -105,26 +106,26 @@ class Text:
 
 
 class _Ending:
-    """The end of a text whose tokens come one by one: each costs the decoding of a few tokens, however long it is.
+    """The end of a text that grows by one token at a time. A new token costs the decoding of a few tokens only.
 
-    New tokens are decoded together with those before them, since a token's text depends on its place: the first
-    one of a text may lose its space, and a character may take several tokens.
+    New tokens are decoded together with a few before them, since a token's text depends on its neighbours: the first
+    token of a text may lose its space, and a character may take several tokens.
     """
 
     def __init__(self, decode: Decode, characters: int) -> None:
         self._decode, self._characters = decode, characters
         self._context: list[int] = []
         self._context_text = ""
-        self._fresh: list[int] = []  # tokens after the context, whose text is not complete
+        self._fresh: list[int] = []  # tokens after the context whose text is not complete yet
         self._end = ""
 
     def add(self, token: int) -> str:
-        """-> the end of the text, with at least so many characters before those of this token where there are any."""
+        """-> the end of the text: the characters of this token, and those before it, as many as a stop string has."""
         fresh = [*self._fresh, token]
         text = self._decode(self._context + fresh)[len(self._context_text) :]
         seen = self._end + text
         if (text and not text.endswith(BROKEN)) or len(fresh) >= PENDING:
             self._context, self._context_text = fresh, self._decode(fresh)
             self._end, fresh = seen[-self._characters :], []
-        self._fresh = fresh  # never changed in place: a copy of an ending goes its own way
+        self._fresh = fresh  # a new list, since a copy of this object shares the old one
         return seen

@@ -1,6 +1,6 @@
-"""Triton kernels for CUDA, each beside a twin in plain torch that computes the same: the oracle, and for elsewhere.
+"""Triton kernels for CUDA. Each has a twin in plain torch that computes the same on any device; tests compare the two.
 
-Triton is imported when a kernel is first launched, so all of this can be imported without it. Under
+Triton is imported when a kernel is first launched, so this package can be imported without it. With
 TRITON_INTERPRET=1, set before triton is imported, the kernels run on the CPU, slowly.
 """
 
@@ -17,5 +17,5 @@ def runs_on(where: device) -> bool:
 
 
 def takes(keys: Tensor, values: Tensor) -> bool:
-    """Whether the kernels take tensors of this dtype and these head dims; or queries and keys."""
+    """Whether the kernels take keys and values of this dtype and these head dims."""
     return keys.shape[-1] == values.shape[-1] <= MOST_DIM and keys.dtype in DTYPES

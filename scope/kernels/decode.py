@@ -1,8 +1,9 @@
-"""One decode step over fixed slots, keys and values read once: attention, what each slot received, which one goes.
+"""The kernels of a decode step: attend over the slots, free the slot with the lowest score, write a token into a slot.
 
-`attend` and its twin `attend_twin` take and give the same; so do `free` and `free_twin`, `write` and `write_twin`. With
-a `Workspace` nothing is allocated, and nothing waits for the device, so that a step can be a CUDA graph: what changes
-from step to step are tensors, which the caller updates in place. The first launch compiles, so it comes before capture.
+Each kernel has a twin in plain torch that takes and gives the same: `attend` and `attend_twin`, and so on. With a
+`Workspace` a step allocates nothing and never waits for the device, so it can be captured as a CUDA graph. What differs
+between steps lies in tensors that the caller updates in place. The first launch compiles a kernel, so it has to come
+before the capture.
 
 Shapes: B batch, Hq query heads, H key/value heads, G = Hq / H that share one, S slots, D head dim.
 """
@@ -15,33 +16,33 @@ from torch import Tensor
 
 from scope.kernels.shapes import check_contiguous, check_same, check_shape, padded, power_of_two
 
-TILE_BYTES = 16384  # of keys, and of values, that a program reads at a time: with three stages 83 KB at the most
-MOST_SPLITS = 64
-FINISHED = 1024  # slots that the second kernel takes at a time
-ALONE = 8 * FINISHED  # up to so many slots one program finishes a head
-OLDEST = torch.iinfo(torch.int32).max
+TILE_BYTES = 16384  # of keys, and as many of values, that a program reads at a time: at most 83 KB in three stages
+MOST_SPLITS = 64  # programs per row and head
+FINISHED = 1024  # slots that a program of the second kernel takes at a time
+ALONE = 8 * FINISHED  # up to so many slots, one program finishes a head
+NEVER = torch.iinfo(torch.int32).max  # larger than every ordinal
 
 
 class Eligible(NamedTuple):
-    """Which slots may be freed: ordinals from `head` to `newest - tail`. Each B int32, contiguous, on the device."""
+    """Which slots may be freed: those with ordinals from `head` to `newest - tail`. Each is [B] int32, contiguous."""
 
     head: Tensor
     tail: Tensor
-    surplus: Tensor  # a row without loses none
-    newest: Tensor  # the ordinal of the token that asks
+    surplus: Tensor  # if it is 0, the row frees no slot
+    newest: Tensor  # the ordinal of the row's newest token
 
 
 class Cached(NamedTuple):
-    """A layer's slots. All may be views of larger buffers whose last dimension is contiguous."""
+    """The slots of a layer. Each may be a view of a larger buffer whose last dimension is contiguous."""
 
     keys: Tensor  # [B, H, S, D]
-    values: Tensor  # [B, H, S, D]; those of empty slots must be finite
+    values: Tensor  # [B, H, S, D]; finite in empty slots too
     ordinals: Tensor  # [B, H, S] int32, -1 = empty
     positions: Tensor  # [B, H, S] int32
 
 
 class Token(NamedTuple):
-    """One token per row, as it is stored."""
+    """A new token in each row."""
 
     key: Tensor  # [B, H, D]
     value: Tensor  # [B, H, D]
@@ -50,20 +51,23 @@ class Token(NamedTuple):
 
 
 class Attended(NamedTuple):
+    """The results of `attend`."""
+
     output: Tensor  # [B, Hq, D] in the query's dtype
-    received: Tensor | None  # [B, H, S] float32
+    received: Tensor | None  # [B, H, S] float32: each slot's probability, averaged over its query heads
 
 
 class Workspace:
-    """Buffers of a step, made once for all layers of one shape that run after each other.
+    """The buffers of `attend`, allocated once for all layers of the same shape.
 
-    `attend` returns views of it: a layer's results hold until the next call.
+    `attend` returns views of them, which are overwritten by its next call.
     """
 
     def __init__(
         self, batch: int, query_heads: int, heads: int, slots: int, dim: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        """`slots`: the most that a call will have. `dtype`: of queries, keys and values."""
+        """slots: the most that a call will have. dtype: of queries, keys and values. Raises ValueError for a shape that
+        the kernels do not take."""
         check_shape(query_heads, heads, dim, dtype)
         group = query_heads // heads
         self.slots = slots
@@ -82,6 +86,7 @@ class Workspace:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all buffers."""
         return sum(buffer.nbytes for buffer in vars(self).values() if isinstance(buffer, Tensor))
 
 
@@ -94,26 +99,37 @@ def attend(
     scored: bool = True,
     workspace: Workspace | None = None,
 ) -> Attended:
-    """One query per row, query [B, Hq, D], over cached slots, as CUDA kernels.
+    """Attend with one query per row, query [B, Hq, D], over the slots of a layer. Softmax is in float32.
 
-    A slot is seen where its ordinal is not negative and, with `minimum` [B] (a sliding window's first position), its
-    position is at least that. Softmax is in float32; a row that sees nothing gets zeros. scored: give `received`, the
-    probability of each slot averaged over the query heads that share it.
+    minimum [B]: the first position that a sliding window shows; None: no window. scored: whether to give `received`.
+    workspace: None allocates a new one. A slot is seen if its ordinal is not negative and its position is at least
+    `minimum`. A row that sees nothing gets zeros.
 
     Raises ValueError for a shape, dtype or layout that the kernels do not take.
     """
     batch, query_heads, dim = query.shape
     keys, values, ordinals, positions = cached
     heads, slots = keys.shape[1:3]
-    group = check_shape(query_heads, heads, dim, query.dtype)
+    check_shape(query_heads, heads, dim, query.dtype)
     check_same(query, keys, values)
     check_contiguous(query=query, keys=keys, values=values, ordinals=ordinals, positions=positions)
     if workspace is None:
         workspace = Workspace(batch, query_heads, heads, slots, dim, query.dtype, query.device)
     _check_fits(workspace, query, heads, slots)
-    output, received = workspace.output, workspace.received[..., :slots]
+    _launch_split(query, cached, scaling, minimum, scored, workspace)
+    _launch_finish(slots, scored, workspace)
+    return Attended(workspace.output, workspace.received[..., :slots] if scored else None)
+
+
+def _launch_split(
+    query: Tensor, cached: Cached, scaling: float, minimum: Tensor | None, scored: bool, workspace: Workspace
+) -> None:
+    """The first kernel: each program attends over its share of the slots and leaves its part in the workspace."""
     from scope.kernels import decode_triton
 
+    keys, values, ordinals, positions = cached
+    batch, heads, slots, dim = keys.shape
+    group = query.shape[1] // heads
     share = math.ceil(slots / (workspace.splits * workspace.block)) * workspace.block
     decode_triton.split[(batch * heads, workspace.splits)](
         query,
@@ -147,6 +163,14 @@ def attend(
         num_warps=4,
         num_stages=3,
     )
+
+
+def _launch_finish(slots: int, scored: bool, workspace: Workspace) -> None:
+    """The second kernel: joins the parts into the output and, if `scored`, gives what each slot received."""
+    from scope.kernels import decode_triton
+
+    output, received = workspace.output, workspace.received[..., :slots]
+    batch, heads, splits, group, dim = workspace.partial.shape
     parts = math.ceil(slots / FINISHED) if scored and slots > ALONE else 1
     decode_triton.finish[(batch * heads, parts)](
         workspace.partial,
@@ -165,11 +189,10 @@ def attend(
         D=dim,
         DIM=padded(dim),
         BLOCK=FINISHED,
-        SPLITS=workspace.splits,
+        SPLITS=splits,
         SCORED=scored,
         num_warps=8 if scored else 4,
     )
-    return Attended(output, received if scored else None)
 
 
 def attend_twin(
@@ -181,7 +204,7 @@ def attend_twin(
     scored: bool = True,
     workspace: Workspace | None = None,
 ) -> Attended:
-    """`attend` in torch, on any device, in float64 too; it makes its own tensors, and `workspace` is not used."""
+    """`attend` in plain torch, on any device, and in float64 too. `workspace` is ignored."""
     batch, query_heads, dim = query.shape
     keys, values, ordinals, positions = cached
     heads = keys.shape[1]
@@ -191,7 +214,7 @@ def attend_twin(
     logits = query.reshape(batch, heads, query_heads // heads, dim) @ keys.transpose(-1, -2)
     logits = (logits if logits.dtype == torch.float64 else logits.float()) * scaling
     probabilities = logits.masked_fill(~seen[:, :, None], -torch.inf).softmax(-1)
-    probabilities = probabilities.masked_fill(~seen[:, :, None], 0.0)  # a row that sees nothing: not a number
+    probabilities = probabilities.masked_fill(~seen[:, :, None], 0.0)  # NaN in a row that sees nothing
     output = (probabilities.to(values.dtype) @ values).reshape(batch, query_heads, dim)
     return Attended(output, probabilities.mean(2) if scored else None)
 
@@ -205,10 +228,11 @@ def free(
     empties: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
-    """-> [B, H] int64: of the eligible slots the one with the lowest score [B, H, S], of equals the oldest; else -1.
+    """Find the eligible slot with the lowest score in each row and head -> [B, H] int64; -1 = no slot is eligible.
 
-    empties: set the freed slot's ordinal, and its position where `positions` [B, H, S] is given, to -1. out: where to
-    leave the result, [B, H] int64 contiguous.
+    scores [B, H, S]: of equal scores the oldest slot is taken. empties: set the ordinal of this slot to -1, and its
+    position if `positions` [B, H, S] are given. out: memory for the result, [B, H] int64, contiguous.
+    Raises ValueError for a layout that the kernel does not take.
     """
     batch, heads, slots = scores.shape
     check_contiguous(scores=scores, ordinals=ordinals, positions=positions)
@@ -244,12 +268,12 @@ def free_twin(
     empties: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
-    """`free` in torch."""
+    """`free` in plain torch."""
     head, tail, surplus, newest = (count.view(-1, 1, 1) for count in eligible)
     may = (ordinals >= 0) & (ordinals >= head) & (ordinals <= newest - tail) & (surplus > 0)
     scores = scores.masked_fill(~may, torch.inf)
     lowest = may & (scores == scores.amin(-1, keepdim=True))
-    at = torch.where(lowest, ordinals, OLDEST).argmin(-1, keepdim=True)
+    at = torch.where(lowest, ordinals, NEVER).argmin(-1, keepdim=True)
     found = may.any(-1, keepdim=True)
     if empties:
         for marks in (ordinals,) if positions is None else (ordinals, positions):
@@ -259,7 +283,7 @@ def free_twin(
 
 
 def write(cached: Cached, at: Tensor, token: Token) -> None:
-    """Store each row's token in slot `at` [B, H] int64; -1 = nowhere.
+    """Write the token of each row into the slot `at` [B, H] int64; -1 = nowhere.
 
     Raises ValueError for a shape, dtype or layout that the kernel does not take.
     """
@@ -298,7 +322,7 @@ def write(cached: Cached, at: Tensor, token: Token) -> None:
 
 
 def write_twin(cached: Cached, at: Tensor, token: Token) -> None:
-    """`write` in torch."""
+    """`write` in plain torch."""
     keys, values, ordinals, positions = cached
     key, value, ordinal, position = token
     there = at[..., None] >= 0
@@ -312,9 +336,9 @@ def write_twin(cached: Cached, at: Tensor, token: Token) -> None:
 
 
 def _splits(pairs: int, blocks: int, device: torch.device) -> int:
-    """Programs per row and key/value head: a power of two that gives each multiprocessor about three.
+    """Programs per row and head: a power of two that gives each multiprocessor about three.
 
-    Fixed by shapes and device, so that results repeat.
+    It depends on shapes and device only, so that results can be repeated.
     """
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
     wanted = min(math.ceil(3 * processors / pairs), blocks, MOST_SPLITS)

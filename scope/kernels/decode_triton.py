@@ -1,21 +1,21 @@
-"""Device code of a decode step; `decode.py` says what each part computes and launches it.
+"""Device code of a decode step. `decode.py` launches it and says what each kernel computes.
 
-Flash-decoding (Dao et al. 2023): the slots are split over programs, each with a softmax of its own, and a second
-kernel joins them by their log-sum-exps. Logits are in units of log 2, since exp2 is what the hardware has.
-G query heads that share a key/value head are one operand of a matrix product, padded to GROUP rows.
-Names in capitals are known when a kernel is compiled.
+The method is flash-decoding (Dao et al. 2023): the slots are split between programs. Each program computes a softmax of
+its own, and a second kernel joins these by their log-sum-exps. Logits are multiplied by log2(e), since the hardware
+computes exp2. The G query heads that share a key/value head are one operand of a matrix product, padded to GROUP rows.
+Arguments in capitals are constants of the compiled kernel.
 """
 
 import triton
 import triton.language as tl
 
-NEVER = tl.constexpr(2147483647)  # older than no ordinal
+NEVER = tl.constexpr(2147483647)  # larger than every ordinal
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
 def product(a, b):
-    """Of two matrices, summed in float32. The interpreter, which multiplies bfloat16 by its bits, is given float32."""
+    """A matrix product, summed in float32. The interpreter gets float32, since it multiplies bfloat16 wrongly."""
     if INTERPRETED:
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, input_precision="ieee")
@@ -23,7 +23,7 @@ def product(a, b):
 
 @triton.jit
 def _finite(peak):
-    """Where nothing was seen, -inf less -inf would not be a number."""
+    """0 in place of -inf, since -inf minus -inf is NaN. It is -inf if no slot was seen."""
     return tl.where(peak == -float("inf"), 0.0, peak)
 
 
@@ -54,7 +54,7 @@ def split(
     slots,
     share,  # slots per program, a multiple of BLOCK
     width,
-    scaling,  # with log2(e) in it
+    scaling,  # times log2(e)
     HEADS: tl.constexpr,
     G: tl.constexpr,
     GROUP: tl.constexpr,
@@ -148,7 +148,7 @@ def finish(
             rise = tl.exp2(peak - _finite(tl.max(peak, 0)))
             total = tl.sum(tl.load(sums + of_part) * rise, 0)
             some = tl.load(partial + of_part[:, None] * D + d[None, :], mask=(d < D)[None, :], other=0.0)
-            mixed = tl.sum(some * rise[:, None], 0) / tl.where(total > 0, total, 1.0)  # what sees nothing gets 0
+            mixed = tl.sum(some * rise[:, None], 0) / tl.where(total > 0, total, 1.0)  # 0 if no slot was seen
             out = output + row * output_row + (head * G + h) * output_head + d
             tl.store(out, mixed.to(output.dtype.element_ty), mask=d < D)
     if SCORED:
@@ -173,14 +173,14 @@ def finish(
 
 @triton.jit
 def _between(head_count, tail_count, surplus, newest, row):
-    """-> the ordinals that may go, first and last."""
+    """-> the first and the last ordinal that may be freed."""
     last = tl.load(newest + row) - tl.load(tail_count + row)
     return tl.maximum(tl.load(head_count + row), 0), tl.where(tl.load(surplus + row) > 0, last, -1)
 
 
 @triton.jit
 def _lowest(score, order, may, at, best, oldest, slot):
-    """The lowest score of a block and of what was before it, of equals the oldest."""
+    """-> the lowest score so far, with the ordinal and the slot that have it; of equal scores the oldest."""
     score = tl.where(may, score, float("inf"))
     low = tl.min(score, 0)
     age = tl.min(tl.where(may & (score == low), order, NEVER), 0)
@@ -191,6 +191,7 @@ def _lowest(score, order, may, at, best, oldest, slot):
 
 @triton.jit
 def _leave(freed, ordinals, positions, pair, slot, EMPTIES: tl.constexpr, PLACED: tl.constexpr):
+    """Store the slot that was found, and empty it if EMPTIES."""
     tl.store(freed + pair, slot)
     if EMPTIES:
         tl.store(ordinals + slot, -1, mask=slot >= 0)

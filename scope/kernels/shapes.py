@@ -1,4 +1,4 @@
-"""What the kernels take: head dims, dtypes, layouts."""
+"""Which head dims, dtypes and layouts the kernels take."""
 
 import torch
 from torch import Tensor
@@ -8,16 +8,17 @@ MOST_DIM = 256
 
 
 def power_of_two(n: int) -> int:
+    """The smallest power of two that is at least n."""
     return 1 << (n - 1).bit_length()
 
 
 def padded(dim: int) -> int:
-    """A matrix product takes 16 at the least, and powers of two."""
+    """The size of a dimension in a matrix product, which takes powers of two from 16 on."""
     return max(16, power_of_two(dim))
 
 
 def check_shape(query_heads: int, heads: int, dim: int, dtype: torch.dtype) -> int:
-    """-> G."""
+    """-> G, the query heads per key/value head. Raises ValueError for heads, a head dim or a dtype that do not fit."""
     if query_heads % heads:
         raise ValueError(f"query heads: {query_heads}, must be a multiple of the {heads} key/value heads")
     if not 0 < dim <= MOST_DIM:
@@ -28,6 +29,7 @@ def check_shape(query_heads: int, heads: int, dim: int, dtype: torch.dtype) -> i
 
 
 def check_same(query: Tensor, keys: Tensor, values: Tensor) -> None:
+    """Raises ValueError if the shapes or dtypes do not fit together."""
     if keys.shape != values.shape or query.shape[-1] != keys.shape[-1]:
         raise ValueError(f"values: {tuple(values.shape)}, must be as keys {tuple(keys.shape)}, of the query's head dim")
     if not query.dtype == keys.dtype == values.dtype:
@@ -35,6 +37,7 @@ def check_same(query: Tensor, keys: Tensor, values: Tensor) -> None:
 
 
 def check_contiguous(**tensors: Tensor | None) -> None:
+    """Raises ValueError for a tensor whose last dimension is not contiguous. Tensors by name; None is skipped."""
     for name, tensor in tensors.items():
         if tensor is not None and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
             raise ValueError(f"{name}: strides {tensor.stride()}, the last dimension must be contiguous")

@@ -1,7 +1,8 @@
-"""What all of a prompt's queries give to each key: CUDA kernels for `scope.policy.scores.votes`.
+"""The votes of all queries of a prompt as CUDA kernels: the same as `scope.policy.scores.votes`.
 
-The second pass is flash-style, from each query's log-sum-exp: beside the result, memory is 4 bytes per query and head.
-For a few queries only (snapkv's window) the twin's one matrix product is as good.
+As in flash attention, no matrix of queries by keys is stored. A first pass stores the log-sum-exp of each query, which
+takes 4 bytes per query and head. A second pass sums the probabilities. For a few queries, as in snapkv's window, the
+matrix product of the twin is as fast.
 """
 
 import math
@@ -14,7 +15,7 @@ from scope.policy.attention import Attention
 from scope.policy.scores import votes as votes_of
 
 HELD_BYTES = 32768  # of keys or queries that a program keeps
-TILE_BYTES = 16384  # of what it reads at a time
+TILE_BYTES = 16384  # of keys or queries that it reads at a time
 
 
 def votes(
@@ -25,10 +26,11 @@ def votes(
     begin: Tensor | None = None,
     sliding_window: int | None = None,
 ) -> Tensor:
-    """-> [B, H, P] float32: probability summed over all queries, mean over each group's heads.
+    """-> [B, H, P] float32: the probabilities that a slot gets from all queries, summed, and averaged over its group.
 
-    queries [B, Hq, P, D] and keys [B, H, P, D], the last dimension contiguous; causal. Rows are padded at the left:
-    `begin` [B] int is the first column with a token. Softmax is in float32.
+    queries [B, Hq, P, D] and keys [B, H, P, D], with a contiguous last dimension. Attention is causal. Rows are padded
+    on the left: begin [B] int is the first column with a token; None: no padding. sliding_window: tokens that a query
+    sees; None: all. Softmax is in float32.
 
     Raises ValueError for a shape, dtype or layout that the kernels do not take.
     """
@@ -43,10 +45,7 @@ def votes(
         begin = torch.zeros(batch, dtype=torch.int32, device=keys.device)
     sums = torch.empty(batch, query_heads, columns, dtype=torch.float32, device=keys.device)
     result = torch.empty(batch, heads, columns, dtype=torch.float32, device=keys.device)
-    width = padded(dim) * keys.element_size()
-    if queries.dtype == torch.float32:  # no tensor cores: the product is held in registers
-        width *= 2
-    rows, tile = max(16, min(128, HELD_BYTES // width)), max(16, min(64, TILE_BYTES // width))
+    rows, tile = _sizes(dim, queries.dtype)
     shared = (
         *queries.stride()[:3],
         *keys.stride()[:3],
@@ -70,6 +69,14 @@ def votes(
         queries, keys, begin, sums, result, *shared, num_warps=8, num_stages=3
     )
     return result
+
+
+def _sizes(dim: int, dtype: torch.dtype) -> tuple[int, int]:
+    """-> how many queries or keys a program keeps, and how many it reads at a time."""
+    width = padded(dim) * dtype.itemsize
+    if dtype == torch.float32:  # tensor cores are not used, and products are held in registers
+        width *= 2
+    return max(16, min(128, HELD_BYTES // width)), max(16, min(64, TILE_BYTES // width))
 
 
 def votes_twin(

@@ -1,9 +1,10 @@
-"""Device code of the votes of all queries of a prompt; `votes.py` says what they are and launches it.
+"""Device code of the votes of all queries of a prompt. `votes.py` launches it and says what it computes.
 
-Two passes over queries and keys, neither with a matrix of all of both: the first finds each query's log-sum-exp, the
-second sums probabilities along the queries. Columns count from the left of the padded prompt; only differences of
-positions matter, and those are differences of columns. Logits are in units of log 2.
-Names in capitals are known when a kernel is compiled.
+There are two passes over queries and keys, and neither stores a matrix of both. The first finds the log-sum-exp of each
+query, the second sums probabilities over the queries. Columns are counted from the left of the padded prompt. They may
+stand for positions, since only differences of positions matter. Logits are multiplied by log2(e), since the hardware
+computes exp2.
+Arguments in capitals are constants of the compiled kernel.
 """
 
 import triton
@@ -26,7 +27,7 @@ def normalise(
     keys_column,
     columns,  # P
     window,  # read where WINDOWED
-    scaling,  # with log2(e) in it
+    scaling,  # times log2(e)
     HEADS: tl.constexpr,
     G: tl.constexpr,
     D: tl.constexpr,
@@ -90,7 +91,7 @@ def collect(
     keys_column,
     columns,  # P
     window,  # read where WINDOWED
-    scaling,  # with log2(e) in it
+    scaling,  # times log2(e)
     HEADS: tl.constexpr,
     G: tl.constexpr,
     D: tl.constexpr,

@@ -1,4 +1,4 @@
-"""What scores look at: one layer's attention, its masks, and parts of it.
+"""What a score looks at: the attention of one layer, parts of it, and its mask.
 
 Shapes: B batch, Hq query heads, H key/value heads, G = Hq / H that share one, Q queries, S slots, D head dim.
 """
@@ -10,40 +10,42 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-ROWS_BYTES = 2**21  # of logits in a decode step, on a CPU
+ROWS_BYTES = 2**21  # bytes of logits that are computed together in a decode step on a CPU
 LEAST = torch.finfo(torch.float32).min  # the logit of a masked slot; unlike with -inf, a fully masked row gives no NaN
 
 
 @dataclass(frozen=True)
 class LayerInputs:
-    """What a layer's attention was given: only for a prefill method that declares the need (`layer_inputs`)."""
+    """The inputs of a layer's attention. Only a prefill method with `layer_inputs = True` gets them."""
 
-    module: nn.Module  # the layer's attention
+    module: nn.Module  # the attention module of the layer
     hidden_states: Tensor  # [B, P, E]
     position_embeddings: tuple[Tensor, Tensor]  # cosine and sine, [B or 1, P, D]
 
 
 @dataclass(frozen=True)
 class Attention:
-    """What a score may look at: one layer's attention, over the whole prompt or in one decode step.
+    """What a score looks at: the attention of one layer, over the whole prompt or in one decode step.
 
-    A decode step has one query, Q = 1, or the last Q of them, in no order, for a strategy that asks for more.
+    Over a prompt, Q = S = P, and slots are in the order of the text. In a decode step slots are in no order, and Q = 1,
+    or more for a strategy that asks for the last Q queries (`queries`), which are in no order either.
+    H is the number of heads that are stored: key/value heads, or query heads with granularity `query_head`.
     """
 
     queries: Tensor  # [B, Hq, Q, D], rotated
     keys: Tensor  # [B, H, S, D], rotated
     values: Tensor  # [B, H, S, D]
-    positions: Tensor  # [B, H, S] int: the slot's token, -1 = empty or padding
+    positions: Tensor  # [B, H, S] int: of the token in each slot, from 0; -1 = empty or padding
     query_positions: Tensor  # [B, Q] int, -1 = padding or none yet
-    scaling: float
-    layer: int
-    sliding_window: int | None = None  # where the model itself looks back only so far
-    probabilities: Tensor | None = None  # [B, H, G, S], or [B, H, 1, S] of a group's mean: a decode step's own
-    channels: Mapping[str, Tensor] = field(default_factory=dict)  # [B, H, S] float32: what the strategy noted of a slot
-    prompt: Tensor | None = None  # [B] int, in a decode step: tokens of the row's prompt; what was decoded comes after
-    front: int = 0  # in a decode step: the first so many slots hold, in every row, what is protected
-    alike: bool = False  # all heads hold the same tokens, in the same slots
-    inputs: LayerInputs | None = None
+    scaling: float  # logits are this times the products of queries and keys
+    layer: int  # from 0
+    sliding_window: int | None = None  # tokens that a query sees in this layer; None: all
+    probabilities: Tensor | None = None  # decode step: [B, H, G, S] float32, or their mean over G [B, H, 1, S]
+    channels: Mapping[str, Tensor] = field(default_factory=dict)  # [B, H, S] float32: what the strategy remembers
+    prompt: Tensor | None = None  # decode step: [B] int, the length of each row's prompt; None over a prompt
+    front: int = 0  # decode step: so many slots at the front are protected in every row
+    alike: bool = False  # decode step: all heads hold the same tokens in the same slots
+    inputs: LayerInputs | None = None  # over a prompt, for a method with `layer_inputs = True`
 
     @property
     def now(self) -> Tensor:
@@ -52,11 +54,11 @@ class Attention:
 
     @property
     def decoding(self) -> bool:
-        """Whether this is a decode step, whose slots lie in any order, and not a prompt, with a query for each slot."""
+        """Whether this is a decode step; else it is a whole prompt."""
         return self.prompt is not None
 
     def of_rows(self, rows: slice) -> "Attention":
-        """A decode step's, of these rows alone."""
+        """These rows of a decode step."""
         assert self.prompt is not None
         return replace(
             self,
@@ -72,9 +74,9 @@ class Attention:
 
 
 def by_rows(score: Callable[[Attention], Tensor], attention: Attention) -> Tensor:
-    """-> score(attention) [B, H, S] of a decode step, so many rows at a time as fit into the processor's cache.
+    """-> score(attention) [B, H, S] in a decode step, computed on a CPU for a few rows at a time.
 
-    It is for many queries, whose logits for all rows would go through memory at each operation, and be fresh memory.
+    With many queries the logits of all rows do not fit into the processor's cache, and memory makes the score slow.
     """
     batch, heads, queries, _ = attention.queries.shape
     together = max(1, ROWS_BYTES // (4 * heads * queries * attention.keys.shape[2]))
@@ -84,7 +86,7 @@ def by_rows(score: Callable[[Attention], Tensor], attention: Attention) -> Tenso
 
 
 def latest(attention: Attention, count: int) -> Attention:
-    """The same with its last `count` queries only."""
+    """The attention with only its last `count` queries."""
     return replace(
         attention,
         queries=attention.queries[:, :, -count:],
@@ -94,7 +96,7 @@ def latest(attention: Attention, count: int) -> Attention:
 
 
 def beyond(attention: Attention) -> Attention:
-    """The same keys, values and positions without the slots at the front that are protected in every row."""
+    """The attention without the slots at the front that are protected in every row. Queries stay as they are."""
     front = attention.front
     return replace(
         attention,
@@ -105,7 +107,7 @@ def beyond(attention: Attention) -> Attention:
 
 
 def prompt_of(attention: Attention, row: int, padding: int) -> Attention:
-    """One prompt of the batch, without what it was padded with on its left."""
+    """One prompt of the batch, without its `padding` columns on the left."""
     return replace(
         attention,
         queries=attention.queries[row : row + 1, :, padding:],
@@ -117,10 +119,10 @@ def prompt_of(attention: Attention, row: int, padding: int) -> Attention:
 
 
 def scaled_products(queries: Tensor, keys: Tensor, scaling: float, out: Tensor | None = None) -> Tensor:
-    """queries [..., Q, D] and keys [..., S, D] -> logits [..., Q, S], float32 or wider; `out`: for the products.
+    """queries [..., Q, D] and keys [..., S, D] -> logits [..., Q, S], float32 or float64.
 
-    The scaling goes onto the queries; of narrower ones only its power of two, which rounds nothing: float16 holds no
-    product above 65504.
+    out: memory for the products. The queries are scaled before the product, since float16 holds no number above 65504.
+    In half precision they are scaled by a power of two only, which rounds nothing, and the logits by the rest.
     """
     if queries.dtype in (torch.float32, torch.float64):
         return torch.matmul(queries * scaling, keys.transpose(-1, -2), out=out)
@@ -131,7 +133,11 @@ def scaled_products(queries: Tensor, keys: Tensor, scaling: float, out: Tensor |
 def visible(
     attention: Attention, asking: slice, causal_within: int | None = None, looked_at: slice = slice(None)
 ) -> Tensor:
-    """-> [B, H or 1, Q, S] bool: which of these slots these queries may look at."""
+    """-> [B, H or 1, Q, S] bool: which slots each query may see.
+
+    asking: which of the queries. looked_at: which of the slots. causal_within=w: only the last w queries of a prompt
+    are kept from looking ahead, as in the released code; None: all are.
+    """
     queries = attention.query_positions[:, None, asking, None]
     heads = None if attention.decoding else 1  # a prompt lies alike in all heads
     slots = attention.positions[:, :heads, None, looked_at]

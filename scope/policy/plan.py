@@ -1,7 +1,8 @@
-"""What to keep of one layer's cache, in whole numbers: sizes, clocks and the plan made from them.
+"""What to keep of one layer's cache, in whole numbers: what a policy is told (`View`) and what it answers (`Plan`).
 
-Words (paper, sections 3 and 4): a *slot* holds the key/value pair of one token in one layer and head. P is the prompt's
-length, C the prefill budget, D the decoding budget, T the most tokens a sample may generate, t the decode step.
+A slot holds the key and the value of one token, in one layer and one head. The letters are those of the SCOPE paper,
+sections 3 and 4: P is the length of the prompt, C the prefill budget, D the decoding budget, T the most tokens that may
+be generated, t the decode step.
 """
 
 from dataclasses import dataclass
@@ -10,45 +11,49 @@ from functools import cache
 
 @dataclass(frozen=True)
 class Plan:
-    """Keep the first `head` slots, the `best`-scored ones of the middle, and the last `tail`.
+    """Which slots of one row and layer stay: its oldest, its newest, and those with the highest scores in between.
 
-    What stays of a prompt lies in order of position; with `ranked`, the best lie in order of score.
+    Slots are counted from the oldest token on. Scores are needed only if `best` is above 0.
     """
 
-    head: int
-    best: int
-    tail: int
-    ranked: bool = False
+    head: int  # slots: the oldest ones
+    best: int  # slots: of those in between, the ones with the highest scores
+    tail: int  # slots: the newest ones
+    ranked: bool = False  # after a prefill the best lie in order of score, the highest first; else in order of position
 
     @property
     def slots(self) -> int:
+        """How many slots stay."""
         return self.head + self.best + self.tail
 
 
 @dataclass(frozen=True)
 class View:
-    """All that a plan may look at, for one row of one layer."""
+    """What a policy is told when it makes a plan: the sizes and the clock of one row in one layer.
 
-    layer: int
-    layers: int
+    Sizes are in tokens or slots. The first four are always set, the rest only where the comments say it.
+    """
+
+    layer: int  # which layer this is, from 0
+    layers: int  # how many layers the model has
     prompt: int  # P: tokens of the prompt
-    stored: int  # slots stored now; while decoding, this step's own token included
-    budget: int = 0  # C: the prefill budget, the same in all layers; P where the method has none
-    capacity: int = 0  # C in this layer: the most the prefill method leaves here
-    prefilled: tuple[int, ...] = ()  # slots that the prefill method leaves in each layer, where no window bounds it
-    step: int = 0  # t: 0 for the first token fed back
-    room: int | None = None  # where bytes bound the cache: slots a layer may hold at once, on average over the layers
-    windows: tuple[int | None, ...] = ()  # of each layer: tokens that a query sees, itself included; None: all
-    slot_bytes: tuple[int, ...] = ()  # of each layer, where they differ
+    stored: int  # slots stored now; in a decode step the new token is among them
+    budget: int = 0  # after the prefill: C, the same in all layers; P if the method has no budget
+    capacity: int = 0  # after the prefill: the most slots that the method leaves in this layer
+    prefilled: tuple[int, ...] = ()  # after the prefill: slots that its plan left in each layer, sliding windows aside
+    step: int = 0  # t, the decode step: 0 for the first generated token
+    max_slots: int | None = None  # the mean over the layers of the slots that they may hold at once; None: no bound
+    windows: tuple[int | None, ...] = ()  # of each layer: tokens that a query sees, its own included; None: all
+    slot_bytes: tuple[int, ...] = ()  # bytes of one slot in each layer; empty if they are all equal
 
     def at(self, step: int, stored: int) -> "View":
-        """The same row at that step. Made for every row and layer in every step: `replace` takes four times as long."""
+        """The same row at another step. It is called in every step, and `replace` would take four times as long."""
         view = object.__new__(View)
         view.__dict__.update(self.__dict__, step=step, stored=stored)
         return view
 
     def of(self, layer: int) -> "View":
-        """The same row in another layer. Slots that a short prompt leaves unused are as many in all of them."""
+        """The same row in another layer. A short prompt leaves the same number of unused slots in every layer."""
         view = object.__new__(View)
         unused = self.capacity - self.prefilled[self.layer]
         view.__dict__.update(self.__dict__, layer=layer, capacity=self.prefilled[layer] + unused)
@@ -56,13 +61,13 @@ class View:
 
     @property
     def kept(self) -> int:
-        """Slots that the prefill left in this layer."""
+        """Slots that the prefill left in this layer, its sliding window counted in."""
         left, window = self.prefilled[self.layer], self.window
         return left if window is None else min(left, window - 1)
 
     @property
     def window(self) -> int | None:
-        """This layer's: no more slots are ever held at once there, the newest token's included."""
+        """The sliding window of this layer: the most slots that it holds at once, the new token included."""
         return self.windows[self.layer] if self.windows else None
 
 
@@ -70,12 +75,14 @@ ROUNDINGS = ("exact", "floor")
 
 
 def pyramid(layer: int, layers: int, mean: int, most: int, beta: int, rounding: str = "exact") -> int:
-    """A layer's share of `layers * mean` slots, falling linearly from the first layer to the last.
+    """How many of `layers * mean` slots a layer gets: linearly fewer from the first layer to the last.
 
-    The ends are `mean // beta` and what mirrors it about the mean, clipped to `most`, which is at least the mean
-    (PyramidKV, arXiv 2406.02069). With `exact` the shares add up to `layers * mean`: each lies less than one slot from
-    the line, the largest fractions rounded up. `floor` is the released code's rule: it cuts off the fraction of the
-    step from layer to layer, so that the shares add up to more.
+    The last layer gets `mean // beta` slots, and the first as much above the mean as that is below. No layer gets more
+    than `most`, which is at least the mean; the last layer then gets more instead. Source: PyramidKV, arXiv 2406.02069.
+
+    rounding: with `exact` the layers' slots add up to `layers * mean`, and each is less than one slot from the line.
+    With `floor`, the rule of the released code, the difference from one layer to the next is rounded down, so the sum
+    is larger.
     """
     low = mean // beta
     high = 2 * mean - low
@@ -91,7 +98,7 @@ def pyramid(layer: int, layers: int, mean: int, most: int, beta: int, rounding: 
 
 @cache
 def _exact(layers: int, high: int, low: int) -> tuple[int, ...]:
-    """Whole numbers along the line from high to low, that add up to what the line does."""
+    """Whole numbers along the line from high to low, with the same sum. The largest fractions are rounded up."""
     gaps = layers - 1
     shares, fractions = zip(*(divmod(high * gaps - i * (high - low), gaps) for i in range(layers)), strict=True)
     missing = layers * (high + low) // 2 - sum(shares)

@@ -1,6 +1,6 @@
-"""What a prompt's queries look at, summed: tile by tile, so that no matrix of all queries by all keys exists.
+"""The votes of a prompt's queries for its slots, computed in tiles: a matrix of all queries by all keys never exists.
 
-Shapes as in `scope.policy.attention`; N key/value heads, L tokens of the prompt.
+Shapes are those of `scope.policy.attention`. N is a number of key/value heads, L the tokens of one prompt.
 """
 
 import math
@@ -10,18 +10,18 @@ from torch import Tensor
 
 from scope.policy.attention import LEAST, Attention, prompt_of, scaled_products, visible
 
-# How much attention is looked at together: bytes for each core or GPU, rows, and columns. On a CPU or a GPU:
+# The size of a tile: bytes for each core or GPU, queries, and slots. False: on a CPU; True: on a GPU.
 TILE_BYTES = {False: 2**26, True: 2**28}
 TILE_ROWS = 512
 TILE_COLUMNS = {False: 1024, True: 2**16}
 
 
 def prompt_votes(attention: Attention, last: int | None, block: int | None, causal_within: int | None) -> Tensor:
-    """-> [B, H, S]: attention probability of a prompt summed over its `last` queries (None = all), mean over each
-    group's heads.
+    """-> [B, H, S] float32: the probabilities that a slot gets from queries, summed, and averaged over a head's group.
 
-    Queries are taken `block` at a time (None: as many as are quick), so that the L x L matrix never exists. Softmax is
-    in float32. `causal_within=w` is the released code's mask: only the last w queries are kept from looking ahead.
+    last: how many of the prompt's last queries vote; None: all. block: queries that are computed together; None: a fast
+    number. causal_within=w: only the last w queries are kept from looking ahead, as in the released code.
+    Softmax is in float32.
     """
     batch, heads, slots, _ = attention.keys.shape
     group = attention.queries.shape[1] // heads
@@ -42,11 +42,13 @@ def prompt_votes(attention: Attention, last: int | None, block: int | None, caus
 
 
 class _Tiles:
-    """Scratch memory for the attention of some of a prompt's queries, a part of the slots at a time. What is read again
-    soon is then still in the processor's cache. It is allocated once, since memory fresh from the system is slow."""
+    """Computes votes in tiles of some queries by some slots, so small that they stay in the processor's cache.
+
+    The memory of a tile is allocated once, since new memory is slow at first.
+    """
 
     def __init__(self, keys: Tensor, rows: int) -> None:
-        """keys [B, H, S, D]; rows: heads x queries that are looked at together, at the most."""
+        """keys [B, H, S, D]. rows: the most heads x queries that are computed together."""
         self.width = min(keys.shape[2], TILE_COLUMNS[keys.is_cuda])
         self._product = keys.new_empty(rows * self.width)
         self._shares = keys.new_empty(rows * keys.shape[2], dtype=torch.float32)
@@ -54,16 +56,16 @@ class _Tiles:
     def add_votes(
         self, total: Tensor, attention: Attention, heads: slice, asking: slice, causal_within: int | None
     ) -> None:
-        """Adds to total [N, S] what these queries look at, in one row and N of its key/value heads.
+        """Add the votes of some queries to total [N, S], for one prompt and N of its key/value heads.
 
-        The softmax over all slots is the softmax over a part of them, times the part's share of all: the softmax of the
-        parts' log-sum-exps.
+        The softmax over all slots is computed from parts: the softmax within a part, times the share of the part. The
+        shares are the softmax of the parts' log-sum-exps.
         """
         keys = attention.keys[0, heads]
         group = attention.queries.shape[1] // attention.keys.shape[1]
         queries = attention.queries[0, :, asking].view(-1, group, asking.stop - asking.start, keys.shape[-1])
         queries = queries[heads].flatten(1, 2)
-        in_order = causal_within is None  # no query sees the slots behind its own
+        in_order = causal_within is None  # no query looks ahead
         end = asking.stop if in_order else keys.shape[1]
         parts = [slice(low, min(low + self.width, end)) for low in range(0, end, self.width)]
         shares, sums, used = [], [], 0

@@ -1,4 +1,4 @@
-"""R-KV's score: what is attended to and not said already (Cai et al. 2025, arXiv 2505.24133)."""
+"""The score of R-KV (Cai et al. 2025, arXiv 2505.24133): importance, less redundancy."""
 
 import torch
 import torch.nn.functional as F
@@ -9,17 +9,18 @@ from scope.policy.scores import looks, neighbourhood
 
 
 def redundancy(attention: Attention, threshold: float, block: int = 32) -> Tensor:
-    """-> [B, H, S], softmax over the slots: how alike a slot's key is to the others (R-KV, arXiv 2505.24133).
+    """-> [B, H, S]: how similar the key of a slot is to the other keys, as a softmax over the slots.
 
-    The mean of the cosine similarities to it that are above `threshold`; each slot spares the newest of those it is
-    alike to. `block` slots are compared with all at a time.
+    A slot's value is the mean over all slots of their cosine similarities to it. Similarities up to `threshold` count
+    as 0. So does the similarity of each slot to the newest of the slots that are similar to it, which is so spared.
+    block: slots that are compared with all others at a time. Source: R-KV, arXiv 2505.24133.
     """
     there = attention.positions >= 0
     by_age = attention.positions.argsort(-1)
     directions = F.normalize(attention.keys.float(), dim=-1) * there[..., None]
     directions = directions.gather(2, by_age[..., None].expand_as(directions))
     total = torch.zeros_like(there, dtype=torch.float32)
-    place = torch.arange(1.0, there.shape[-1] + 1, device=there.device)  # in order of age; 0 for none
+    place = torch.arange(1.0, there.shape[-1] + 1, device=there.device)  # the rank by age, from 1; 0 means none
     for start in range(0, len(place), block):
         similar = directions[:, :, start : start + block] @ directions.transpose(-1, -2)
         similar = F.threshold(similar, threshold, 0.0, inplace=True)
@@ -32,11 +33,14 @@ def redundancy(attention: Attention, threshold: float, block: int = 32) -> Tenso
 
 
 def importance_without_redundancy(attention: Attention, balance: float, kernel: int, threshold: float) -> Tensor:
-    """-> [B, H, S]: R-KV's balance * I - (1 - balance) * R. I: what the queries look at, max-pooled along the slots,
-    the maximum over the group, the mean over the queries; the queries' own slots take no part in it.
+    """-> [B, H, S]: balance * I - (1 - balance) * R, where R is the redundancy. Source: R-KV, arXiv 2505.24133.
+
+    I, the importance, comes from the probabilities of the last queries. They are max-pooled along the slots over
+    `kernel` slots; then comes the maximum over the group, and the mean over the queries. The slots of these queries
+    themselves have importance 0.
     """
     oldest = attention.now - attention.queries.shape[2] + 1
     weights = looks(attention).masked_fill((attention.positions >= oldest)[:, :, None, None], 0.0)
-    asked = (attention.query_positions >= 0).sum(-1)[:, None, None]
-    importance = neighbourhood(weights, attention.positions, kernel).amax(2).sum(2) / asked
+    count = (attention.query_positions >= 0).sum(-1)[:, None, None]
+    importance = neighbourhood(weights, attention.positions, kernel).amax(2).sum(2) / count
     return balance * importance - (1 - balance) * redundancy(attention, threshold)

@@ -1,6 +1,6 @@
-"""Scores that say which slots to keep: attention votes, pooling, age, noise. Pure tensors; higher is kept.
+"""Parts from which policies build their scores: votes, pooling, age, noise and others. A higher score is kept.
 
-Shapes as in `scope.policy.attention`.
+Shapes are those of `scope.policy.attention`.
 """
 
 import torch
@@ -12,7 +12,7 @@ from scope.policy.prompt_votes import prompt_votes
 
 
 def received(attention: Attention) -> Tensor:
-    """-> [B, H, S]: what each slot gets of this step's one query, averaged over the query heads that share it."""
+    """-> [B, H, S]: the probability that a slot gets from the query of this step, averaged over a head's group."""
     if attention.probabilities is None:
         return votes(attention)
     return attention.probabilities.mean(2)
@@ -22,9 +22,9 @@ def received(attention: Attention) -> Tensor:
 def votes(
     attention: Attention, last: int | None = None, block: int | None = None, causal_within: int | None = None
 ) -> Tensor:
-    """-> [B, H, S]: attention probability summed over the `last` queries (None = all), mean over each group's heads.
+    """-> [B, H, S]: the probabilities that a slot gets from queries, summed, and averaged over a head's group.
 
-    `block` and `causal_within` are for prompts: see `prompt_votes`.
+    last: how many of the last queries vote; None: all. block, causal_within: as in `prompt_votes`, for prompts only.
     """
     if attention.decoding:
         return _decoded_votes(attention if last is None else latest(attention, last))
@@ -32,34 +32,34 @@ def votes(
 
 
 def _decoded_votes(attention: Attention) -> Tensor:
-    """The same in a decode step, of all its queries at once."""
+    """The votes of all queries of a decode step."""
     batch, heads, slots, dim = attention.keys.shape
     queries = attention.queries.shape[2]
-    asked = attention.queries.reshape(batch, heads, -1, dim)
-    logits = scaled_products(asked, attention.keys, attention.scaling).float()
+    by_head = attention.queries.reshape(batch, heads, -1, dim)
+    logits = scaled_products(by_head, attention.keys, attention.scaling).float()
     seen = visible(attention, slice(None))
     hidden = seen.logical_not().float().mul_(LEAST)[:, :, None]
-    logits.view(batch, heads, -1, queries, slots).add_(hidden)  # to fill where they are would take longer
+    logits.view(batch, heads, -1, queries, slots).add_(hidden)  # faster than masked_fill
     shares = torch.softmax(logits, -1, out=None if logits.is_cuda else logits)
     group = shares.shape[2] // queries
-    looking = seen.any(-1).float().repeat(1, 1, group)[:, :, None] / group  # not one that sees nothing
+    looking = seen.any(-1).float().repeat(1, 1, group)[:, :, None] / group  # 0 for a query that sees nothing
     return (looking @ shares)[:, :, 0]
 
 
 def probabilities(attention: Attention, first: int, last: int) -> Tensor:
-    """-> [B, Hq, last - first, S] float32: what the queries first..last look at; one that is not there: NaN."""
+    """-> [B, Hq, last - first, S] float32: the probabilities of queries first to last - 1; NaN for padding."""
     asking = slice(first, last)
     absent = (attention.query_positions[:, asking] < 0)[:, None, :, None]
     return _weights(attention, asking).flatten(1, 2).masked_fill(absent, torch.nan)
 
 
 def looks(attention: Attention) -> Tensor:
-    """-> [B, H, G, Q, S] float32: what each of the queries looks at, over what is stored now; 0 for one not there."""
+    """-> [B, H, G, Q, S] float32: the probabilities of all queries over the slots; 0 for a query that is not there."""
     return _weights(attention, slice(None))
 
 
 def _weights(attention: Attention, asking: slice) -> Tensor:
-    """-> [B, H, G, Q, S] float32: what these queries look at; 0 for one that sees nothing."""
+    """-> [B, H, G, Q, S] float32: the probabilities of these queries; 0 for a query that sees nothing."""
     batch, heads, slots, dim = attention.keys.shape
     some = attention.queries[:, :, asking]
     queries = some.shape[2]
@@ -70,21 +70,27 @@ def _weights(attention: Attention, asking: slice) -> Tensor:
 
 
 def pooled(scores: Tensor, kernel: int, tail: int) -> Tensor:
-    """Max-pool [B, H, S] along the slots before the last `tail` (same length); the tail itself gets 0."""
+    """Max-pool scores [B, H, S] along the slots, over `kernel` slots. The last `tail` take no part and get 0."""
     middle = scores[..., : scores.shape[-1] - tail]
     return F.pad(F.max_pool1d(middle, kernel, stride=1, padding=kernel // 2), (0, tail))
 
 
 def age(attention: Attention) -> Tensor:
-    """-> [B, H, S]: newer is better."""
+    """-> [B, H, S]: the position, so that newer slots are kept."""
     return attention.positions.float()
 
 
 def noise(attention: Attention, seed: int) -> Tensor:
-    """-> [B, H, S] in [0, 1): a hash of seed, layer, head, time and slot's token, so the same whatever the batch."""
+    """-> [B, H, S] in [0, 1): a hash of seed, layer, head, time and position. It does not depend on the batch."""
     heads = torch.arange(attention.positions.shape[1], device=attention.positions.device)[None, :, None]
     mixed: int | Tensor = 0
-    for part in (seed, attention.layer, heads, attention.now, attention.positions):  # the widest last
+    for part in (
+        seed,
+        attention.layer,
+        heads,
+        attention.now,
+        attention.positions,
+    ):  # the largest last
         mixed = (mixed + part + 1) * 0x2545F491 & 0xFFFFFFFF
         mixed = (mixed ^ mixed >> 15) * 0x2C1B3C6D & 0xFFFFFFFF
         mixed = (mixed ^ mixed >> 12) * 0x297A2D39 & 0xFFFFFFFF
@@ -94,9 +100,10 @@ def noise(attention: Attention, seed: int) -> Tensor:
 
 
 def neighbourhood(weights: Tensor, positions: Tensor, kernel: int, average: bool = False) -> Tensor:
-    """Weights [B, H, ..., S], pooled over the `kernel` slots around each in order of position [B, H, S].
+    """Pool weights [B, H, ..., S] over the `kernel` slots around each slot, in the order of positions [B, H, S].
 
-    The maximum, or with `average` the mean, which counts what is past either end as 0; an empty slot's weight is 0.
+    The pool is the maximum, or with `average` the mean, where places past either end count as 0. The weight of an empty
+    slot has to be 0.
     """
     order = positions.argsort(-1)
     order = order.view(*order.shape[:2], *[1] * (weights.ndim - 3), order.shape[-1]).expand_as(weights)
@@ -107,9 +114,9 @@ def neighbourhood(weights: Tensor, positions: Tensor, kernel: int, average: bool
 
 
 def across_heads(weights: Tensor, attention: Attention) -> Tensor:
-    """-> [B, H, S]: the mean over all heads of what a slot's token gets in each; 0 where a head does not hold it.
+    """-> [B, H, S]: the weight of a slot's token, averaged over all heads. A head without the token counts as 0.
 
-    weights [B, H, S]. Heads may hold other tokens, and in other slots.
+    weights [B, H, S]. Heads may hold different tokens, and in different slots.
     """
     if attention.alike:
         return weights.mean(1, keepdim=True).expand_as(weights)
@@ -122,26 +129,32 @@ def across_heads(weights: Tensor, attention: Attention) -> Tensor:
 
 
 def key_norm(attention: Attention) -> Tensor:
-    """-> [B, H, S]: the lower a key's norm, the better."""
+    """-> [B, H, S]: minus the norm of the key."""
     norm: Tensor = torch.linalg.vector_norm(attention.keys.float(), dim=-1)
     return -norm
 
 
 def key_difference(attention: Attention) -> Tensor:
-    """-> [B, H, S]: minus a key's cosine similarity to the mean direction of all that are stored."""
+    """-> [B, H, S]: minus the cosine similarity of the key to the mean direction of all stored keys."""
     return difference(attention.keys, attention.positions >= 0)
 
 
 def difference(states: Tensor, among: Tensor) -> Tensor:
-    """-> [B, H, S]: minus the cosine similarity of each vector [B, H, S, D] to the mean direction of those `among`."""
+    """-> [B, H, S]: minus the cosine similarity of each vector to the mean direction of some of them.
+
+    states [B, H, S, D]. among [B, H, S] bool: the vectors that the mean is of.
+    """
     states = states.float()
     length: Tensor = torch.linalg.vector_norm(states, dim=-1).clamp_min(1e-12)
-    mean = (among / length)[..., None, :] @ states  # not divided by their number: only its direction counts
+    mean = (among / length)[..., None, :] @ states  # a sum is enough: only its direction counts
     along = F.normalize(mean, dim=-1) @ states.transpose(-1, -2)
     return -along[..., 0, :] / length
 
 
 def distinctness(attention: Attention, among: Tensor, values: float) -> Tensor:
-    """-> [B, H, S]: how unlike the mean direction of those `among` a key is, and `values` times the same of a value."""
+    """-> [B, H, S]: `difference` of the keys, plus `values` times that of the values.
+
+    among [B, H, S] bool: the slots that the mean directions are of.
+    """
     found = difference(attention.keys, among)
     return found + values * difference(attention.values, among) if values else found

@@ -1,0 +1,71 @@
+"""Which slots of a prompt stay, and copying them out: from plans and scores to what a storage starts with.
+
+P is the length of the longest prompt. Shorter ones are padded on the left, so a prompt of n tokens takes the columns
+P - n to P - 1.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from scope.cache.slots import Kept
+from scope.policy.attention import Attention
+from scope.policy.plan import Plan
+
+
+def kept_columns(
+    plans: Sequence[Plan | None], seen: Sequence[int], shape: Sequence[int], scores: Tensor | None
+) -> list[Tensor]:
+    """The columns of the padded prompt that each row keeps.
+
+    plans: one for each row; None keeps all. seen: how many of each prompt's last tokens a plan chooses from. shape: H
+    and P. scores [B, H, P]: needed where a plan has a `best`.
+    -> for each row [H, n], in the order in which the slots will lie.
+    """
+    heads, longest = shape
+    return [
+        _of_row(plan, n, longest - n, heads, None if scores is None else scores[row])
+        for row, (plan, n) in enumerate(zip(plans, seen, strict=True))
+    ]
+
+
+def _of_row(plan: Plan | None, seen: int, first: int, heads: int, scores: Tensor | None) -> Tensor:
+    """-> [H, n]: the columns that one row keeps. first: the column of the first token that the plan chooses from."""
+    if plan is None:
+        return torch.arange(first, first + seen).expand(heads, -1)
+    head = torch.arange(first, first + plan.head).expand(heads, -1)
+    tail = torch.arange(first + seen - plan.tail, first + seen).expand(heads, -1)
+    if scores is None or not plan.best:
+        return torch.cat([head, tail], -1)
+    start, stop = first + plan.head, first + seen - plan.tail
+    best = scores[:, start:stop].topk(plan.best, dim=-1).indices + start  # highest first
+    if not plan.ranked:
+        best = best.sort(-1).values
+    return torch.cat([head.to(best.device), best, tail.to(best.device)], -1)
+
+
+def gathered(
+    attention: Attention, columns: Sequence[Tensor], lengths: Sequence[int], channels: Mapping[str, Tensor]
+) -> Kept:
+    """Copy the kept columns out of the prompt, so that the rest of its keys and values can be freed.
+
+    columns: of each row, [H, n]. lengths: tokens of each prompt. channels [B, H, P]: of the whole prompt.
+    """
+    keys, values, longest = attention.keys, attention.values, attention.keys.shape[2]
+    stored = [kept.shape[1] for kept in columns]
+    slots = torch.zeros(len(columns), keys.shape[1], max(stored), dtype=torch.long, device=keys.device)
+    positions = torch.full_like(slots, -1)
+    for row, (kept, n) in enumerate(zip(columns, stored, strict=True)):
+        slots[row, :, :n] = kept.to(keys.device)
+        positions[row, :, :n] = slots[row, :, :n] - (longest - lengths[row])
+    at = slots[..., None]
+    return Kept(
+        keys.gather(2, at.expand(-1, -1, -1, keys.shape[-1])),
+        values.gather(2, at.expand(-1, -1, -1, values.shape[-1])),
+        positions,
+        tuple(stored),
+        attention.query_positions[:, -1],
+        {name: marks.gather(2, slots) for name, marks in channels.items()},
+        attention.sliding_window,
+    )

@@ -1,0 +1,84 @@
+"""What the layers of one cache share: the prompts' lengths and positions, each row's clock, and the masks checked."""
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from scope.cache.masks import real_tokens, require_causal, require_consecutive, with_answer
+from scope.policy.plan import View
+
+
+@dataclass
+class Rows:
+    """What the layers of one cache share. Layer 0 sets it when the prompt comes, and advances the clock."""
+
+    config: PretrainedConfig
+    windows: tuple[int | None, ...]  # the sliding window of each layer, None = none
+    lengths: list[int] = field(default_factory=list)  # tokens of each row's prompt
+    positions: Tensor | None = None  # [B, P] int32: of the prompts' tokens, -1 = padding
+    views: dict[int, list[View]] = field(default_factory=dict)  # by prompt length: the views after the prefill
+    columns: int | None = None  # P if the prompts come in chunks, else None
+    steps: list[int] = field(default_factory=list)  # t of the current step, per row; -1 before the first
+    filled: int = 0  # layers that have a storage
+    _admitted: list[tuple[weakref.ref[Tensor], int | None]] = field(default_factory=list)  # masks and windows
+
+    def settle(self, real: Tensor | None, batch: int, columns: int, device: torch.device) -> None:
+        """Take the prompts' lengths and positions.
+
+        real [B, P] bool: True for a token, False for padding, which is on the left; None: no padding.
+        """
+        if real is None:
+            self.lengths = [columns] * batch
+        else:
+            self.lengths = real.sum(-1).tolist()
+        first = columns - torch.tensor(self.lengths, dtype=torch.int32, device=device)
+        column = torch.arange(columns, dtype=torch.int32, device=device)
+        self.positions = (column - first[:, None]).clamp(min=-1)
+        self.steps = [-1] * batch
+
+    def admit(self, mask: Tensor | None, positions: Tensor | None, query: Tensor, keys: Tensor, layer: int) -> None:
+        """Check that a prompt's mask, or that of a chunk, is the one that the decode steps will use.
+
+        query [B, Hq, n, D], keys [B, H, S, D]: the last n of S columns are new. Waits for the device once for each
+        mask. Raises ScopeError for any other mask.
+        """
+        window, batch, n, seen = self.windows[layer], keys.shape[0], query.shape[2], keys.shape[2]
+        if mask is not None and self._known(mask, window):
+            return
+        if self.positions is None:
+            self.settle(real_tokens(mask, batch, n), batch, n, keys.device)
+        assert self.positions is not None
+        ragged = min(self.lengths) < self.positions.shape[1]
+        real = self.positions[:, :seen] >= 0
+        if mask is not None or (ragged and layer == 0):
+            require_causal(mask, real, n, window)
+        if layer == 0:
+            require_consecutive(positions, real[:, -n:] if ragged else None)
+
+    def admit_step(self, mask: Tensor, seen: int, layer: int) -> None:
+        """Check the mask of a decode step, if the caller gives one. scope's engine gives none, so nothing waits.
+
+        Raises ScopeError if the mask does not show the prompt's tokens and all tokens after them, and no others.
+        """
+        if self._known(mask, self.windows[layer]):
+            return
+        lengths = [length + step + 1 for length, step in zip(self.lengths, self.steps, strict=True)]
+        require_causal(mask, with_answer(lengths, seen, mask.device), 1, self.windows[layer])
+
+    def replace(self, rows: Sequence[int], other: "Rows") -> None:
+        """Put the prompts and clocks of `other` in place of these rows'."""
+        for row, length, step in zip(rows, other.lengths, other.steps, strict=True):
+            self.lengths[row], self.steps[row] = length, step
+
+    def _known(self, mask: Tensor, window: int | None) -> bool:
+        """Whether this mask was checked already, in another layer; if not, remember it."""
+        window = None if mask.ndim == 2 else window
+        self._admitted = [(seen, size) for seen, size in self._admitted if seen() is not None]
+        if any(seen() is mask and size == window for seen, size in self._admitted):
+            return True
+        self._admitted.append((weakref.ref(mask), window))
+        return False
