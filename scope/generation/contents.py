@@ -1,6 +1,6 @@
 """One hash of what a model's folder holds: every file that can change an answer, from its first byte to its last.
 
-Hashing 16 GB takes half a minute, so the hash of a large file is remembered in the user's cache folder, under the
+Hashing takes about a second per GB, so the hash of a large file is remembered in the user's cache folder, under the
 file's path, size, inode, and times of change. What cannot be remembered, or was damaged, is hashed again.
 """
 

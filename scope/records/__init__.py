@@ -5,6 +5,7 @@ run started again finds what is there and goes on. A run is recognised by its id
 changes an answer.
 """
 
+from scope.records.fields import fault_of_settings
 from scope.records.folder import RecordKeeping, Records, read
 from scope.records.identity import describe, identity, name_of
 from scope.records.read import (
@@ -30,6 +31,7 @@ __all__ = [
     "RecordsError",
     "RunFiles",
     "describe",
+    "fault_of_settings",
     "identity",
     "mismatch",
     "name_of",

@@ -3,6 +3,7 @@
 Fields that are not named here are kept as they are; only what `strange` refuses may not be in them.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -19,6 +20,8 @@ from pydantic import (
     with_config,
 )
 from typing_extensions import TypedDict
+
+from scope.util.errors import shown
 
 MOST = 2**63  # no whole number that a run writes is larger; a float holds all below it
 DEEPEST = 32  # levels of lists and objects inside each other; a run writes about five
@@ -212,7 +215,8 @@ class Manifest(MadeBy):
     scoring: NotRequired[dict[str, str]]
 
 
-_ANSWERED, _UNANSWERED, _MANIFEST = TypeAdapter(Answered), TypeAdapter(Unanswered), TypeAdapter(Manifest)
+_ANSWERED, _UNANSWERED = TypeAdapter(Answered), TypeAdapter(Unanswered)
+_MANIFEST, _SETTINGS = TypeAdapter(Manifest), TypeAdapter(Settings)
 
 
 def fault_of_record(record: object) -> str:
@@ -243,6 +247,23 @@ def _unflattened(question: Mapping[str, Any]) -> dict[str, Any]:
 def fault_of_manifest(manifest: object) -> str:
     """What is wrong with a manifest's fields, in a few words; empty where nothing is."""
     return _fault(_MANIFEST, manifest)
+
+
+def fault_of_settings(settings: Mapping[str, Mapping[str, Any]]) -> str:
+    """What a manifest cannot hold of a run's settings, with its key; empty where nothing is wrong.
+
+    settings: each part's fields, by the names of the part and the field.
+    """
+    for part, values in settings.items():
+        for name, value in values.items():
+            try:
+                stored = json.loads(json.dumps(value))
+                found = strange(stored) or _fault(_SETTINGS, {part: {name: stored}}).partition(": ")[2]
+            except (TypeError, ValueError, RecursionError) as error:
+                found = " ".join(str(error).split())
+            if found:
+                return f"{part}.{name}={shown(value)}: {found}; the manifest cannot hold it"
+    return ""
 
 
 def _fault(fields: TypeAdapter[Any], data: object) -> str:
