@@ -23,12 +23,12 @@ from scope.util.secrets import command_line, redact
 
 CONF = Path(__file__).resolve().with_name("conf")
 FLAG = re.compile(r"-m$|--multirun$|--[\w-]+=")  # of Hydra's, in one word
-TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"  # Hydra's own switch, as the user left it
+TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"  # Hydra's own switch, as the user set it
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> str | list[float]:
-    with uncollected():  # not for --help, nor for every TAB of shell completion
+    with uncollected():  # imported here: --help and shell completion do without
         from rich.console import Console
         from transformers.utils import logging
 
@@ -65,14 +65,14 @@ def main(cfg: DictConfig) -> str | list[float]:
             try:
                 folder = run(job.experiment, job.tracker, job.output, console, job.keeping)
             except Stopped as stop:
-                if stop.done is None or not alone:  # a sweep begins no other job
+                if stop.done is None or not alone:  # a sweep starts no other job
                     raise
                 folder = stop.done
             if alone:
                 if job.keeping.shard is None:
                     tables.show(tables.build([folder]), console)
                 console.print(f"written: {folder}", soft_wrap=True, highlight=False, markup=False)
-            # a sweeper that searches wants to know how good this was
+            # a sweeper that searches needs the value of this run
             if direction := hydra_cfg.sweeper.get("direction"):
                 found = summary(list(records.read_run(folder).answered.values()))
                 one = isinstance(direction, str) or len(direction) == 1
@@ -82,24 +82,24 @@ def main(cfg: DictConfig) -> str | list[float]:
         if alone and isinstance(error, SamplesFailedError) and job.keeping.shard is None:
             tables.show(tables.build([error.folder]), console)
         if alone and not TRACEBACKS:
-            raise SystemExit(refuse(error)) from error  # to any other exception Hydra adds a line of its own
+            raise SystemExit(refuse(error)) from error  # Hydra prints a line of its own for any other exception
         raise
 
 
 def refuse(error: Exception) -> int:
-    """Say in one line what is wrong; -> the exit code."""
+    """Print in one line what is wrong. -> the exit code."""
     print(told(error, CONF, sys.argv[1:]), file=sys.stderr)
     return exit_code(error)
 
 
 def cli() -> int:
-    """-> the exit code: 0 done, 1 something failed on the way, 2 refused before anything ran, 70 a bug of our own."""
+    """-> the exit code: 0 done, 1 something failed while running, 2 refused before anything ran, 70 a bug."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us instead of being printed by Hydra
-    # our launcher presets bear the names of the plugins' own, so that these are the names to type
+    # our launcher presets have the names of the plugins' own, so that users type the usual names
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
-    warnings.filterwarnings("error", message="provider=hydra.searchpath")  # what is not there was asked for
+    warnings.filterwarnings("error", message="provider=hydra.searchpath")  # a folder that does not exist
     workers = [str(CONF.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    os.environ["PYTHONPATH"] = os.pathsep.join(workers)  # so that a launcher's processes import this very checkout
+    os.environ["PYTHONPATH"] = os.pathsep.join(workers)  # so that a launcher's processes import this checkout
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: not FLAG.match(word))  # Hydra wants them in front
     print_anything()
     looking = False
@@ -116,7 +116,7 @@ def cli() -> int:
     except KeyboardInterrupt as stop:
         again = command_line(["python", "main.py", *sys.argv[1:]])
         print(f"\nstopped; this goes on where it was: {again}", file=sys.stderr)
-        return 128 + getattr(stop, "signal", signal.SIGINT)  # as the shell counts what a signal ended
+        return 128 + getattr(stop, "signal", signal.SIGINT)  # the shell's exit code for a signal
     except BrokenPipeError:  # whoever read our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
@@ -127,19 +127,19 @@ def cli() -> int:
 
 
 def flushed() -> int:
-    """Have out what was printed: a full disk behind stdout is found no sooner. -> the exit code."""
+    """Flush stdout: only this finds a full disk behind it. -> the exit code."""
     try:
         sys.stdout.flush()
     except OSError as error:
         if not isinstance(error, BrokenPipeError):
             print(f"error: standard output: {error.strerror}", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python reports it once more at exit
         return FAILED
     return 0
 
 
 def check_flags() -> bool:
-    """Refuse flags that change nothing where they stand. -> whether a configuration is only to be looked at."""
+    """Refuse flags that have no effect here. -> whether a configuration is only to be printed."""
     given = get_args_parser().parse_args(sys.argv[1:])
     if given.package is not None and not given.cfg:
         raise ConfigError(f"--package={given.package}: is for --cfg")

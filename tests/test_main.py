@@ -328,7 +328,7 @@ def test_a_fault_of_our_own_is_told_from_a_request_that_cannot_be(
     def broken(*_: object) -> None:
         raise KeyError("layer")
 
-    monkeypatch.setattr("scope.runs.run.encode_all", broken)
+    monkeypatch.setattr("scope.runs.prepare.encode_all", broken)
     said = scope(*SMALL, code=70).err
     assert said == "error: this is a bug in SCOPE: KeyError: 'layer'; HYDRA_FULL_ERROR=1 shows the traceback\n"
     swept = scope("-m", *SMALL, code=70)

@@ -12,10 +12,10 @@ import pytest
 from rich.console import Console
 
 from analysis import report, tables
-from scope.decoding import KeepAll
+from scope.decoding import KeepAll, Slide
 from scope.generation.models import ModelSource
 from scope.generation.sampling import Sampling
-from scope.prefill import Full
+from scope.prefill import Full, SnapKV
 from scope.runs.experiment import Experiment
 from scope.runs.instances import instance
 from scope.runs.run import run
@@ -246,3 +246,33 @@ def test_a_command_tells_what_cannot_be_from_what_failed(
     assert said.startswith(f"error: {out}")
     assert said.endswith(": No space left on device\n")
     assert said.count("\n") == 1
+
+
+@dataclass(frozen=True)
+class Scaled(Full):
+    """A user's own method, which checks nothing."""
+
+    factor: Any = 1.0
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"method": Scaled(float("inf"))}, "method.factor=inf: holds inf"),
+        ({"method": Scaled({"y": [float("nan")]})}, "method.factor={.*}: holds nan"),
+        ({"method": Scaled(10**5000)}, "method.factor=.a value of type int, too long to print.: "),
+        ({"model": ModelSource(template={"x": "\ud800"})}, "model.template={.*}: holds half a character"),
+        ({"model": ModelSource(template={"x": 2**64})}, "model.template={.*}: holds a whole number of more"),
+        ({"method": SnapKV(2**60, window=8)}, f"method.budget={2**60}: must be less"),
+        ({"max_bytes": 2**60, "decoding": Slide(64, 32)}, f"budget.bytes={2**60}: must be less"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_setting_that_the_reader_of_manifests_would_refuse_is_refused_before_anything_is_written(
+    changed: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    parts: dict[str, Any] = {"model": ModelSource(), "method": Full(), "decoding": KeepAll(), **changed}
+    asked = Experiment(task=Arithmetic(prompts=1, questions=1), sampling=Sampling(), labels={}, **parts)
+    with pytest.raises(ConfigError, match=said):
+        run(asked, NoTracking(), tmp_path / "sweep", Console(file=io.StringIO()))
+    assert not list(tmp_path.iterdir())

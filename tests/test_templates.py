@@ -26,7 +26,7 @@ from scope.prefill import SnapKV
 from scope.records import RecordKeeping
 from scope.records.lines import seal
 from scope.records.merge import merge
-from scope.runs import run
+from scope.runs import answers, prepare, run
 from scope.runs.experiment import Experiment
 from scope.runs.tracking import NoTracking
 from scope.tasks import Arithmetic, Sample
@@ -79,7 +79,7 @@ def on(monkeypatch: pytest.MonkeyPatch, day: date) -> None:
         def today(cls) -> date:
             return day
 
-    monkeypatch.setattr(run, "date", Calendar)
+    monkeypatch.setattr(prepare, "date", Calendar)
 
 
 @pytest.fixture(autouse=True)
@@ -224,7 +224,7 @@ def test_a_failed_sample_holds_its_prompts_hash_too(tmp_path: Path, monkeypatch:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no")
 
-    monkeypatch.setattr(run, "stream", fail)
+    monkeypatch.setattr(answers, "stream", fail)
     with pytest.raises(run.SamplesFailedError) as failed:
         go(what, tmp_path / "bad")
     (line,) = records.read(failed.value.folder)

@@ -15,7 +15,7 @@ from scope.generation.models import ModelSource
 from scope.generation.prompts import Encoded
 from scope.generation.rows import Generated
 from scope.records.lines import seal
-from scope.runs.run import record
+from scope.runs.answers import record
 from scope.scoring import Question, score
 from scope.scoring.sources import read
 from scope.scoring.thinking import THINK, without_thinking

@@ -45,7 +45,7 @@ from scope.cache.twin import Concatenated
 from scope.decoding import DecodingStrategy, KeepAll
 from scope.policy.plan import Plan
 from scope.prefill import PrefillMethod
-from scope.runs.run import record
+from scope.runs.answers import record
 from scope.tasks import Arithmetic
 from scope.util.errors import ScopeError
 

@@ -27,7 +27,7 @@ from experiments.measure import Measured, composed, in_points, measure, recorded
 from scope import records
 from scope.generation import models
 from scope.runs.forecast import cache_bytes
-from scope.runs.run import encode_all
+from scope.runs.prepare import encode_all
 from scope.util.files import write_whole
 
 SIZES = (36, 64, 128)  # D of slide, beside the full prompt

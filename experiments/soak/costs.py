@@ -13,10 +13,11 @@ from unittest.mock import patch
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
-import scope.runs.run
+import scope.runs.answers
 from experiments.soak.sweep import Answers, Found, Loss, ended, log_of, start
 from scope.cli.config import build
 from scope.generation import models
+from scope.runs.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
 HUNDRED = ["-m", "method=full,snapkv,h2o,streamingllm,recent", "decoding=none,slide,h2o,adaptive,discontinuous"]
@@ -52,7 +53,7 @@ def overhead(folder: Path, _: Answers) -> Found:
         job = build(compose("config", [f"output={folder}", "name=overhead", "model.threads=1"]), {})
     models.load(job.experiment.model)  # once a process, and not once a sample
     within = 0.0
-    stream = scope.runs.run.stream
+    stream = scope.runs.answers.stream
 
     def timed(*arguments: Any, **more: Any) -> Iterator[Any]:
         nonlocal within
@@ -68,8 +69,8 @@ def overhead(folder: Path, _: Answers) -> Found:
             yield answer
 
     began = time.process_time()
-    with patch.object(scope.runs.run, "stream", timed):  # to measure a run just as it is
-        scope.runs.run.run(job.experiment, job.tracker, job.output, Console(file=io.StringIO()), job.keeping)
+    with patch.object(scope.runs.answers, "stream", timed):  # to measure a run just as it is
+        run(job.experiment, job.tracker, job.output, Console(file=io.StringIO()), job.keeping)
     beside = time.process_time() - began - within
     samples = len(job.experiment.requests())
     share = beside / within

@@ -1,4 +1,4 @@
-"""What a search found, said at its end."""
+"""Prints the result of a search at its end."""
 
 from pathlib import Path
 from typing import Any

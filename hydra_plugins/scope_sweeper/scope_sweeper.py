@@ -1,4 +1,4 @@
-"""The sweep: check every job before the first one runs, skip the impossible, go on after failures, then the table."""
+"""Hydra's sweeper for SCOPE: checks all jobs first, skips impossible ones, continues after failures, prints tables."""
 
 import copy
 import gc
@@ -35,7 +35,7 @@ LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="scope", node=ScopeSweeperConf, provider="scope")
-# What a chat template takes is not known before: keys may be added without a +. A YAML file cannot say that.
+# The arguments of a chat template are not known in advance, so keys may be added without a +. YAML cannot say that.
 ConfigStore.instance().store(
     group="model", name="template", node={"template": DictConfig({}, flags={"struct": False})}, provider="scope"
 )
@@ -45,14 +45,14 @@ Place = tuple[str | None, str | None]  # the path of a configuration, and its pa
 
 
 class RememberingRepository(ConfigRepository):
-    """The files of a configuration, each read once: a sweep composes the same ones for every job."""
+    """Reads each configuration file once: all jobs of a sweep are composed from the same files."""
 
     def __init__(self, repository: IConfigRepository) -> None:
         self.sources = repository.get_sources()
         self._read: dict[str, ConfigResult | None] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "RememberingRepository":
-        return self  # Hydra copies it for every job, in case that a job has a search path of its own
+        return self  # Hydra copies it for every job; a copy would read the files again
 
     def load_config(self, config_path: str) -> ConfigResult | None:
         if config_path not in self._read:
@@ -61,7 +61,7 @@ class RememberingRepository(ConfigRepository):
 
 
 class RememberingLoader(ConfigLoaderImpl):
-    """Composes what Hydra would, without composing Hydra's own part, which all jobs share, once for every job."""
+    """Composes as Hydra does, but composes Hydra's own part, which all jobs share, only once."""
 
     def __init__(self, loader: ConfigLoaderImpl) -> None:
         super().__init__(loader.config_search_path)
@@ -74,7 +74,7 @@ class RememberingLoader(ConfigLoaderImpl):
         if place not in self._loaded:
             self._loaded[place] = super()._load_single_config(default, repo)
         loaded = self._loaded[place]
-        return replace(loaded, config=copy.deepcopy(loaded.config))  # what is composed is made of these nodes
+        return replace(loaded, config=copy.deepcopy(loaded.config))  # composing changes these nodes
 
     def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
         shared = list(takewhile(lambda default: (default.config_path or "").startswith("hydra/"), defaults))
@@ -88,10 +88,10 @@ class RememberingLoader(ConfigLoaderImpl):
 
 
 class ScopeSweeper(BasicSweeper):
-    """Hydra's basic sweeper (a Cartesian product) with manners.
+    """Hydra's basic sweeper (a Cartesian product), with checks before, a report after, and `pairs`.
 
-    pairs: overrides that belong together, each a line such as `method=h2o decoding=slide`; the product is taken with
-    these lines. Where the command line sets one of their keys, it takes the lines that agree.
+    pairs: lines of overrides that belong together, such as `method=h2o decoding=slide`. Each job of the product is
+    combined with each line. If the command line sets one of their keys, only the lines that agree are used.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class ScopeSweeper(BasicSweeper):
             from scope.util.errors import ConfigError
         if self.max_batch_size is not None and self.max_batch_size < 1:
             raise ConfigError(f"hydra.sweeper.max_batch_size={self.max_batch_size}: must be null or at least 1")
-        gc.freeze()  # nor is it to be looked through while jobs are composed, which makes many more objects
+        gc.freeze()  # nor searched while jobs are composed, which makes many more objects
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
@@ -121,7 +121,7 @@ class ScopeSweeper(BasicSweeper):
         return []
 
     def _run(self, composed: Sequence[tuple[tuple[str, ...], Any]]) -> None:
-        """Check jobs, each its overrides and its configuration, run those that are left, and say what came of them."""
+        """Check jobs, run those that can run, and report. composed: each job's overrides and its configuration."""
         from scope.cli.sweep import Sweep, shared_keys
 
         sweep = Sweep.check(composed)
@@ -132,7 +132,7 @@ class ScopeSweeper(BasicSweeper):
         outcomes: dict[int, Path | Exception] = {i: f for i, f in enumerate(sweep.finished()) if f}
         todo = [i for i in range(len(sweep.jobs)) if i not in outcomes]  # a finished run costs no launch
         hydra = [o for o in self.config.hydra.overrides.hydra if not o.startswith(LAUNCHING)]
-        with open_dict(self.config):  # a job learns which of its overrides tell it from the others
+        with open_dict(self.config):  # tells each job which of its overrides differ from the others'
             same = ",".join(f"'{key}'" for key in shared_keys(sweep.jobs))
             self.config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{same}]")
         if todo and (printed := self.config.hydra.launcher.get("submitit_folder")):
@@ -144,7 +144,7 @@ class ScopeSweeper(BasicSweeper):
         sweep.report([outcomes[i] for i in range(len(sweep.jobs))], repeat)
 
     def _launch(self, jobs: Sequence[Sequence[str]], first: int) -> list[Path | Exception]:
-        """Run jobs; where a launcher gives all up with one (a worker was killed), each gets another try."""
+        """Run jobs. If the launcher fails as a whole (a worker was killed), run each job again, one by one."""
         try:
             returns = self.launcher.launch([list(job) for job in jobs], initial_job_idx=first)
         except Exception as error:

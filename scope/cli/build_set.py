@@ -23,7 +23,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def build(overrides: Sequence[str]) -> None:
-    """Raises ScopeError for what a user can mend."""
+    """Write the set that these overrides describe. Raises ScopeError for anything that a user can fix."""
     from hydra import compose, initialize_config_dir  # the library runs without it
     from hydra.core.hydra_config import HydraConfig
 
@@ -40,7 +40,7 @@ def build(overrides: Sequence[str]) -> None:
 
 
 def _write(experiment: Experiment, cfg: Any) -> None:
-    """Write the set of the experiment's task, and say what the model of cfg, as composed, makes of it."""
+    """Write the set of the experiment's task, and print how the model's tokenizer sees it. cfg: as composed."""
     from scope.generation import models
 
     source, choices = experiment.model, cfg.hydra.runtime.choices
@@ -53,7 +53,7 @@ def _write(experiment: Experiment, cfg: Any) -> None:
     shape = models.load_shape(source)
     try:
         room = experiment.prompt_room(shape[0])
-    except ImpossibleError as error:  # no run will do, and the set is what it is
+    except ImpossibleError as error:  # no run can use it with this model; the set is written all the same
         room = models.context(shape[0])
         print(error)
     given = source.template_input(date.today())
@@ -69,7 +69,7 @@ def _write(experiment: Experiment, cfg: Any) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """-> the exit code: 0 done, 1 it could not be written, 2 refused, 70 a bug of our own."""
+    """-> the exit code: 0 done, 1 it could not be written, 2 refused, 70 a bug of this project."""
     from scope.cli.explain import exit_code, told
 
     if {"-h", "--help"} & set(arguments):

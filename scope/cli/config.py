@@ -1,4 +1,4 @@
-"""From a composed configuration to the objects of a run. The one place of the library that knows Hydra."""
+"""From a composed configuration to the objects of a run."""
 
 import copy
 import re
@@ -29,11 +29,11 @@ from scope.util.secrets import redact
 
 NAME = re.compile(r"\w[\w.-]{0,99}")
 GROUPS = ("model", "method", "decoding", "budget", "task", "fidelity", "engine", "tracking", "trace")
-UNLABELLED = ("engine", "tracking", "trace")  # what changes no answer is no name of a run
+UNLABELLED = ("engine", "tracking", "trace")  # groups that change no answer: not part of a run's name
 KEYS = {*GROUPS, "sampling", "name", "output", "seed", "attention", "limit", "plan", "steps_per_second"}
 KEYS |= {"records", "rerun", "shard", "scoring"}
-OPTIONAL = {"trace", "scoring"}  # those that configurations of older runs lack
-KINDS: Mapping[str, type] = {  # what the object of each node has to be
+OPTIONAL = {"trace", "scoring"}  # configurations of older runs do not have these
+KINDS: Mapping[str, type] = {  # the class that each node's object must have
     "model": ModelSource,
     "method": PrefillMethod,
     "decoding": DecodingStrategy,
@@ -46,8 +46,8 @@ KINDS: Mapping[str, type] = {  # what the object of each node has to be
 }
 PARTS = tuple(name for name in KINDS if name != "trace")
 NO_USE = "note: {} changes nothing: none of the options taken uses it"
-MANY = 2**62  # of slots: for a check that is not about their number
-SHARED: Mapping[str, Mapping[str, Callable[[Any], object]]] = {  # the class that knows what a key may be
+MANY = 2**62  # a number of slots, where a check is of another value
+SHARED: Mapping[str, Mapping[str, Callable[[Any], object]]] = {  # the class that checks the value of a key
     "budget": {
         "prefill": Budget,
         "window": lambda value: Windowed(MANY, value),
@@ -78,37 +78,40 @@ class Job:
     tracker: Tracker
     output: Path
     keeping: RecordKeeping
-    assumed_speed: float | None = None  # only say what it would cost, at so many decode steps a second
+    assumed_speed: float | None = None  # decode steps per second: print the cost only, run nothing
 
 
 def build(cfg: Any, choices: Mapping[str, str], files: Sequence[Path] = ()) -> Job:
-    """cfg: an OmegaConf DictConfig; choices: the option taken in each group. Loads no model and writes nothing.
+    """Make the objects of a run. Loads no model and writes nothing.
 
-    files: those that it was composed from, as far as they are known; a refusal may name one.
-    Raises ConfigError, or ImpossibleError where each value alone is fine.
+    cfg: an OmegaConf DictConfig. choices: the option taken in each group. files: those that it was composed from, as
+    far as they are known; a refusal may name one.
+    Raises ConfigError for a value that is wrong, ImpossibleError where values are fine alone but not together.
     """
     config = _resolved(cfg)
-    if unknown := set(config) - KEYS:
-        raise ConfigError(f"{min(unknown)}: no such key; the keys are {', '.join(sorted(KEYS))}")
-    if missing := KEYS - OPTIONAL - set(config):
-        raise ConfigError(f"{min(missing)}: must be given")
-    if config["name"] is None or not NAME.fullmatch(str(config["name"])):
-        raise ConfigError(f"name={shown(config['name'])}: must be a plain folder name of letters, digits and ._-")
-    if not isinstance(config["output"], str | int) or config["output"] == "":
-        raise ConfigError(f"output={shown(config['output'])}: must be a folder")
+    _check_keys(config)
     _check_shared(config)
-    if _by_bytes(config):  # which say what D is: what is given of it takes no part, and tells no run from another
+    if _by_bytes(config):  # the bytes decide D: budget.decode has no effect, and must not change the identity
         cfg = copy.deepcopy(cfg)
         cfg.budget.decode = config["budget"]["recent"]
         config = _resolved(cfg)
-    labels = {group: choices[group] for group in GROUPS if choices.get(group) and group not in UNLABELLED}
     _check_names(config)
     _check_switches(config, files)
     trace = _make(config, cfg, "trace") if config.get("trace") else None
     parts = {name: _make(config, cfg, name) for name in PARTS}
     tracker, keeping = parts.pop("tracking"), parts.pop("records")
+    labels = {group: choices[group] for group in GROUPS if choices.get(group) and group not in UNLABELLED}
+    experiment = _experiment(config, parts, labels, trace)
+    output = Path(str(config["output"])) / str(config["name"])
+    return Job(experiment, tracker, output, keeping, _assumed_speed(config))
+
+
+def _experiment(
+    config: dict[str, Any], parts: Mapping[str, Any], labels: Mapping[str, str], trace: Trace | None
+) -> Experiment:
+    """parts: the settings objects by name. Raises as `build` does."""
     try:
-        experiment = Experiment(
+        return Experiment(
             **parts,
             labels=labels,
             trace=trace,
@@ -122,17 +125,32 @@ def build(cfg: Any, choices: Mapping[str, str], files: Sequence[Path] = ()) -> J
         key = {"granularity": "fidelity.granularity", "max_bytes": "budget.bytes"}.get(error.field, error.field)
         kind = ImpossibleError if isinstance(error, CombinationError) else ConfigError
         raise kind(error.describe(key)) from error
+
+
+def _check_keys(config: Mapping[str, Any]) -> None:
+    """Refuse a top-level key that does not exist or is missing, and a name or output that cannot be a folder."""
+    if unknown := set(config) - KEYS:
+        raise ConfigError(f"{min(unknown)}: no such key; the keys are {', '.join(sorted(KEYS))}")
+    if missing := KEYS - OPTIONAL - set(config):
+        raise ConfigError(f"{min(missing)}: must be given")
+    if config["name"] is None or not NAME.fullmatch(str(config["name"])):
+        raise ConfigError(f"name={shown(config['name'])}: must be a plain folder name of letters, digits and ._-")
+    if not isinstance(config["output"], str | int) or config["output"] == "":
+        raise ConfigError(f"output={shown(config['output'])}: must be a folder")
+
+
+def _assumed_speed(config: Mapping[str, Any]) -> float | None:
+    """Decode steps per second to plan with; None where the run is not only planned."""
     plan, speed = config["plan"], config["steps_per_second"]
     if not isinstance(plan, bool):
         raise ConfigError(f"plan={shown(plan)}: must be true or false")
     if isinstance(speed, bool) or not isinstance(speed, int | float) or not 0 < speed <= sys.float_info.max:
         raise ConfigError(f"steps_per_second={shown(speed)}: must be a number above 0")
-    output = Path(str(config["output"])) / str(config["name"])
-    return Job(experiment, tracker, output, keeping, float(speed) if plan else None)
+    return float(speed) if plan else None
 
 
 def _resolved(cfg: Any) -> dict[str, Any]:
-    """Plain data, without Hydra's own part. Raises ConfigError for what is missing or refers to what is not there."""
+    """Plain data, without Hydra's own part. Raises ConfigError for a missing value or a broken reference."""
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
     try:
@@ -145,7 +163,7 @@ def _resolved(cfg: Any) -> dict[str, Any]:
 
 
 def files_of(hydra: Any) -> list[Path]:
-    """The files on this disk that a configuration was composed from. hydra: its own part of it."""
+    """The files on this disk that a configuration was composed from. hydra: Hydra's part of the configuration."""
     folders = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
     names = [f"{group}/{option}" for group, option in hydra.runtime.choices.items() if option]
     places = [folder / f"{name}.yaml" for name in (*names, hydra.job.config_name) for folder in folders]
@@ -161,7 +179,7 @@ def _scoring(config: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _check_names(config: Mapping[str, Any]) -> None:
-    """Refuse a secret as the name of a folder or of a place in W&B, which cannot be masked."""
+    """Refuse a secret in the name of a folder or in a W&B setting: such a name cannot be masked."""
     tracking = config["tracking"] if isinstance(config["tracking"], dict) else {}
     places = {key: config[key] for key in ("name", "output")}
     places |= {f"tracking.{key}": value for key, value in tracking.items()}
@@ -171,7 +189,7 @@ def _check_names(config: Mapping[str, Any]) -> None:
 
 
 def _check_switches(node: Any, files: Sequence[Path], key: str = "") -> None:
-    """Refuse what the user alone may switch on, wherever it stands."""
+    """Refuse, at any depth, a switch that only the user may turn on (see `scope.cli.trust`)."""
     below = enumerate(node) if isinstance(node, list) else node.items() if isinstance(node, dict) else ()
     for name, value in below:
         place = f"{key}.{name}" if key else str(name)
@@ -180,13 +198,13 @@ def _check_switches(node: Any, files: Sequence[Path], key: str = "") -> None:
 
 
 def _by_bytes(config: Any) -> bool:
-    """Whether D is what a bound in bytes leaves."""
+    """Whether a bound in bytes decides D."""
     budget = config["budget"]
     return budget.get("bytes") is not None and {"decode", "recent"} <= set(budget)
 
 
 def _check_shared(config: Mapping[str, Any]) -> None:
-    """Refuse values of `budget` and `fidelity` that no class takes, also where none of the options taken uses them."""
+    """Refuse values of `budget` and `fidelity` that are wrong, even if no chosen option uses them."""
     for node, owners in SHARED.items():
         if not isinstance(config[node], dict):
             raise ConfigError(f"{node}: must be an option of the group")
@@ -199,7 +217,7 @@ def _check_shared(config: Mapping[str, Any]) -> None:
 
 
 def unused(cfg: Any, words: Iterable[str]) -> list[str]:
-    """Of the words that set a key of `budget` or `fidelity`, those that this composed configuration has no use for."""
+    """The words that set a key of `budget` or `fidelity` which no chosen option uses. cfg: as composed."""
     from omegaconf import OmegaConf
 
     nodes = (cfg.get(key) for key in (*GROUPS, "sampling"))
@@ -233,12 +251,12 @@ def _make(config: Mapping[str, Any], cfg: Any, name: str) -> Any:
         raise
     except ScopeError as error:  # a package that these settings need is not installed
         raise ConfigError(f"{name}: {error}") from error
-    except Exception as error:  # what a class makes of a value that it did not expect
+    except Exception as error:  # a value that the class did not expect
         raise ConfigError(f"{name}: {' '.join(f'{type(error).__name__}: {error}'.split())}") from error
 
 
 def _key(cfg: Any, name: str, field: str) -> str:
-    """`method.window`, or the key it is taken from: `budget.window`."""
+    """The key to name in a message: `method.window`, or `budget.window` where the value is taken from there."""
     from omegaconf import OmegaConf
 
     raw = OmegaConf.to_container(cfg[name], resolve=False)

@@ -1,4 +1,4 @@
-"""What went wrong with a command, in one line, and whose fault it is: the one part that tells Hydra's errors apart."""
+"""Turns an exception of a command into one line and an exit code. Only this file tells Hydra's errors apart."""
 
 import re
 import traceback
@@ -27,24 +27,26 @@ TOLD_BETTER = {  # what Hydra raises as a bare error, and what there is to say o
 
 
 def exit_code(error: Exception) -> int:
-    """Of a command that ended so; what is no error of the project's is what Hydra makes of a request."""
+    """The exit code of a command that ended with this error. An error that is not the project's own is Hydra's
+    answer to a request that cannot be."""
     if isinstance(error, BugError):
         return BUG
-    if isinstance(error, OSError) and error.errno and error.filename is None:  # a stream that what is printed goes to
+    if isinstance(error, OSError) and error.errno and error.filename is None:  # stdout or stderr could not be written
         return FAILED
     return FAILED if isinstance(error, ScopeError) and not isinstance(error, ConfigError) else REFUSED
 
 
 def told(error: Exception, conf: Path, words: Sequence[str]) -> str:
-    """The line to print for it, without secrets. Arguments as of `explain`."""
+    """The line to print for an error, without secrets. Arguments: see `explain`."""
     return f"error: {one_line(str(redact(explain(error, conf, words))))}"
 
 
 @contextmanager
 def accounted() -> Iterator[None]:
-    """Within, the project's own code runs: what goes wrong comes out as a ScopeError, or as a BugError.
+    """A context for the project's own code: any error within comes out as a ScopeError or a BugError.
 
-    Whatever else a command raises is then the library's that composes its configuration.
+    So any other exception of a command comes from composing its configuration. Errors of Hydra and OmegaConf, missing
+    modules and broken pipes pass through.
     """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -60,22 +62,36 @@ def accounted() -> Iterator[None]:
 
 
 def explain(error: Exception, conf: Path, words: Sequence[str]) -> str:
-    """What was refused: key, value, what is allowed, the nearest valid name.
+    """What was refused, in one line: key, value, what is allowed, the nearest valid name.
 
-    conf: the folder of the configuration; words: of the command line.
+    conf: the folder of the configuration; words: those of the command line.
     """
-    from hydra.errors import (
-        ConfigCompositionException,
-        HydraException,
-        MissingConfigException,
-        OverrideParseException,
-    )
+    from hydra.errors import ConfigCompositionException, HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     message = " ".join(str(error).split())
     for found, instead in TOLD_BETTER.items():
         if found in message and not isinstance(error, ScopeError):
             return instead
+    if said := _of_choice(error, message, words) or _of_file(error, message, words):
+        return said
+    if missing := re.search(r"provider=(\S+) in (\S+), path=(.*) is not available", message):
+        return f"{missing[1]}: {missing[3]}: there is no such folder"
+    if isinstance(error, OSError):
+        return of_the_machine(error)
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name}: is not installed: pip install -e . brings all that is needed"
+    if isinstance(error, ConfigCompositionException):
+        return _of_composition(error, message, conf, words)
+    if isinstance(error, ScopeError | BugError | HydraException | OmegaConfBaseException | ValueError):
+        return message
+    return f"the configuration cannot be composed: {type(error).__name__}: {message}; {HINT}"
+
+
+def _of_choice(error: Exception, message: str, words: Sequence[str]) -> str | None:
+    """For a word that cannot be read, an option that does not exist, or a plugin that is not installed."""
+    from hydra.errors import MissingConfigException, OverrideParseException
+
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, name = _asked(error.missing_cfg_file, words)
         options = sorted(error.options)
@@ -88,6 +104,13 @@ def explain(error: Exception, conf: Path, words: Sequence[str]) -> str:
         taken = f"hydra/{plugin[2]}"
         name = next((word.partition("=")[2] for word in words if word.startswith(f"{taken}=")), plugin[1])
         return f"{taken}={name}: {_needed(plugin[1]) or 'is not installed'}"
+    return None
+
+
+def _of_file(error: Exception, message: str, words: Sequence[str]) -> str | None:
+    """For a configuration file, or a word of the command line, that Python cannot read."""
+    from hydra.errors import HydraException
+
     file = reading(error)
     if isinstance(error, ValueError) and "integer string conversion" in message:
         word = file or next((word for word in words if re.search(r"\d{4300}", word)), "the configuration")
@@ -96,30 +119,25 @@ def explain(error: Exception, conf: Path, words: Sequence[str]) -> str:
         return f"{file or 'the configuration'}: includes itself, or is nested too deep"
     if file and not isinstance(error, HydraException):
         return f"{file}: cannot be read: {message}"
-    if missing := re.search(r"provider=(\S+) in (\S+), path=(.*) is not available", message):
-        return f"{missing[1]}: {missing[3]}: there is no such folder"
-    if isinstance(error, OSError):
-        return of_the_machine(error)
-    if isinstance(error, ModuleNotFoundError):
-        return f"{error.name}: is not installed: pip install -e . brings all that is needed"
-    if isinstance(error, ConfigCompositionException):
-        if refused := re.match(r"Could not override '([^']+)'", message):
-            key = refused[1].lstrip("+~")
-            if (conf / key).is_dir():
-                return f"{key}: takes the name of an option, not a value; --help lists them"
-            return f"{key}: {_no_such(key, conf, options_taken(conf, words))}"
-        if several := re.match(r"Ambiguous value for argument '([^']+)'", message):
-            return f"{several[1]}: several values are a sweep: add -m"
-        if foreign := re.search(r"Key '(\w+)' not in 'ScopeSweeperConf'", message):
-            return f"hydra.sweeper.{foreign[1]}: is for a sweeper that searches: add hydra/sweeper=optuna"
-        return " ".join(f"{message} {error.__cause__ or ''}".split())
-    if isinstance(error, ScopeError | BugError | HydraException | OmegaConfBaseException | ValueError):
-        return message
-    return f"the configuration cannot be composed: {type(error).__name__}: {message}; {HINT}"
+    return None
+
+
+def _of_composition(error: Exception, message: str, conf: Path, words: Sequence[str]) -> str:
+    """For an override that does not fit the composed configuration."""
+    if refused := re.match(r"Could not override '([^']+)'", message):
+        key = refused[1].lstrip("+~")
+        if (conf / key).is_dir():
+            return f"{key}: takes the name of an option, not a value; --help lists them"
+        return f"{key}: {_no_such(key, conf, options_taken(conf, words))}"
+    if several := re.match(r"Ambiguous value for argument '([^']+)'", message):
+        return f"{several[1]}: several values are a sweep: add -m"
+    if foreign := re.search(r"Key '(\w+)' not in 'ScopeSweeperConf'", message):
+        return f"hydra.sweeper.{foreign[1]}: is for a sweeper that searches: add hydra/sweeper=optuna"
+    return " ".join(f"{message} {error.__cause__ or ''}".split())
 
 
 def reading(error: Exception) -> str | None:
-    """The file of the configuration that Hydra was reading, or whose list of defaults, when this was raised."""
+    """The configuration file that Hydra was reading when this was raised; None where it was reading none."""
     for frame in reversed([frame for frame, _ in traceback.walk_tb(error.__traceback__)]):
         if frame.f_code.co_name in ("load_config", "_create_defaults_tree_impl"):
             path = frame.f_locals.get("config_path") or frame.f_locals.get("path")
@@ -128,7 +146,7 @@ def reading(error: Exception) -> str | None:
 
 
 def _asked(missing: str, words: Sequence[str]) -> tuple[str, str]:
-    """A group and the option of it that is not there, from Hydra's group/option; an option may be a path itself."""
+    """Hydra's `group/option`, of an option that does not exist, as (group, option); an option may hold a / itself."""
     for word in words:
         group, _, options = word.lstrip("+").partition("=")
         if found := [option for option in options.split(",") if f"{group}/{option}" == missing]:
@@ -144,7 +162,7 @@ def _needed(plugin: str) -> str | None:
 
 
 def _no_such(key: str, conf: Path, taken: Sequence[str]) -> str:
-    """taken: options, as overrides."""
+    """Why a key cannot be set, and which key was probably meant. taken: the options taken, as overrides."""
     known = keys(conf, taken)
     if key in known:
         return "another option taken here has no such key"
@@ -152,7 +170,7 @@ def _no_such(key: str, conf: Path, taken: Sequence[str]) -> str:
     beside = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == node]
     if not beside and node in known and (conf / node).is_dir():
         return _elsewhere(node, name, conf, taken)
-    if not beside:  # of the nearest node: another one's key means something else, whatever its name
+    if not beside:  # look in the nearest node only: elsewhere, a key of like name means something else
         near = get_close_matches(node, {other.rpartition(".")[0] for other in known}, n=1)
         meant = nearest(key, [other for other in known if other.rpartition(".")[0] in near])
         return f"no such key{meant or '; --help lists them'}"
@@ -162,7 +180,7 @@ def _no_such(key: str, conf: Path, taken: Sequence[str]) -> str:
 
 
 def _elsewhere(group: str, name: str, conf: Path, taken: Sequence[str]) -> str:
-    """That the option taken of a group has no settings, and which options have this one."""
+    """Says that the group's option has no settings, and which of its options have the one that was asked for."""
     option = _compose(conf, taken).hydra.runtime.choices[group]
     options = sorted((conf / group).glob("*.yaml"))
     having = [path.stem for path in options if name in (yaml.safe_load(path.read_bytes()) or ())]
@@ -172,7 +190,7 @@ def _elsewhere(group: str, name: str, conf: Path, taken: Sequence[str]) -> str:
 
 
 def options_taken(conf: Path, words: Sequence[str]) -> list[str]:
-    """What the command line takes in each group, as overrides; of several options the first."""
+    """The option that the command line takes in each group, as overrides; the first one where it lists several."""
     taken = [word for word in words if word.startswith("hydra.searchpath=")]
     for word in words:
         group, _, options = word.partition("=")
@@ -199,7 +217,7 @@ def keys(conf: Path, options: Sequence[str] = ()) -> list[str]:
 
 
 def _compose(conf: Path, options: Sequence[str]) -> Any:
-    """-> the configuration, Hydra's own part too."""
+    """The composed configuration, with Hydra's own part."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 

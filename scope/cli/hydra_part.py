@@ -1,7 +1,6 @@
-"""What stands under `hydra:` can call any function. A configuration file may set a few keys there, the user all.
+"""Checks the part of a configuration under `hydra:`, whose keys can make Hydra call any function.
 
-What a user types is taken as it is. A key that a file sets is refused, unless it is one of the few that say what a
-sweep runs.
+The user may type any of these keys. A configuration file may set only the few that say what a sweep runs.
 """
 
 import os
@@ -21,10 +20,10 @@ FREE = (  # what a file may set: what a sweep runs, and what Hydra itself fills 
 
 
 def check_command(words: Sequence[str], main: Path, conf: Path, name: str) -> None:
-    """Refuse a command that Hydra would run with what only a file asks of it. Runs nothing of the configuration.
+    """Refuse a command if a configuration file sets a `hydra` key that it may not set. Runs nothing.
 
-    words: of the command line; main: the program; conf and name: its own folder of configurations, and which it takes.
-    Raises ConfigError. What cannot be composed is left to Hydra, which says why.
+    words: of the command line. main: the program's file. conf, name: its folder of configurations and the one it uses.
+    Raises ConfigError. A configuration that cannot be composed is left to Hydra, which says why.
     """
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra._internal.utils import create_automatic_config_search_path, get_args_parser
@@ -46,7 +45,7 @@ def check_command(words: Sequence[str], main: Path, conf: Path, name: str) -> No
 
     try:
         found = compose(given.config_path or str(conf), given.config_name or name, given.overrides, given.config_dir)
-    except Exception:  # whatever a file holds: Hydra comes to it again, and says so
+    except Exception:  # Hydra will meet the same error and report it
         return
     typed = [word for word in given.overrides if _name(word).startswith(("hydra.", "hydra/"))]
     typed = [word for word in typed if _name(word) == "hydra.searchpath" or not _is_free(_name(word)[len("hydra.") :])]
@@ -58,7 +57,7 @@ def check_command(words: Sequence[str], main: Path, conf: Path, name: str) -> No
 
 
 def require_same(found: Any, expected: Any) -> None:
-    """Both: Hydra's own part of a configuration. Raises ConfigError where they differ in what is not free."""
+    """Compare two `hydra` parts. Raises ConfigError if they differ in a key that files may not set."""
     if os.environ.get(VARIABLE) == "1":
         return
     for group in sorted(found.runtime.choices):
@@ -85,7 +84,7 @@ def _refuse(setting: str) -> None:
 
 
 def _name(word: str) -> str:
-    """What an override sets."""
+    """The key that an override sets."""
     return word.lstrip("+~").partition("=")[0]
 
 
@@ -94,7 +93,7 @@ def _is_free(key: str) -> bool:
 
 
 def _flat(node: Any) -> dict[str, Any]:
-    """Every value by its dotted key; an empty mapping is none."""
+    """Dotted key -> value; an empty mapping has no entry."""
     from omegaconf import OmegaConf
 
     def walk(node: Any, path: str) -> dict[str, Any]:

@@ -28,9 +28,9 @@ UNBOUNDED = 10_000  # columns: more than any table has
 
 
 def table(runs: Sequence[Scored], by: Mapping[str, Scorer]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, list[bool]]]:
-    """A row per run, those of a task below each other: what they are, their figures, and by heading which are bold.
+    """A row per run, grouped by task. -> task and run, figures, and for each heading which cells are bold.
 
-    Bold: not to be told from the task's best by that scorer.
+    Bold: not distinguishable from the task's best run by that scorer.
     """
     by_task = [[run for run in runs if run.task == task] for task in dict.fromkeys(run.task for run in runs)]
     rows = [run for block in by_task for run in block]
@@ -55,7 +55,7 @@ def table(runs: Sequence[Scored], by: Mapping[str, Scorer]) -> tuple[pd.DataFram
 
 
 def _scores(runs: Sequence[Scored], name: str) -> tuple[list[str], list[bool]]:
-    """By one scorer, for each run of a task: its figure as text, and whether it ties with the best."""
+    """For each run of one task, by one scorer: its figure as text, and whether it ties with the best run."""
     counts = [
         {p: (sum(answer.scores[name].correct for answer in given), len(given)) for p, given in run.answers.items()}
         for run in runs
@@ -65,16 +65,16 @@ def _scores(runs: Sequence[Scored], name: str) -> tuple[list[str], list[bool]]:
         hits, sizes = zip(*prompts.values(), strict=True)
         found = clustered_proportion(hits, sizes)
         text = f"{100 * found.estimate:.2f}"
-        if not isnan(found.low):  # of one prompt there is none
+        if not isnan(found.low):  # one prompt has no interval
             text += f" [{100 * found.low:.1f}, {100 * found.high:.1f}]"
         cells.append(text)
     return cells, [tied and len(runs) > 1 for tied in tied_with_best(counts)]
 
 
 def show(runs: Sequence[Scored], console: Console, by: Mapping[str, Scorer] | None = None) -> None:
-    """Print the table of what these scorers found; None: the standard ones.
+    """Print the table of scores. by: the scorers, None for the standard ones.
 
-    Where the console is too narrow for it, names take several lines and columns several tables.
+    On a narrow console, names take several lines and columns several tables.
     """
     by = standard() if by is None else by
     keys, columns, bold = table(runs, by)
@@ -86,9 +86,9 @@ def show(runs: Sequence[Scored], console: Console, by: Mapping[str, Scorer] | No
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """-> the exit code: 0; 1 where lines were left out that somebody changed; 2 where nothing could be read.
+    """-> the exit code: 0; 1 if lines were left out because they were changed; 2 if nothing could be read.
 
-    stderr names each kind of line that was left out, of each run.
+    stderr names each kind of line that was left out, for each run.
     """
     parser = argparse.ArgumentParser(prog="python -m scope.scoring", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {', '.join(map(str, options.folders))}: no record that can be scored is left", file=sys.stderr)
         return 1 if changed else 2
     console = Console()
-    if not console.is_terminal:  # a file or a pipe has no width: whoever reads it wants each run on one line
+    if not console.is_terminal:  # a file or a pipe has no width: one line for each run
         console.width = UNBOUNDED
     show(answered, console, by)
     if changed:
@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _scorers(folders: Sequence[Path], asked: str | None) -> dict[str, Scorer]:
-    """Those asked for; else the standard ones and those of the runs, of which stderr names what cannot be had here."""
+    """The scorers asked for; otherwise the standard ones and those of the runs. stderr names those not installed."""
     if asked is not None:
         return scorers(asked.strip("[]").split(","))
     names = list(STANDARD)

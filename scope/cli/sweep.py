@@ -1,4 +1,4 @@
-"""A sweep of runs: which jobs can run at all, and what came of them."""
+"""A sweep: which of its jobs can run, and the report at its end."""
 
 import re
 from collections.abc import Sequence
@@ -25,9 +25,9 @@ class SweepError(ScopeError):
 
 
 def paired(jobs: Sequence[Sequence[str]], pairs: Sequence[str]) -> list[list[str]]:
-    """Each job with each line of overrides that does not contradict it.
+    """Each job combined with each line of `pairs` that does not contradict it.
 
-    Raises ConfigError for a line that is none, and where a job contradicts all lines.
+    Raises ConfigError for a line that is not key=value words, and if a job contradicts all lines.
     """
     lines = [_line(pair) for pair in pairs]
     made = []
@@ -44,7 +44,7 @@ def paired(jobs: Sequence[Sequence[str]], pairs: Sequence[str]) -> list[list[str
 
 
 def _line(pair: object) -> dict[str, str]:
-    """Of a line of overrides, each by its key."""
+    """Key -> override, of one line of overrides."""
     words = pair.split() if isinstance(pair, str) else []
     if not words or not all(re.match(r"[\w./@]+=", word) for word in words):
         allowed = "must be a line of key=value, such as 'method=h2o decoding=slide'"
@@ -53,7 +53,7 @@ def _line(pair: object) -> dict[str, str]:
 
 
 def shared_keys(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """Keys of overrides that tell no job from another beside its labels: the same in all, or a label."""
+    """Keys of overrides that do not tell jobs apart: those with one value in all jobs, and the labels."""
     given: dict[str, set[str]] = {}
     for job in jobs:
         for override in job:
@@ -63,7 +63,7 @@ def shared_keys(jobs: Sequence[Sequence[str]]) -> list[str]:
 
 
 def setting_of(job: Sequence[str], shared: Sequence[str]) -> str:
-    """What a job overrides beside the keys that tell it from no other."""
+    """A job's overrides without the shared keys, as one line without secrets."""
     return str(redact(" ".join(override for override in job if _key_of(override) not in shared)))
 
 
@@ -72,7 +72,7 @@ def _key_of(override: str) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """One line: the message's own, or of a traceback that came as text from another process the line that says it."""
+    """An error's message in one line. Of a traceback that another process sent as text, the line with the error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if len(lines) == 1:
         return lines[0]
@@ -90,9 +90,9 @@ class Sweep:
 
     @classmethod
     def check(cls, composed: Sequence[tuple[Overrides, Any]]) -> "Sweep":
-        """composed: each job's overrides and its configuration. Loads no model, writes nothing.
+        """Build all jobs and sort out those that cannot run. Loads no model, writes nothing.
 
-        Raises ConfigError for a value that is wrong by itself, or where no job is left.
+        composed: each job's overrides and its configuration. Raises ConfigError for a wrong value, or if none can run.
         """
         jobs, skipped, built = [], [], []
         elsewhere = any(cfg.hydra.runtime.choices.get("hydra/launcher") in ELSEWHERE for _, cfg in composed)
@@ -131,7 +131,7 @@ class Sweep:
         Console(highlight=False).print(redact(line), soft_wrap=True, markup=False)
 
     def require_data(self) -> None:
-        """Look at the data of each task once, before the first job runs. Raises ConfigError where it is malformed."""
+        """Read each task's data once, before the first job runs. Raises ConfigError for malformed data."""
         tasks = {repr(job.experiment.task): job.experiment.task for job in self.built}
         for task in tasks.values():
             try:
@@ -139,15 +139,15 @@ class Sweep:
             except ConfigError:
                 raise
             except ScopeError:
-                continue  # out of reach: its own jobs say so, and the others go on
+                continue  # cannot be reached: its own jobs say so, and the others run
 
     def require_place(self, launched: Path) -> None:
-        """Raise ConfigError where a folder that is written to cannot be made: that of launchers, or a job's."""
+        """Raise ConfigError if an output folder cannot be made. launched: the folder that launchers write to."""
         for output in dict.fromkeys([*(job.output for job in self.built), launched]):
             require_place(output)
 
     def show_plan(self) -> bool:
-        """Where only a plan is asked for, say what the sweep would cost and what it skips. -> whether it was asked."""
+        """With plan=true, print the sweep's cost and what it skips. -> whether a plan was asked for."""
         speed = self.built[0].assumed_speed
         if speed is None:
             return False
@@ -167,17 +167,17 @@ class Sweep:
 
     def _finished(self, job: Job, console: Console) -> Path | None:
         if self.elsewhere and not job.experiment.model.same_everywhere:
-            return None  # what ran here may be another run there
+            return None  # its identity may differ on the other machine
         try:
             return finished(job.experiment, job.output, console, job.keeping)
         except (ScopeError, OSError):
-            return None  # its own job says so, and the others go on
+            return None  # its own job says so, and the others run
 
     def report(self, outcomes: Sequence[Path | Exception], repeat: Sequence[str] = ()) -> None:
-        """Print and write the table of what ran, and say what did not. repeat: what each job's command begins with.
+        """Print and write the tables, and name the jobs that failed. repeat: the first words of each job's command.
 
-        Raises SweepError where a job failed or the tables cannot be written; ConfigError where every job was refused,
-        BugError where a fault of the project's own stopped one.
+        Raises SweepError if a job failed or the tables cannot be written, ConfigError if every job was refused, and
+        BugError if a bug of this project stopped one.
         """
         with uncollected():
             from analysis import tables
@@ -192,7 +192,7 @@ class Sweep:
             try:
                 for path in tables.write(frame, written[0].parent):
                     console.print(f"written: {path}", soft_wrap=True, markup=False)
-            except OSError as refused:  # said at the end, where it is seen
+            except OSError as refused:  # reported at the end, where it is seen
                 unwritten = refused
         runs = zip(self.jobs, self.built, outcomes, strict=True)
         failed = [(overrides, job, outcome) for overrides, job, outcome in runs if isinstance(outcome, Exception)]
@@ -212,7 +212,7 @@ class Sweep:
 
     @staticmethod
     def _failure(errors: Sequence[Exception], ran: bool) -> type[Exception]:
-        """What to raise for jobs that failed: a fault of the project's own counts most, then that something ran."""
+        """The class to raise: a bug's first; ConfigError only if nothing ran. ran: whether something ran."""
         if any(isinstance(error, BugError) for error in errors):
             return BugError
         refused = not ran and all(isinstance(error, ConfigError) for error in errors)

@@ -1,7 +1,7 @@
-"""What the user alone may switch on: by a word of the command line, or in the environment.
+"""Unsafe switches, which only the user may turn on: on the command line, or by an environment variable.
 
-A configuration file may come from anyone, so a file cannot switch these on. The command line passes what was typed on
-in the environment, which the processes of every launcher inherit.
+A configuration file may come from anyone, so a file cannot turn them on. What was typed is stored in the environment,
+which the processes of every launcher inherit.
 """
 
 import os
@@ -31,7 +31,7 @@ SWITCHES = {
 
 @contextmanager
 def permitted(words: Sequence[str]) -> Iterator[None]:
-    """Within, what these words of the command line switch on is permitted, here and in processes started here."""
+    """A context in which the switches that these words turn on are permitted, also in processes started within."""
     before = {switch.variable: os.environ.get(switch.variable) for switch in SWITCHES.values()}
     for name, switch in SWITCHES.items():
         if any(_switches_on(word, name, switch) for word in words):

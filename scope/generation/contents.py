@@ -1,6 +1,6 @@
 """A hash of a model's folder: of the whole contents of every file that can change an answer.
 
-Hashing 16 GB takes half a minute. So the hash of a large file is kept in the user's cache folder, together with the
+Hashing takes about a second per GB. So the hash of a large file is kept in the user's cache folder, together with the
 file's path, size, inode and times of change. If one of these differs, or the entry is damaged, the file is hashed
 again.
 """

@@ -1,10 +1,10 @@
 """A run's folder: what was asked (config.yaml), what ran (manifest.json), and one line per sample (records.jsonl).
 
-A batch's lines are appended in one write and synced, so that a killed run loses at most the batch it was in; the same
-run started again finds what is there and goes on. A run is recognised by its identity: a hash of everything that
-changes an answer.
+Records are appended in one write and synced. So a killed run loses at most the answers that were under way, and the
+same command continues it. A run is recognised by its identity: a hash of everything that can change an answer.
 """
 
+from scope.records.fields import fault_of_settings
 from scope.records.folder import RecordKeeping, Records, read
 from scope.records.identity import describe, identity, name_of
 from scope.records.read import (
@@ -30,6 +30,7 @@ __all__ = [
     "RecordsError",
     "RunFiles",
     "describe",
+    "fault_of_settings",
     "identity",
     "mismatch",
     "name_of",

@@ -1,8 +1,9 @@
 """What a run's manifest and its records hold: the fields, their types and their bounds. Every reader uses this check.
 
-Fields that are not named here are kept as they are; only what `strange` refuses may not be in them.
+Other fields are kept as they are, unless `strange` refuses their values.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -19,6 +20,8 @@ from pydantic import (
     with_config,
 )
 from typing_extensions import TypedDict
+
+from scope.util.errors import shown
 
 MOST = 2**63  # no whole number that a run writes is larger; a float holds all below it
 DEEPEST = 32  # levels of lists and objects inside each other; a run writes about five
@@ -66,13 +69,13 @@ def _with_aligned(scores: dict[str, Any]) -> dict[str, Any]:
 Moment = Annotated[str, AfterValidator(_moment)]
 Folder = Annotated[str, AfterValidator(_folder)]
 Shard = Annotated[str, AfterValidator(_shard)]
-_SCORED, _FLAT = "~scored", "~flat"  # the shapes of a question; no part of a field's name
+_SCORED, _FLAT = "~scored", "~flat"  # tags of a question's two forms; not shown in messages
 _open = with_config(ConfigDict(extra="allow", strict=True, allow_inf_nan=False))
 
 
 @_open
 class Score(TypedDict):
-    """What one scorer found; `given` lacks in records of code that did not count answers."""
+    """What one scorer found. Older records have no `given`, the number of answers to the question."""
 
     found: str | None
     correct: bool
@@ -148,7 +151,7 @@ class Answered(TypedDict):
 
 @_open
 class Unanswered(TypedDict):
-    """Any other record: a sample that failed, and why."""
+    """Any other record: of a sample that failed, with the reason."""
 
     sample: str
     status: NotRequired[str]
@@ -158,7 +161,7 @@ class Unanswered(TypedDict):
 
 @_open
 class MadeBy(TypedDict, total=False):
-    """What a run stood on when it was begun, or gone on with."""
+    """Code, libraries and hardware when a run was started or continued."""
 
     created: Moment
     commit: str | None
@@ -193,10 +196,9 @@ class Settings(TypedDict, total=False):
 
 @_open
 class Manifest(MadeBy):
-    """Of a run: what was asked, and what it stood on.
+    """Of a run: what was asked, and with what code, libraries and hardware.
 
-    joined: the shards that are there, where some are missing. scoring: each scorer, as the setting has it, and what it
-    says of itself.
+    joined: the shards that were merged, while others are missing. scoring: each scorer's name and description.
     """
 
     identity: str
@@ -212,7 +214,8 @@ class Manifest(MadeBy):
     scoring: NotRequired[dict[str, str]]
 
 
-_ANSWERED, _UNANSWERED, _MANIFEST = TypeAdapter(Answered), TypeAdapter(Unanswered), TypeAdapter(Manifest)
+_ANSWERED, _UNANSWERED = TypeAdapter(Answered), TypeAdapter(Unanswered)
+_MANIFEST, _SETTINGS = TypeAdapter(Manifest), TypeAdapter(Settings)
 
 
 def fault_of_record(record: object) -> str:
@@ -222,7 +225,7 @@ def fault_of_record(record: object) -> str:
 
 
 def scored(record: dict[str, Any]) -> dict[str, Any]:
-    """A record without a fault, its questions as `Question` has them; of an older one, what its two scorers left."""
+    """A faultless record with its questions in the form of `Question`; those of older records are converted."""
     questions = record.get("questions", [])
     if record.get("status") != "ok" or all("scores" in question for question in questions):
         return record
@@ -245,6 +248,23 @@ def fault_of_manifest(manifest: object) -> str:
     return _fault(_MANIFEST, manifest)
 
 
+def fault_of_settings(settings: Mapping[str, Mapping[str, Any]]) -> str:
+    """What a manifest cannot hold of a run's settings, with its key; empty where nothing is wrong.
+
+    settings: each part's fields, by the names of the part and the field.
+    """
+    for part, values in settings.items():
+        for name, value in values.items():
+            try:
+                stored = json.loads(json.dumps(value))
+                found = strange(stored) or _fault(_SETTINGS, {part: {name: stored}}).partition(": ")[2]
+            except (TypeError, ValueError, RecursionError) as error:
+                found = " ".join(str(error).split())
+            if found:
+                return f"{part}.{name}={shown(value)}: {found}; the manifest cannot hold it"
+    return ""
+
+
 def _fault(fields: TypeAdapter[Any], data: object) -> str:
     if found := strange(data):
         return found
@@ -261,7 +281,9 @@ def _fault(fields: TypeAdapter[Any], data: object) -> str:
 
 
 def strange(data: object) -> str:
-    """What in plain data no run writes and much code stumbles over; empty where there is nothing."""
+    """What no run writes and many programs cannot read: infinity, lone surrogates, huge numbers, deep nesting.
+
+    data: as JSON gives it. Empty where nothing is found."""
     level: list[object] = [data]
     for _ in range(DEEPEST):
         inner: list[object] = []

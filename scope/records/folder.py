@@ -21,19 +21,19 @@ from scope.util.files import sync_folder, write_whole
 from scope.util.secrets import redact
 
 _logger = logging.getLogger(__name__)
-DAMAGED, LOCK = "records.damaged", ".lock"  # lines set aside; held by the one process that writes
-TRIES = 10  # at a folder that is taken away between making and locking it
+DAMAGED, LOCK = "records.damaged", ".lock"  # the lines that cannot be used; locked by the process that writes
+TRIES = 10  # to lock a folder that another process may remove right after it is made
 
 
 @dataclass(frozen=True)
 class RecordKeeping:
-    """How a run meets the records that are there already.
+    """How a run treats records that are there already.
 
-    on_mismatch: what to do where a run was begun by another version of the project or its libraries: `warn` and go on,
-    `refuse`, or `rerun` it from the start. rerun: answer every sample anew; what was there is kept under another name.
-    wait_seconds: how long to wait for a process that is writing this run. shard: `i/n` answers the i-th of n shares of
-    the samples only, recorded apart until `python -m scope.records merge` joins them.
-    Raises SettingError for values that cannot be.
+    on_mismatch: what to do if the run was started with another version of the project or its libraries: `warn` and
+    continue, `refuse`, or `rerun` it from the start. rerun: answer every sample again; the old records are kept under
+    another name. wait_seconds: how long to wait for another process that is writing this run. shard: `i/n` answers only
+    the i-th of n shares of the samples; `python -m scope.records merge` joins the shares.
+    Raises SettingError for a wrong value.
     """
 
     on_mismatch: str = "warn"
@@ -51,23 +51,23 @@ class RecordKeeping:
 
     @property
     def part(self) -> tuple[int, int]:
-        """(i, n); (0, 0) for what cannot be read."""
+        """(i, n); (0, 0) for a shard that is not of that form."""
         found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", str(self.shard or "1/1"))
         return (int(found[1]), int(found[2])) if found else (0, 0)
 
     def place(self, folder: Path) -> Path:
-        """Where records go, for the folder of a run: a shard has one of its own in it."""
+        """Where records go. folder: the run's; a shard has a folder of its own in it."""
         return folder if self.shard is None else folder / SHARDS / f"{self.part[0]}-of-{self.part[1]}"
 
 
 class Records:
-    """The records of one run, open for appending; `done` are those of samples that were answered, by name.
+    """The records of one run, open for appending. done: sample -> its record, for the samples that were answered.
 
-    Raises ScopeError where the folder cannot be written, is being written, or holds a run of another identity.
+    Raises ScopeError if the folder cannot be written, another process is writing it, or it holds another run.
     """
 
     def __init__(self, folder: Path, config: str | bytes, manifest: Mapping[str, Any], keeping: RecordKeeping) -> None:
-        """manifest: what is asked; `surroundings` are added to it."""
+        """config: the text of config.yaml. manifest: what is asked; code, libraries and hardware are added to it."""
         self.folder, self.identity = folder, str(manifest["identity"])
         self._path = folder / RECORDS
         self._lock, is_new = _take(folder, keeping.wait_seconds)
@@ -85,7 +85,7 @@ class Records:
             raise
 
     def _claim(self, config: str | bytes, manifest: Mapping[str, Any], keeping: RecordKeeping) -> None:
-        """Write config and manifest where they are missing or plan fewer samples; decide what a mismatch means."""
+        """Write config and manifest if they are missing or plan fewer samples; act on a mismatch as `keeping` says."""
         path = self.folder / MANIFEST
         there = read_manifest(self.folder) if path.exists() else None
         if there and there["identity"] != self.identity:
@@ -110,10 +110,10 @@ class Records:
         if there and there["samples"] >= manifest["samples"] and (self.folder / CONFIG).exists():
             return  # as many samples or more are planned already
         write_whole(self.folder / CONFIG, config)
-        write_whole(path, as_json({**now, **(there or {}), **manifest}))  # what was found out at first stays
+        write_whole(path, as_json({**now, **(there or {}), **manifest}))  # the first run's versions and hardware stay
 
     def _mend(self) -> dict[str, dict[str, Any]]:
-        """Read what is there; set aside lines that this run did not write whole. -> the last record of each sample."""
+        """Read the records; move damaged and foreign lines to another file. -> the last record of each sample."""
         found, problems = read_lines(self._path, self.identity)
         _warn(self._path, problems, "cannot be used, its sample is answered again")
         if damaged := [problem.data for problem in problems if problem.leaves_out]:
@@ -128,7 +128,7 @@ class Records:
         return {record["sample"]: record for record in found}
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Add the records of one batch, in one write, and see them to the disk, or leave what was there as it was."""
+        """Append records and sync them to disk. If that fails, the file is as before, and ScopeError is raised."""
         batch = [dict(record) for record in records]
         data = b"".join(seal(record, self.identity) for record in batch)
         before = os.fstat(self._file.fileno())
@@ -149,9 +149,9 @@ class Records:
         self._lock.release()
 
     def _give_up(self, is_new: bool, there: Sequence[str]) -> None:
-        """Take back what this process wrote where no run was there, and the folder if it made it; release the lock.
+        """Undo what this process wrote for a new run, remove the folder if it made it, and release the lock.
 
-        there: files of a run that were there when the lock was taken. Nobody else has written any since.
+        there: the run's files that existed when the lock was taken. No other process has written since.
         """
         if not there:
             with suppress(OSError):
@@ -168,7 +168,7 @@ def _take(folder: Path, wait_seconds: float) -> tuple[BaseFileLock, bool]:
 
     Raises ScopeError where another process holds it, or where the folder cannot be written.
     """
-    lock = FileLock(folder / LOCK, thread_local=False)  # flock, which NFS carries to other hosts; else a marker file
+    lock = FileLock(folder / LOCK, thread_local=False)  # uses flock, which also works over NFS
     is_new = False
     for tries_left in reversed(range(TRIES)):
         try:
@@ -179,7 +179,7 @@ def _take(folder: Path, wait_seconds: float) -> tuple[BaseFileLock, bool]:
             raise ScopeError(f"{folder}: another process is writing this run (records.wait_seconds waits)") from error
         except OSError as error:
             if isinstance(error, FileNotFoundError) and tries_left:
-                continue  # the process that had made the folder gave up, and took it away again
+                continue  # another process had made the folder, failed, and removed it
             if is_new:
                 with suppress(OSError):
                     folder.rmdir()  # only if it is empty
@@ -188,7 +188,7 @@ def _take(folder: Path, wait_seconds: float) -> tuple[BaseFileLock, bool]:
 
 
 def _made(folder: Path) -> bool:
-    """Make the folder. -> whether it was missing; of two processes, one is told so."""
+    """Make the folder. -> whether this process made it: only one of two processes is told so."""
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
@@ -199,7 +199,7 @@ def _made(folder: Path) -> bool:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The last record of each sample of a run; a line that this run did not write whole is named and passed over.
+    """The last record of each sample of a run. A line that cannot be used is left out, with a warning.
 
     Raises RecordsError where the folder has records and they, or its manifest, cannot be read.
     """
@@ -211,14 +211,14 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 def _warn(path: Path, problems: Iterable[Problem], what: str) -> None:
-    """Name the lines that are left out; a killed writer tears the last one: nothing to warn of."""
+    """Warn of each line that is left out, but not of a torn last line: a killed run leaves one."""
     for problem in problems:
         if problem.means_change:
             _logger.warning("%s:%d %s: %s", path, problem.line, what, problem.why)
 
 
 def _ends_whole(path: Path) -> bool:
-    """Whether the next line can be appended: the file is empty, or ends in a newline."""
+    """Whether a line can be appended: the file is missing, empty, or ends in a newline."""
     if not path.exists() or not path.stat().st_size:
         return True
     with path.open("rb") as stream:

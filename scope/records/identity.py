@@ -1,4 +1,4 @@
-"""What was asked, as plain data, and a hash of it."""
+"""Settings as plain data, and their hash."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def describe(settings: object, limits: bool = True) -> dict[str, Any]:
-    """A settings object as plain data: its type and fields; without `limits`, only what can change an answer."""
+    """A settings object as plain data: its type and fields. limits: whether to include fields that change no answer."""
     if not is_dataclass(settings):
         raise TypeError(f"{type(settings).__name__} is not a dataclass: its settings cannot be recorded")
     described: dict[str, Any] = {"type": name_of(type(settings))}

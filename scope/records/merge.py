@@ -1,4 +1,4 @@
-"""python -m scope.records merge FOLDER...: the shards of runs, wherever they were made, become runs."""
+"""python -m scope.records merge FOLDER...: joins the shards of runs."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ from scope.util.errors import ScopeError, print_anything
 from scope.util.files import write_whole
 from scope.util.visible import visible
 
-JOINED = "joined"  # in the manifest of a run that lacks shards: those that it has, as in `Joined`
+JOINED = "joined"  # key of the manifest: the shards that were merged, while others are missing
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ class Joined:
 
 
 def merge(folders: Sequence[Path], out: Path | None = None) -> list[tuple[Path, int, Joined]]:
-    """Join all shards in and below `folders`, each run's into the folder that it would have had undivided.
+    """Join all shards in and below `folders`, each run's shards into the folder of the whole run.
 
-    out: the sweep's folder to write to; by default where the first shard of a run lies. What is there already stays, so
-    it can be done again when more shards have come. -> for each run its folder, the samples it has, and the shards that
-    these are from. Raises ScopeError for a folder without shards, and for shards that do not belong together.
+    out: the sweep's folder to write to; by default, where the first shard of a run lies. Records that are there stay,
+    so this can be repeated when more shards are finished. -> for each run its folder, how many samples it has, and its
+    shards. Raises ScopeError for a folder without shards, and for shards that do not belong together.
     """
     found: dict[str, list[Path]] = {}
     for folder in folders:
@@ -101,7 +101,7 @@ def _merge_run(shards: Sequence[Path], out: Path | None) -> tuple[Path, int, Joi
 
 
 def _joined(shards: Sequence[Path], folder: Path) -> Joined:
-    """These shards, and those that were joined in `folder` before and need not be given again."""
+    """These shards, and those that were merged into `folder` earlier."""
     manifests = [read_manifest(shard) for shard in shards]
     before = read_manifest(folder) if (folder / MANIFEST).exists() else {}
     same = [before] if before.get("identity") == manifests[0]["identity"] else []
@@ -120,7 +120,7 @@ def _joined(shards: Sequence[Path], folder: Path) -> Joined:
 
 
 def _require_one_day(folder: Path, manifests: Sequence[Mapping[str, Any]]) -> None:
-    """Raises ScopeError where prompts hold the date on which their shard was begun, and it is not the same in all."""
+    """Raises ScopeError if the shards' prompts hold different dates."""
     days = sorted({str(day) for manifest in manifests if (day := manifest.get("template_date"))})
     if len(days) > 1:
         told = f"the prompts of its shards hold different dates, {' and '.join(days)}"
@@ -128,10 +128,10 @@ def _require_one_day(folder: Path, manifests: Sequence[Mapping[str, Any]]) -> No
 
 
 def _say_what_is_missing(folder: Path, joined: Joined) -> None:
-    """Have the manifest tell a part of a run from a whole one.
+    """Write into the manifest which shards are merged, as long as others are missing.
 
-    `samples` stays the number of those that are here: the run, if it goes on here undivided, plans more and writes its
-    own manifest. Where more are planned already it was begun so, and knows best.
+    `samples` stays the number of samples of the merged shards. A manifest that plans more samples is of a whole run
+    that was started in this folder, and is not changed.
     """
     manifest = read_manifest(folder)
     if manifest["samples"] > joined.samples:

@@ -16,13 +16,13 @@ from scope.util.errors import ScopeError
 
 CONFIG, MANIFEST, RECORDS, SHARDS = "config.yaml", "manifest.json", "records.jsonl", "shards"
 
-TORN = "torn last line"  # a killed writer's; all other kinds mean that somebody else touched the file
+TORN = "torn last line"  # left by a killed run; all other kinds mean that the file was changed by something else
 UNREADABLE = "unreadable lines"
 NO_RECORD = "lines that are no record"
 NO_CHECKSUM = "lines without a checksum"
 CHANGED = "lines changed since, or of another run"
 WRONG_FIELDS = "lines with a field that is missing or of a wrong type"
-AGAIN = "samples written again, the last counts"  # nothing is left out for it
+AGAIN = "samples written again, the last counts"  # no line is left out for this
 KINDS = (TORN, UNREADABLE, NO_RECORD, NO_CHECKSUM, CHANGED, WRONG_FIELDS, AGAIN)
 
 
@@ -32,7 +32,7 @@ class RecordsError(ScopeError):
 
 @dataclass(frozen=True)
 class Problem:
-    """A line that is not simply one record: its kind, its number from 1 on, why, and its bytes without the newline."""
+    """A line that is not one new record. line: its number, from 1. data: its bytes, without the newline."""
 
     kind: str
     line: int
@@ -46,13 +46,13 @@ class Problem:
 
     @property
     def means_change(self) -> bool:
-        """Whether the file is not as the run left it: a killed run tears its last line, and does no more."""
+        """Whether the file was changed after the run wrote it. A killed run only tears its last line."""
         return self.leaves_out and self.kind != TORN
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What a run's folder holds. records: in the order of the file, all of a sample that was written again too."""
+    """What a run's folder holds. records: in the order of the file; a sample that was written again is there twice."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -92,10 +92,10 @@ def _note(kind: str, problems: Sequence[Problem]) -> str:
 
 
 def read_run(folder: Path, needs: Sequence[str] = ()) -> RunFiles:
-    """A run's manifest and records, and what is wrong with the lines that are not among these.
+    """A run's manifest and records, and what is wrong with the lines that are left out.
 
-    needs: keys that the manifest must have beside those that every run's has. A run without a record yet has none.
-    Raises RecordsError, in one line, for a manifest that is none and for a file that cannot be read.
+    needs: further keys that the manifest must have. A run that has written nothing yet has no records.
+    Raises RecordsError, in one line, for a manifest that is not valid and for a file that cannot be read.
     """
     manifest = read_manifest(folder, needs)
     return RunFiles(folder, manifest, *read_lines(folder / RECORDS, manifest["identity"]))
@@ -137,7 +137,7 @@ def read_lines(path: Path, identity: str) -> tuple[tuple[dict[str, Any], ...], t
 
 
 def _read_line(line: bytes, identity: str) -> tuple[dict[str, Any] | None, str, str]:
-    """-> the record of a line, an older one as it would be written now; or None, the kind of its problem, and why."""
+    """-> the record of a line, in today's form; or None, the kind of its problem, and why."""
     try:
         record = parse(line, identity)
     except DamagedLineError as error:
@@ -149,7 +149,7 @@ def _read_line(line: bytes, identity: str) -> tuple[dict[str, Any] | None, str, 
 
 
 def _kind(line: bytes) -> str:
-    """Of a line that is not as this run wrote it."""
+    """The kind of problem of a line that is not as this run wrote it."""
     try:
         if as_record(line) is None:
             return NO_RECORD
@@ -160,7 +160,7 @@ def _kind(line: bytes) -> str:
 
 def _contents(path: Path) -> bytes:
     try:
-        if path.exists() and not path.is_file():  # a folder, or a pipe that would keep us waiting
+        if path.exists() and not path.is_file():  # a folder; or a pipe, which would block
             raise RecordsError(f"{path}: is not a file")
         return path.read_bytes()
     except OSError as error:
@@ -168,7 +168,7 @@ def _contents(path: Path) -> bytes:
 
 
 def run_folders(folder: Path) -> list[Path]:
-    """The folders of runs in and below a folder, but no shard's whose run is there too (`scope.records merge`).
+    """The folders of runs in and below a folder, without shards that were merged into a run there.
 
     Raises RecordsError where there is no such folder.
     """

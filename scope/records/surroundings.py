@@ -1,4 +1,4 @@
-"""What a run stands on, and whether that changed since it was begun."""
+"""The code, libraries and hardware of a run, and what of it changed since the run was started."""
 
 import os
 import platform
@@ -25,8 +25,8 @@ PACKAGES = (
 
 
 def surroundings() -> dict[str, Any]:
-    """What a run stands on: versions, the project's commit, the hardware."""
-    import torch  # here, since records are read without it
+    """Time, the project's commit, versions of libraries, and hardware, as the manifest holds them."""
+    import torch  # imported late: reading records needs no torch
 
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -58,7 +58,7 @@ def _commit() -> str | None:
 
 
 def mismatch(manifest: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What of the project and its libraries is another than when a run was begun, in words; empty where nothing is."""
+    """What of the project and its libraries changed since a run was started, in words; empty if nothing did."""
     before, after = ({"commit": m.get("commit"), **m.get("versions", {})} for m in (manifest, now))
     return ", ".join(
         f"{name} {before.get(name)} (now {after.get(name)})"

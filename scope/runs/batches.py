@@ -1,4 +1,4 @@
-"""Which samples are answered together, and what becomes of those that do not fit in memory, or that fail."""
+"""Tries samples in batches; retries those that do not fit in memory or that fail."""
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,12 +27,14 @@ def attempts(
     answer: Callable[[Sequence[T], int], Iterable[tuple[T, Lines]]],
     give_up: Callable[[T, str, str], Lines],
 ) -> Iterator[tuple[T, Lines]]:
-    """Each item and its records. `answer` is given items, in whose order it begins them, and how many rows to use.
+    """Yield each item with its records, as it is done.
 
-    Where that is out of memory, what is left is tried with half the rows; where it fails otherwise, those that may have
-    been under way are tried alone. `give_up` makes the records of an item that failed alone, from its status and a
-    reason. Ends early where `answer` does. Raises ScopeError as `answer` does, for what is not the fault of a sample,
-    and where the device is lost.
+    answer: is given items and a number of rows, starts the items in that order, and yields each with its records.
+    give_up: makes the records of an item that failed alone, from its status and a reason.
+
+    If `answer` runs out of memory, the items that are left are tried with half the rows. If it fails otherwise, the
+    items that may have been under way are tried one by one. Ends early if `answer` does. Raises the ScopeError or
+    OSError that `answer` raises, since no sample is to blame for it, and ScopeError if the device is lost.
     """
     left = list(items)
     while left:
@@ -45,7 +47,7 @@ def attempts(
         else:
             return
         if status == OUT_OF_MEMORY:
-            _free()  # only here, where the error and the tensors that its traceback holds are gone
+            _free()  # not in the except block: there, the traceback still holds the tensors
         if rows == 1:
             yield left[0], give_up(left[0], status, reason)
             left = left[1:]
@@ -57,7 +59,7 @@ def attempts(
 
 
 def _judge(error: Exception) -> tuple[str, str]:
-    """-> status and reason. Raises what no other sample would survive either."""
+    """-> status and reason. Raises an error that every other sample would meet too."""
     if isinstance(error, ScopeError | OSError):
         raise error
     reason = redact(" ".join(f"{type(error).__name__}: {error}".split()))[:500]

@@ -21,12 +21,12 @@ from scope.prefill import PrefillMethod
 from scope.runs.traces import Trace
 from scope.scoring import STANDARD, scorers
 from scope.tasks import Sample, Task
-from scope.util.errors import ImpossibleError, check_count
+from scope.util.errors import ConfigError, ImpossibleError, check_count
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One model, prefill method, decoding strategy and task; `labels` are the names they go by in tables."""
+    """One model, prefill method, decoding strategy and task; `labels` are their names in tables."""
 
     model: ModelSource
     method: PrefillMethod
@@ -35,16 +35,16 @@ class Experiment:
     sampling: Sampling
     labels: Mapping[str, str]
     granularity: str = "kv_head"
-    max_bytes: int | None = None  # of a sequence's cache: D is what they leave beside the prompt
+    max_bytes: int | None = None  # of one sequence's cache; D is what is left of them beside the prompt
     engine: Engine = field(default_factory=Engine)
-    limit: int | None = None  # the first so many prompts only
-    trace: Trace | None = None  # what is looked at besides; changes no answer
+    limit: int | None = None  # only so many prompts, the first ones
+    trace: Trace | None = None  # what is recorded for figures; changes no answer
     scoring: Sequence[str] = STANDARD  # names of scorers; changes no answer
-    setting: str = ""  # what tells it from the other runs of a sweep, beside the labels; for people
-    config: Mapping[str, Any] = field(default_factory=dict)  # as composed; recorded, not read
+    setting: str = ""  # what differs from the other runs of a sweep, beside the labels; for people
+    config: Mapping[str, Any] = field(default_factory=dict)  # as composed; recorded, never read here
 
     def __post_init__(self) -> None:
-        """Raises SettingError, or ConfigError for a scorer that there is not."""
+        """Raises SettingError for a wrong value, ConfigError for a scorer that does not exist."""
         if self.limit is not None:
             check_count(self, "limit", low=1)
         _ = self.policy  # for its checks
@@ -52,7 +52,7 @@ class Experiment:
 
     @property
     def policy(self) -> Policy:
-        """How the cache is compressed. Raises SettingError for what cannot be."""
+        """How the cache is compressed. Raises SettingError for values that do not go together."""
         return Policy(self.method, self.decoding, self.granularity, self.max_bytes)
 
     @property
@@ -66,41 +66,51 @@ class Experiment:
         }
 
     def requests(self) -> list["Request"]:
-        """What is to be generated: each prompt as often as it is sampled, the first prompt's first."""
+        """All generations to make, prompt by prompt, `sampling.samples` of each."""
         asked = [(s, draw) for s in self.task.samples()[: self.limit] for draw in range(self.sampling.samples)]
         return [Request(index, sample, draw) for index, (sample, draw) in enumerate(asked)]
 
     @cached_property
     def dtype(self) -> str:
-        """Of weights and cache: what `model.dtype=auto` comes to here. Raises ScopeError for a model out of reach."""
+        """Dtype of weights and cache, with `auto` resolved. Raises ScopeError for a model that cannot be reached."""
         return self.model.resolved_dtype()
 
     def identity(self) -> str:
-        """A hash of all that changes an answer: not of limits, tracking or paths.
+        """A hash of all that can change an answer. Limits, tracking and paths are not part of it.
 
-        Raises ScopeError for a model, or data, out of reach.
+        Raises ScopeError for a model, or data, that cannot be reached.
         """
         return records.identity(self.settings(limits=False) | {"weights": self.model.fingerprint()})
 
     def require(self) -> None:
-        """Raises ImpossibleError, naming the key, for what this machine cannot do."""
+        """Raises ImpossibleError, naming the key, for what this machine cannot do.
+
+        Raises ConfigError for a value that a manifest cannot hold, such as infinity.
+        """
+        if fault := records.fault_of_settings(self._described()):
+            raise ConfigError(fault.replace("cache.max_bytes=", "budget.bytes="))
         self.model.require()
         self.engine.on(self.model.expected_devices())
 
     def settings(self, limits: bool = True) -> dict[str, Any]:
         """All settings as plain data; without `limits`, only what can change an answer.
 
-        The dtype is what `auto` comes to here. Raises ScopeError where that, or the data, is out of reach.
+        `model.dtype=auto` is resolved. Raises ScopeError for a model, or data, that cannot be reached.
         """
-        described: dict[str, Any] = {name: records.describe(part, limits) for name, part in self.parts.items()}
+        described = self._described(limits)
         described["model"]["dtype"] = self.dtype
         if origin := self.task.samples()[0].origin:
             described["task"]["origin"] = origin
+        return described
+
+    def _described(self, limits: bool = True) -> dict[str, dict[str, Any]]:
+        """The settings as they were given."""
         bound = {} if self.max_bytes is None else {"max_bytes": self.max_bytes}
+        described = {name: records.describe(part, limits) for name, part in self.parts.items()}
         return described | {"cache": {"granularity": self.granularity, **bound}}
 
     def prompt_room(self, config: PretrainedConfig) -> int | None:
-        """Tokens that the model's context leaves for a prompt beside T; None where it sets no bound.
+        """The most tokens that a prompt may have: the model's context less T. None where the context has no bound.
 
         Raises ImpossibleError where it leaves none.
         """
@@ -126,9 +136,9 @@ class Experiment:
         return f"{named} ({self.setting})" if self.setting else named
 
     def folder_name(self, identity: str) -> str:
-        """For people: the labels of what is compared, and enough of the identity to tell runs apart."""
+        """A readable folder name: the labels, and the first digits of the identity."""
         names = [self.labels[key] for key in ("model", "task", "method", "decoding") if key in self.labels]
-        readable = re.sub(r"[^A-Za-z0-9.-]+", "_", "-".join(names)).lstrip(".")  # an option may be named anything
+        readable = re.sub(r"[^A-Za-z0-9.-]+", "_", "-".join(names)).lstrip(".")  # a name may hold any character
         return f"{readable[:190]}-{identity[:8]}"
 
 

@@ -30,10 +30,11 @@ ASSUMED = (
 
 @dataclass(frozen=True)
 class Forecast:
-    """One run; None where it is not to be known from here.
+    """What one run would cost. A figure that cannot be known before the run is None.
 
-    prompt_tokens: of each prompt; the other figures are the most there can be. cache_bytes and full_cache_bytes are of
-    the sequence with the longest prompt. gpu_hours: of decoding, each row to its T-th token, for a known batch size.
+    prompt_tokens: the length of each prompt. The other figures are upper bounds: every sample generates T tokens.
+    cache_bytes and full_cache_bytes: of one sequence, the one with the longest prompt. gpu_hours: of decoding only;
+    None if the run chooses its batch size.
     """
 
     samples: int | None = None
@@ -45,13 +46,13 @@ class Forecast:
 
 
 class Forecaster:
-    """Forecasts runs that share data and models; what cannot be had is asked for once and remembered in `reasons`."""
+    """Forecasts runs that share data and models; what cannot be reached is tried once, and `reasons` says why."""
 
     def __init__(self, steps_per_second: float) -> None:
         self.steps_per_second = steps_per_second
         self.reasons: list[str] = []
-        self.refused: list[ImpossibleError] = []  # of runs that a prompt does not fit
-        self.notes: dict[str, None] = {}  # of settings that are not what they seem, in order
+        self.refused: list[ImpossibleError] = []  # one for each run with a prompt that does not fit
+        self.notes: dict[str, None] = {}  # what `notes` says of the runs; a dict keeps the order
         self._had: dict[str, Any] = {}
 
     def forecast(self, run: Experiment) -> Forecast:
@@ -78,7 +79,7 @@ class Forecaster:
         return made
 
     def _once(self, key: str, get: Callable[[], Any]) -> Any:
-        """What `get` gives, or None where it is out of reach."""
+        """What `get` returns, called once for each key; None where that cannot be reached."""
         if key not in self._had:
             try:
                 self._had[key] = get()
@@ -106,7 +107,7 @@ def show_plan(runs: Sequence[Experiment], steps_per_second: float, console: Cons
         table.add_column(heading, justify="right")
     for row, forecast in zip(names, seen, strict=True):
         table.add_row(*(row[name] for name in telling), *_cells(forecast))
-    console = console if console.is_terminal else Console(file=console.file, width=160)  # a pipe has no edge
+    console = console if console.is_terminal else Console(file=console.file, width=160)  # a pipe has no width
     if common := ", ".join(f"{name} {value}" for name, value in names[0].items() if name not in telling):
         console.print(common, highlight=False)
     console.print(table, highlight=False)
@@ -120,7 +121,7 @@ def show_plan(runs: Sequence[Experiment], steps_per_second: float, console: Cons
 
 
 def notes(run: Experiment, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What is allowed in a run's settings and is probably not what was meant, a line each."""
+    """A line for each setting that is allowed and is probably a mistake."""
     source, given = run.model, run.model.template
     said = [
         f"note: model.template.{name}={given[name]} changes nothing: the chat template has no such argument"
@@ -140,7 +141,7 @@ def _lengths(
 
 
 def _names(run: Experiment) -> dict[str, str]:
-    """What tells runs of a sweep apart: their labels, and the budgets in slots or shares."""
+    """What tells the runs of a sweep apart: labels, and the budgets C and D (slots, shares or MiB)."""
     bound = describe(run.decoding).get("budget", "-") if run.max_bytes is None else f"{run.max_bytes / 2**20:.3g} MiB"
     budgets = {"C": describe(run.method).get("budget", "-"), "D": bound}
     labels = {part: run.labels.get(part, "") for part in ("model", "task", "method", "decoding")}
@@ -148,19 +149,19 @@ def _names(run: Experiment) -> dict[str, str]:
 
 
 def cache_bytes(run: Experiment, config: PretrainedConfig, prompt: int) -> int:
-    """The most that a sequence's cache takes, for a prompt of that many tokens."""
+    """The most bytes that a sequence's compressed cache takes, for a prompt of that many tokens."""
     return sizes.cache_bytes(config, run.policy, run.dtype, prompt, run.task.max_new_tokens)
 
 
 def full_cache_bytes(run: Experiment, config: PretrainedConfig, prompt: int) -> int:
-    """What transformers' own cache takes of the same sequence, whose last token is never fed back."""
+    """Bytes of transformers' own cache for the same sequence. Its last token is never fed back, and not stored."""
     return sizes.full_bytes(config, run.dtype, prompt + run.task.max_new_tokens - 1)
 
 
 def require_fit(run: Experiment, config: PretrainedConfig, lengths: Sequence[int]) -> None:
-    """Raises ImpossibleError, naming the key, where what stays of a prompt of so many tokens is more than there may be.
+    """Raises ImpossibleError, naming the key, if a prompt does not fit the budget.
 
-    lengths: of the prompts, in tokens.
+    lengths: tokens of each prompt.
     """
     for length in sorted(set(lengths), reverse=True):
         if isinstance(run.method, Budget):
@@ -178,7 +179,7 @@ def require_fit(run: Experiment, config: PretrainedConfig, lengths: Sequence[int
 
 
 def _least_bytes(run: Experiment, config: PretrainedConfig, prompt: int) -> int:
-    """The fewest bytes of a cache that have room for a prompt of that many tokens."""
+    """The smallest `budget.bytes` that works for a prompt of that many tokens."""
     layers = range(config.get_text_config(decoder=True).num_hidden_layers)
     of_room = sum(sizes.slot_bytes_of(config, run.policy, run.dtype, layer) for layer in layers)
 

@@ -1,4 +1,4 @@
-"""From plain data, as a configuration has it, to settings objects, each value of its field's type."""
+"""Makes settings objects of a configuration's plain data, and checks the type of each value."""
 
 import importlib
 from collections.abc import Mapping, Sequence
@@ -9,16 +9,17 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from scope.util.errors import ConfigError, ScopeError, SettingError
 from scope.util.importing import allowed_packages
 
-# Where settings classes lay before: the configurations of recorded runs name them so.
+# Former modules of settings classes, as the configurations of recorded runs name them.
 EARLIER = ("scope.engine", "scope.generate", "scope.models", "scope.tracking", "scope.traces")
 ALLOWED = "a settings class of scope; set SCOPE_ALLOW=package for one of yours"
 
 
 def instance(node: Any, key: str, wanted: type = object) -> Any:
-    """Plain data, with each mapping that has a `_target_` turned into an object of that class, which is a `wanted` one.
+    """Plain data, with each mapping that has a `_target_` turned into an object of that class.
 
-    A configuration may come from anyone: it names settings classes of the project, and nothing else is called.
-    Raises SettingError for a field of the node itself, ConfigError for one further down.
+    node: the data. key: its name in the configuration, for messages. wanted: the class that the object must have.
+    A configuration may come from anyone, so only settings classes of allowed packages are called.
+    Raises SettingError for a field of the node itself, ConfigError for a field of a node within it.
     """
     if isinstance(node, list):
         return [instance(item, f"{key}.{i}") for i, item in enumerate(node)]
@@ -49,7 +50,7 @@ def instance(node: Any, key: str, wanted: type = object) -> Any:
 
 
 def _made(kind: type[Any], settings: Mapping[str, Any]) -> Any:
-    """The object. The class's own refusals come first, since they say more; then each value has to be of its type."""
+    """Make the object, then check each value's type. The class's own errors come first, since they say more."""
     failure: Exception | None = None
     made = None
     try:
@@ -82,7 +83,7 @@ def _is_a(kind: type[Any], wanted: type) -> bool:
 
 
 def _fits(value: object, hint: Any) -> bool:
-    """Whether a value is of a field's type, as far as configurations have such types; of any other it is believed."""
+    """Whether a value has a field's type. Types that no configuration can hold are not checked."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(_fits(value, one) for one in inner)
@@ -114,7 +115,7 @@ def _words(hint: Any) -> str:
 
 
 def settings_class(target: str) -> type[Any] | None:
-    """The dataclass of that name in scope or in a package that the user, not the configuration, allows."""
+    """The dataclass of that name, in scope or in a package that SCOPE_ALLOW names; None for anything else."""
     packages = allowed_packages()
     module, _, name = target.rpartition(".")
     module = "scope" if module in EARLIER else module

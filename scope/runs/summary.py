@@ -1,4 +1,4 @@
-"""Records in a few figures, for a line on the terminal and for tracking; intervals are the tables' business."""
+"""A run's records in a few figures, for one line on the terminal and for tracking. Tables add intervals."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from scope.util.speeds import written
 
 
 def headline(lines: Sequence[Mapping[str, Any]]) -> str:
-    """A run in a line."""
+    """One line for a run: accuracy or other measures, share of the full cache, speed."""
     found = summary(lines)
     parts = [f"{name} {found[name]:.1%}" for name in _measures(lines)]
     if found["questions"]:
@@ -38,9 +38,9 @@ def _measures(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def summary(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The few figures of a run that are worth a line; intervals are the tables' business."""
+    """Figures of a run, from the records of answered samples. Shares are 0..1; speed is in tokens per second."""
     scores = [question["scores"][PRIMARY] for line in lines for question in line["questions"]]
-    decode: dict[str, float] = {}  # of each batch, up to the end of its last row
+    decode: dict[str, float] = {}  # seconds of each batch, until its last row ended
     for line in lines:
         decode[line["batch"]] = max(decode.get(line["batch"], 0.0), line["batch_seconds"])
     tokens = sum(line["generated_tokens"] for line in lines)
@@ -57,13 +57,13 @@ def summary(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def running(done: Sequence[Mapping[str, Any]], last: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Metrics after an answer: the run's so far, and the answer's own speed."""
+    """What a tracker is told after each answer: figures of the run so far, and the speed of the last answer."""
     speeds = [line["tokens_per_second"] or 0.0 for line in last if line["status"] == OK]
     return summary(done) | {"sample_tokens_per_second": sum(speeds) / max(1, len(speeds))}
 
 
 def sample_row(line: Mapping[str, Any]) -> dict[str, Any]:
-    """A record as one row of a table of samples."""
+    """A record as one row of the tracker's table of samples."""
     right = sum(question["scores"][PRIMARY]["correct"] for question in line["questions"])
     row: dict[str, Any] = {k: v for k, v in line.items() if isinstance(v, str | int | float) and k != "generation"}
     row |= line.get("measures", {})

@@ -1,7 +1,7 @@
-"""What a figure needs beyond the records: positions that live, and attention, at chosen layers and steps.
+"""Traces: what figures need beyond the records. Stored positions, and attention, at chosen layers and steps.
 
-One file a sample, `<run>/traces/<sample>.npz`, of arrays with the shapes below: N looks, L layers, H heads that are
-stored, Hq query heads, X = prompt + generated tokens. The first look is the prefill's, with `step` -1.
+One file a sample, `<run>/traces/<sample>.npz`, of arrays with the shapes below: N observations, L layers, H stored
+heads, Hq query heads, X = prompt + generated tokens. The first observation is after the prefill, with `step` -1.
     step [N]; layers [L]; prompt, tokens: counts
     alive [N, L, H, X] bool: the token at that position has a slot after the step's eviction
     slots [T, L] int32: slots stored after the prefill and each step, all steps
@@ -33,9 +33,9 @@ from scope.util.files import write_whole
 
 @dataclass(frozen=True)
 class Trace:
-    """What to look at: `layers` of the first `prompts` samples, every `every` steps but at most `most` times.
+    """What to observe: `layers` of the first `prompts` samples, every `every` steps, at most `most` times.
 
-    `queries`: queries of the prompt whose attention is kept; at 0 no attention is kept, of steps neither.
+    queries: how many of the prompt's queries have their attention stored. With 0, no attention is stored at all.
     """
 
     layers: list[int]
@@ -53,25 +53,25 @@ class Trace:
             raise SettingError(self, "layers", self.layers, "a list of whole numbers, as [0,-1]")
 
     def require(self, layers: int) -> None:
-        """Raises ConfigError for a layer that a model of so many does not have."""
+        """Raises ConfigError for a layer that does not exist. layers: how many the model has."""
         wrong = [layer for layer in self.layers if not -layers <= layer < layers]
         if wrong:
             raise ConfigError(f"trace.layers: the model has no layer {wrong[0]}; it has layers 0 to {layers - 1}")
 
     def require_no_loss(self, folder: Path, names: Iterable[str]) -> None:
-        """Raises ConfigError where these samples' files in a run's folder hold attention that this trace does not."""
+        """Raises ConfigError if this trace would replace a file with attention by one without. names: the samples'."""
         for path in (file_of(folder, name) for name in names):
             if not self.queries and path.exists() and "prompt_attention" in np.load(path).files:
                 raise ConfigError(f"trace.queries=0: {path} holds attention too: move it away, or take trace=attention")
 
 
 def file_of(folder: Path, name: str) -> Path:
-    """Where the trace of the sample of that name lies in a run's folder."""
+    """The path of a sample's trace in a run's folder."""
     return folder / "traces" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.npz"
 
 
 class Observer:
-    """Looks at one batch of a single row."""
+    """Collects a trace while one sample is generated."""
 
     def __init__(self, trace: Trace, layers: int) -> None:
         trace.require(layers)
@@ -88,7 +88,7 @@ class Observer:
         return (self._step + 1) % self.trace.every == 0 and len(self.steps) < self.trace.most
 
     def watch(self, attention: Attention) -> None:
-        """The cache's `watch`: one layer's attention, before the eviction of the step."""
+        """Passed to the cache as `watch`: stores one layer's attention, before the step's eviction."""
         if not self.trace.queries or attention.layer not in self.layers:
             return
         if attention.probabilities is not None:
@@ -103,14 +103,14 @@ class Observer:
         self.prompt_attention[attention.layer] = np.stack(rows, 1)
 
     def observe(self, cache: CompressedCache) -> None:
-        """generate's `observe`: after the prefill and after each step."""
+        """Passed to `generate` as `observe`: called after the prefill and after each step."""
         if self.due():
             self.steps.append(self._step)
             self.alive.append([cache.positions(layer)[0].cpu().numpy().copy() for layer in self.layers])
         self._step += 1
 
     def arrays(self, prompt: int, slots: list[list[int]]) -> dict[str, Any]:
-        """prompt: its tokens; slots [T][layers of the model]. -> the arrays of the file."""
+        """The arrays of the file. prompt: its length in tokens; slots: [T][layers of the model]."""
         tokens = prompt + len(slots) - 1
         heads = self.alive[0][0].shape[0]
         alive = np.zeros((len(self.steps), len(self.layers), heads, tokens), dtype=bool)
@@ -156,7 +156,7 @@ def record_trace(
     sampling: Sampling,
     folder: Path,
 ) -> Path:
-    """Answer one prompt and write what was looked at. -> the file. ConfigError: a layer the model does not have."""
+    """Generate for one prompt and write its trace. -> the file. Raises ConfigError for a layer that does not exist."""
     text = loaded.model.config.get_text_config(decoder=True)
     observer = Observer(trace, text.num_hidden_layers)
     sizes: list[list[int]] = []

@@ -1,7 +1,7 @@
 """Where a run's progress is reported: nowhere, or to Weights & Biases.
 
-A tracker is told when a run starts, what it measures on the way and how it ended. It never decides anything: a run
-tracked by W&B does the same work, at the same speed, whether W&B answers, hangs, refuses the login or is not installed.
+A tracker is told when a run starts, its metrics on the way, and how it ended. It decides nothing. A run does the same
+work at the same speed, whether W&B answers, hangs, refuses the login or is not installed.
 """
 
 import importlib
@@ -48,7 +48,7 @@ class Tracker(Protocol):
 
 @dataclass(frozen=True)
 class NoTracking:
-    """The run's own folder is record enough."""
+    """Reports nowhere; the run's folder has it all."""
 
     def start(self, run: RunInfo) -> None:
         """Nothing to open."""
@@ -66,8 +66,8 @@ _Call = Callable[[Any], object]  # something to do with an open W&B run
 class _Session:
     """One W&B run, with every call to it made on a thread of its own.
 
-    W&B bounds some of its calls and not others, and a call on a stopped `wandb-core` never returns. Here a hang costs
-    the run nothing while it works and `patience` seconds at its end; any failure is one warning and then silence.
+    Some calls of W&B have no timeout, and a call on a stopped `wandb-core` never returns. On a thread, a hang costs the
+    run nothing while it works, and at most `patience` seconds at its end. A failure gives one warning, then silence.
     """
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class _Session:
         self._thread.start()
 
     def send(self, call: _Call) -> None:
-        """Have `call` made with the W&B run, in its turn."""
+        """Queue `call`; the thread calls it with the W&B run."""
         if self._calls is not None and self._thread is not None and self._thread.is_alive():
             self._calls.put(call)
 
@@ -103,12 +103,12 @@ class _Session:
                 call(run)
             run.finish()
         except (Exception, SystemExit) as error:  # wandb calls sys.exit when wandb-core ends badly
-            if self._thread is threading.current_thread():  # else `close` has given up on this run, and has said so
+            if self._thread is threading.current_thread():  # otherwise `close` has given up on this run, and has warned
                 self._warn(_one_line(error))
             _tear_down()
 
     def _warn(self, reason: str) -> None:
-        """Once a run: a thread that has failed, and said so, may still be at it when `close` gives up on it."""
+        """Warn at most once a run: a thread that failed and warned may still hang when `close` gives up."""
         if not self._warned:
             self._warned = True
             _warn(reason)
@@ -141,7 +141,7 @@ class Wandb:
         self._session.close(self.init_timeout_seconds)  # the last run may have ended in an error and not in `finish`
         # Without this, W&B's reports about itself hold up the end of the process when its server does not answer.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        try:  # here and not on the thread: neither the import nor the setup is safe when two threads are at it
+        try:  # here and not on the thread: neither the import nor the setup is safe in two threads at once
             settings = self._settings()
             _wandb().setup(settings)
         except ImportError:
@@ -172,7 +172,7 @@ class Wandb:
             init_timeout=self.init_timeout_seconds,
             finish_timeout=self.init_timeout_seconds,
             finish_timeout_raises=True,
-            x_disable_meta=redact(sys.argv[1:]) != sys.argv[1:],  # they are recorded as they are, with its secrets
+            x_disable_meta=redact(sys.argv[1:]) != sys.argv[1:],  # W&B would record the command line with its secrets
         )
 
     def _open_run(self, run: RunInfo, settings: Any) -> Any:

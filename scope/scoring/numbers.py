@@ -11,7 +11,8 @@ The rules:
 - A point is the decimal point. A comma, an apostrophe, an underscore or a space before groups of three digits groups
   them: 1,200 and 1 200 000. Before any other count of digits a comma is a decimal comma: 1,5 is 1.5. Points group where
   there are several, or a decimal comma too: 1.200.000 and 1.200,50.
-- 1e3, 1.2 × 10^3, "2 million" and 20k are read. Number words ("seven"), dozens and irrational values are not.
+- 1e3, 1.2 × 10^3, "2 million" and 20k are read. Number words ("seven") and irrational values are not.
+  A dozen is a unit like any other: "3 dozen" is 3.
 - A number that is denied is none: "not 5". In "not 5 but 6" it is 6.
 """
 

@@ -1,4 +1,4 @@
-"""What went wrong, in one line for the person who asked for it."""
+"""Errors whose message is one clear line for the user, and checks of settings that raise them."""
 
 import difflib
 import io
@@ -14,23 +14,23 @@ LONGEST_VALUE, LONGEST_WORD, LONGEST_LINE = 160, 500, 4000  # characters of a me
 
 
 class ScopeError(Exception):
-    """Anything a user can mend; the message is one line and needs no traceback."""
+    """Anything that a user can fix. The message is one line; no traceback is needed."""
 
 
 class ConfigError(ScopeError):
-    """A setting that cannot be; the message names its key, its value and what is allowed."""
+    """A setting with a wrong value. The message names the key, the value and what is allowed."""
 
 
 class ImpossibleError(ConfigError):
-    """Settings that cannot work together: a sweep skips the job and goes on."""
+    """Settings that cannot work together. A sweep skips such a job and continues."""
 
 
 class BugError(Exception):
-    """A fault of the project's own: no request is to blame, and a traceback is of use."""
+    """A bug of this project. No setting is to blame, and a traceback helps."""
 
 
 class SettingError(ScopeError, ValueError):
-    """A field of a settings class that cannot have the value it was given.
+    """A field of a settings class with a wrong value.
 
     `owner` is the object or class whose field it is; the command line replaces `Owner.field` by the configuration key.
     """
@@ -40,7 +40,7 @@ class SettingError(ScopeError, ValueError):
         self.field, self.value, self.allowed = field, value, allowed
         super().__init__(self.describe(f"{self.owner.__name__}.{field}"))
 
-    def __reduce__(self) -> tuple[object, ...]:  # so that it survives the way back from another process
+    def __reduce__(self) -> tuple[object, ...]:  # so that it can be sent from another process
         return type(self), (self.owner, self.field, self.value, self.allowed)
 
     def describe(self, key: str) -> str:
@@ -48,14 +48,14 @@ class SettingError(ScopeError, ValueError):
 
 
 class CombinationError(SettingError):
-    """Values that are fine one by one and cannot work together"""
+    """Values that are fine one by one but cannot work together."""
 
 
 @contextmanager
 def before_it_runs() -> Iterator[None]:
-    """Within, nothing has run yet: what is not there, or what the machine refuses, is a request that cannot be.
+    """A context for the steps before anything runs: a ScopeError or OSError within comes out as a ConfigError.
 
-    Raises ConfigError instead of ScopeError and OSError.
+    So the command ends with the exit code of a refused request.
     """
     try:
         yield
@@ -68,13 +68,13 @@ def before_it_runs() -> Iterator[None]:
 
 
 def of_the_machine(error: OSError) -> str:
-    """What the operating system refused: the path, if there is one, and why."""
+    """The message of an error of the operating system: the path, if there is one, and the reason."""
     reason = error.strerror or str(error) or type(error).__name__
     return f"{error.filename}: {reason}" if error.filename is not None else reason
 
 
 def shown(value: object) -> str:
-    """A value for a message: as the command line writes it, in one line, shortened, without secrets."""
+    """A value as a message shows it: as on the command line, in one line, shortened, without secrets."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     try:
@@ -85,14 +85,14 @@ def shown(value: object) -> str:
 
 
 def one_line(text: str) -> str:
-    """A message as a terminal can show it: one line, control characters escaped, nothing of endless length."""
+    """A message for a terminal: one line, control characters escaped, long words and lines shortened."""
     words = [shortened(word, LONGEST_WORD) for word in text.split()]
     line = shortened(" ".join(words), LONGEST_LINE)
     return visible(line)
 
 
 def print_anything() -> None:
-    """Have stdout escape what it cannot encode: a path may hold any byte."""
+    """Make stdout escape characters that it cannot encode; a path may hold any byte."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -111,7 +111,7 @@ def check_count(owner: object, field: str, low: int = 0, high: int = MOST) -> No
 
 
 def check_odd(owner: object, field: str) -> None:
-    """Refuse a field that is not an odd whole number: neighbours that are pooled, as many on either side."""
+    """Refuse a field that is not an odd whole number, such as a width of pooling."""
     check_count(owner, field, low=1)
     value = getattr(owner, field)
     if value % 2 == 0:
@@ -140,6 +140,6 @@ def check_choice(owner: object, field: str, choices: tuple[str, ...]) -> None:
 
 
 def nearest(name: str, valid: Iterable[str], prefix: str = "") -> str:
-    """The valid name that was probably meant, as the end of a message; empty where none is near."""
+    """The end of a message that suggests the nearest valid name; empty if none is near."""
     close = difflib.get_close_matches(name[:LONGEST_VALUE], list(valid), n=1, cutoff=0.6)
     return f"; did you mean {prefix}{close[0]}?" if close else ""

@@ -1,4 +1,4 @@
-"""Writing a file so that it is either there whole or not at all, also after the power failed."""
+"""Writes a file completely or not at all, even if the power fails."""
 
 import os
 import stat
@@ -9,9 +9,9 @@ from scope.util.errors import ConfigError, of_the_machine
 
 
 def write_whole(path: Path, text: str | bytes) -> None:
-    """Replace a file by `text` in one step; where that fails, what was there before stays and no draft is left.
+    """Replace a file by `text` in one step. If that fails, the old file stays, and no draft is left.
 
-    Raises OSError with the path, also where the system names none (a full disk) or would name the draft.
+    Raises OSError that names `path`, even if the system names no file (a full disk) or names the draft.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -22,7 +22,7 @@ def write_whole(path: Path, text: str | bytes) -> None:
                 os.fsync(stream.fileno())
             draft.replace(path)
         finally:
-            with suppress(OSError):  # a disk that refuses to write refuses this too
+            with suppress(OSError):  # on a full or read-only disk this may fail too
                 draft.unlink(missing_ok=True)
         sync_folder(path.parent)
     except OSError as error:
@@ -30,7 +30,7 @@ def write_whole(path: Path, text: str | bytes) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, with those above it, where it is not there. Raises ConfigError where that cannot be."""
+    """Make a folder and its parents if they are missing. Raises ConfigError if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
@@ -38,11 +38,11 @@ def make_folder(folder: Path) -> None:
 
 
 def require_place(folder: Path) -> None:
-    """Raise ConfigError where a folder is not there and cannot be made. Makes nothing."""
+    """Raise ConfigError if a folder does not exist and could not be made. Makes nothing."""
     for path in (folder, *folder.absolute().parents):
         try:
             there = path.stat()
-        except (FileNotFoundError, NotADirectoryError):  # one further up is to blame, or there to be written in
+        except (FileNotFoundError, NotADirectoryError):  # look at its parent
             continue
         except (OSError, ValueError) as error:
             raise ConfigError(f"{folder}: cannot be made: {_reason(error)}") from error
@@ -58,7 +58,7 @@ def _reason(error: OSError | ValueError) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """See the names in a folder to the disk."""
+    """Sync a folder's entries to disk."""
     there = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(there)

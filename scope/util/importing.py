@@ -1,4 +1,4 @@
-"""Importing what takes seconds, and what may be imported by its name."""
+"""Faster imports of large packages, and which packages a configuration may name."""
 
 import gc
 import os
@@ -8,8 +8,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Import torch or transformers within: what they make stays, so that to look it through for garbage costs a fifth
-    of the time and finds none."""
+    """A context for importing torch or transformers, with garbage collection off.
+
+    What an import makes stays. Searching it for garbage takes a fifth of the time and finds nothing.
+    """
     was = gc.isenabled()
     gc.disable()
     try:

@@ -6,9 +6,10 @@ from scope.util.errors import ScopeError
 
 
 def rows_that_fit(row_bytes: int, prefill_bytes: int, device: torch.device, share: float = 0.8) -> int:
-    """How many rows of a batch fit in `share` of the memory that is free, each of so many bytes in cache and prefill.
+    """How many rows of a batch fit in `share` of the free memory.
 
-    Raises ScopeError where not even one does.
+    row_bytes: of one row's cache. prefill_bytes: what one row's prefill needs beside it. Raises ScopeError if not even
+    one row fits.
     """
     free = free_memory(device)
     rows = int(share * free) // (row_bytes + prefill_bytes)
@@ -19,7 +20,7 @@ def rows_that_fit(row_bytes: int, prefill_bytes: int, device: torch.device, shar
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be had on a GPU, or of the machine's memory."""
+    """Free bytes of a GPU, with those that torch has reserved and does not use; or of the machine."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
@@ -29,7 +30,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether that is what it says, on a GPU or here."""
+    """Whether an error means that memory ran out, on a GPU or on the CPU."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)

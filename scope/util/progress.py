@@ -11,7 +11,7 @@ from scope.util.speeds import written
 
 
 class Progress:
-    """A context in which `step` counts a decode step and `finish` an answer's records."""
+    """A context that shows a bar. `step` counts a decode step, `finish` the records of answers."""
 
     def __init__(self, title: str, samples: int, most_tokens: int, console: Console) -> None:
         self._samples, self._most_tokens = samples, most_tokens
@@ -47,7 +47,7 @@ class Progress:
         self._bar.update(self._task, advance=rows, speed=f"{written(speed):>8} tokens/s")
 
     def finish(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Answers have ended: samples left are expected to be as long as those seen."""
+        """Count finished answers. The samples that are left are taken to be as long as these on average."""
         self._done += len(records)
         mean = self._tokens / self._done
         left = (self._samples - self._done) * mean

@@ -1,8 +1,8 @@
-"""Keeping secrets out of what is written: configurations, manifests, messages and command lines.
+"""Masks secrets in everything that is written: configurations, manifests, messages and command lines.
 
-A secret is told by any of four things: the name of the setting or environment variable that holds it, its shape (the
-tokens of well-known services), its place in an address, and its value, where that stands in the environment or in the
-files of a login. What a model wrote is data and stays as it is.
+A secret is recognised in four ways: by the name of its setting or environment variable, by its shape (the tokens of
+well-known services), by its place in an address, and by its value, if the environment or a login file holds it.
+A model's generations are data and are never changed.
 """
 
 import configparser
@@ -78,8 +78,8 @@ _WEBHOOK = re.compile(r"(https://(?:hooks\.slack\.com/services|discord(?:app)?\.
 
 # --- values ---
 
-_SHORTEST = 8  # characters: a shorter value is found everywhere
-_WEAK = 12  # characters: a shorter word, or word and number, is masked where it stands alone only
+_SHORTEST = 8  # characters: a shorter value occurs by chance in other text
+_WEAK = 12  # characters: a shorter word, or word and number, is masked only as a whole word
 _COMMON = {
     *("anonymous", "changeme", "changeit", "disabled", "enabled", "inherit", "keychain", "keyring", "optional"),
     *("password", "password1", "password123", "required", "undefined", "username"),
@@ -87,12 +87,12 @@ _COMMON = {
 
 
 def redact(value: Any) -> Any:
-    """Plain data, or text, with every secret in it as `***`. Numbers, and what is no secret, are as they were."""
+    """Plain data, or text, with every secret replaced by `***`. Everything else is unchanged."""
     return _redact(value, _known_values())
 
 
 def command_line(words: Sequence[str]) -> str:
-    """Words as a shell takes them, without secrets; a comment says so where there were some."""
+    """Words quoted for a shell, with secrets masked; a comment says so if there were any."""
     shown = [str(redact(word)) for word in words]
     return shlex.join(shown) + (f"  # {MASK}: a secret, to be put in again" if shown != list(words) else "")
 
@@ -106,7 +106,7 @@ def _redact(value: Any, known: "re.Pattern[str] | None") -> Any:
 
 
 def _of_setting(key: Any, value: Any, known: "re.Pattern[str] | None") -> Any:
-    """The value of a setting: masked whole where the name says that it is a secret."""
+    """The value of a setting; all of it is masked if the setting's name is that of a secret."""
     name = _words(str(key).rpartition(".")[2])
     holds = isinstance(value, str | int) and not isinstance(value, bool) and value != ""
     if holds and _SETTING.fullmatch(name) and not (name == "key" and isinstance(value, int)):
@@ -141,7 +141,7 @@ def _known_values() -> "re.Pattern[str] | None":
 
 @lru_cache(maxsize=4)
 def _pattern(values: frozenset[str]) -> "re.Pattern[str] | None":
-    """Of any of these values, as they are, on one line, escaped in JSON or in an address; the longest counts."""
+    """A pattern of all these values: as they are, on one line, and escaped for JSON or a URL; longest first."""
     parts = []
     for value in values:
         forms = {value, " ".join(value.split()), json.dumps(value)[1:-1], quote(value, safe="")}
@@ -151,7 +151,7 @@ def _pattern(values: frozenset[str]) -> "re.Pattern[str] | None":
 
 
 def _is_secret(value: str) -> bool:
-    """Whether a value is one to look for: not a word that stands in many texts, a number, or the path of a file."""
+    """Whether a value is worth masking: not a common word, a short number, or the path of an existing file."""
     if len(value) < _SHORTEST or value.lower() in _COMMON or (value.isdigit() and len(value) < _WEAK):
         return False
     try:
@@ -165,7 +165,7 @@ def _is_weak(value: str) -> bool:
 
 
 def _login_files() -> tuple[str, str]:
-    """Where a netrc and the hub's token are, if they are anywhere."""
+    """The paths of the netrc file and of the hub's token; the files may not exist."""
     home = os.path.expanduser("~")
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
     hub = os.environ.get("HF_HOME") or os.path.join(cache, "huggingface")
@@ -175,7 +175,7 @@ def _login_files() -> tuple[str, str]:
 
 @lru_cache(maxsize=4)
 def _stored(login: str, token: str) -> tuple[str, ...]:
-    """What these files hold; read once. A file that is not there, or is none of its kind, holds nothing."""
+    """The secrets in these files, read once. A file that is missing or malformed has none."""
     found: list[str] = []
     with suppress(OSError, netrc.NetrcParseError, ValueError):
         found += [secret for _, _, secret in netrc.netrc(login).hosts.values() if secret]

@@ -1,4 +1,4 @@
-"""Being asked to stop: the answers under way are finished and recorded first; a second request stops at once."""
+"""Stopping by signal: the first one lets answers under way finish and be recorded; a second one stops at once."""
 
 import os
 import signal
@@ -8,15 +8,15 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-HANDLED: dict[signal.Signals, Any] = {  # and what handles it unless somebody listens already
+HANDLED: dict[signal.Signals, Any] = {  # each with the handler that it has by default
     signal.SIGINT: signal.default_int_handler,
     signal.SIGTERM: signal.SIG_DFL,
     **({signal.SIGHUP: signal.SIG_DFL} if hasattr(signal, "SIGHUP") else {}),  # the terminal was closed
 }
 
 
-class Stopped(KeyboardInterrupt):  # no error, and nothing that catches errors may swallow it
-    """A run was asked to stop, and did; `signal` by what. `done`: its folder where all was answered by then."""
+class Stopped(KeyboardInterrupt):  # not an Exception, so that `except Exception` does not catch it
+    """A run was stopped by `signal`. done: the run's folder, if all samples were answered by then."""
 
     def __init__(self, asked: signal.Signals, done: Path | None = None) -> None:
         super().__init__(asked)
@@ -24,14 +24,14 @@ class Stopped(KeyboardInterrupt):  # no error, and nothing that catches errors m
 
 
 class Stopping:
-    """A context in which Ctrl-C, SIGTERM or SIGHUP is a request that `check` answers; a second one stops at once."""
+    """A context in which Ctrl-C, SIGTERM or SIGHUP sets `asked`, and `check` stops. A second one stops at once."""
 
     def __init__(self) -> None:
         self._asked: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Stopping":
-        if threading.current_thread() is threading.main_thread():  # no other may set a handler
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
             for sign, default in HANDLED.items():
                 if signal.getsignal(sign) == default:  # a launcher that checkpoints by SIGTERM keeps its own
                     self._before[sign] = signal.signal(sign, self._ask)
@@ -48,7 +48,7 @@ class Stopping:
         return self._asked is not None
 
     def check(self, done: Path | None = None) -> None:
-        """Raises Stopped where a signal has asked for it. done: the folder of a run that has nothing left to do."""
+        """Raises Stopped if a signal has come. done: the run's folder, if nothing is left to do."""
         if self._asked is not None:
             raise Stopped(self._asked, done)
 
@@ -58,7 +58,7 @@ class Stopping:
         self._asked = signal.Signals(number)
         try:
             print("\nfinishing the answers under way; a second signal stops at once", file=sys.stderr, flush=True)
-        except OSError:  # the terminal is gone: what is said from here on would fail the run
+        except OSError:  # the terminal is gone: any further print would fail the run
             nowhere = os.open(os.devnull, os.O_WRONLY)
             for output in (1, 2):
                 os.dup2(nowhere, output)

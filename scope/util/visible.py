@@ -1,13 +1,13 @@
-"""Text from elsewhere, made safe to print: characters that move the cursor, hide or turn text around become escapes."""
+"""Makes foreign text safe to print: characters that move the cursor, hide or reverse text become escapes."""
 
 import unicodedata
 from typing import Any
 
-_ACT = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode's categories of characters that do something instead of being seen
+_ACT = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode categories of control, format and separator characters
 
 
 def visible(text: str, keep: str = "") -> str:
-    """`\\x1b` for the character that begins a terminal's commands, `\\u202e` for one that turns text around.
+    """The text with control characters as escapes, such as `\\x1b` and `\\u202e`.
 
     keep: characters to leave, such as line breaks.
     """
@@ -21,7 +21,7 @@ def _escape(character: str) -> str:
 
 
 def all_visible(value: Any) -> Any:
-    """The same for every string of plain data, the names of settings too."""
+    """`visible` applied to every string of plain data, keys too."""
     if isinstance(value, dict):
         return {all_visible(key): all_visible(item) for key, item in value.items()}
     if isinstance(value, list):

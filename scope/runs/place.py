@@ -1,0 +1,67 @@
+"""Where a run is kept: its folder, and the identity by which the same run is found again."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scope import records
+from scope.generation.prompts import Encoded
+from scope.records import RecordKeeping
+from scope.runs.batches import OK
+from scope.runs.experiment import Experiment, Request
+from scope.util.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Place:
+    """The place of one run.
+
+    identity: a hash of all that can change an answer. output: the sweep's folder. name: of the run's folder in it.
+    keeping: how the run treats records that are there already; a shard has a folder of its own within the run's.
+    """
+
+    identity: str
+    output: Path
+    name: str
+    keeping: RecordKeeping
+
+    @classmethod
+    def of(cls, experiment: Experiment, output: Path, keeping: RecordKeeping) -> "Place":
+        """Computes the identity, once. Raises ScopeError for a model, or data, out of reach."""
+        identity = experiment.identity()
+        return cls(identity, output, experiment.folder_name(identity), keeping)
+
+    @property
+    def folder(self) -> Path:
+        """Where this run's records go."""
+        return self.keeping.place(self.output / self.name)
+
+    def begun(self) -> dict[str, Any] | None:
+        """The manifest of the run that this one continues; None where this one starts from the beginning."""
+        if self.keeping.rerun or not (self.folder / records.MANIFEST).exists():
+            return None
+        manifest = records.read_manifest(self.folder)
+        if manifest["identity"] != self.identity:
+            return None
+        changed = self.keeping.on_mismatch == "rerun" and records.mismatch(manifest, records.surroundings())
+        return None if changed else manifest
+
+    def answered(self) -> Mapping[str, Mapping[str, Any]]:
+        """Sample -> its record, for the samples that were answered."""
+        return {line["sample"]: line for line in records.read(self.folder) if line.get("status") == OK}
+
+    def require_same_prompts(self, asked: Sequence[Request], prompts: Sequence[Encoded]) -> None:
+        """Raises ConfigError if a sample was answered for another prompt than it has now.
+
+        asked: the requests of this run or shard; prompts: those of all requests, by `Request.index`.
+        """
+        answered = self.answered()
+        for request in asked:
+            was = answered.get(request.name, {}).get("prompt_hash")
+            now = prompts[request.index].hash
+            if was is not None and was != now:
+                raise ConfigError(
+                    f"{self.folder}: {request.name} was answered for another prompt ({was}, now {now}): what makes "
+                    "prompts has changed since; rerun=true answers all anew, and another name=... keeps both"
+                )
