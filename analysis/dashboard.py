@@ -14,9 +14,10 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.columns import Column, columns_for
 from analysis.command import command
 from analysis.figures import draw_all
-from analysis.frame import of_runs
+from analysis.frame import columns_of, of_runs
 from analysis.records import Run
 from analysis.report import page
 from analysis.tables import write
@@ -30,34 +31,40 @@ METHOD, DECODING = "method._target_", "decoding._target_"  # where a run's confi
 FIGURE = "figures/"
 
 
-def workspace(entity: str, project: str, figures: Sequence[str], artifact: str) -> Any:
-    """The dashboard as wandb-workspaces has it. figures: names of those in the W&B run that `log` makes."""
+def workspace(
+    entity: str, project: str, figures: Sequence[str], artifact: str, columns: Sequence[Column] | None = None
+) -> Any:
+    """The dashboard as wandb-workspaces has it.
+
+    figures: names of those in the W&B run that `log` makes. artifact: the name of that run's files. columns: those with
+    `tracked` have panels; by default the table of columns without any runs.
+    """
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
-    def bars(title: str, metric: str) -> Any:
+    tracked = [column for column in (columns or columns_for([])) if column.tracked]
+    share = next(column for column in tracked if column.name == "cache_percent")
+    of_full = "as a share of a full cache's for the same texts"  # a single run knows no other run
+
+    def title(column: Column) -> str:
+        return f"Bytes, {of_full}" if column is share else column.title.capitalize()
+
+    def bars(column: Column) -> Any:
         groups = {"groupby": wr.Config(METHOD), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
-        return wr.BarPlot(title=title, metrics=[wr.SummaryMetric(metric)], **groups)
+        metrics = [wr.SummaryMetric(column.tracked)]
+        return wr.BarPlot(title=f"{title(column)}, by prefill method", metrics=metrics, **groups)
+
+    def over_bytes(column: Column) -> Any:
+        x, y = wr.SummaryMetric(share.tracked), wr.SummaryMetric(column.tracked)
+        return wr.ScatterPlot(title=f"{title(column)} over bytes, {of_full}", x=x, y=y)
 
     sections = [
         ws.Section(
             "Accuracy against cost",
             is_open=True,
             panels=[
-                wr.ScatterPlot(
-                    "Accuracy over bytes, as a share of a full cache's for the same texts",
-                    x=_summary("cache_share"),
-                    y=_summary("accuracy"),
-                ),
-                wr.ScatterPlot(
-                    "Tokens/s over bytes, as a share of a full cache's for the same texts",
-                    x=_summary("cache_share"),
-                    y=_summary("tokens_per_second"),
-                ),
-                bars("Accuracy by prefill method", "accuracy"),
-                bars("Questions without an answer", "missing"),
-                bars("Tokens/s", "tokens_per_second"),
-                bars("Bytes, as a share of a full cache's for the same texts", "cache_share"),
+                *[over_bytes(column) for column in tracked if column.larger_is_better and column is not share],
+                *[bars(column) for column in tracked],
             ],
         ),
         ws.Section(
@@ -83,12 +90,6 @@ def workspace(entity: str, project: str, figures: Sequence[str], artifact: str) 
     ]
     by = ws.RunsetSettings(groupby=[ws.Config(METHOD), ws.Config(DECODING)])
     return ws.Workspace(entity, project, NAME, sections, runset_settings=by, auto_generate_panels=False)
-
-
-def _summary(name: str) -> Any:
-    from wandb_workspaces.reports.v2 import SummaryMetric
-
-    return SummaryMetric(name)
 
 
 def log(runs: Sequence[Run], frame: pd.DataFrame, folder: Path, given: Namespace, figures: Sequence[str]) -> str:
@@ -134,7 +135,7 @@ def _work(runs: list[Run], out: Path, given: Namespace) -> None:
     write_whole(out / "report.html", page(runs, frame))
     figures = list(draw_all(runs, out))
     artifact = log(runs, frame, out, given, figures)
-    made = workspace(given.entity or "ENTITY", given.project, figures, artifact)
+    made = workspace(given.entity or "ENTITY", given.project, figures, artifact, columns_of(frame))
     write_whole(out / "workspace.json", spec(made))
     if not given.online:
         print(f"offline, nothing was sent: {out / 'workspace.json'} is what --online would send")

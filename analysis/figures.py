@@ -15,35 +15,40 @@ import numpy as np
 import pandas as pd
 
 from analysis.colours import colour, marker
+from analysis.columns import Column, Place, accuracy, named
 from analysis.command import command
-from analysis.frame import asked, batches, of_runs, ordered, score_columns, scored, settings_of
+from analysis.contexts import ordered
+from analysis.frame import asked, columns_in, columns_of, of_runs
 from analysis.panels import NothingToShowError, dress, panels
 from analysis.records import Run, Sample
+from analysis.settings import settings_of
+from analysis.sheets import bytes_unit
+from analysis.speeds import batches
 from analysis.statistics import clustered_proportion
 from analysis.traces import figures as trace_figures
-from scope.scoring import PRIMARY, STANDARD
 from scope.util.files import make_folder
 
 KINDS = ("png", "pdf")
 BINS = 8  # of question positions: fewer questions a point, wider bands
 
 
-def frontier(runs: Sequence[Run], frame: pd.DataFrame, scorer: str = PRIMARY) -> Any:
+def frontier(runs: Sequence[Run], frame: pd.DataFrame, score: Column | None = None) -> Any:
     """Accuracy against bytes of one sequence's cache, with 95% intervals; the line joins what no run dominates."""
-    percent, *bounds = score_columns(scorer)[:3]
-    known = frame.dropna(subset=[percent, "cache_mib"])
+    score = score or accuracy()
+    cache = named(columns_of(frame))["cache_mib"]
+    known = frame.dropna(subset=[score.name, cache.name])
     if known.empty:
         raise NothingToShowError("no run has answers and an account of bytes")
     asked_by_row = pd.Series([", ".join(names) for names in asked(frame)], index=frame.index)
     blocks = list(known.groupby(asked_by_row[known.index], sort=False))
     figure, axes = panels(len(blocks), (5.2, 3.8))
     for axis, (title, block) in zip(axes, blocks, strict=True):
-        unit, scale = ("KiB", 1024) if block["cache_mib"].max() < 1 else ("MiB", 1)
+        unit, scale = bytes_unit(block[cache.name])
         for row in block.to_dict("records"):
-            estimate, low, high = (row[column] for column in (percent, *bounds))
+            estimate, low, high = (row[name] for name in (score.name, score.low, score.high))
             partial = row["prompts"] < row["planned_prompts"]
             axis.errorbar(
-                row["cache_mib"] * scale,
+                row[cache.name] * scale,
                 estimate,
                 yerr=[[estimate - low], [high - estimate]],
                 fmt=marker(row["method"]),
@@ -52,10 +57,10 @@ def frontier(runs: Sequence[Run], frame: pd.DataFrame, scorer: str = PRIMARY) ->
                 ms=6,
                 elinewidth=0.9,
             )
-        best = pareto(list(zip(block["cache_mib"] * scale, block[percent], strict=True)))
-        axis.plot(*zip(*best, strict=True), color="#666666", lw=0.9, ls="--", zorder=0)
-        right = "answers right, %" if scorer == PRIMARY else f"answers right by {scorer}, %"
-        dress(axis, title, f"cache of one sequence, {unit}", right)
+        sign = 1 if score.larger_is_better else -1
+        best = pareto([(x * scale, sign * y) for x, y in zip(block[cache.name], block[score.name], strict=True)])
+        axis.plot([x for x, _ in best], [sign * y for _, y in best], color="#666666", lw=0.9, ls="--", zorder=0)
+        dress(axis, title, f"{cache.title} of one sequence, {unit}", score.one_line)
         axis.set_xlim(left=0)
         open_marks = (block["prompts"] < block["planned_prompts"]).any()
         _legend(axis, block["method"], block["decoding"], ["open mark: partial run"] * bool(open_marks))
@@ -259,9 +264,10 @@ def draw_all(runs: Sequence[Run], folder: Path) -> dict[str, str]:
 
     frame, drawn = of_runs(runs), {}
     drawers = {name: (draw, partial(_named, name, draw, runs, frame)) for name, draw in FIGURES.items()}
-    for scorer in scored(frame)[len(STANDARD) :]:  # the paper's scorer has the paper's tables
-        name, draw = f"frontier_{scorer}", partial(frontier, scorer=scorer)
-        drawers[name] = frontier, partial(_named, name, draw, runs, frame)
+    for score in columns_in(frame, Place.FRONTIER):
+        if score.name != accuracy().name:  # which has the figure called frontier
+            name = f"frontier_{score.title}"
+            drawers[name] = frontier, partial(_named, name, partial(frontier, score=score), runs, frame)
     for name, (shows, draw) in {**drawers, **trace_figures(runs)}.items():
         try:
             with rc_context({"text.parse_math": False}):  # a dollar in a label begins no formula

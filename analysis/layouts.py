@@ -13,11 +13,14 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.frame import about_scorers, ordered, score_columns, scores, settings
+from analysis.columns import Column, Place, about_scorers, accuracy, missing, ratio
+from analysis.contexts import ordered
+from analysis.frame import columns_of, settings
 from analysis.provenance import provenance
 from analysis.published import published
 from analysis.records import Run
-from analysis.sheets import NOTHING, STAR, Sheet, bytes_unit, interval, number, plain, signed
+from analysis.scores import right_answers
+from analysis.sheets import NOTHING, STAR, Cells, Sheet, bytes_unit, counts, plain
 from analysis.statistics import UNKNOWN, Interval, cautious, lost_to, mean_of_independent, tied_with_best
 from scope.scoring import PRIMARY
 
@@ -92,10 +95,11 @@ class Entry:
         return bool(self.figures["prompts"] >= self.figures["planned_prompts"])
 
     def accuracy(self, scorer: str) -> Interval:
-        return Interval(*(self.figures[column] for column in score_columns(scorer)[:3]))
+        column = accuracy(scorer)
+        return Interval(*(self.figures[name] for name in (column.name, column.low, column.high)))
 
 
-Cells = dict[tuple[Row, str], Entry]
+Entries = dict[tuple[Row, str], Entry]
 
 
 def fill(layout: Layout, runs: Sequence[Run], frame: pd.DataFrame) -> tuple[list[Sheet], pd.DataFrame]:
@@ -112,17 +116,18 @@ def fill(layout: Layout, runs: Sequence[Run], frame: pd.DataFrame) -> tuple[list
         key: tuple[str, ...] = (labels["model"], *([labels["task"]] if layout.across == "method" else []))
         groups.setdefault(key, []).append(entry)
     behind = provenance(runs)
+    beside_rows = tuple(c for c in columns_of(frame) if c.shown_in & {Place.PAPER, Place.PAPER_CSV})
     absent = [model for model in _published_models(layout) if known and model not in {key[0] for key in groups}]
     beside = [f"MISSING: all of {', '.join(absent)}."] * bool(absent) + _left_out(left_out)
     sheets, tidy = [], []
     for key, members in groups.items():
         cells = {(entry.row, entry.column): entry for entry in members}
         for scorer, about in about_scorers([entry.run for entry in members]).items():
-            grid = Grid(layout, scorer, key, cells, about)
+            grid = Grid(layout, scorer, key, cells, about, beside_rows)
             sheets.append(grid.sheet([*grid.remarks(behind), *beside]))
             tidy += grid.tidy()
         if layout.across == "method":
-            sheets.append(Grid(layout, PRIMARY, key, cells).cost())
+            sheets.append(Grid(layout, PRIMARY, key, cells, "", beside_rows).cost())
     return sheets, pd.DataFrame(tidy)
 
 
@@ -133,8 +138,9 @@ class Grid:
     layout: Layout
     scorer: str
     key: tuple[str, ...]
-    cells: Cells
-    about: str = ""  # what the scorer counts, in a few words
+    cells: Entries
+    about: str  # what the scorer counts, in a few words
+    columns_beside: tuple[Column, ...]  # of the frame: what else is shown of a run, and what its CSV has
 
     @cached_property
     def papers(self) -> dict[tuple[Row, str], float]:
@@ -173,7 +179,7 @@ class Grid:
                 for (row, at), e in self.cells.items()
                 if (row.block, at) == (block, column) and e.whole and e.run.compressed
             ]
-            ties = tied_with_best([scores(e.run.samples, self.scorer) for e in rivals])
+            ties = tied_with_best([right_answers(e.run.samples, self.scorer) for e in rivals])
             found |= {(e.row, column) for e, tied in zip(rivals, ties, strict=True) if tied and len(rivals) > 1}
         return found
 
@@ -200,39 +206,24 @@ class Grid:
         return self.average(row).estimate >= 0 and all(self.cells[row, c].run.compressed for c in self.columns())
 
     def _scores(self, row: Row, column: str) -> Mapping[Any, tuple[float, float]]:
-        return scores(self.cells[row, column].run.samples, self.scorer)
+        return right_answers(self.cells[row, column].run.samples, self.scorer)
 
     def sheet(self, remarks: Sequence[str]) -> Sheet:
         """Accuracy, and beside each row what stands behind it; where columns are methods, `cost` has that."""
-        rows, best, papers = self.rows(), self.best, self.papers
-        columns: dict[str, list[str]] = {}
-        bold: dict[str, list[bool]] = {}
-        for column in self.columns():
-            heading = f"{column}\n% [95%]"
-            columns[heading] = [self._cell(row, column) for row in rows]
-            bold[heading] = [(row, column) in best for row in rows]
-            if any(at == column for _, at in papers):
-                columns[f"{column}\npubl."] = [number(papers.get((row, column), float("nan")), 2) for row in rows]
-                columns[f"{column}\ndiff."] = [signed(self._difference(row, column)) for row in rows]
+        rows = self.rows()
         several = len(self.columns()) > 1 and self.layout.across == "task"
+        columns: dict[str, Cells] = {}
+        for column in self.columns():
+            columns |= self._accuracy(rows, column)
         if several:
-            heading = "average\n% [95%]"
-            columns[heading] = [interval(*self.average(row)) for row in rows]
-            top = self.best_average()
-            bold[heading] = [row in top for row in rows]
-            if papers:
-                theirs = [self._published_average(row) for row in rows]
-                ours = [self.average(row).estimate for row in rows]
-                columns["average\npubl."] = [number(value, 2) for value in theirs]
-                columns["average\ndiff."] = [signed(a - b) for a, b in zip(ours, theirs, strict=True)]
-        beside = self.layout.across == "task"
+            columns |= self._average(rows)
         about = [
             ABOUT.get(self.scorer) or f"Answers right in %, by {self.scorer}{self.about and f': {self.about}'}.",
             ABOUT_CELLS,
-            *[ABOUT_PUBLISHED] * bool(papers),
+            *[ABOUT_PUBLISHED] * bool(self.papers),
             *[ABOUT_AVERAGE] * several,
         ]
-        if beside:
+        if self.layout.across == "task":
             columns |= self._beside([[self.cells.get((row, c)) for c in self.columns()] for row in rows])
             about.append(ABOUT_ROW)
         lacking = any(remark.startswith(("MISSING", "PARTIAL")) for remark in remarks)
@@ -241,11 +232,34 @@ class Grid:
             about=" ".join(about),
             label=self._label(self.scorer),
             keys=self._keys(rows),
-            columns=pd.DataFrame(columns),
-            best=bold,
+            columns=columns,
             blocked=True,
             remarks=tuple(remarks),
         )
+
+    def _accuracy(self, rows: Sequence[Row], column: str) -> dict[str, Cells]:
+        """One column of the paper's: what was measured, and where there are any the published figures."""
+        entries = [self.cells.get((row, column)) for row in rows]
+        ours = _intervals([entry.accuracy(self.scorer) if entry else UNKNOWN for entry in entries])
+        marks = [STAR * (entry is not None and not entry.whole) for entry in entries]
+        best = [(row, column) in self.best for row in rows]
+        found = {f"{column}\n% [95%]": replace(ours, marks=marks, best=best)}
+        if any(at == column for _, at in self.papers):
+            theirs = [self.papers.get((row, column), float("nan")) for row in rows]
+            found[f"{column}\npubl."] = Cells(theirs, digits=2)
+            found[f"{column}\ndiff."] = Cells([self._difference(row, column) for row in rows], signed=True)
+        return found
+
+    def _average(self, rows: Sequence[Row]) -> dict[str, Cells]:
+        """The mean over all columns, with the same of the published figures."""
+        ours, top = [self.average(row) for row in rows], self.best_average()
+        found = {"average\n% [95%]": replace(_intervals(ours), best=[row in top for row in rows])}
+        if self.papers:
+            theirs = [self._published_average(row) for row in rows]
+            found["average\npubl."] = Cells(theirs, digits=2)
+            differences = [mine.estimate - paper for mine, paper in zip(ours, theirs, strict=True)]
+            found["average\ndiff."] = Cells(differences, signed=True)
+        return found
 
     def cost(self) -> Sheet:
         """What stands behind each cell, a row each."""
@@ -256,24 +270,29 @@ class Grid:
         keys[self.layout.across] = [column for _, column in places]
         columns = self._beside([[self.cells.get(place)] for place in places])
         title, label = f"{self._title}: what stands behind it", self._label("cost")
-        return Sheet(title, ABOUT_ROW, label, pd.DataFrame(keys), pd.DataFrame(columns), blocked=True)
+        return Sheet(title, ABOUT_ROW, label, pd.DataFrame(keys), columns, blocked=True)
 
-    def _beside(self, rows: Sequence[Sequence[Entry | None]]) -> dict[str, list[str]]:
+    def _beside(self, rows: Sequence[Sequence[Entry | None]]) -> dict[str, Cells]:
         """Prompts, missing answers, slots and bytes of each row of entries; of several, sums and means."""
-        present = [[e.figures for e in entries if e and e.figures["prompts"]] for entries in rows]
-        asked = [[f["questions"] for f in figures] for figures in present]
-        missing = [
-            _ratio(sum(f[score_columns(self.scorer).missing] * n for f, n in zip(fs, ns, strict=True)), sum(ns))
-            for fs, ns in zip(present, asked, strict=True)
+        there = [[entry.figures for entry in entries if entry] for entries in rows]
+        lost = missing(self.scorer)
+        shares = [
+            ratio(sum(f[lost.name] * f["questions"] for f in fs if f["prompts"]), sum(f["questions"] for f in fs))
+            for fs in there
         ]
-        mib = pd.Series([_mean(f["cache_mib"] for f in figures) for figures in present], dtype=float)
-        unit, scale = bytes_unit(mib)
-        return {
-            "prompts": [_answered(entries) for entries in rows],
-            "missing\n%": [number(value) for value in missing],
-            "slots": [number(_mean(f["slots"] for f in figures), 0) for figures in present],
-            f"cache\n{unit}": [number(value * scale, 2 if mib.max() < 100 else 0) for value in mib],
+        found = {
+            "prompts": counts(
+                [sum(f["prompts"] for f in figures) for figures in there],
+                [sum(f["planned_prompts"] for f in figures) for figures in there],
+            ),
+            "missing\n%": Cells(shares),
         }
+        for column in (c for c in self.columns_beside if Place.PAPER in c.shown_in):
+            means = pd.Series([_mean(f[column.name] for f in fs if f["prompts"]) for fs in there], dtype=float)
+            unit, scale = bytes_unit(means) if column.unit == "MiB" else (column.unit, 1)
+            digits = 0 if means.max() >= 100 else 2 if column.unit == "MiB" else column.digits
+            found[replace(column, unit=unit).heading_alone] = Cells(list(means * scale), digits)
+        return found
 
     def _keys(self, rows: Sequence[Row]) -> pd.DataFrame:
         keys = {"budget": [row.block for row in rows]}
@@ -283,10 +302,6 @@ class Grid:
         if any(row.extra for row in rows):
             keys["setting"] = [row.extra or NOTHING for row in rows]
         return pd.DataFrame(keys)
-
-    def _cell(self, row: Row, column: str) -> str:
-        entry = self.cells.get((row, column))
-        return interval(*entry.accuracy(self.scorer), whole=entry.whole) if entry else NOTHING
 
     def _difference(self, row: Row, column: str) -> float:
         entry, theirs = self.cells.get((row, column)), self.papers.get((row, column))
@@ -358,7 +373,7 @@ class Grid:
                 "tied_with_best": (row, column) in best,
                 "published_percent": papers.get((row, column)),
                 "difference": self._difference(row, column),
-                **{name: entry.figures[name] if entry else None for name in TIDY},
+                **{column.name: entry.figures[column.name] if entry else None for column in self.columns_beside},
             }
             for row in self.rows()
             for column in self.columns()
@@ -366,10 +381,9 @@ class Grid:
         ]
 
 
-TIDY = (
-    *("prompts", "planned_prompts", "questions", "missing_percent", "released_missing_percent", "slots", "cache_mib"),
-    *("notes", "experiment", "run", "commit"),
-)
+def _intervals(found: Sequence[Interval]) -> Cells:
+    """Estimates with their bounds, in percent."""
+    return Cells([one.estimate for one in found], bounds=[(one.low, one.high) for one in found])
 
 
 def _entries(layout: Layout, runs: Sequence[Run], frame: pd.DataFrame) -> list[Entry]:
@@ -453,7 +467,3 @@ def _answered(entries: Sequence[Entry | None]) -> str:
 def _mean(values: Iterable[float]) -> float:
     found = list(values)
     return sum(found) / len(found) if found else float("nan")
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else float("nan")

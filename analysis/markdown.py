@@ -4,7 +4,7 @@ import re
 
 from rich.cells import cell_len
 
-from analysis.sheets import Sheet, one_line
+from analysis.sheets import NOTES, Sheet, one_line
 from scope.util.visible import visible
 
 _MARKS = re.compile(  # an underscore within a word is none, nor are brackets without an address behind them
@@ -19,14 +19,15 @@ def markdown(sheet: Sheet) -> str:
 
 
 def pipes(sheet: Sheet) -> str:
-    text = sheet.keys.join(sheet.columns)
+    """The table alone."""
+    text, best = sheet.keys.join(sheet.text), sheet.best
     columns = []
     for position, name in enumerate(text):
-        bold = sheet.best.get(name, [False] * len(text))
+        bold = best.get(name, [False] * len(text))
         cells = [f"**{escaped(c)}**" if b else escaped(c) for c, b in zip(text[name], bold, strict=True)]
         heading = escaped(one_line(name))
         width = max(3, *(cell_len(cell) for cell in (heading, *cells)))
-        left = position < sheet.keys.shape[1] or name == "notes"
+        left = position < sheet.keys.shape[1] or name == NOTES
         rule = "-" * width if left else "-" * (width - 1) + ":"
         fill = " " * width
         padded = [(c + fill[cell_len(c) :]) if left else (fill[cell_len(c) :] + c) for c in (heading, *cells)]

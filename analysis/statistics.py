@@ -119,8 +119,11 @@ def bootstrap(
     return Interval(estimate, float(found.low), float(found.high))
 
 
-def mean_by_prompt(differences: Sequence[float]) -> Interval:
-    """The mean of values, one per prompt and each in -1..1, with the interval of `bootstrap`; below `FEW`, Student's.
+def mean_by_prompt(differences: Sequence[float], most: float = 1.0) -> Interval:
+    """The mean of values, one per prompt, with the interval of `bootstrap`; below `FEW` prompts Student's.
+
+    most: no value is larger than this, with either sign; infinite where there is no such bound. Student's interval ends
+    there.
 
     Where all prompts differ by the same (as with one prompt, or a method that changes no answer) there is no interval.
     Resampling would claim a width of zero. What could be claimed instead, that a prompt not seen may differ by all that
@@ -142,10 +145,10 @@ def mean_by_prompt(differences: Sequence[float]) -> Interval:
         )
         return Interval(mean, (found.low - turned.high) / 2, (found.high - turned.low) / 2)
     student = stats.ttest_1samp(sorted(differences), 0).confidence_interval(0.95)
-    return Interval(mean, max(-1.0, float(student.low)), min(1.0, float(student.high)))
+    return Interval(mean, max(-most, float(student.low)), min(most, float(student.high)))
 
 
-def cautious(lost: Interval, prompts: int) -> Interval:
+def cautious(lost: Interval, prompts: int, most: float = 1.0) -> Interval:
     """A mean of `mean_by_prompt` with bounds in any case, to decide by and not to show.
 
     Where there is no interval these are the bounds of the share of prompts that could still differ otherwise,
@@ -154,7 +157,7 @@ def cautious(lost: Interval, prompts: int) -> Interval:
     if not prompts or not np.isnan(lost.low):
         return lost
     mean, unseen = lost.estimate, float(1 - 0.05 ** (1 / prompts))
-    return Interval(mean, mean - unseen * (mean + 1), mean + unseen * (1 - mean))
+    return Interval(mean, mean - unseen * (mean + most), mean + unseen * (most - mean))
 
 
 def mean_of_independent(parts: Sequence[Interval]) -> Interval:
@@ -177,26 +180,31 @@ def mean_of_independent(parts: Sequence[Interval]) -> Interval:
 Scores = Mapping[Any, tuple[float, float]]  # prompt -> what it scored, of how much
 
 
-def lost_to(better: Scores, run: Scores) -> tuple[Interval, int]:
-    """What `better` has more than `run` over the prompts that both have, and how many these are."""
+def paired_differences(better: Scores, run: Scores) -> list[float]:
+    """For each prompt that both have: the mean score of `better` minus that of `run`."""
     common = [prompt for prompt in run if prompt in better]
-    shares = [better[p][0] / better[p][1] - run[p][0] / run[p][1] for p in common if better[p][1] and run[p][1]]
-    return mean_by_prompt(shares), len(shares)
+    return [better[p][0] / better[p][1] - run[p][0] / run[p][1] for p in common if better[p][1] and run[p][1]]
 
 
-def tied_with_best(runs: Sequence[Scores]) -> list[bool]:
-    """Which runs cannot be told from the best one: the 95% interval of what they lose to it holds 0.
+def lost_to(better: Scores, run: Scores, most: float = 1.0) -> tuple[Interval, int]:
+    """The mean of `paired_differences` with its interval, and over how many prompts. most: as in `mean_by_prompt`."""
+    differences = paired_differences(better, run)
+    return mean_by_prompt(differences, most), len(differences)
+
+
+def tied_with_best(runs: Sequence[Scores], larger_is_better: bool = True, most: float = 1.0) -> list[bool]:
+    """Which runs cannot be told from the best one: the 95% interval of their difference from it holds 0.
 
     Only prompts that both have count. The best is tied with itself; a run that shares no prompt with it, or has no
-    scores at all, is tied with nothing.
+    scores at all, is tied with nothing. most: as in `mean_by_prompt`.
     """
     scored = [row for row, run in enumerate(runs) if any(size for _, size in run.values())]
     if not scored:
         return [False] * len(runs)
-    best = max(scored, key=lambda row: _ratio(runs[row]))
+    best = (max if larger_is_better else min)(scored, key=lambda row: _ratio(runs[row]))
     tied = []
     for row, run in enumerate(runs):
-        _, low, high = cautious(*lost_to(runs[best], run))
+        _, low, high = cautious(*lost_to(runs[best], run, most), most)
         tied.append(row == best or low <= 0 <= high)
     return tied
 

@@ -22,7 +22,7 @@ from analysis.layouts import LAYOUTS, fill
 from analysis.markdown import escaped, markdown, pipes
 from analysis.records import Run
 from analysis.sheets import Sheet, as_csv
-from analysis.view import about_grid, grids, make_view, sheets, show, show_sheet
+from analysis.view import about_grid, grids, make_view, sheets, show, show_sheet, whole
 from scope.util.files import make_folder, write_whole
 
 __all__ = ["build", "show", "write"]
@@ -52,11 +52,9 @@ def as_latex(made: Sequence[Sheet]) -> str:
 
 def _markdown(frame: pd.DataFrame) -> str:
     view = make_view(frame)
-    whole = Sheet("", "", "", view.keys, view.quality.join(view.cost), view.best)
-    parts = [f"# {escaped(view.experiment)}", escaped(view.constant), pipes(whole)]
+    parts = [f"# {escaped(view.experiment)}", escaped(view.constant), pipes(whole(view))]
     for conditions, grid in grids(frame):
-        parts.append(escaped(about_grid(conditions, grid)) + ".")
-        parts.append(pipes(Sheet("", "", "", grid[["method"]], grid.drop(columns="method"))))
+        parts += [escaped(about_grid(conditions, grid)) + ".", pipes(grid)]
     return "\n\n".join(part for part in (*parts, *map(escaped, view.remarks), view.about) if part) + "\n"
 
 
