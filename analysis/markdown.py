@@ -2,8 +2,6 @@
 
 import re
 
-from rich.cells import cell_len
-
 from analysis.sheets import NOTES, Sheet, one_line
 from scope.util.visible import visible
 
@@ -19,20 +17,17 @@ def markdown(sheet: Sheet) -> str:
 
 
 def pipes(sheet: Sheet) -> str:
-    """The table alone."""
+    """The table alone. A sheet without rows is no table."""
     text, best = sheet.keys.join(sheet.text), sheet.best
-    columns = []
-    for position, name in enumerate(text):
-        bold = best.get(name, [False] * len(text))
-        cells = [f"**{escaped(c)}**" if b else escaped(c) for c, b in zip(text[name], bold, strict=True)]
-        heading = escaped(one_line(name))
-        width = max(3, *(cell_len(cell) for cell in (heading, *cells)))
-        left = position < sheet.keys.shape[1] or name == NOTES
-        rule = "-" * width if left else "-" * (width - 1) + ":"
-        fill = " " * width
-        padded = [(c + fill[cell_len(c) :]) if left else (fill[cell_len(c) :] + c) for c in (heading, *cells)]
-        columns.append([padded[0], rule, *padded[1:]])
-    return "\n".join("| " + " | ".join(line) + " |" for line in zip(*columns, strict=True))
+    left = [heading in sheet.keys or heading == NOTES for heading in text]
+    for heading, bold in best.items():
+        cells = zip(text[heading], bold, strict=True)
+        text[heading] = [f"**{escaped(cell)}**" if is_bold else escaped(cell) for cell, is_bold in cells]
+    for key in sheet.keys:
+        text[key] = [escaped(word) for word in text[key]]
+    text.columns = [escaped(one_line(heading)) for heading in text]
+    alignment = ["left" if words else "right" for words in left]
+    return str(text.to_markdown(index=False, disable_numparse=True, colalign=alignment))
 
 
 def escaped(text: str) -> str:
