@@ -11,8 +11,8 @@ import pandas as pd
 
 from analysis.columns import OWN_TEXTS
 from analysis.contexts import ordered
+from analysis.entries import extra
 from analysis.frame import settings
-from analysis.layouts import extra
 from analysis.published import published
 from analysis.records import Run
 from analysis.sheets import NOTHING, STAR, Cells, Sheet, bytes_unit, counts
