@@ -1,6 +1,6 @@
 """The paper's table 3: memory and tokens/s, as measured and as a share of the uncompressed run's.
 
-Machines, lengths and batches differ from the paper's, so only the shares are held against the published ones.
+Machines, lengths and batches differ from the paper's. So only the shares are compared with the published ones.
 """
 
 import re
@@ -18,12 +18,18 @@ from analysis.records import Run
 from analysis.sheets import NOTHING, STAR, Cells, Sheet, bytes_unit, counts
 from analysis.speeds import DAGGER, SPEED_COLUMNS, batches, remarks_on
 
-MODELS = ("llama3.1_8b", "mistral_7b_v0.3")  # the paper's; one token's keys and values have equal bytes in both
+MODELS = (
+    "llama3.1_8b",
+    "mistral_7b_v0.3",
+)  # of the paper's table; their tokens take equal bytes
 UNKNOWN = float("nan")
 
 
 def efficiency(runs: Sequence[Run], frame: pd.DataFrame) -> tuple[list[Sheet], pd.DataFrame]:
-    """-> a sheet for each model and task, and all figures, tidy. frame: that of the same runs."""
+    """The table from runs, and `frame`, which `analysis.frame.of_runs` made of them.
+
+    -> a sheet for each model and task, and all figures as a frame of one row per run.
+    """
     lines = [_line(figures, run, settings(frame)) for figures, run in _rows(frame, runs)]
     tidy = pd.DataFrame(lines)
     blocks = [block.copy() for _, block in tidy.groupby(["model", "task"], sort=False)]
@@ -78,7 +84,9 @@ def _sheet(found: pd.DataFrame) -> Sheet:
     columns = _figures(found, papers)
     about = ["Cache: bytes of keys and values, the most at once. Tokens/s: of a batch, while decoding."]
     if papers:
-        about.append("publ.: RTX 3090, batch 8, eager attention. diff.: ours less that, in points.")
+        about.append(
+            "publ.: RTX 3090, batch 8, eager attention. diff.: ours minus the published one, in percentage points."
+        )
     remarks = []
     own = found["cache_percent_of"] == OWN_TEXTS
     if own.any():

@@ -13,16 +13,16 @@ from analysis.records import Run
 from analysis.sheets import plain
 from analysis.statistics import Interval
 
-FULL = "no budget"  # the block of what keeps all that is generated
+FULL = "no budget"  # the block of runs that keep all generated tokens
 
 
 @dataclass(frozen=True)
 class Layout:
     """A table of the paper with methods and strategies as rows.
 
-    `tasks`: the paper's, with the prompts that each has there. `published`: for each scorer the file of its figures, in
-    analysis/published. `prefill`: the C that they are for.
-    `across`: what the columns are, `task` or `method`. `split`: blocks by C and D instead of by D.
+    tasks: the paper's tasks, with the number of prompts each has there. prefill: the C of the published figures.
+    published: for each scorer the file of its published figures, in analysis/published. across: what the columns are,
+    `task` or `method`. split: whether blocks of rows are by C and D; else they are by D.
     """
 
     title: str
@@ -35,7 +35,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Row:
-    """What a row is about; `extra`: settings that set it apart from rows that are alike in all else."""
+    """What a row is about. block: its budget, in words. extra: settings that tell it from otherwise equal rows."""
 
     block: str
     method: str
@@ -44,6 +44,7 @@ class Row:
 
     @property
     def name(self) -> str:
+        """`h2o + slide, D = 512`."""
         parts = " + ".join(part for part in (self.method, self.decoding) if part)
         return ", ".join(part for part in (parts, self.block if self.block != FULL else "", self.extra) if part)
 
@@ -59,9 +60,11 @@ class Entry:
 
     @property
     def whole(self) -> bool:
+        """Whether the run answered all its prompts."""
         return bool(self.figures["prompts"] >= self.figures["planned_prompts"])
 
     def accuracy(self, scorer: str) -> Interval:
+        """Answers right in percent, by one scorer."""
         column = accuracy(scorer)
         return Interval(*(self.figures[name] for name in (column.name, column.low, column.high)))
 
@@ -70,7 +73,11 @@ Entries = dict[tuple[Row, str], Entry]
 
 
 def placed(layout: Layout, runs: Sequence[Run], frame: pd.DataFrame) -> list[Entry]:
-    """Each run with its place; runs that would share one are set apart by what differs, by their names in the end."""
+    """Each run with its row and column.
+
+    Runs that would share a cell get rows of their own: told apart by the settings that differ, else by their names.
+    frame: that of the same runs, by `analysis.frame.of_runs`.
+    """
     telling = [c for c in settings(frame) if c not in ("method.budget", "decoding.budget", "budget.bytes")]
     by_prefill = "method.budget" in settings(frame) and not layout.split
     made = []
@@ -99,18 +106,21 @@ def _named(entry: Entry) -> Row:
 
 
 def extra(figures: Mapping[str, Any], telling: Sequence[str]) -> str:
-    """The settings of a row of the frame that set it apart, in words."""
+    """The values of the settings `telling` in a row of the frame, in words: `seed 2, decoding.recent 16`."""
     return ", ".join(f"{column} {plain(figures[column])}" for column in telling if not pd.isna(figures[column]))
 
 
 def _block(layout: Layout, run: Run) -> str:
+    """The budget that a run's block of rows is named by."""
     prefill, decode = run.budgets
-    both = isinstance(prefill, int) and isinstance(decode, int)
-    room = [f"D = what {run.max_bytes} bytes leave"] * (run.max_bytes is not None)
+    parts = [f"D = what {run.max_bytes} bytes leave"] * (run.max_bytes is not None)
+    parts = [f"D = {_budget(decode)}"] * (decode is not None) + parts
     if layout.split:
-        parts = [f"C = {_budget(prefill)}"] * (prefill is not None) + [f"D = {_budget(decode)}"] * (decode is not None)
-        return ", ".join(parts + room) + (f" (total {prefill + decode})" if both else "") if parts + room else FULL
-    return room[0] if room else FULL if decode is None else f"D = {_budget(decode)}"
+        parts = [f"C = {_budget(prefill)}"] * (prefill is not None) + parts
+    total = ""
+    if layout.split and isinstance(prefill, int) and isinstance(decode, int):
+        total = f" (total {prefill + decode})"
+    return ", ".join(parts) + total if parts else FULL
 
 
 def _budget(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Figures of one or several sweeps as PNG and PDF, from records alone.
+"""Figures of one or several sweeps as PNG and PDF, from their records.
 
 python -m analysis.figures outputs/demo
 """
@@ -29,11 +29,14 @@ from analysis.traces import figures as trace_figures
 from scope.util.files import make_folder
 
 KINDS = ("png", "pdf")
-BINS = 8  # of question positions: fewer questions a point, wider bands
+BINS = 8  # groups of question positions; with more groups each point has fewer questions and a wider band
 
 
 def frontier(runs: Sequence[Run], frame: pd.DataFrame, score: Column | None = None) -> Any:
-    """Accuracy against bytes of one sequence's cache, with 95% intervals; the line joins what no run dominates."""
+    """Accuracy against bytes of one sequence's cache, with 95% intervals; the line joins the runs that no other beats.
+
+    score: the column to show in place of the accuracy.
+    """
     score = score or accuracy()
     cache = named(columns_of(frame))["cache_mib"]
     known = frame.dropna(subset=[score.name, cache.name])
@@ -68,7 +71,7 @@ def frontier(runs: Sequence[Run], frame: pd.DataFrame, score: Column | None = No
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of (cost, worth), those that no other beats in worth at the same or less cost, cheapest first."""
+    """Of pairs (cost, worth) those that no other beats in worth at the same or less cost, cheapest first."""
     best: list[tuple[float, float]] = []
     for cost, worth in sorted(points, key=lambda point: (point[0], -point[1])):
         if not best or worth > best[-1][1]:
@@ -96,7 +99,10 @@ def position(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
 
 
 def by_position(samples: Sequence[Sample]) -> tuple[list[float], list[float], list[float], list[float]]:
-    """-> mean place (from 1) of each of at most BINS groups of places, accuracy and its 95% bounds in percent."""
+    """Accuracy by a question's place in its prompt, over at most `BINS` groups of places.
+
+    -> for each group its mean place (from 1), the accuracy and its 95% bounds in percent.
+    """
     most = max(len(s.correct) for s in samples)
     rows: list[list[float]] = []
     for places in np.array_split(np.arange(most), min(BINS, most)):
@@ -121,11 +127,11 @@ def prefill_share(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
         for method, same in methods.items():
             points = sorted((prompt_share(run.samples), *_accuracy(run.samples)) for run in same)
             x, y, low, high = (np.array(column) for column in zip(*points, strict=True))
-            if method in crowd:  # set apart: intervals at one budget would hide each other
+            if method in crowd:  # moved apart: intervals at one budget would hide each other
                 x = x + 1.5 * (crowd.index(method) - (len(crowd) - 1) / 2)
             style = {"color": colour(method), "marker": marker(method), "label": method, "ms": 5, "lw": 1.1}
             axis.errorbar(x, y, yerr=[y - low, high - y], elinewidth=0.9, **style)
-        dress(axis, _title(names, groups), "prompt slots kept, % (budgets alike set apart)", "answers right, %")
+        dress(axis, _title(names, groups), "prompt slots kept, % (equal budgets moved apart)", "answers right, %")
         axis.set_xlim(0, 107)
         axis.legend(fontsize=6, framealpha=0.8, loc="lower left")
     return figure
@@ -155,7 +161,7 @@ def decode_budget(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
 
 
 def prompt_share(samples: Sequence[Sample]) -> float:
-    """Slots that the prefill left, in percent of those of transformers' own cache."""
+    """Slots that the prefill left, in percent of the slots of transformers' own cache."""
     own = sum(s.prefill_full for s in samples)
     return 100 * (1 - sum(s.prefill_evicted for s in samples) / own)
 
@@ -207,7 +213,7 @@ def save(figure: Any, folder: Path, name: str) -> list[Path]:
 
 
 def _legend(axis: Any, methods: Iterable[str], decodings: Iterable[str], notes: Sequence[str] = ()) -> None:
-    """Colour is the strategy and shape the method, so that m + n entries tell m x n runs apart."""
+    """A legend beside the panel: colours for strategies, shapes for methods."""
     from matplotlib.lines import Line2D
 
     entries = [Line2D([], [], color=colour(d), lw=4, label=f"decoding {d}") for d in dict.fromkeys(decodings)]
@@ -218,7 +224,7 @@ def _legend(axis: Any, methods: Iterable[str], decodings: Iterable[str], notes: 
 
 
 def _asked(runs: Sequence[Run], frame: pd.DataFrame) -> dict[Path, tuple[str, str]]:
-    """By a run's folder what it was asked: what only runs that were asked the same may share, a panel."""
+    """For each run, by its folder, its model and task in words. Only runs where these agree share a panel."""
     return {run.folder: names for run, names in zip(ordered(runs), asked(frame), strict=True)}
 
 
@@ -230,7 +236,7 @@ def _grouped(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[
 
 
 def _told_apart(runs: Sequence[Run]) -> list[tuple[Run, str]]:
-    """Runs of one strategy have one colour; another budget or seed gets another kind of line."""
+    """Runs with a kind of line each: those of one strategy share a colour, so their lines differ."""
     kinds = ("-", "--", ":", "-.")
     same = _grouped(runs, lambda run: run.labels["decoding"])
     return [(run, kinds[same[run.labels["decoding"]].index(run) % len(kinds)]) for run in runs]
@@ -244,7 +250,7 @@ def _name(run: Run, beside: Sequence[Run]) -> str:
 
 
 def _title(names: tuple[str, ...], groups: Iterable[tuple[str, ...]]) -> str:
-    """Of the names of a panel, those that tell it from the others; its last in any case."""
+    """The title of a panel: the names that tell it from the others, or else its last name."""
     columns = list(zip(*groups, strict=True))
     return ", ".join(n for n, column in zip(names, columns, strict=True) if len(set(column)) > 1) or names[-1]
 
@@ -259,7 +265,10 @@ def _named(name: str, draw: Callable[..., Any], runs: Sequence[Run], frame: pd.D
 
 
 def draw_all(runs: Sequence[Run], folder: Path) -> dict[str, str]:
-    """Write every figure the records allow, and print why the others are not there; -> what each shows, by its name."""
+    """Write every figure that the records allow into `folder`, and print why the others are not drawn.
+
+    -> what each figure shows, in a sentence, by the name of its file.
+    """
     from matplotlib import rc_context
 
     frame, drawn = of_runs(runs), {}
@@ -270,7 +279,7 @@ def draw_all(runs: Sequence[Run], folder: Path) -> dict[str, str]:
             drawers[name] = frontier, partial(_named, name, partial(frontier, score=score), runs, frame)
     for name, (shows, draw) in {**drawers, **trace_figures(runs)}.items():
         try:
-            with rc_context({"text.parse_math": False}):  # a dollar in a label begins no formula
+            with rc_context({"text.parse_math": False}):  # a dollar sign in a label starts no formula
                 for file, figure in draw().items():
                     save(figure, folder, file)
                     drawn[file] = str(shows.__doc__).partition("\n")[0]

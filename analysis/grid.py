@@ -23,7 +23,7 @@ ABOUT_CELLS = (
     "In brackets: 95% intervals, clustered by prompt. Bold: compressed runs that cannot be told from the best of their "
     "block and column (paired by prompt)."
 )
-ABOUT_PUBLISHED = "publ.: the published figure; diff.: ours less that, in points."
+ABOUT_PUBLISHED = "publ.: the published figure; diff.: ours minus the published one, in percentage points."
 ABOUT_ROW = (
     "Missing: questions without an answer; slots of a layer and head at the end, cache bytes of a sequence: means."
 )
@@ -32,7 +32,7 @@ ABOUT_AVERAGE = "Average: of the columns, each with the same weight."
 
 @dataclass(frozen=True)
 class Grid:
-    """The cells of one model (and task), as one scorer sees them."""
+    """The table of one model (and task), by one scorer. key: the model, or the model and the task."""
 
     layout: Layout
     scorer: str
@@ -53,24 +53,25 @@ class Grid:
 
     @cached_property
     def expected(self) -> dict[tuple[Row, str], None]:
-        """What has to be there for the table to be whole: the paper's cells, or each row in each column."""
+        """The cells of a whole table: those of the paper, or else each row in each column."""
         papers = dict.fromkeys(cell for scorer in self.layout.published for cell in self._published(scorer))
         rows = dict.fromkeys(row for row, _ in self.cells)
         columns = dict.fromkeys(column for _, column in self.cells)
         return papers or {(row, column): None for row in rows for column in columns}
 
     def rows(self) -> list[Row]:
-        """The paper's first, then what else there is; blocks with the largest budget first, without one before all."""
+        """The paper's rows, then the others. Blocks come by budget: no budget first, then the largest."""
         rows = dict.fromkeys(row for row, _ in [*self.expected, *self.cells])
         order = list(dict.fromkeys(row.block for row in rows))
         return sorted(rows, key=lambda row: (row.block != FULL, *_largest_first(row.block), order.index(row.block)))
 
     def columns(self) -> list[str]:
+        """The paper's columns, then the others."""
         return list(dict.fromkeys(column for _, column in [*self.expected, *self.cells]))
 
     @cached_property
     def best(self) -> set[tuple[Row, str]]:
-        """Cells that cannot be told from the best compressed one of their block and column, where there are several."""
+        """Compressed cells that tie with the best of their block and column, where there are several."""
         found = set()
         for block, column in dict.fromkeys((row.block, column) for row, column in self.cells):
             rivals = [
@@ -83,12 +84,13 @@ class Grid:
         return found
 
     def average(self, row: Row) -> Interval:
-        """Over all columns, of a row that has them all, whole."""
+        """The mean over all columns, of a row that has a whole run in each; else unknown."""
         entries = [self.cells.get((row, column)) for column in self.columns()]
         whole = [entry.accuracy(self.scorer) for entry in entries if entry and entry.whole]
         return mean_of_independent(whole) if len(whole) == len(entries) else UNKNOWN
 
     def best_average(self) -> set[Row]:
+        """Rows whose average ties with the best of their block, where there are several."""
         found = set()
         for block in dict.fromkeys(row.block for row in self.rows()):
             rivals = [row for row in self.rows() if row.block == block and self._competes(row)]
@@ -108,7 +110,10 @@ class Grid:
         return right_answers(self.cells[row, column].run.samples, self.scorer)
 
     def sheet(self, remarks: Sequence[str]) -> Sheet:
-        """Accuracy, and beside each row what stands behind it; where columns are methods, `cost` has that."""
+        """The accuracies, and where the columns are tasks, what each row cost; else `cost` has that.
+
+        remarks: what has to be said under the table, a line each.
+        """
         rows = self.rows()
         several = len(self.columns()) > 1 and self.layout.across == "task"
         columns: dict[str, Cells] = {}
@@ -137,7 +142,7 @@ class Grid:
         )
 
     def _accuracy(self, rows: Sequence[Row], column: str) -> dict[str, Cells]:
-        """One column of the paper's: what was measured, and where there are any the published figures."""
+        """One column of the paper's table, with the published figures and the differences where there are any."""
         entries = [self.cells.get((row, column)) for row in rows]
         ours = _intervals([entry.accuracy(self.scorer) if entry else UNKNOWN for entry in entries])
         marks = [STAR * (entry is not None and not entry.whole) for entry in entries]
@@ -150,7 +155,7 @@ class Grid:
         return found
 
     def _average(self, rows: Sequence[Row]) -> dict[str, Cells]:
-        """The mean over all columns, with the same of the published figures."""
+        """The mean over all columns, the same of the published figures, and the difference."""
         ours, top = [self.average(row) for row in rows], self.best_average()
         found = {"average\n% [95%]": replace(_intervals(ours), best=[row in top for row in rows])}
         if self.papers:
@@ -161,7 +166,7 @@ class Grid:
         return found
 
     def cost(self) -> Sheet:
-        """What stands behind each cell, a row each."""
+        """Prompts, missing answers, slots and bytes of each cell, a row each."""
         places = [(row, column) for row in self.rows() for column in self.columns()]
         keys = {"budget": [row.block for row, _ in places], "decoding": [row.decoding for row, _ in places]}
         if any(row.extra for row, _ in places):
@@ -172,7 +177,8 @@ class Grid:
         return Sheet(title, ABOUT_ROW, label, pd.DataFrame(keys), columns, blocked=True)
 
     def _beside(self, rows: Sequence[Sequence[Entry | None]]) -> dict[str, Cells]:
-        """Prompts, missing answers, slots and bytes of each row of entries; of several, sums and means."""
+        """Prompts, missing answers, slots and bytes of each row. rows: the entries of each; prompts are added up, the
+        rest are means."""
         there = [[entry.figures for entry in entries if entry] for entries in rows]
         lost = missing(self.scorer)
         shares = [
@@ -220,7 +226,7 @@ class Grid:
         return "tab:" + re.sub(r"[^a-z0-9]+", "-", "-".join([self.layout.title, *self.key, what]).lower())
 
     def remarks(self, behind: Mapping[Any, Sequence[str]]) -> list[str]:
-        """What is missing, partial or doubtful in the table, a line each."""
+        """What is missing, partial or doubtful in the table, a line each. behind: notes by a run's folder."""
         absent = [cell for cell in self.expected if cell not in self.cells]
         lines = []
         if absent:
@@ -248,7 +254,7 @@ class Grid:
         return lines + [f"{note}: {'; '.join(cells)}." for note, cells in doubts.items()]
 
     def _fewer(self) -> list[str]:
-        """A run that was asked for fewer prompts than the paper has is whole by itself, and still no match for it."""
+        """Tasks whose runs were planned with fewer prompts than the paper has: whole runs, but not the paper's."""
         planned: dict[str, set[int]] = {}
         for entry in self.cells.values():
             task, count = entry.run.labels["task"], int(entry.figures["planned_prompts"])
@@ -258,6 +264,7 @@ class Grid:
         return [f"PARTIAL: fewer prompts are planned than the paper has: {', '.join(found)}."] * bool(found)
 
     def tidy(self) -> list[dict[str, Any]]:
+        """All cells, one row each, with the columns that `Place.PAPER_CSV` shows."""
         best, papers = self.best, self.papers
         return [
             {
@@ -290,7 +297,7 @@ def _largest_first(block: str) -> tuple[int, ...]:
 
 
 def _published(layout: Layout, name: str, model: str) -> dict[tuple[Row, str], float]:
-    """The published cells of a model, in the order of the file."""
+    """The published figures of a model in percent, by cell, in the order of the file."""
     found = {}
     for line in published(name).query("model == @model").to_dict("records"):
         block = f"D = {line['decode_budget']}" if line["decode_budget"] else FULL

@@ -18,8 +18,8 @@ from scope.util.visible import visible
 
 NEEDS = "% needs \\usepackage{booktabs,siunitx,graphicx}"
 _MARKS = {STAR: "{*}", DAGGER: r"{\textsuperscript{\textdagger}}"}  # braces tell siunitx that a mark is no figure
-_WIDE = 12  # columns, or
-_LONG = 24  # rows, from which on a table is set in smaller type
+_WIDE = 12  # columns; from here on the type is smaller
+_LONG = 24  # rows; the same
 _PAGE = 45  # rows of a table at most; more make further tables
 
 _ESCAPES = str.maketrans(
@@ -40,7 +40,7 @@ def escaped(text: str) -> str:
     """Text as LaTeX prints it. It is safe at the start of a row too."""
     plain = visible(text, keep="\n").translate(_ESCAPES)
     found = re.sub(r"(?<![\w-])-(?=\d)", "$-$", plain)  # a hyphen is no minus sign
-    return "{}" + found if text[:1] in ("[", "*") else found  # after \\ these would be its arguments
+    return "{}" + found if text[:1] in ("[", "*") else found  # after \\ LaTeX would take these as its arguments
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _typeset(heading: str, cells: Cells) -> list[_Column]:
 
 
 def _siunitx(cells: Sequence[str]) -> str:
-    """Room for the longest figure: digits before and after the point, a sign, marks."""
+    """The siunitx column for these figures: space for their digits on both sides of the point, signs and marks."""
     figures = [cell.rstrip(STAR + DAGGER) for cell in cells if cell != NOTHING]
     whole = max(len(figure.lstrip("+-").partition(".")[0]) for figure in figures)
     digits = max(len(figure.partition(".")[2]) for figure in figures)
@@ -143,7 +143,7 @@ def _siunitx(cells: Sequence[str]) -> str:
 
 
 def _braced(cells: Sequence[str]) -> list[str]:
-    """What is no figure has to be told to siunitx by braces."""
+    """The cells for a siunitx column, where braces mark what is not a figure."""
     return [
         "{--}" if cell == NOTHING else "".join(_MARKS.get(character, character) for character in cell) for cell in cells
     ]

@@ -1,8 +1,8 @@
-"""The paper's tables, filled from records: the same rows and columns, the published figures beside what was measured.
+"""The paper's tables, filled from records: its rows and columns, with the published figures beside the measured ones.
 
-What the paper's table has and the records have not is said under the table; a row of the records that the paper has
-not is a row here too, without a published figure. Records of other models or tasks than the paper's (the embedded
-model's, say) get the same layout, with all rows and columns that they have.
+What the paper has and the records lack is said under the table. A row that only the records have is shown too, without
+a published figure. Records of other models or tasks than the paper's get the same layout, with their own rows and
+columns.
 """
 
 from collections.abc import Sequence
@@ -29,9 +29,10 @@ LAYOUTS = {
 
 
 def fill(layout: Layout, runs: Sequence[Run], frame: pd.DataFrame) -> tuple[list[Sheet], pd.DataFrame]:
-    """-> the sheets: for each model (and task, where the columns are methods) one by each scorer; and all cells, tidy.
+    """The table of these runs in one layout. frame: that of the same runs, by `analysis.frame.of_runs`.
 
-    frame: that of the same runs, `analysis.frame.of_runs`.
+    -> the sheets: one for each model and scorer (for each model, task and scorer where the columns are methods); and
+    all cells as a frame, one row each.
     """
     entries = placed(layout, runs, frame)
     known = [entry for entry in entries if entry.run.labels["task"] in layout.tasks]

@@ -1,17 +1,18 @@
-"""A sheet as Markdown: a pipe table whose columns line up in the source too."""
+"""A sheet as Markdown: a table that is easy to read in the source too."""
 
 import re
 
 from analysis.sheets import NOTES, Sheet, one_line
 from scope.util.visible import visible
 
-_MARKS = re.compile(  # an underscore within a word is none, nor are brackets without an address behind them
+_MARKS = re.compile(  # what Markdown acts on; not an underscore within a word, nor brackets without an address
     r"[\\|*`<>~$]|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[:])|&(?=#?\w+;)"
 )
-_LIVE = re.compile(r"://|www\.|mailto:|xmpp:|@\w|\w@", re.I)  # what GitHub makes a link of by itself
+_LIVE = re.compile(r"://|www\.|mailto:|xmpp:|@\w|\w@", re.I)  # GitHub makes links of these
 
 
 def markdown(sheet: Sheet) -> str:
+    """The table with its title, its remarks and what it is about."""
     parts = [escaped(sheet.title) + "." if sheet.title else "", pipes(sheet), *[escaped(r) for r in sheet.remarks]]
     return "\n\n".join(part for part in (*parts, escaped(sheet.about)) if part)
 
@@ -31,13 +32,13 @@ def pipes(sheet: Sheet) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text as Markdown shows it: no tag, no emphasis, no formula, and no link that can be followed."""
+    """Text that Markdown shows as it is: without tags, emphasis, formulas or links."""
     words = re.split(r"(\S+)", visible(text.replace("\n", " ")))
     return "".join(_code(word) if _LIVE.search(word) else _MARKS.sub(r"\\\g<0>", word) for word in words)
 
 
 def _code(word: str) -> str:
-    """A word in which nothing is alive: within backticks, more of them than it has itself."""
+    """A word as code: within one backtick more than its longest run of backticks."""
     longest = max((len(run) for run in re.findall("`+", word)), default=0)
     fence, space = "`" * (longest + 1), " " * (word[0] == "`" or word[-1] == "`")
     return f"{fence}{space}{word}{space}{fence}".replace("|", "\\|")  # a cell ends at a bar in code too

@@ -1,12 +1,12 @@
-"""Intervals for what the tables report: how far a figure could be from the one that endless prompts would give.
+"""95% intervals and paired tests for the tables: how far a figure may be from that of infinitely many prompts.
 
-The questions of one prompt are answered from one compressed cache and stand or fall together, so the prompt, not the
-question, is what was drawn at random. scipy supplies every distribution; here is only the glue.
+The questions of one prompt are answered from one compressed cache, so their errors are correlated. The unit is the
+prompt, not the question. All distributions are scipy's.
 
 Which interval where was measured (experiments/coverage.py). An accuracy has Korn and Graubard's: near 1, where the best
-runs are, few prompts show a wrong answer, and resampling cannot show what none did. All else, differences of two runs
-on the same prompts first, is bootstrapped by prompt, widened for few prompts; below `FEW` of them Student's t takes its
-place, since no resample of a handful goes beyond what that handful showed.
+runs are, few prompts have a wrong answer, and a bootstrap is too narrow. Means and differences of two runs on the same
+prompts are bootstrapped by prompt, with a wider interval for few prompts. Below `FEW` prompts Student's t is used: no
+resample of so few goes beyond their own values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,13 @@ from scipy import stats
 
 RESAMPLES = 1999
 FEW = 12  # prompts
-SAME = 1e-9  # 2/3 - 1/3 and 1 - 2/3 are the same difference
+SAME = 1e-9  # differences closer than this are equal: 2/3 - 1/3 and 1 - 2/3
 
 
 class Interval(NamedTuple):
-    """An estimate and the bounds of its confidence interval, all in the unit of what was estimated.
+    """An estimate and the bounds of its confidence interval, in the same unit.
 
-    Bounds of NaN: the data give an estimate and no interval.
+    Bounds of NaN: there is an estimate and no interval.
     """
 
     estimate: float
@@ -125,10 +125,9 @@ def mean_by_prompt(differences: Sequence[float], most: float = 1.0) -> Interval:
     most: no value is larger than this, with either sign; infinite where there is no such bound. Student's interval ends
     there.
 
-    Where all prompts differ by the same (as with one prompt, or a method that changes no answer) there is no interval.
-    Resampling would claim a width of zero. What could be claimed instead, that a prompt not seen may differ by all that
-    it has, answers another question than the intervals beside it, which go by how much prompts did differ: a method
-    that changed nothing would look less certain than one that changed a little. No prompt: NaN.
+    Where all values are equal (one prompt, or a method that changes no answer) there is no interval: resampling would
+    give a width of zero, and the bounds of `cautious` would make a method that changes nothing look less certain than
+    one that changes a little. No prompt: NaN.
 
     The interval of b - a is that of a - b with its sign turned, and no order of the prompts changes it: the bounds are
     the means of those of the sorted values and of those of the sorted values with their signs turned.
@@ -149,10 +148,10 @@ def mean_by_prompt(differences: Sequence[float], most: float = 1.0) -> Interval:
 
 
 def cautious(lost: Interval, prompts: int, most: float = 1.0) -> Interval:
-    """A mean of `mean_by_prompt` with bounds in any case, to decide by and not to show.
+    """A mean of `mean_by_prompt` with bounds in any case, for decisions and not for tables.
 
-    Where there is no interval these are the bounds of the share of prompts that could still differ otherwise,
-    1 - 0.05^(1/n) by Clopper & Pearson's one-sided bound, each by as much as it can.
+    Where there is no interval, a share of up to 1 - 0.05^(1/n) of all prompts may have any value (Clopper & Pearson's
+    one-sided bound), so the bounds let that share be as low or as high as `most` allows.
     """
     if not prompts or not np.isnan(lost.low):
         return lost

@@ -40,6 +40,7 @@ def write(frame: pd.DataFrame, folder: str | Path) -> list[Path]:
 
 
 def write_texts(folder: Path, texts: Mapping[str, str]) -> list[Path]:
+    """Write each text into a file of `folder`, each whole or not at all. -> the paths."""
     make_folder(folder)
     for name, text in texts.items():
         write_whole(folder / name, text)
@@ -47,6 +48,7 @@ def write_texts(folder: Path, texts: Mapping[str, str]) -> list[Path]:
 
 
 def as_latex(made: Sequence[Sheet]) -> str:
+    """A .tex file of these sheets. Its first line names the packages that it needs."""
     return "\n".join([NEEDS, *map(latex, made)])
 
 
@@ -59,7 +61,7 @@ def _markdown(frame: pd.DataFrame) -> str:
 
 
 def write_preset(runs: Sequence[Run], name: str, folder: Path) -> tuple[list[Sheet], list[Path]]:
-    """A table in the paper's layout, as <name>.csv, .md and .tex; -> its sheets and the paths."""
+    """Write a table in the paper's layout into `folder`, as <name>.csv, .md and .tex. -> its sheets and the paths."""
     made, cells = PRESETS[name](runs, of_runs(runs))
     text = "\n\n".join([f"# {name}", *map(markdown, made)]) + "\n"
     texts = {f"{name}.csv": as_csv(cells), f"{name}.md": text, f"{name}.tex": as_latex(made)}

@@ -18,7 +18,7 @@ from analysis.sheets import NOTES, NOTHING, STAR, Cells, Sheet, of_column, plain
 from analysis.speeds import remarks_on
 from scope.util.visible import visible
 
-NOTES_WIDTH = 28  # characters of terminal that notes are wrapped to where space is short
+NOTES_WIDTH = 28  # characters; notes wrap at this width where the terminal is narrow
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def make_view(frame: pd.DataFrame) -> View:
 
 
 def _keys(frame: pd.DataFrame) -> list[str]:
-    """The columns that tell the rows apart: as few as do, and at the least method and decoding."""
+    """The columns that tell the rows apart: method, decoding, and as few others as needed."""
     keys = [part for part in ("model", "task") if frame[part].nunique() > 1] + ["method", "decoding", *settings(frame)]
     for last_resort in ("budget", "experiment", "run"):
         if frame.duplicated(keys).any() and frame[last_resort].nunique() > 1:
@@ -189,7 +189,7 @@ def print_columns(
     keys, columns = (cells.map(partial(visible, keep="\n")) for cells in (keys, columns))
     for part in _fitting(columns, console.width - width(keys)):
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-        # Cropped or wrapped, half a number is a wrong number: beyond the console's width, the terminal breaks the line.
+        # Never crop or wrap a number: half of one is wrong. A line too long is left to the terminal to break.
         needed = width(keys) + width(part)
         table.width = needed if needed > console.width else None
         for column in (*keys, *part):
@@ -200,11 +200,11 @@ def print_columns(
         console.print(table, "", crop=False)
 
 
-def _fitting(columns: pd.DataFrame, room: int) -> Iterator[pd.DataFrame]:
-    """The columns in as few parts as are at most `room` characters wide each."""
+def _fitting(columns: pd.DataFrame, most: int) -> Iterator[pd.DataFrame]:
+    """The columns in as few parts as possible, each at most `most` characters wide."""
     part: list[str] = []
     for column in columns:
-        if part and width(columns[[*part, column]]) > room:
+        if part and width(columns[[*part, column]]) > most:
             yield columns[part]
             part = []
         part.append(column)
@@ -212,7 +212,7 @@ def _fitting(columns: pd.DataFrame, room: int) -> Iterator[pd.DataFrame]:
 
 
 def width(text: pd.DataFrame) -> int:
-    """Characters that the columns need, two more for each to keep it from the next."""
+    """The width of the columns in characters, with two spaces after each."""
     return sum(_column_width(column, text[column]) + 2 for column in text)
 
 
