@@ -166,7 +166,7 @@ class Column:
     def cells(self, context: Context) -> dict[str, Any]:
         """What this column is for one run, by the names of `names`. Ties, and what `across` gives, come later."""
         if self.scores is None:
-            found = self.value(context) if self.value else None
+            found: Any = self.value(context) if self.value else None
             return {self.name: found if self.factor == 1 else self.factor * found}
         estimate = (self.factor * bound for bound in self._interval(context))
         return dict(zip(self.names, (*estimate, *[False] * bool(self.best)), strict=True))

@@ -108,11 +108,9 @@ def of_column(frame: pd.DataFrame, column: Column) -> tuple[str, Cells]:
     """A column of a frame of `analysis.frame`: its heading in a table, and its cells."""
     if column.out_of:
         return column.heading, counts(frame[column.name], frame[column.out_of])
-    values, bounds, marks = frame[column.name], (), ()
-    if column.statistic is not None:
-        bounds = list(zip(frame[column.low], frame[column.high], strict=True))
-    if column.marked_by:
-        marks = [DAGGER * bool(reason) for reason in frame[column.marked_by]]
+    values = frame[column.name]
+    bounds = list(zip(frame[column.low], frame[column.high], strict=True)) if column.statistic else []
+    marks = [DAGGER * bool(reason) for reason in frame[column.marked_by]] if column.marked_by else []
     if column.unit == "MiB":
         unit, scale = bytes_unit(values)
         column, values = replace(column, unit=unit), values * scale

@@ -141,6 +141,17 @@ def test_the_frame_says_which_columns_it_has(sweep: Path) -> None:
     assert plain.equals(more[list(plain)])
 
 
+def test_the_column_of_the_readme_is_a_column(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[1] / "analysis" / "README.md").read_text()
+    given: dict[str, Any] = {}
+    exec(readme.partition("```python\n")[2].partition("```")[0], given)
+    write_run(tmp_path, "run", [sample(k) for k in range(3)])
+    frame = build(tmp_path, given["table"])
+    assert frame["mean_tokens"][0] == pytest.approx((200 + 210 + 220) / 3)
+    tables.write(frame, tmp_path / "out")
+    assert "length tokens [95% interval]" in (tmp_path / "out" / "table.md").read_text()
+
+
 def test_a_smaller_score_may_be_the_better_one() -> None:
     few, many = ({n: (value + n / 10, 1.0) for n in range(14)} for value in (0.1, 3.0))
     assert tied_with_best([many, few]) == [True, False]
