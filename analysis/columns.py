@@ -117,6 +117,10 @@ class Column:
         if len(given) != 1 or (self.scores is None) != (self.statistic is None):
             raise ValueError(f"column {self.name}: give one of value, scores and across; a statistic with scores alone")
 
+    def __deepcopy__(self, memo: object) -> "Column":
+        """Itself, since nothing in it changes: pandas copies what a frame carries at every step."""
+        return self
+
     @property
     def low(self) -> str:
         """The name of the column with the lower bound."""
