@@ -1,8 +1,8 @@
-"""The one home of colours and markers: a method or strategy looks the same in every figure and page."""
+"""Colours and markers. A method or strategy looks the same in every figure and page."""
 
 from zlib import crc32
 
-COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart, and greys for the controls
+COLOURS = {  # Okabe and Ito's palette, safe for colour-blind readers; greys for the control methods
     "slide": "#0072B2",
     "adaptive": "#56B4E9",
     "discontinuous": "#009E73",
@@ -16,7 +16,7 @@ COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart, and greys
     "random": "#BFBFBF",
     "full": "#882255",
     "none": "#882255",
-    # So many cannot all be told apart by everyone: Tol's, and what is left between them.
+    # No palette keeps so many colours apart for every reader. These are Tol's, and some in between.
     "accumulated_h2o": "#661100",
     "keydiff": "#DDCC77",
     "knorm": "#6699CC",
@@ -46,13 +46,17 @@ MARKERS = {
     "streamingllm": "D",
     "tova": "h",
 }
-OTHER = "8"  # of a method that is not listed
+OTHER = "8"  # the marker of a method that is not listed
 
 
 def colour(name: str) -> str:
-    """The colour of a prefill method or decoding strategy; a name that is not listed always gets the same one too."""
+    """The colour of a prefill method or decoding strategy, as #rrggbb.
+
+    A name that is not listed gets one of `FURTHER`, always the same.
+    """
     return COLOURS.get(name) or FURTHER[crc32(name.encode()) % len(FURTHER)]
 
 
 def marker(method: str) -> str:
+    """The marker of a prefill method, as matplotlib names it."""
     return MARKERS.get(method, OTHER)

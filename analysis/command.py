@@ -1,4 +1,4 @@
-"""What the commands of this package share: folders of records in, one place out, and in one line what is wrong."""
+"""What the commands of this package share: reading folders of records, one place for output, one-line errors."""
 
 import argparse
 import sys
@@ -24,12 +24,15 @@ def command(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     extra: str = "",
 ) -> int:
-    """Read the runs of the folders given and have `work` done with them; -> 0, or with one line on stderr 2 or 1.
+    """Read the runs of the folders on the command line and call `work` with them. Returns the exit code.
 
-    2: nothing was made of them; 1: what was made of them could not be written.
+    0: done. 2: nothing was made. 1: the output could not be written. With 2 and 1, stderr has one line that says why.
 
-    work: given the runs, where the output goes, and all options. place: where that is by default, in the one FOLDER.
-    options: further ones, with what argparse has to know of each. extra: what brings the packages that work needs.
+    name: of the module, `tables` for `python -m analysis.tables`. about: its help text; the first line is shown. place:
+    the file or folder inside the one FOLDER that output goes to by default. work: called with the runs, the place of
+    the output, and all options. arguments: the command line, by default that of the process. options: further options,
+    each with the settings of argparse. extra: the optional dependencies of this project that `work` needs, for the
+    message where they are missing.
     """
     parser = argparse.ArgumentParser(prog=f"python -m analysis.{name}", description=about.split("\n")[0])
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a sweep: outputs/<experiment>")
@@ -39,7 +42,7 @@ def command(
         parser.add_argument(flag, **settings)
     given = parser.parse_args(arguments)
     if given.out is None and len(given.folders) > 1:
-        parser.error("several folders: say with --out where what comes of them goes")
+        parser.error("several folders need --out: the place to write to")
     print_anything()
     try:
         with before_it_runs():

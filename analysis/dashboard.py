@@ -1,4 +1,4 @@
-"""A Weights & Biases workspace for sweeps, and a W&B run with their tables and figures; offline unless told otherwise.
+"""A Weights & Biases workspace for sweeps, and a W&B run with their tables and figures. Offline by default.
 
 python -m analysis.dashboard outputs/demo
 python -m analysis.dashboard outputs/demo --online --entity me [--url https://wandb.ai/me/scope?nw=...]
@@ -14,9 +14,10 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.columns import Column, columns_for, missing
 from analysis.command import command
 from analysis.figures import draw_all
-from analysis.frame import of_runs
+from analysis.frame import columns_of, of_runs
 from analysis.records import Run
 from analysis.report import page
 from analysis.tables import write
@@ -25,74 +26,87 @@ from scope.util.files import make_folder, write_whole
 from scope.util.secrets import redact
 
 NAME = "SCOPE"
-TABLE, SAMPLES = "runs", "samples"  # the first is logged here, the second by each run
-METHOD, DECODING = "method._target_", "decoding._target_"  # where a run's configuration in W&B has them
+TABLE, SAMPLES = "runs", "samples"  # tables in W&B: the first is logged here, the second by each run
+METHOD, DECODING = "method._target_", "decoding._target_"  # keys of a run's configuration in W&B
 FIGURE = "figures/"
 
 
-def workspace(entity: str, project: str, figures: Sequence[str], artifact: str) -> Any:
-    """The dashboard as wandb-workspaces has it. figures: names of those in the W&B run that `log` makes."""
-    import wandb_workspaces.reports.v2 as wr
+def workspace(
+    entity: str, project: str, figures: Sequence[str], artifact: str, columns: Sequence[Column] | None = None
+) -> Any:
+    """The dashboard as wandb-workspaces has it.
+
+    figures: names of those in the W&B run that `log` makes. artifact: the name of that run's files. columns: those with
+    `tracked` have panels; by default the table of columns without any runs.
+    """
     import wandb_workspaces.workspaces as ws
 
-    def bars(title: str, metric: str) -> Any:
-        groups = {"groupby": wr.Config(METHOD), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
-        return wr.BarPlot(title=title, metrics=[wr.SummaryMetric(metric)], **groups)
-
+    tracked = [column for column in (columns or columns_for([])) if column.tracked]
     sections = [
-        ws.Section(
-            "Accuracy against cost",
-            is_open=True,
-            panels=[
-                wr.ScatterPlot(
-                    "Accuracy over bytes, as a share of a full cache's for the same texts",
-                    x=_summary("cache_share"),
-                    y=_summary("accuracy"),
-                ),
-                wr.ScatterPlot(
-                    "Tokens/s over bytes, as a share of a full cache's for the same texts",
-                    x=_summary("cache_share"),
-                    y=_summary("tokens_per_second"),
-                ),
-                bars("Accuracy by prefill method", "accuracy"),
-                bars("Questions without an answer", "missing"),
-                bars("Tokens/s", "tokens_per_second"),
-                bars("Bytes, as a share of a full cache's for the same texts", "cache_share"),
-            ],
-        ),
-        ws.Section(
-            "Tables, with 95% intervals",
-            is_open=True,
-            panels=[wr.WeavePanelSummaryTable(table_name=name) for name in (TABLE, SAMPLES)],
-        ),
-        ws.Section(
-            "Figures and files",
-            panels=[
-                *[wr.MediaBrowser(title=name, media_keys=[f"{FIGURE}{name}"]) for name in figures],
-                wr.WeavePanelArtifact(artifact=artifact, tab="files"),
-            ],
-        ),
-        ws.Section(
-            "While runs go on",
-            panels=[
-                wr.LinePlot("Accuracy so far", x="Step", y=["accuracy"]),
-                wr.LinePlot("Tokens/s of an answer", x="Step", y=["sample_tokens_per_second"]),
-            ],
-        ),
-        ws.Section("Settings that differ", panels=[wr.RunComparer(diff_only="split")]),
+        ws.Section("Accuracy against cost", is_open=True, panels=_summaries(tracked)),
+        ws.Section("Tables, with 95% intervals", is_open=True, panels=_tables()),
+        ws.Section("Figures and files", panels=_files(figures, artifact)),
+        ws.Section("While runs go on", panels=_progress()),
+        ws.Section("Settings that differ", panels=_differences()),
     ]
     by = ws.RunsetSettings(groupby=[ws.Config(METHOD), ws.Config(DECODING)])
     return ws.Workspace(entity, project, NAME, sections, runset_settings=by, auto_generate_panels=False)
 
 
-def _summary(name: str) -> Any:
-    from wandb_workspaces.reports.v2 import SummaryMetric
+def _summaries(tracked: Sequence[Column]) -> list[Any]:
+    """What W&B knows of each run: scores and speeds over the bytes of the cache, and bars of each by method."""
+    import wandb_workspaces.reports.v2 as wr
 
-    return SummaryMetric(name)
+    share = next(column for column in tracked if column.name == "cache_percent")
+    of_full = "as a share of a full cache's for the same texts"  # a single run knows no other run
+
+    def title(column: Column) -> str:
+        return f"Bytes, {of_full}" if column is share else column.title.capitalize()
+
+    def bars(column: Column) -> Any:
+        groups = {"groupby": wr.Config(METHOD), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
+        metrics = [wr.SummaryMetric(column.tracked)]
+        return wr.BarPlot(title=f"{title(column)}, by prefill method", metrics=metrics, **groups)
+
+    def over_bytes(column: Column) -> Any:
+        x, y = wr.SummaryMetric(share.tracked), wr.SummaryMetric(column.tracked)
+        return wr.ScatterPlot(title=f"{title(column)} over bytes, {of_full}", x=x, y=y)
+
+    over = [column for column in tracked if column.name not in (share.name, missing().name)]
+    return [*map(over_bytes, over), *map(bars, tracked)]
+
+
+def _tables() -> list[Any]:
+    import wandb_workspaces.reports.v2 as wr
+
+    return [wr.WeavePanelSummaryTable(table_name=name) for name in (TABLE, SAMPLES)]
+
+
+def _files(figures: Sequence[str], artifact: str) -> list[Any]:
+    import wandb_workspaces.reports.v2 as wr
+
+    shown = [wr.MediaBrowser(title=name, media_keys=[f"{FIGURE}{name}"]) for name in figures]
+    return [*shown, wr.WeavePanelArtifact(artifact=artifact, tab="files")]
+
+
+def _progress() -> list[Any]:
+    import wandb_workspaces.reports.v2 as wr
+
+    lines = {"Accuracy so far": "accuracy", "Tokens/s of an answer": "sample_tokens_per_second"}
+    return [wr.LinePlot(title, x="Step", y=[metric]) for title, metric in lines.items()]
+
+
+def _differences() -> list[Any]:
+    import wandb_workspaces.reports.v2 as wr
+
+    return [wr.RunComparer(diff_only="split")]
 
 
 def log(runs: Sequence[Run], frame: pd.DataFrame, folder: Path, given: Namespace, figures: Sequence[str]) -> str:
-    """One W&B run with the table of runs, the figures, and all files as an artifact; -> the artifact's name."""
+    """Write one W&B run with the table of runs, the figures, and all files of `folder` as an artifact.
+
+    figures: names of .png files in `folder`. given: the options of the command line. -> the artifact's name.
+    """
     import wandb
 
     name = f"{runs[0].experiment}-analysis"
@@ -118,7 +132,7 @@ def log(runs: Sequence[Run], frame: pd.DataFrame, folder: Path, given: Namespace
 
 
 def spec(made: Any) -> str:
-    """What saving a workspace sends, as JSON."""
+    """What W&B is sent to save a workspace, as JSON."""
     return json.dumps(made._to_model().model_dump(mode="json", by_alias=True, exclude_none=True), indent=2) + "\n"
 
 
@@ -134,13 +148,13 @@ def _work(runs: list[Run], out: Path, given: Namespace) -> None:
     write_whole(out / "report.html", page(runs, frame))
     figures = list(draw_all(runs, out))
     artifact = log(runs, frame, out, given, figures)
-    made = workspace(given.entity or "ENTITY", given.project, figures, artifact)
+    made = workspace(given.entity or "ENTITY", given.project, figures, artifact, columns_of(frame))
     write_whole(out / "workspace.json", spec(made))
     if not given.online:
-        print(f"offline, nothing was sent: {out / 'workspace.json'} is what --online would send")
+        print(f"offline, nothing was sent: --online would send {out / 'workspace.json'}")
         print(f"tables and figures: wandb sync {out}/wandb/offline-run-*")
         return
-    if given.url:  # what is there is kept, but for its sections
+    if given.url:  # of the workspace that is there, only the sections and the grouping change
         there = ws.Workspace.from_url(given.url)
         there.sections, there.runset_settings = made.sections, made.runset_settings
         made = there
@@ -155,8 +169,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options: dict[str, dict[str, Any]] = {
         "--project": {"default": "scope", "help": "the W&B project of the runs (default: scope)"},
         "--entity": {"help": "the W&B user or team"},
-        "--online": {"action": "store_true", "help": "send it; without, it is written only"},
-        "--url": {"help": "a workspace to bring up to date instead of making one"},
+        "--online": {"action": "store_true", "help": "send it to W&B; without this it is only written"},
+        "--url": {"help": "update this workspace instead of making a new one"},
     }
     return command("dashboard", __doc__, "dashboard", _work, arguments, options, extra="dashboard,figures")
 

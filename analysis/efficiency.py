@@ -1,6 +1,6 @@
 """The paper's table 3: memory and tokens/s, as measured and as a share of the uncompressed run's.
 
-Machines, lengths and batches differ from the paper's, so only the shares are held against the published ones.
+Machines, lengths and batches differ from the paper's. So only the shares are compared with the published ones.
 """
 
 import re
@@ -9,19 +9,27 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.frame import OWN_TEXTS, batches, ordered, settings
-from analysis.layouts import extra
+from analysis.columns import OWN_TEXTS
+from analysis.contexts import ordered
+from analysis.entries import extra
+from analysis.frame import settings
 from analysis.published import published
 from analysis.records import Run
-from analysis.sheets import NOTHING, STAR, Sheet, bytes_unit, number, signed, speed
-from analysis.speeds import SPEED_COLUMNS, marks, remarks_on
+from analysis.sheets import NOTHING, STAR, Cells, Sheet, bytes_unit, counts
+from analysis.speeds import DAGGER, SPEED_COLUMNS, batches, remarks_on
 
-MODELS = ("llama3.1_8b", "mistral_7b_v0.3")  # the paper's; one token's keys and values have equal bytes in both
+MODELS = (
+    "llama3.1_8b",
+    "mistral_7b_v0.3",
+)  # of the paper's table; their tokens take equal bytes
 UNKNOWN = float("nan")
 
 
 def efficiency(runs: Sequence[Run], frame: pd.DataFrame) -> tuple[list[Sheet], pd.DataFrame]:
-    """-> a sheet for each model and task, and all figures, tidy. frame: that of the same runs."""
+    """The table from runs, and `frame`, which `analysis.frame.of_runs` made of them.
+
+    -> a sheet for each model and task, and all figures as a frame of one row per run.
+    """
     lines = [_line(figures, run, settings(frame)) for figures, run in _rows(frame, runs)]
     tidy = pd.DataFrame(lines)
     blocks = [block.copy() for _, block in tidy.groupby(["model", "task"], sort=False)]
@@ -37,7 +45,7 @@ def _rows(frame: pd.DataFrame, runs: Sequence[Run]) -> list[tuple[dict[str, Any]
 
 
 def _line(figures: Mapping[str, Any], run: Run, telling: Sequence[str]) -> dict[str, Any]:
-    made = [(count, count * mean / 2**20) for _, count, _, mean in batches(run.samples)]
+    made = [(batch.rows, batch.rows * batch.cache_bytes / 2**20) for batch in batches(run.samples)]
     return {
         **{key: figures[key] for key in ("model", "task", "method", "decoding")},
         "setting": extra(figures, telling),
@@ -69,29 +77,16 @@ def _published(model: str, method: str, decoding: str) -> dict[str, float]:
 def _sheet(found: pd.DataFrame) -> Sheet:
     model, task = found.loc[0, ["model", "task"]]
     whole = found["prompts"] >= found["planned_prompts"]
-    unit, scale = bytes_unit(found["cache_mib"])
     keys = {"method": list(found["method"]), "decoding": list(found["decoding"])}
     if any(found["setting"]):
         keys["setting"] = [setting or NOTHING for setting in found["setting"]]
     papers = bool(found["published_gib"].notna().any())
-    columns = {
-        "prompts": [f"{p}" if p >= n else f"{p} of {n}" for p, n in found[["prompts", "planned_prompts"]].to_numpy()],
-        "batch": [str(count) for count in found["batch_rows"]],
-        "slots": [number(value, 0) for value in found["slots"]],
-        f"cache, {unit}\nsequence": [number(value * scale, 2) for value in found["cache_mib"]],
-        f"cache, {unit}\nlargest batch": [number(value * scale, 2) for value in found["batch_mib"]],
-        **_beside("cache, % of full", found["cache_percent"], found["published_cache_percent"], papers),
-        "tokens/s\nours": [
-            f"{speed(v, mark)}{STAR * (not w and v == v)}"
-            for v, mark, w in zip(found["tokens_per_second"], marks(found), whole, strict=True)
-        ],
-        **_beside("tokens/s, % of full", found["speed_percent"], found["published_speed_percent"], papers),
-    }
+    columns = _figures(found, papers)
     about = ["Cache: bytes of keys and values, the most at once. Tokens/s: of a batch, while decoding."]
     if papers:
-        columns["published\nGiB"] = [number(value) for value in found["published_gib"]]
-        columns["published\ntokens/s"] = [number(value, 2) for value in found["published_tokens_per_second"]]
-        about.append("publ.: RTX 3090, batch 8, eager attention. diff.: ours less that, in points.")
+        about.append(
+            "publ.: RTX 3090, batch 8, eager attention. diff.: ours minus the published one, in percentage points."
+        )
     remarks = []
     own = found["cache_percent_of"] == OWN_TEXTS
     if own.any():
@@ -107,14 +102,35 @@ def _sheet(found: pd.DataFrame) -> Sheet:
         " ".join(about),
         "tab:" + re.sub(r"[^a-z0-9]+", "-", f"as-table-3-{model}-{task}".lower()),
         pd.DataFrame(keys),
-        pd.DataFrame(columns),
+        columns,
         remarks=(*remarks, *remarks_on(found)),
     )
 
 
-def _beside(heading: str, ours: "pd.Series[float]", theirs: "pd.Series[float]", papers: bool) -> dict[str, list[str]]:
-    found = {f"{heading}\nours": [number(value) for value in ours]}
+def _figures(found: pd.DataFrame, papers: bool) -> dict[str, Cells]:
+    """The columns of figures. papers: whether the paper has any of these rows."""
+    whole = found["prompts"] >= found["planned_prompts"]
+    unit, scale = bytes_unit(found["cache_mib"])
+    marks = [DAGGER * bool(reason) + STAR * (not w) for reason, w in zip(found["speed_differs"], whole, strict=True)]
+    columns = {
+        "prompts": counts(found["prompts"], found["planned_prompts"]),
+        "batch": Cells(list(found["batch_rows"]), 0),
+        "slots": Cells(list(found["slots"]), 0),
+        f"cache, {unit}\nsequence": Cells(list(found["cache_mib"] * scale), 2),
+        f"cache, {unit}\nlargest batch": Cells(list(found["batch_mib"] * scale), 2),
+        **_beside("cache, % of full", found["cache_percent"], found["published_cache_percent"], papers),
+        "tokens/s\nours": Cells(list(found["tokens_per_second"]), "significant", marks=marks),
+        **_beside("tokens/s, % of full", found["speed_percent"], found["published_speed_percent"], papers),
+    }
     if papers:
-        found[f"{heading}\npubl."] = [number(value) for value in theirs]
-        found[f"{heading}\ndiff."] = [signed(a - b) for a, b in zip(ours, theirs, strict=True)]
+        columns["published\nGiB"] = Cells(list(found["published_gib"]))
+        columns["published\ntokens/s"] = Cells(list(found["published_tokens_per_second"]), 2)
+    return columns
+
+
+def _beside(heading: str, ours: "pd.Series[float]", theirs: "pd.Series[float]", papers: bool) -> dict[str, Cells]:
+    found = {f"{heading}\nours": Cells(list(ours))}
+    if papers:
+        found[f"{heading}\npubl."] = Cells(list(theirs))
+        found[f"{heading}\ndiff."] = Cells([a - b for a, b in zip(ours, theirs, strict=True)], signed=True)
     return found

@@ -1,4 +1,4 @@
-"""Figures of one or several sweeps as PNG and PDF, from records alone.
+"""Figures of one or several sweeps as PNG and PDF, from their records.
 
 python -m analysis.figures outputs/demo
 """
@@ -15,35 +15,43 @@ import numpy as np
 import pandas as pd
 
 from analysis.colours import colour, marker
+from analysis.columns import Column, Place, accuracy, named
 from analysis.command import command
-from analysis.frame import asked, batches, of_runs, ordered, score_columns, scored, settings_of
+from analysis.contexts import ordered
+from analysis.frame import asked, columns_in, columns_of, of_runs
 from analysis.panels import NothingToShowError, dress, panels
 from analysis.records import Run, Sample
+from analysis.settings import settings_of
+from analysis.sheets import bytes_unit
+from analysis.speeds import batches
 from analysis.statistics import clustered_proportion
 from analysis.traces import figures as trace_figures
-from scope.scoring import PRIMARY, STANDARD
 from scope.util.files import make_folder
 
 KINDS = ("png", "pdf")
-BINS = 8  # of question positions: fewer questions a point, wider bands
+BINS = 8  # groups of question positions; with more groups each point has fewer questions and a wider band
 
 
-def frontier(runs: Sequence[Run], frame: pd.DataFrame, scorer: str = PRIMARY) -> Any:
-    """Accuracy against bytes of one sequence's cache, with 95% intervals; the line joins what no run dominates."""
-    percent, *bounds = score_columns(scorer)[:3]
-    known = frame.dropna(subset=[percent, "cache_mib"])
+def frontier(runs: Sequence[Run], frame: pd.DataFrame, score: Column | None = None) -> Any:
+    """Accuracy against bytes of one sequence's cache, with 95% intervals; the line joins the runs that no other beats.
+
+    score: the column to show in place of the accuracy.
+    """
+    score = score or accuracy()
+    cache = named(columns_of(frame))["cache_mib"]
+    known = frame.dropna(subset=[score.name, cache.name])
     if known.empty:
         raise NothingToShowError("no run has answers and an account of bytes")
     asked_by_row = pd.Series([", ".join(names) for names in asked(frame)], index=frame.index)
     blocks = list(known.groupby(asked_by_row[known.index], sort=False))
     figure, axes = panels(len(blocks), (5.2, 3.8))
     for axis, (title, block) in zip(axes, blocks, strict=True):
-        unit, scale = ("KiB", 1024) if block["cache_mib"].max() < 1 else ("MiB", 1)
+        unit, scale = bytes_unit(block[cache.name])
         for row in block.to_dict("records"):
-            estimate, low, high = (row[column] for column in (percent, *bounds))
+            estimate, low, high = (row[name] for name in (score.name, score.low, score.high))
             partial = row["prompts"] < row["planned_prompts"]
             axis.errorbar(
-                row["cache_mib"] * scale,
+                row[cache.name] * scale,
                 estimate,
                 yerr=[[estimate - low], [high - estimate]],
                 fmt=marker(row["method"]),
@@ -52,10 +60,10 @@ def frontier(runs: Sequence[Run], frame: pd.DataFrame, scorer: str = PRIMARY) ->
                 ms=6,
                 elinewidth=0.9,
             )
-        best = pareto(list(zip(block["cache_mib"] * scale, block[percent], strict=True)))
-        axis.plot(*zip(*best, strict=True), color="#666666", lw=0.9, ls="--", zorder=0)
-        right = "answers right, %" if scorer == PRIMARY else f"answers right by {scorer}, %"
-        dress(axis, title, f"cache of one sequence, {unit}", right)
+        sign = 1 if score.larger_is_better else -1
+        best = pareto([(x * scale, sign * y) for x, y in zip(block[cache.name], block[score.name], strict=True)])
+        axis.plot([x for x, _ in best], [sign * y for _, y in best], color="#666666", lw=0.9, ls="--", zorder=0)
+        dress(axis, title, f"{cache.title} of one sequence, {unit}", score.one_line)
         axis.set_xlim(left=0)
         open_marks = (block["prompts"] < block["planned_prompts"]).any()
         _legend(axis, block["method"], block["decoding"], ["open mark: partial run"] * bool(open_marks))
@@ -63,7 +71,7 @@ def frontier(runs: Sequence[Run], frame: pd.DataFrame, scorer: str = PRIMARY) ->
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of (cost, worth), those that no other beats in worth at the same or less cost, cheapest first."""
+    """Of pairs (cost, worth) those that no other beats in worth at the same or less cost, cheapest first."""
     best: list[tuple[float, float]] = []
     for cost, worth in sorted(points, key=lambda point: (point[0], -point[1])):
         if not best or worth > best[-1][1]:
@@ -91,7 +99,10 @@ def position(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
 
 
 def by_position(samples: Sequence[Sample]) -> tuple[list[float], list[float], list[float], list[float]]:
-    """-> mean place (from 1) of each of at most BINS groups of places, accuracy and its 95% bounds in percent."""
+    """Accuracy by a question's place in its prompt, over at most `BINS` groups of places.
+
+    -> for each group its mean place (from 1), the accuracy and its 95% bounds in percent.
+    """
     most = max(len(s.correct) for s in samples)
     rows: list[list[float]] = []
     for places in np.array_split(np.arange(most), min(BINS, most)):
@@ -116,11 +127,11 @@ def prefill_share(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
         for method, same in methods.items():
             points = sorted((prompt_share(run.samples), *_accuracy(run.samples)) for run in same)
             x, y, low, high = (np.array(column) for column in zip(*points, strict=True))
-            if method in crowd:  # set apart: intervals at one budget would hide each other
+            if method in crowd:  # moved apart: intervals at one budget would hide each other
                 x = x + 1.5 * (crowd.index(method) - (len(crowd) - 1) / 2)
             style = {"color": colour(method), "marker": marker(method), "label": method, "ms": 5, "lw": 1.1}
             axis.errorbar(x, y, yerr=[y - low, high - y], elinewidth=0.9, **style)
-        dress(axis, _title(names, groups), "prompt slots kept, % (budgets alike set apart)", "answers right, %")
+        dress(axis, _title(names, groups), "prompt slots kept, % (equal budgets moved apart)", "answers right, %")
         axis.set_xlim(0, 107)
         axis.legend(fontsize=6, framealpha=0.8, loc="lower left")
     return figure
@@ -150,7 +161,7 @@ def decode_budget(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
 
 
 def prompt_share(samples: Sequence[Sample]) -> float:
-    """Slots that the prefill left, in percent of those of transformers' own cache."""
+    """Slots that the prefill left, in percent of the slots of transformers' own cache."""
     own = sum(s.prefill_full for s in samples)
     return 100 * (1 - sum(s.prefill_evicted for s in samples) / own)
 
@@ -202,7 +213,7 @@ def save(figure: Any, folder: Path, name: str) -> list[Path]:
 
 
 def _legend(axis: Any, methods: Iterable[str], decodings: Iterable[str], notes: Sequence[str] = ()) -> None:
-    """Colour is the strategy and shape the method, so that m + n entries tell m x n runs apart."""
+    """A legend beside the panel: colours for strategies, shapes for methods."""
     from matplotlib.lines import Line2D
 
     entries = [Line2D([], [], color=colour(d), lw=4, label=f"decoding {d}") for d in dict.fromkeys(decodings)]
@@ -213,7 +224,7 @@ def _legend(axis: Any, methods: Iterable[str], decodings: Iterable[str], notes: 
 
 
 def _asked(runs: Sequence[Run], frame: pd.DataFrame) -> dict[Path, tuple[str, str]]:
-    """By a run's folder what it was asked: what only runs that were asked the same may share, a panel."""
+    """For each run, by its folder, its model and task in words. Only runs where these agree share a panel."""
     return {run.folder: names for run, names in zip(ordered(runs), asked(frame), strict=True)}
 
 
@@ -225,7 +236,7 @@ def _grouped(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[
 
 
 def _told_apart(runs: Sequence[Run]) -> list[tuple[Run, str]]:
-    """Runs of one strategy have one colour; another budget or seed gets another kind of line."""
+    """Runs with a kind of line each: those of one strategy share a colour, so their lines differ."""
     kinds = ("-", "--", ":", "-.")
     same = _grouped(runs, lambda run: run.labels["decoding"])
     return [(run, kinds[same[run.labels["decoding"]].index(run) % len(kinds)]) for run in runs]
@@ -239,7 +250,7 @@ def _name(run: Run, beside: Sequence[Run]) -> str:
 
 
 def _title(names: tuple[str, ...], groups: Iterable[tuple[str, ...]]) -> str:
-    """Of the names of a panel, those that tell it from the others; its last in any case."""
+    """The title of a panel: the names that tell it from the others, or else its last name."""
     columns = list(zip(*groups, strict=True))
     return ", ".join(n for n, column in zip(names, columns, strict=True) if len(set(column)) > 1) or names[-1]
 
@@ -254,17 +265,21 @@ def _named(name: str, draw: Callable[..., Any], runs: Sequence[Run], frame: pd.D
 
 
 def draw_all(runs: Sequence[Run], folder: Path) -> dict[str, str]:
-    """Write every figure the records allow, and print why the others are not there; -> what each shows, by its name."""
+    """Write every figure that the records allow into `folder`, and print why the others are not drawn.
+
+    -> what each figure shows, in a sentence, by the name of its file.
+    """
     from matplotlib import rc_context
 
     frame, drawn = of_runs(runs), {}
     drawers = {name: (draw, partial(_named, name, draw, runs, frame)) for name, draw in FIGURES.items()}
-    for scorer in scored(frame)[len(STANDARD) :]:  # the paper's scorer has the paper's tables
-        name, draw = f"frontier_{scorer}", partial(frontier, scorer=scorer)
-        drawers[name] = frontier, partial(_named, name, draw, runs, frame)
+    for score in columns_in(frame, Place.FRONTIER):
+        if score.name != accuracy().name:  # which has the figure called frontier
+            name = f"frontier_{score.title}"
+            drawers[name] = frontier, partial(_named, name, partial(frontier, score=score), runs, frame)
     for name, (shows, draw) in {**drawers, **trace_figures(runs)}.items():
         try:
-            with rc_context({"text.parse_math": False}):  # a dollar in a label begins no formula
+            with rc_context({"text.parse_math": False}):  # a dollar sign in a label starts no formula
                 for file, figure in draw().items():
                     save(figure, folder, file)
                     drawn[file] = str(shows.__doc__).partition("\n")[0]

@@ -1,24 +1,27 @@
-"""A sheet as a LaTeX table: booktabs' rules, figures aligned at their points by siunitx, through pandas' Styler."""
+"""A sheet as a LaTeX table: booktabs' rules, figures aligned at their points by siunitx.
+
+The form of the table is in `table.tex.jinja`; here are the cells, the widths and the escapes.
+"""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib import resources
+from itertools import groupby
 
-import numpy as np
-import pandas as pd
+import jinja2
 
-from analysis.sheets import DAGGER, NOTHING, STAR, Sheet
+from analysis.sheets import NOTES, NOTHING, STAR, Cells, Sheet
+from analysis.speeds import DAGGER
 from scope.util.visible import visible
 
 NEEDS = "% needs \\usepackage{booktabs,siunitx,graphicx}"
-_FIGURE = re.compile(rf"[+-]?\d+(\.\d+)?[{STAR}{DAGGER}]*", re.ASCII)
-_MARKS = {STAR: "{*}", DAGGER: r"{\textsuperscript{\textdagger}}"}  # siunitx is told by braces that it is no figure
-_WITH_INTERVAL = re.compile(rf"([+-]?\d+(?:\.\d+)?[{STAR}{DAGGER}]*) (\[[-+\d., ]+\])", re.ASCII)
-_WIDE = 12  # columns, or
-_LONG = 24  # rows, from which on a table is set in smaller type
+_MARKS = {STAR: "{*}", DAGGER: r"{\textsuperscript{\textdagger}}"}  # braces tell siunitx that a mark is no figure
+_WIDE = 12  # columns; from here on the type is smaller
+_LONG = 24  # rows; the same
 _PAGE = 45  # rows of a table at most; more make further tables
 
-_SHRUNK = "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%"  # only where it is too wide
 _ESCAPES = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -34,10 +37,10 @@ _ESCAPES = str.maketrans(
 
 
 def escaped(text: str) -> str:
-    """Text as LaTeX prints it; safe at the start of a row too."""
+    """Text as LaTeX prints it. It is safe at the start of a row too."""
     plain = visible(text, keep="\n").translate(_ESCAPES)
     found = re.sub(r"(?<![\w-])-(?=\d)", "$-$", plain)  # a hyphen is no minus sign
-    return "{}" + found if text[:1] in ("[", "*") else found  # after \\ these would be its arguments
+    return "{}" + found if text[:1] in ("[", "*") else found  # after \\ LaTeX would take these as its arguments
 
 
 @dataclass(frozen=True)
@@ -47,85 +50,89 @@ class _Column:
     heading: tuple[str, str]
     alignment: str
     cells: list[str]
-    bold: Sequence[bool]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row's cells; `block`: the heading to set above it, empty where it goes on with the block of the row before."""
+
+    cells: list[str]
+    block: str
 
 
 def latex(sheet: Sheet) -> str:
-    """A `table`, or several of a long sheet, with what siunitx has to know set inside of each."""
+    """A `table` that needs the packages of `NEEDS`; of a long sheet several, each with a part of the rows."""
     count = -(-len(sheet.keys) // _PAGE)
-    return "\n".join(_table(part) for part in (_part(sheet, n, count) for n in range(count)))
-
-
-def _part(sheet: Sheet, n: int, count: int) -> Sheet:
-    rows = slice(n * _PAGE, (n + 1) * _PAGE)
-    return (
-        sheet
-        if count == 1
-        else replace(
-            sheet,
-            title=f"{sheet.title}, part {n + 1} of {count}",
-            label=f"{sheet.label}-{n + 1}",
-            keys=sheet.keys[rows].reset_index(drop=True),
-            columns=sheet.columns[rows].reset_index(drop=True),
-            best={heading: list(bold)[rows] for heading, bold in sheet.best.items()},
-        )
-    )
+    if count == 1:
+        return _table(sheet)
+    parts = []
+    for n in range(count):
+        part = sheet.part(slice(n * _PAGE, (n + 1) * _PAGE))
+        title, label = f"{sheet.title}, part {n + 1} of {count}", f"{sheet.label}-{n + 1}"
+        parts.append(_table(replace(part, title=title, label=label)))
+    return "\n".join(parts)
 
 
 def _table(sheet: Sheet) -> str:
     keys = list(sheet.keys)[sheet.blocked :]
-    none = [False] * len(sheet.keys)
-    columns = [_Column(("", escaped(key)), "l", [escaped(cell) for cell in sheet.keys[key]], none) for key in keys]
-    for name in sheet.columns:
-        columns += _typeset(name, list(sheet.columns[name]), sheet.best.get(name, none))
-    body = pd.DataFrame({position: column.cells for position, column in enumerate(columns)})
-    bold = [["bfseries:" if column.bold[row] else "" for column in columns] for row in range(len(body))]
-    body.columns = pd.MultiIndex.from_tuples([column.heading for column in columns])
-    styler = body.style.hide(axis="index").apply(lambda _: np.array(bold, dtype=object).reshape(body.shape), axis=None)
-    size = "scriptsize" if len(columns) >= _WIDE or len(body) >= _LONG else "small"
-    styler = styler.set_table_styles(
-        [
-            {"selector": size, "props": ":{};"},
-            {"selector": "setlength", "props": ":{\\tabcolsep}{3pt};"},
-            {"selector": "sisetup", "props": ":{detect-weight=true, mode=text, retain-explicit-plus=true};"},
-        ]
-    )
-    text = styler.to_latex(
-        column_format="".join(column.alignment for column in columns),
-        position="htbp",
-        position_float="centering",
-        hrules=True,
-        siunitx=True,
-        multicol_align="c",
+    columns = [_Column(("", escaped(key)), "l", [escaped(cell) for cell in sheet.keys[key]]) for key in keys]
+    for heading, cells in sheet.columns.items():
+        columns += _typeset(heading, cells)
+    blocks = list(sheet.keys.iloc[:, 0]) if sheet.blocked else [""] * len(sheet.keys)
+    begins = [n == 0 or block != blocks[n - 1] for n, block in enumerate(blocks)]
+    rows = [_Row([column.cells[n] for column in columns], escaped(block) * begins[n]) for n, block in enumerate(blocks)]
+    small = len(columns) >= _WIDE or len(rows) >= _LONG
+    return _template().render(
         caption=escaped(f"{sheet.title}. {sheet.about}".strip()),
         label=sheet.label,
+        size="scriptsize" if small else "small",
+        columns=columns,
+        head=_head([column.heading for column in columns]),
+        rules=_rules([column.heading[0] for column in columns]),
+        rows=rows,
+        remarks=[escaped(remark) for remark in sheet.remarks],
     )
-    return _finished(str(text), columns, list(sheet.keys.iloc[:, 0]) if sheet.blocked else [], sheet.remarks)
 
 
-def _typeset(name: str, cells: list[str], bold: Sequence[bool]) -> list[_Column]:
-    """Figures in a column of siunitx's, an interval behind them in one of its own; anything else as text."""
-    above, _, below = name.partition("\n") if "\n" in name else ("", "", name)
-    filled = [cell for cell in cells if cell != NOTHING]
-    parts = [_WITH_INTERVAL.fullmatch(cell) for cell in cells]
-    if any(parts) and all(_WITH_INTERVAL.fullmatch(cell) or _FIGURE.fullmatch(cell) for cell in filled):
-        figures = [part[1] if part else cell for part, cell in zip(parts, cells, strict=True)]
-        bounds = ["{" + (part[2] if part else "") + "}" for part in parts]
-        under, bracket, rest = below.partition("[")
-        return [
-            _Column(
-                (escaped(above), escaped(under.strip())), _siunitx(figures) + "@{\\hspace{3pt}}", _braced(figures), bold
-            ),
-            _Column((escaped(above), escaped(bracket + rest)), ">{\\scriptsize}l", bounds, [False] * len(cells)),
-        ]
-    if filled and all(_FIGURE.fullmatch(cell) for cell in filled):
-        return [_Column((escaped(above), escaped(below)), _siunitx(cells), _braced(cells), bold)]
-    alignment = ">{\\raggedright\\arraybackslash}p{6cm}" if name == "notes" else "r"
-    return [_Column((escaped(above), escaped(below)), alignment, [escaped(cell) for cell in cells], bold)]
+@cache
+def _template() -> jinja2.Template:
+    """The form of a table. Its marks are << >> and <% %>, since LaTeX has the braces."""
+    environment = jinja2.Environment(
+        block_start_string="<%",
+        block_end_string="%>",
+        variable_start_string="<<",
+        variable_end_string=">>",
+        comment_start_string="<#",
+        comment_end_string="#>",
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # what is put in is escaped for LaTeX, not for HTML
+    )
+    return environment.from_string(resources.files("analysis").joinpath("table.tex.jinja").read_text(encoding="utf-8"))
+
+
+def _typeset(heading: str, cells: Cells) -> list[_Column]:
+    """Figures in a column of siunitx's, an interval behind them in one of its own; words as text."""
+    above, _, below = heading.partition("\n") if "\n" in heading else ("", "", heading)
+    figures, intervals = cells.figures(), cells.intervals()
+    bold = ["\\bfseries " * shown for shown in cells.bold()]
+    if cells.are_words or all(figure == NOTHING for figure in figures):
+        alignment = ">{\\raggedright\\arraybackslash}p{6cm}" if heading == NOTES else "r"
+        texts = [mark + escaped(text) for mark, text in zip(bold, figures, strict=True)]
+        return [_Column((escaped(above), escaped(below)), alignment, texts)]
+    set_figures = [mark + figure for mark, figure in zip(bold, _braced(figures), strict=True)]
+    if not any(intervals):
+        return [_Column((escaped(above), escaped(below)), _siunitx(figures), set_figures)]
+    under, bracket, rest = below.partition("[")
+    return [
+        _Column((escaped(above), escaped(under.strip())), _siunitx(figures) + "@{\\hspace{3pt}}", set_figures),
+        _Column((escaped(above), escaped(bracket + rest)), ">{\\scriptsize}l", [f"{{{text}}}" for text in intervals]),
+    ]
 
 
 def _siunitx(cells: Sequence[str]) -> str:
-    """Room for the longest figure: digits before and after the point, a sign, marks."""
+    """The siunitx column for these figures: space for their digits on both sides of the point, signs and marks."""
     figures = [cell.rstrip(STAR + DAGGER) for cell in cells if cell != NOTHING]
     whole = max(len(figure.lstrip("+-").partition(".")[0]) for figure in figures)
     digits = max(len(figure.partition(".")[2]) for figure in figures)
@@ -136,40 +143,27 @@ def _siunitx(cells: Sequence[str]) -> str:
 
 
 def _braced(cells: Sequence[str]) -> list[str]:
-    """What is no figure has to be told to siunitx by braces."""
+    """The cells for a siunitx column, where braces mark what is not a figure."""
     return [
         "{--}" if cell == NOTHING else "".join(_MARKS.get(character, character) for character in cell) for cell in cells
     ]
 
 
-def _finished(text: str, columns: Sequence[_Column], blocks: Sequence[str], remarks: Sequence[str]) -> str:
-    """What pandas has no word for: rules under shared headings, a heading over each block, remarks under the table."""
-    lines = text.splitlines()
-    start, end = lines.index("\\midrule"), lines.index("\\bottomrule")
-    head, rows = lines[lines.index("\\toprule") + 1 : start], lines[start + 1 : end]
-    made: list[str] = []
-    for position, row in enumerate(rows):
-        block = blocks[position] if blocks else ""
-        if block and (position == 0 or block != blocks[position - 1]):
-            made += ["\\addlinespace"] * bool(made)
-            made.append(f"\\multicolumn{{{len(columns)}}}{{@{{}}l}}{{\\textit{{{escaped(block)}}}}} \\\\")
-        made.append(row)
-    head = [head[0], *_rules([column.heading[0] for column in columns]), *head[1:]]
-    lines = [*lines[: lines.index("\\toprule") + 1], *head, lines[start], *made, *lines[end:]]
-    first = next(n for n, line in enumerate(lines) if line.startswith("\\begin{tabular}"))
-    lines[first : first + 1] = [_SHRUNK, lines[first]]
-    lines.insert(lines.index("\\end{tabular}") + 1, "}")
-    notes = [f"\\par\\smallskip\\footnotesize\\raggedright {escaped(remark)}" for remark in remarks]
-    position = lines.index("\\end{tabular}") + 2
-    return "\n".join([*lines[:position], *notes, *lines[position:]]) + "\n"
+def _head(headings: Sequence[tuple[str, str]]) -> list[str]:
+    """The lines of the heading: what several columns share above, what each has of its own below."""
+    if not any(above for above, _ in headings):
+        return [" & ".join(f"{{{below}}}" for _, below in headings)]
+    spans = [(above, len(list(same))) for above, same in groupby(above for above, _ in headings)]
+    over = [f"{{{above}}}" if count == 1 else f"\\multicolumn{{{count}}}{{c}}{{{above}}}" for above, count in spans]
+    return [" & ".join(over), " & ".join(f"{{{below}}}" for _, below in headings)]
 
 
-def _rules(shared: Sequence[str]) -> list[str]:
+def _rules(shared: Sequence[str]) -> str:
     """A rule under each first line of a heading that stands over several columns."""
-    rules, first = [], 0
-    for position in range(1, len(shared) + 1):
-        if position == len(shared) or shared[position] != shared[first]:
-            if shared[first] and position - first > 1:
-                rules.append(f"\\cmidrule(lr){{{first + 1}-{position}}}")
-            first = position
-    return [" ".join(rules)] * bool(rules)
+    rules, first = [], 1
+    for above, same in groupby(shared):
+        count = len(list(same))
+        if above and count > 1:
+            rules.append(f"\\cmidrule(lr){{{first}-{first + count - 1}}}")
+        first += count
+    return " ".join(rules)

@@ -1,45 +1,23 @@
-"""The paper's tables, filled from records: the same rows and columns, the published figures beside what was measured.
+"""The paper's tables, filled from records: its rows and columns, with the published figures beside the measured ones.
 
-What the paper's table has and the records have not is said under the table; a row of the records that the paper has
-not is a row here too, without a published figure. Records of other models or tasks than the paper's (the embedded
-model's, say) get the same layout, with all rows and columns that they have.
+What the paper has and the records lack is said under the table. A row that only the records have is shown too, without
+a published figure. Records of other models or tasks than the paper's get the same layout, with their own rows and
+columns.
 """
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.frame import about_scorers, ordered, score_columns, scores, settings
+from analysis.columns import Place, about_scorers
+from analysis.entries import Entry, Layout, placed
+from analysis.frame import columns_of
+from analysis.grid import Grid
 from analysis.provenance import provenance
 from analysis.published import published
 from analysis.records import Run
-from analysis.sheets import NOTHING, STAR, Sheet, bytes_unit, interval, number, plain, signed
-from analysis.statistics import UNKNOWN, Interval, cautious, lost_to, mean_of_independent, tied_with_best
+from analysis.sheets import Sheet
 from scope.scoring import PRIMARY
-
-FULL = "no budget"  # the block of what keeps all that is generated
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A table of the paper with methods and strategies as rows.
-
-    `tasks`: the paper's, with the prompts that each has there. `published`: for each scorer the file of its figures, in
-    analysis/published. `prefill`: the C that they are for.
-    `across`: what the columns are, `task` or `method`. `split`: blocks by C and D instead of by D.
-    """
-
-    title: str
-    tasks: Mapping[str, int]
-    prefill: int
-    published: Mapping[str, str]
-    across: str = "task"
-    split: bool = False
-
 
 _TABLE_1 = {"released": "table1.csv", "aligned": "table1_aligned.csv"}
 LAYOUTS = {
@@ -48,62 +26,15 @@ LAYOUTS = {
     "table2": Layout("As table 2", {"gsm8k_4k": 43}, 2048, {"released": "table2.csv"}, across="method"),
     "table5": Layout("As table 5", {"gsm8k_4k": 43}, 2048, {}, split=True),
 }
-ABOUT = {
-    "released": "Answers right in %, by the paper's scorer (n-th answer to n-th question).",
-    "aligned": "Answers right in %, answers matched to questions by their number.",
-}
-ABOUT_CELLS = (
-    "In brackets: 95% intervals, clustered by prompt. Bold: compressed runs that cannot be told from the best of their "
-    "block and column (paired by prompt)."
-)
-ABOUT_PUBLISHED = "publ.: the published figure; diff.: ours less that, in points."
-ABOUT_ROW = (
-    "Missing: questions without an answer; slots of a layer and head at the end, cache bytes of a sequence: means."
-)
-ABOUT_AVERAGE = "Average: of the columns, each with the same weight."
-
-
-@dataclass(frozen=True)
-class Row:
-    """What a row is about; `extra`: settings that set it apart from rows that are alike in all else."""
-
-    block: str
-    method: str
-    decoding: str
-    extra: str = ""
-
-    @property
-    def name(self) -> str:
-        parts = " + ".join(part for part in (self.method, self.decoding) if part)
-        return ", ".join(part for part in (parts, self.block if self.block != FULL else "", self.extra) if part)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A run, its row of the frame, and where it stands in the table."""
-
-    run: Run
-    figures: Mapping[str, Any]
-    row: Row
-    column: str
-
-    @property
-    def whole(self) -> bool:
-        return bool(self.figures["prompts"] >= self.figures["planned_prompts"])
-
-    def accuracy(self, scorer: str) -> Interval:
-        return Interval(*(self.figures[column] for column in score_columns(scorer)[:3]))
-
-
-Cells = dict[tuple[Row, str], Entry]
 
 
 def fill(layout: Layout, runs: Sequence[Run], frame: pd.DataFrame) -> tuple[list[Sheet], pd.DataFrame]:
-    """-> the sheets: for each model (and task, where the columns are methods) one by each scorer; and all cells, tidy.
+    """The table of these runs in one layout. frame: that of the same runs, by `analysis.frame.of_runs`.
 
-    frame: that of the same runs, `analysis.frame.of_runs`.
+    -> the sheets: one for each model and scorer (for each model, task and scorer where the columns are methods); and
+    all cells as a frame, one row each.
     """
-    entries = _entries(layout, runs, frame)
+    entries = placed(layout, runs, frame)
     known = [entry for entry in entries if entry.run.labels["task"] in layout.tasks]
     taken, left_out = known or entries, [e for e in entries if known and e not in known]
     groups: dict[tuple[str, ...], list[Entry]] = {}
@@ -112,327 +43,19 @@ def fill(layout: Layout, runs: Sequence[Run], frame: pd.DataFrame) -> tuple[list
         key: tuple[str, ...] = (labels["model"], *([labels["task"]] if layout.across == "method" else []))
         groups.setdefault(key, []).append(entry)
     behind = provenance(runs)
+    beside_rows = tuple(c for c in columns_of(frame) if c.shown_in & {Place.PAPER, Place.PAPER_CSV})
     absent = [model for model in _published_models(layout) if known and model not in {key[0] for key in groups}]
     beside = [f"MISSING: all of {', '.join(absent)}."] * bool(absent) + _left_out(left_out)
     sheets, tidy = [], []
     for key, members in groups.items():
         cells = {(entry.row, entry.column): entry for entry in members}
         for scorer, about in about_scorers([entry.run for entry in members]).items():
-            grid = Grid(layout, scorer, key, cells, about)
+            grid = Grid(layout, scorer, key, cells, about, beside_rows)
             sheets.append(grid.sheet([*grid.remarks(behind), *beside]))
             tidy += grid.tidy()
         if layout.across == "method":
-            sheets.append(Grid(layout, PRIMARY, key, cells).cost())
+            sheets.append(Grid(layout, PRIMARY, key, cells, "", beside_rows).cost())
     return sheets, pd.DataFrame(tidy)
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The cells of one model (and task), as one scorer sees them."""
-
-    layout: Layout
-    scorer: str
-    key: tuple[str, ...]
-    cells: Cells
-    about: str = ""  # what the scorer counts, in a few words
-
-    @cached_property
-    def papers(self) -> dict[tuple[Row, str], float]:
-        """The published figures of these cells, by this scorer."""
-        return self._published(self.scorer)
-
-    def _published(self, scorer: str) -> dict[tuple[Row, str], float]:
-        name = self.layout.published.get(scorer)
-        papers = any(entry.run.labels["task"] in self.layout.tasks for entry in self.cells.values())
-        return _published(self.layout, name, self.key[0]) if name and papers else {}
-
-    @cached_property
-    def expected(self) -> dict[tuple[Row, str], None]:
-        """What has to be there for the table to be whole: the paper's cells, or each row in each column."""
-        papers = dict.fromkeys(cell for scorer in self.layout.published for cell in self._published(scorer))
-        rows = dict.fromkeys(row for row, _ in self.cells)
-        columns = dict.fromkeys(column for _, column in self.cells)
-        return papers or {(row, column): None for row in rows for column in columns}
-
-    def rows(self) -> list[Row]:
-        """The paper's first, then what else there is; blocks with the largest budget first, without one before all."""
-        rows = dict.fromkeys(row for row, _ in [*self.expected, *self.cells])
-        order = list(dict.fromkeys(row.block for row in rows))
-        return sorted(rows, key=lambda row: (row.block != FULL, *_largest_first(row.block), order.index(row.block)))
-
-    def columns(self) -> list[str]:
-        return list(dict.fromkeys(column for _, column in [*self.expected, *self.cells]))
-
-    @cached_property
-    def best(self) -> set[tuple[Row, str]]:
-        """Cells that cannot be told from the best compressed one of their block and column, where there are several."""
-        found = set()
-        for block, column in dict.fromkeys((row.block, column) for row, column in self.cells):
-            rivals = [
-                e
-                for (row, at), e in self.cells.items()
-                if (row.block, at) == (block, column) and e.whole and e.run.compressed
-            ]
-            ties = tied_with_best([scores(e.run.samples, self.scorer) for e in rivals])
-            found |= {(e.row, column) for e, tied in zip(rivals, ties, strict=True) if tied and len(rivals) > 1}
-        return found
-
-    def average(self, row: Row) -> Interval:
-        """Over all columns, of a row that has them all, whole."""
-        entries = [self.cells.get((row, column)) for column in self.columns()]
-        whole = [entry.accuracy(self.scorer) for entry in entries if entry and entry.whole]
-        return mean_of_independent(whole) if len(whole) == len(entries) else UNKNOWN
-
-    def best_average(self) -> set[Row]:
-        found = set()
-        for block in dict.fromkeys(row.block for row in self.rows()):
-            rivals = [row for row in self.rows() if row.block == block and self._competes(row)]
-            if len(rivals) < 2:
-                continue
-            top = max(rivals, key=lambda row: self.average(row).estimate)
-            for row in rivals:
-                lost = [lost_to(self._scores(top, column), self._scores(row, column)) for column in self.columns()]
-                behind = mean_of_independent([cautious(*found) for found in lost])
-                found |= {row} if row == top or behind.low <= 0 <= behind.high else set()
-        return found
-
-    def _competes(self, row: Row) -> bool:
-        return self.average(row).estimate >= 0 and all(self.cells[row, c].run.compressed for c in self.columns())
-
-    def _scores(self, row: Row, column: str) -> Mapping[Any, tuple[float, float]]:
-        return scores(self.cells[row, column].run.samples, self.scorer)
-
-    def sheet(self, remarks: Sequence[str]) -> Sheet:
-        """Accuracy, and beside each row what stands behind it; where columns are methods, `cost` has that."""
-        rows, best, papers = self.rows(), self.best, self.papers
-        columns: dict[str, list[str]] = {}
-        bold: dict[str, list[bool]] = {}
-        for column in self.columns():
-            heading = f"{column}\n% [95%]"
-            columns[heading] = [self._cell(row, column) for row in rows]
-            bold[heading] = [(row, column) in best for row in rows]
-            if any(at == column for _, at in papers):
-                columns[f"{column}\npubl."] = [number(papers.get((row, column), float("nan")), 2) for row in rows]
-                columns[f"{column}\ndiff."] = [signed(self._difference(row, column)) for row in rows]
-        several = len(self.columns()) > 1 and self.layout.across == "task"
-        if several:
-            heading = "average\n% [95%]"
-            columns[heading] = [interval(*self.average(row)) for row in rows]
-            top = self.best_average()
-            bold[heading] = [row in top for row in rows]
-            if papers:
-                theirs = [self._published_average(row) for row in rows]
-                ours = [self.average(row).estimate for row in rows]
-                columns["average\npubl."] = [number(value, 2) for value in theirs]
-                columns["average\ndiff."] = [signed(a - b) for a, b in zip(ours, theirs, strict=True)]
-        beside = self.layout.across == "task"
-        about = [
-            ABOUT.get(self.scorer) or f"Answers right in %, by {self.scorer}{self.about and f': {self.about}'}.",
-            ABOUT_CELLS,
-            *[ABOUT_PUBLISHED] * bool(papers),
-            *[ABOUT_AVERAGE] * several,
-        ]
-        if beside:
-            columns |= self._beside([[self.cells.get((row, c)) for c in self.columns()] for row in rows])
-            about.append(ABOUT_ROW)
-        lacking = any(remark.startswith(("MISSING", "PARTIAL")) for remark in remarks)
-        return Sheet(
-            title=f"{'PARTIAL: ' * lacking}{self._title}, {self.scorer} scorer",
-            about=" ".join(about),
-            label=self._label(self.scorer),
-            keys=self._keys(rows),
-            columns=pd.DataFrame(columns),
-            best=bold,
-            blocked=True,
-            remarks=tuple(remarks),
-        )
-
-    def cost(self) -> Sheet:
-        """What stands behind each cell, a row each."""
-        places = [(row, column) for row in self.rows() for column in self.columns()]
-        keys = {"budget": [row.block for row, _ in places], "decoding": [row.decoding for row, _ in places]}
-        if any(row.extra for row, _ in places):
-            keys["setting"] = [row.extra or NOTHING for row, _ in places]
-        keys[self.layout.across] = [column for _, column in places]
-        columns = self._beside([[self.cells.get(place)] for place in places])
-        title, label = f"{self._title}: what stands behind it", self._label("cost")
-        return Sheet(title, ABOUT_ROW, label, pd.DataFrame(keys), pd.DataFrame(columns), blocked=True)
-
-    def _beside(self, rows: Sequence[Sequence[Entry | None]]) -> dict[str, list[str]]:
-        """Prompts, missing answers, slots and bytes of each row of entries; of several, sums and means."""
-        present = [[e.figures for e in entries if e and e.figures["prompts"]] for entries in rows]
-        asked = [[f["questions"] for f in figures] for figures in present]
-        missing = [
-            _ratio(sum(f[score_columns(self.scorer).missing] * n for f, n in zip(fs, ns, strict=True)), sum(ns))
-            for fs, ns in zip(present, asked, strict=True)
-        ]
-        mib = pd.Series([_mean(f["cache_mib"] for f in figures) for figures in present], dtype=float)
-        unit, scale = bytes_unit(mib)
-        return {
-            "prompts": [_answered(entries) for entries in rows],
-            "missing\n%": [number(value) for value in missing],
-            "slots": [number(_mean(f["slots"] for f in figures), 0) for figures in present],
-            f"cache\n{unit}": [number(value * scale, 2 if mib.max() < 100 else 0) for value in mib],
-        }
-
-    def _keys(self, rows: Sequence[Row]) -> pd.DataFrame:
-        keys = {"budget": [row.block for row in rows]}
-        if self.layout.across == "task":
-            keys["method"] = [row.method for row in rows]
-        keys["decoding"] = [row.decoding for row in rows]
-        if any(row.extra for row in rows):
-            keys["setting"] = [row.extra or NOTHING for row in rows]
-        return pd.DataFrame(keys)
-
-    def _cell(self, row: Row, column: str) -> str:
-        entry = self.cells.get((row, column))
-        return interval(*entry.accuracy(self.scorer), whole=entry.whole) if entry else NOTHING
-
-    def _difference(self, row: Row, column: str) -> float:
-        entry, theirs = self.cells.get((row, column)), self.papers.get((row, column))
-        return entry.accuracy(self.scorer).estimate - theirs if entry and theirs is not None else float("nan")
-
-    def _published_average(self, row: Row) -> float:
-        theirs = [self.papers.get((row, column)) for column in self.columns()]
-        return sum(t for t in theirs if t is not None) / len(theirs) if None not in theirs else float("nan")
-
-    @property
-    def _title(self) -> str:
-        meant = dict.fromkeys(entry.run.labels.get("fidelity", "paper") for entry in self.cells.values())
-        fidelity = [f"fidelity {' and '.join(meant)}"] * (list(meant) != ["paper"])
-        return ", ".join([self.layout.title, *self.key, *fidelity])
-
-    def _label(self, what: str) -> str:
-        return "tab:" + re.sub(r"[^a-z0-9]+", "-", "-".join([self.layout.title, *self.key, what]).lower())
-
-    def remarks(self, behind: Mapping[Any, Sequence[str]]) -> list[str]:
-        """What is missing, partial or doubtful in the table, a line each."""
-        absent = [cell for cell in self.expected if cell not in self.cells]
-        lines = []
-        if absent:
-            rows_of = {column: [row for row, at in absent if at == column] for column in self.columns()}
-            whole = len({row for row, _ in self.expected})
-            parts = [
-                f"{column}: " + (f"all {whole} rows" if len(rows) == whole else "; ".join(row.name for row in rows))
-                for column, rows in rows_of.items()
-                if rows
-            ]
-            lines.append(f"MISSING: {len(absent)} of {len(self.expected)} runs. {'. '.join(parts)}.")
-        partial = [
-            f"{entry.row.name} on {entry.column}: {_answered([entry])}"
-            for entry in self.cells.values()
-            if not entry.whole
-        ]
-        if partial:
-            lines.append(f"PARTIAL ({STAR}): {'; '.join(partial)} prompts answered.")
-        lines += self._fewer()
-        doubts: dict[str, list[str]] = {}
-        for entry in self.cells.values():
-            idle = [note for note in entry.figures["notes"].split("; ") if "nothing to evict" in note]
-            for note in (*behind[entry.run.folder], *idle):
-                doubts.setdefault(note, []).append(f"{entry.row.name} on {entry.column}")
-        return lines + [f"{note}: {'; '.join(cells)}." for note, cells in doubts.items()]
-
-    def _fewer(self) -> list[str]:
-        """A run that was asked for fewer prompts than the paper has is whole by itself, and still no match for it."""
-        planned: dict[str, set[int]] = {}
-        for entry in self.cells.values():
-            task, count = entry.run.labels["task"], int(entry.figures["planned_prompts"])
-            if count < self.layout.tasks.get(task, 0):
-                planned.setdefault(task, set()).add(count)
-        found = [f"{task} {min(counts)} of {self.layout.tasks[task]}" for task, counts in planned.items()]
-        return [f"PARTIAL: fewer prompts are planned than the paper has: {', '.join(found)}."] * bool(found)
-
-    def tidy(self) -> list[dict[str, Any]]:
-        best, papers = self.best, self.papers
-        return [
-            {
-                "scorer": self.scorer,
-                "model": self.key[0],
-                "task": column if self.layout.across == "task" else self.key[1],
-                "budget": row.block,
-                "method": row.method if self.layout.across == "task" else column,
-                "decoding": row.decoding,
-                "setting": row.extra,
-                **dict(zip(("percent", "low", "high"), entry.accuracy(self.scorer) if entry else UNKNOWN, strict=True)),
-                "tied_with_best": (row, column) in best,
-                "published_percent": papers.get((row, column)),
-                "difference": self._difference(row, column),
-                **{name: entry.figures[name] if entry else None for name in TIDY},
-            }
-            for row in self.rows()
-            for column in self.columns()
-            for entry in [self.cells.get((row, column))]
-        ]
-
-
-TIDY = (
-    *("prompts", "planned_prompts", "questions", "missing_percent", "released_missing_percent", "slots", "cache_mib"),
-    *("notes", "experiment", "run", "commit"),
-)
-
-
-def _entries(layout: Layout, runs: Sequence[Run], frame: pd.DataFrame) -> list[Entry]:
-    """Each run with its place; runs that would share one are set apart by what differs, by their names in the end."""
-    telling = [c for c in settings(frame) if c not in ("method.budget", "decoding.budget", "budget.bytes")]
-    by_prefill = "method.budget" in settings(frame) and not layout.split
-    made = []
-    for figures, run in zip(frame.to_dict("records"), ordered(runs), strict=True):
-        labels = run.labels
-        method = labels["method"] if layout.across == "task" else ""
-        apart = [extra(figures, telling)]
-        prefill = run.budgets[0]
-        papers = labels["task"] in layout.tasks
-        if prefill is not None and (prefill != layout.prefill if papers and not layout.split else by_prefill):
-            apart.append(f"C = {_budget(prefill)}")
-        row = Row(_block(layout, run), method, labels["decoding"], ", ".join(filter(None, apart)))
-        made.append(Entry(run, figures, row, labels[layout.across]))
-    places: dict[tuple[Any, ...], list[Entry]] = {}
-    for entry in made:
-        labels = entry.run.labels
-        places.setdefault((labels["model"], labels["task"], entry.row, entry.column), []).append(entry)
-    return [
-        entry if len(there) == 1 else replace(entry, row=_named(entry)) for there in places.values() for entry in there
-    ]
-
-
-def _named(entry: Entry) -> Row:
-    name = f"{entry.run.experiment}/{entry.run.name[-8:]}"
-    return replace(entry.row, extra=", ".join(part for part in (entry.row.extra, name) if part))
-
-
-def extra(figures: Mapping[str, Any], telling: Sequence[str]) -> str:
-    """The settings of a row of the frame that set it apart, in words."""
-    return ", ".join(f"{column} {plain(figures[column])}" for column in telling if not pd.isna(figures[column]))
-
-
-def _block(layout: Layout, run: Run) -> str:
-    prefill, decode = run.budgets
-    both = isinstance(prefill, int) and isinstance(decode, int)
-    room = [f"D = what {run.max_bytes} bytes leave"] * (run.max_bytes is not None)
-    if layout.split:
-        parts = [f"C = {_budget(prefill)}"] * (prefill is not None) + [f"D = {_budget(decode)}"] * (decode is not None)
-        return ", ".join(parts + room) + (f" (total {prefill + decode})" if both else "") if parts + room else FULL
-    return room[0] if room else FULL if decode is None else f"D = {_budget(decode)}"
-
-
-def _budget(value: Any) -> str:
-    return f"{value:g} P" if isinstance(value, float) else str(value)
-
-
-def _largest_first(block: str) -> tuple[int, ...]:
-    return tuple(-int(word) for word in block.replace(",", " ").split() if word.isdigit())
-
-
-def _published(layout: Layout, name: str, model: str) -> dict[tuple[Row, str], float]:
-    """The published cells of a model, in the order of the file."""
-    found = {}
-    for line in published(name).query("model == @model").to_dict("records"):
-        block = f"D = {line['decode_budget']}" if line["decode_budget"] else FULL
-        for task in layout.tasks:
-            method, column = (line["method"], task) if layout.across == "task" else ("", line["method"])
-            found[Row(block, method, line["decoding"]), column] = float(line[task])
-    return found
 
 
 def _published_models(layout: Layout) -> list[str]:
@@ -442,18 +65,3 @@ def _published_models(layout: Layout) -> list[str]:
 def _left_out(entries: Sequence[Entry]) -> list[str]:
     tasks = dict.fromkeys(entry.run.labels["task"] for entry in entries)
     return [f"Not of this table, and left out: {len(entries)} runs of {', '.join(tasks)}."] if entries else []
-
-
-def _answered(entries: Sequence[Entry | None]) -> str:
-    there = [entry.figures for entry in entries if entry]
-    prompts, planned = sum(f["prompts"] for f in there), sum(f["planned_prompts"] for f in there)
-    return str(prompts) if prompts >= planned else f"{prompts} of {planned}"
-
-
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found) if found else float("nan")
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else float("nan")

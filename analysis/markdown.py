@@ -1,47 +1,44 @@
-"""A sheet as Markdown: a pipe table whose columns line up in the source too."""
+"""A sheet as Markdown: a table that is easy to read in the source too."""
 
 import re
 
-from rich.cells import cell_len
-
-from analysis.sheets import Sheet, one_line
+from analysis.sheets import NOTES, Sheet, one_line
 from scope.util.visible import visible
 
-_MARKS = re.compile(  # an underscore within a word is none, nor are brackets without an address behind them
+_MARKS = re.compile(  # what Markdown acts on; not an underscore within a word, nor brackets without an address
     r"[\\|*`<>~$]|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[:])|&(?=#?\w+;)"
 )
-_LIVE = re.compile(r"://|www\.|mailto:|xmpp:|@\w|\w@", re.I)  # what GitHub makes a link of by itself
+_LIVE = re.compile(r"://|www\.|mailto:|xmpp:|@\w|\w@", re.I)  # GitHub makes links of these
 
 
 def markdown(sheet: Sheet) -> str:
+    """The table with its title, its remarks and what it is about."""
     parts = [escaped(sheet.title) + "." if sheet.title else "", pipes(sheet), *[escaped(r) for r in sheet.remarks]]
     return "\n\n".join(part for part in (*parts, escaped(sheet.about)) if part)
 
 
 def pipes(sheet: Sheet) -> str:
-    text = sheet.keys.join(sheet.columns)
-    columns = []
-    for position, name in enumerate(text):
-        bold = sheet.best.get(name, [False] * len(text))
-        cells = [f"**{escaped(c)}**" if b else escaped(c) for c, b in zip(text[name], bold, strict=True)]
-        heading = escaped(one_line(name))
-        width = max(3, *(cell_len(cell) for cell in (heading, *cells)))
-        left = position < sheet.keys.shape[1] or name == "notes"
-        rule = "-" * width if left else "-" * (width - 1) + ":"
-        fill = " " * width
-        padded = [(c + fill[cell_len(c) :]) if left else (fill[cell_len(c) :] + c) for c in (heading, *cells)]
-        columns.append([padded[0], rule, *padded[1:]])
-    return "\n".join("| " + " | ".join(line) + " |" for line in zip(*columns, strict=True))
+    """The table alone. A sheet without rows is no table."""
+    text, best = sheet.keys.join(sheet.text), sheet.best
+    left = [heading in sheet.keys or heading == NOTES for heading in text]
+    for heading, bold in best.items():
+        cells = zip(text[heading], bold, strict=True)
+        text[heading] = [f"**{escaped(cell)}**" if is_bold else escaped(cell) for cell, is_bold in cells]
+    for key in sheet.keys:
+        text[key] = [escaped(word) for word in text[key]]
+    text.columns = [escaped(one_line(heading)) for heading in text]
+    alignment = ["left" if words else "right" for words in left]
+    return str(text.to_markdown(index=False, disable_numparse=True, colalign=alignment))
 
 
 def escaped(text: str) -> str:
-    """Text as Markdown shows it: no tag, no emphasis, no formula, and no link that can be followed."""
+    """Text that Markdown shows as it is: without tags, emphasis, formulas or links."""
     words = re.split(r"(\S+)", visible(text.replace("\n", " ")))
     return "".join(_code(word) if _LIVE.search(word) else _MARKS.sub(r"\\\g<0>", word) for word in words)
 
 
 def _code(word: str) -> str:
-    """A word in which nothing is alive: within backticks, more of them than it has itself."""
+    """A word as code: within one backtick more than its longest run of backticks."""
     longest = max((len(run) for run in re.findall("`+", word)), default=0)
     fence, space = "`" * (longest + 1), " " * (word[0] == "`" or word[-1] == "`")
     return f"{fence}{space}{word}{space}{fence}".replace("|", "\\|")  # a cell ends at a bar in code too

@@ -1,4 +1,4 @@
-"""What every figure shares: panels, their dress, and the word for a figure that the records do not allow."""
+"""What every figure shares: its panels, their labels, and the error where the records lack what a figure shows."""
 
 from typing import Any
 
@@ -8,10 +8,14 @@ SIZE = (3.4, 2.7)  # inches of one panel
 
 
 class NothingToShowError(ScopeError):
-    """The records lack what a figure is about; the message says what."""
+    """The records lack what a figure shows. The message says what."""
 
 
 def panels(count: int, size: tuple[float, float] = SIZE, columns: int = 4) -> tuple[Any, list[Any]]:
+    """A figure with `count` panels in rows of at most `columns`; size: width and height of a panel in inches.
+
+    -> the figure and its axes, those of unused places left out.
+    """
     from matplotlib.figure import Figure
 
     columns = min(columns, count)
@@ -24,6 +28,7 @@ def panels(count: int, size: tuple[float, float] = SIZE, columns: int = 4) -> tu
 
 
 def dress(axis: Any, title: str, x: str, y: str) -> None:
+    """Title, labels and grid of a panel. A y axis in % runs from 0 to 104, so that marks at 100 are whole."""
     axis.set_title(title, fontsize=8)
     axis.set_xlabel(x, fontsize=8)
     axis.set_ylabel(y, fontsize=8)

@@ -19,7 +19,7 @@ from analysis.tables import PRESETS, write, write_preset
 from scope.util.errors import ScopeError
 from scope.util.files import make_folder, write_whole
 
-SECONDS = 120  # that TeX may take
+SECONDS = 120  # pdflatex may take so long
 DOCUMENT = r"""\documentclass[a4paper]{article}
 \usepackage[landscape,margin=15mm]{geometry}
 \usepackage{booktabs,siunitx,graphicx,caption}
@@ -41,7 +41,10 @@ FIGURE = r"""\begin{figure}[htbp]
 
 
 def write_document(runs: Sequence[Run], folder: Path, presets: Sequence[str]) -> Path:
-    """Write the tables, the figures that the records allow, and paper.tex into `folder`; -> paper.tex."""
+    """Write the tables, the figures that the records allow, and paper.tex into `folder`.
+
+    presets: further tables, by their names in `analysis.tables.PRESETS`. -> the path of paper.tex.
+    """
     frame = of_runs(runs)
     make_folder(folder)
     write(frame, folder)
@@ -56,7 +59,10 @@ def write_document(runs: Sequence[Run], folder: Path, presets: Sequence[str]) ->
 
 
 def compiled(document: Path) -> Path:
-    """-> the PDF of a document. ScopeError, in one line: no pdflatex, or what it stumbled over."""
+    """Compile a .tex file. -> the path of the PDF.
+
+    Raises ScopeError, in one line, where pdflatex is not installed, takes over `SECONDS`, or reports an error.
+    """
     if shutil.which("pdflatex") is None:
         raise ScopeError(f"{document}: is there, its PDF is not: pdflatex is not installed (Debian: texlive-science)")
     asked = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", document.name]

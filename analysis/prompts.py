@@ -1,7 +1,7 @@
-"""The prompts of a run, made again: records hold their names only.
+"""The prompts of a run, built again from its config.yaml: records hold only their names.
 
-The one part of the analysis that needs the library and torch, and only where it is asked for. It loads no model. What
-is made is held against the records: prompts whose expected answers are other than the recorded ones are not shown.
+This is the one part of the analysis that needs torch, and only where prompts are asked for. It loads no model. A prompt
+is shown only if its expected answers are those of the records.
 """
 
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from scope.util.errors import ScopeError
 
 
 def prompts_of(folder: Path, answered: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, str], str]:
-    """-> the text of each recorded prompt by its name, and why those that are not there are not.
+    """The text of each recorded prompt by its name, and a reason why the others have none.
 
-    folder: of a run, with its config.yaml. answered: its records by sample.
+    folder: a run's, with its config.yaml. answered: its records by the name of the sample.
     """
     path = folder / "config.yaml"
     try:
@@ -37,7 +37,7 @@ def prompts_of(folder: Path, answered: Mapping[str, Mapping[str, Any]]) -> tuple
 
 
 def _task(path: Path) -> Any:
-    """The task that a run's config.yaml asks for. ScopeError: one that cannot be built."""
+    """The task of a run's config.yaml. Raises ScopeError where it cannot be built."""
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
@@ -47,11 +47,11 @@ def _task(path: Path) -> Any:
 
     try:
         config = OmegaConf.load(path)
-    except (YAMLError, ValueError, RecursionError) as error:  # not UTF-8, numbers without end, brackets without end
+    except (YAMLError, ValueError, RecursionError) as error:  # not UTF-8, endless numbers, endless brackets
         raise ScopeError(f"{path}: is not YAML") from error
     if not isinstance(config, DictConfig) or not isinstance(config.get("task"), DictConfig):
         raise ScopeError(f"{path}: is not the configuration of a run")
     try:
         return instance(OmegaConf.to_container(config.task, resolve=True, throw_on_missing=True), "task", Task)
-    except OmegaConfBaseException as error:  # a key is missing that every configuration has
+    except OmegaConfBaseException as error:  # a key that every configuration has is missing
         raise ScopeError(f"{path}: is not the configuration of a run: {str(error).splitlines()[0]}") from error

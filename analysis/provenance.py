@@ -1,6 +1,6 @@
-"""What stands behind the runs of one table: whether one code made them all, and whether two are the same run twice.
+"""Whether the runs of one table were made by the same code on the same machine, and whether one is there twice.
 
-Nothing is left out for it: what differs is said, in the notes of the rows that it concerns.
+No run is left out for it. The notes of a row say what differs.
 """
 
 import json
@@ -11,11 +11,11 @@ from typing import Any
 
 from analysis.records import Run
 
-HARDWARE = ("machine", "cores", "threads", "gpu")  # changes speeds; all else that made a run may change its answers
+HARDWARE = ("machine", "cores", "threads", "gpu")  # changes speeds; the rest may change answers
 
 
 def provenance(runs: Sequence[Run]) -> dict[Path, tuple[str, ...]]:
-    """Notes by a run's folder: where another code or machine made it than most, and where it is there twice."""
+    """Notes for each run, by its folder: made by other code or on another machine than most, or there twice."""
     usual = Counter(_as_key(_code(run.made_by[0])) for run in runs).most_common(1)
     usual_machine = Counter(_as_key(_machine(run.made_by[0])) for run in runs).most_common(1)
     first: dict[str, Run] = {}
@@ -36,7 +36,7 @@ def provenance(runs: Sequence[Run]) -> dict[Path, tuple[str, ...]]:
 
 
 def warnings(runs: Sequence[Run]) -> list[str]:
-    """The same for a person at a terminal: each thing once, with the runs that it concerns."""
+    """The same notes for the terminal: each once, with the names of at most three of its runs."""
     concerned: dict[str, list[str]] = {}
     notes = provenance(runs)
     for run in runs:
@@ -57,18 +57,18 @@ def _machine(maker: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """What is another here than there, in words; nothing where nothing is."""
+    """What differs, in words; an empty list where nothing does."""
     keys = [key for key in dict.fromkeys([*mine, *theirs]) if mine.get(key) != theirs.get(key)]
     return [", ".join(f"{key} {_short(mine.get(key))}, not {_short(theirs.get(key))}" for key in keys)] * bool(keys)
 
 
 def _short(value: Any) -> Any:
-    """A commit by as many digits as people use; what else made a run has shorter names."""
+    """A commit by its first nine digits; any other value as it is."""
     return f"{value[:9]}{value[40:]}" if isinstance(value, str) and len(value) >= 40 else value
 
 
 def _told_apart(run: Run, twin: Run) -> Iterator[str]:
-    """How two runs of one configuration differ all the same."""
+    """How two runs of the same configuration differ in spite of it."""
     if run.identity != twin.identity:
         yield "other weights or labels"
     yield from _differences(run.made_by[0], twin.made_by[0])

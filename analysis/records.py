@@ -1,7 +1,7 @@
-"""A sweep's runs as the analysis sees them, from what `scope.records` reads in their folders.
+"""The runs of a sweep as the analysis uses them, from what `scope.records` reads in their folders.
 
-Only files are read; folder names are never taken apart. A run may still be going, or have been killed in the middle of
-a line: what can be read is returned, and `Run.notes` says what was left out.
+All facts come from files, none from the names of folders. A run may still be going, or may have been killed in the
+middle of a line. What can be read is returned, and `Run.notes` says what was left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,16 @@ from scope.util.visible import all_visible
 __all__ = ["Marks", "RecordsError", "Run", "Sample", "read_runs"]
 
 LABELS = ("model", "method", "decoding", "task")
-NEEDS = ("experiment", "run", "created", "labels", "settings")  # of a manifest
+NEEDS = ("experiment", "run", "created", "labels", "settings")  # keys that a manifest must have
 
 
 @dataclass(frozen=True)
 class Marks:
-    """What one scorer found in a sample: whether each question is right, how many have no answer, and how many answers
-    there are beyond the first to a question (None: recorded by code that did not count them)."""
+    """What one scorer found in a sample.
+
+    correct: for each question whether its answer is right. missing: questions without an answer. duplicates: answers
+    beyond the first to a question; None where the code that recorded the sample did not count them.
+    """
 
     correct: tuple[bool, ...]
     missing: int
@@ -34,17 +37,21 @@ class Marks:
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt that was answered. Times in seconds, cache sizes in bytes, `slots_kept` one count per layer.
+    """One answer to one prompt. Times are in seconds, sizes in bytes.
 
-    `prompt` is the prompt's name, which all samples drawn from it share. `expected` has one entry per question, and so
-    has `correct`, by the scorer that accuracies go by. `marks` are by the name of the scorer, of those that have scored
-    all questions.
-    `measures` are scores of the whole text, each in 0..1 (ROUGE).
-    `trace` is a fingerprint of the slots held over time, empty where none was recorded.
-    `prefill_seconds` is of all prompts that went through it together, `decode_seconds` of this answer's own steps,
-    `batch_seconds` of all steps of its batch until it ended; `batch`: when that began, `batch_rows`: how wide it was.
-    `engine`, `device` (cpu or cuda) and `threads` of torch: what it was computed with. `cpu_wait`: for how much of its
-    time, 0..1, the process waited for a processor. None: not recorded, or not known to the system.
+    name: of the sample. prompt: the prompt's name, shared by all samples drawn from it. expected: the right answer of
+    each question. marks: what each scorer found, for those that scored all questions. measures: scores of the whole
+    text, each in 0..1 (ROUGE).
+    prompt_tokens, generated_tokens: counts. finish: what ended the text, such as `eos` or `length`.
+    batch: when the batch began, which names it. batch_rows: its width. prefill_seconds: of all prompts that went
+    through the prefill together. decode_seconds: of this answer's own steps. batch_seconds: of all steps of the batch
+    until this answer ended.
+    cache_bytes, full_cache_bytes: what this sample's cache took, and what a full one would have taken. slots_kept: at
+    the end, one count per layer. prefill_full, slots_full: the slots of transformers' own cache after the prefill and
+    at the end, over layers. prefill_evicted, decode_evicted: slots evicted in each part.
+    trace: a fingerprint of the slots held over time; empty where none was recorded.
+    engine, device (cpu or cuda), threads (of torch): what computed it. cpu_wait: the share of its time, 0..1, that the
+    process waited for a processor. None: not recorded, or the system does not tell.
     """
 
     name: str
@@ -63,8 +70,8 @@ class Sample:
     cache_bytes: int
     full_cache_bytes: int
     slots_kept: tuple[int, ...]
-    prefill_full: int  # slots that transformers' own cache holds after the prefill, over layers
-    slots_full: int  # and at the end: the last token generated is never cached
+    prefill_full: int
+    slots_full: int  # the last token generated is never cached
     prefill_evicted: int
     decode_evicted: int
     trace: str
@@ -75,21 +82,26 @@ class Sample:
 
     @property
     def correct(self) -> tuple[bool, ...]:
+        """Whether each question is right, by the primary scorer."""
         return self.marks[PRIMARY].correct
 
     def marks_by(self, scorer: str) -> Marks | None:
-        """What a scorer found; None where it did not score this sample. Where nothing is asked, all have scored it."""
+        """What a scorer found; None where it did not score this sample.
+
+        A sample without questions counts as scored by every scorer.
+        """
         return self.marks.get(scorer) if self.expected else self.marks[PRIMARY]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a sweep, as its manifest and records tell it.
+    """One run of a sweep, from its manifest and records.
 
-    `created` is in seconds since the epoch, `planned` the number of samples the run is to have, or at most has where it
-    lacks shards; `samples` are the answered ones and `failed` the names of those that ended any other way. `made_by`:
-    commit, versions and hardware of the program that began the run, and of each that went on with it. `scorers`: the
-    names of those that scored any of its samples, and what each counts in a few words, as far as that is known.
+    created: seconds since the epoch. planned: how many samples the run is to have; the most it can have where shards
+    are missing. labels: its model, task, method, decoding and so on by name. settings: all it was asked for, nested.
+    samples: the answered ones. failed: the names of the others. notes: what reading left out. identity: a hash of the
+    settings. made_by: commit, versions and hardware of the program that began the run, and of each that continued it.
+    scorers: by name, those that scored any sample, with what each counts in a few words where that is known.
     """
 
     folder: Path
@@ -109,12 +121,12 @@ class Run:
 
     @property
     def compresses_prefill(self) -> bool:
-        """Whether the prefill policy has a budget to keep to."""
+        """Whether the prefill method has a budget."""
         return self.budgets[0] is not None
 
     @property
     def compresses_decoding(self) -> bool:
-        """Whether the decoding strategy has a budget to keep to."""
+        """Whether the decoding strategy has a budget."""
         return (self.settings.get("decoding") or {}).get("budget") is not None
 
     @property
@@ -124,19 +136,19 @@ class Run:
 
     @property
     def max_bytes(self) -> int | None:
-        """What a sequence's cache may take, where that decides instead of a D."""
+        """The most bytes of a sequence's cache, where bytes are the budget and not D."""
         found = (self.settings.get("cache") or {}).get("max_bytes")
         return None if found is None else int(found)
 
     @property
     def budgets(self) -> tuple[Any, Any]:
-        """C and D; None where there is none, as where D is what `max_bytes` leave."""
+        """C and D. None where there is none; D is None too where `max_bytes` is the budget."""
         decode = (self.settings.get("decoding") or {}).get("budget") if self.max_bytes is None else None
         return (self.settings.get("method") or {}).get("budget"), decode
 
     @property
     def budget_words(self) -> list[str]:
-        """All that bounds the cache, in words: `0.6` and `128`, or `0.6` and `300000 bytes`."""
+        """All budgets in words: `0.6` and `128`, or `0.6` and `300000 bytes`."""
         words = [f"{budget:g}" for budget in self.budgets if budget is not None]
         return words + [f"{self.max_bytes} bytes"] * (self.max_bytes is not None)
 
@@ -144,8 +156,8 @@ class Run:
 def read_runs(folders: Sequence[Path]) -> list[Run]:
     """All runs in and below `folders`, each once, oldest first.
 
-    A run that has a manifest and no record yet is returned without samples. RecordsError: a folder that does not
-    exist or has no record anywhere below it, a manifest or a record that lacks what it must have.
+    A run with a manifest and no record yet is returned without samples. Raises RecordsError for a folder that does not
+    exist or has no record anywhere below it, and for a manifest or record that lacks what it must have.
     """
     found = {run.folder: run for folder in folders for run in _read_sweep(folder)}
     return sorted(found.values(), key=lambda run: (run.created, run.folder))
@@ -161,7 +173,7 @@ def _read_sweep(folder: Path) -> list[Run]:
 
 def _read_run(folder: Path) -> Run:
     run = read_run(folder, NEEDS)
-    manifest, notes = all_visible(run.manifest), run.notes  # anybody's words, for tables, figures and terminals
+    manifest, notes = all_visible(run.manifest), run.notes  # may come from anyone
     if lacking := [label for label in LABELS if label not in manifest["labels"]]:
         raise RecordsError(f"{folder / MANIFEST}: lacks 'labels.{lacking[0]}'")
     if "shard" in manifest:
@@ -226,7 +238,7 @@ def _sample(record: Mapping[str, Any]) -> Sample:
 
 
 def _marks(scores: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Marks]:
-    """By the name of the scorer, of those that have scored every question. scores: of each question."""
+    """Marks by scorer, for the scorers that scored every question. scores: of each question, by scorer."""
     everywhere = [name for name in scores[0] if all(name in of_question for of_question in scores)] if scores else []
     found = {}
     for name in dict.fromkeys([PRIMARY, *everywhere]):
@@ -241,5 +253,5 @@ def _marks(scores: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Marks
 
 
 def _full(record: Mapping[str, Any], field: str, tokens: int) -> int:
-    """Over layers; of an older record as many as there are tokens, in layers with sliding windows too."""
+    """A count summed over layers. Older records lack it; there it is `tokens` for each layer, sliding windows too."""
     return sum(record.get(field, [tokens] * len(record["slots_kept"])))

@@ -11,6 +11,7 @@ import re
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,28 +19,23 @@ from typing import Any
 import pandas as pd
 
 from analysis.colours import colour, marker
+from analysis.columns import Place
 from analysis.command import command
-from analysis.frame import (
-    cache_heading,
-    measure_columns,
-    measured,
-    of_runs,
-    ordered,
-    score_columns,
-    score_heading,
-    scored,
-    settings,
-    settings_of,
-)
+from analysis.contexts import ordered
+from analysis.frame import columns_in, of_runs, settings
 from analysis.prompts import prompts_of
 from analysis.provenance import warnings
 from analysis.records import Run
-from analysis.speeds import marks, remarks_on
+from analysis.settings import settings_of
+from analysis.sheets import bytes_unit
+from analysis.speeds import remarks_on
 from scope.records.read import read_run
 from scope.scoring import PRIMARY
 from scope.util.files import make_folder, write_whole
 
-Column = dict[str, Any]  # heading, key; digits of figures; further keys: `bounds` of an interval, `best` where bold
+Shown = dict[str, Any]
+"""A column as the page's script has it: heading; key of the rows; digits; of scores the keys of `bounds` and `best`;
+`factor`: what the script multiplies the rows' numbers by."""
 
 
 def page(runs: Sequence[Run], frame: pd.DataFrame, with_prompts: bool = False) -> str:
@@ -76,34 +72,19 @@ class Texts:
         return self._numbers[text]
 
 
-def columns(frame: pd.DataFrame) -> list[Column]:
-    """The columns of the page's table, those that no run has left out."""
-
-    def interval(heading: str, estimate: str, low: str, high: str, best: str | None = None) -> Column:
-        return {"heading": heading, "key": estimate, "bounds": [low, high], "best": best}
-
-    found: list[Column] = [{"heading": key, "key": key} for key in ("model", "task", "method", "decoding")]
-    found += [{"heading": key, "key": key} for key in settings(frame)]
-    found += [{"heading": "prompts", "key": "prompts"}, {"heading": "questions", "key": "questions"}]
-    for name in scored(frame):
-        of_scorer = score_columns(name)
-        found.append(interval(score_heading(name), *of_scorer[:3], best=of_scorer.best))
-    found += [interval(f"{name} %", *measure_columns(name), best=f"measured.{name}_best") for name in measured(frame)]
-    found.append(interval("points lost", "points_lost", "points_lost_low", "points_lost_high"))
-    rest = {
-        "missing %": ("missing_percent", 1),
-        "duplicates": ("duplicates", 0),
-        "slots": ("slots", 0),
-        "kept %": ("kept_percent", 1),
-        "cache MiB": ("cache_mib", 2),
-        cache_heading(frame): ("cache_percent", 1),
-        "tokens/s": ("tokens_per_second", "speed"),  # at least one decimal and two significant digits
-    }
-    found += [{"heading": heading, "key": key, "digits": digits} for heading, (key, digits) in rest.items()]
-    if any(marks(frame)):
-        found.append({"heading": "tokens/s do not compare", "key": "speed_differs"})
-    found.append({"heading": "notes", "key": "notes"})
-    return [column for column in found if frame[column["key"]].notna().any()]
+def columns(frame: pd.DataFrame) -> list[Shown]:
+    """The columns of the page's table: labels, settings, and those of the table of columns that the page shows."""
+    keys = [key for key in ("model", "task", "method", "decoding") if frame[key].any()] + settings(frame)
+    found: list[Shown] = [{"heading": key, "key": key} for key in keys]
+    for column in columns_in(frame, Place.PAGE):
+        shown: Shown = {"heading": column.one_line, "key": column.name, "digits": column.digits}
+        if column.unit == "MiB":
+            unit, factor = bytes_unit(frame[column.name])
+            shown |= {"heading": replace(column, unit=unit).one_line, "factor": factor}
+        if column.statistic is not None:
+            shown |= {"bounds": [column.low, column.high], "best": column.best or None}
+        found.append(shown)
+    return [shown for shown in found if frame[shown["key"]].notna().any()]
 
 
 def differences(runs: Sequence[Run]) -> list[dict[str, Any]]:

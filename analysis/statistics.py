@@ -1,12 +1,12 @@
-"""Intervals for what the tables report: how far a figure could be from the one that endless prompts would give.
+"""95% intervals and paired tests for the tables: how far a figure may be from that of infinitely many prompts.
 
-The questions of one prompt are answered from one compressed cache and stand or fall together, so the prompt, not the
-question, is what was drawn at random. scipy supplies every distribution; here is only the glue.
+The questions of one prompt are answered from one compressed cache, so their errors are correlated. The unit is the
+prompt, not the question. All distributions are scipy's.
 
 Which interval where was measured (experiments/coverage.py). An accuracy has Korn and Graubard's: near 1, where the best
-runs are, few prompts show a wrong answer, and resampling cannot show what none did. All else, differences of two runs
-on the same prompts first, is bootstrapped by prompt, widened for few prompts; below `FEW` of them Student's t takes its
-place, since no resample of a handful goes beyond what that handful showed.
+runs are, few prompts have a wrong answer, and a bootstrap is too narrow. Means and differences of two runs on the same
+prompts are bootstrapped by prompt, with a wider interval for few prompts. Below `FEW` prompts Student's t is used: no
+resample of so few goes beyond their own values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,13 @@ from scipy import stats
 
 RESAMPLES = 1999
 FEW = 12  # prompts
-SAME = 1e-9  # 2/3 - 1/3 and 1 - 2/3 are the same difference
+SAME = 1e-9  # differences closer than this are equal: 2/3 - 1/3 and 1 - 2/3
 
 
 class Interval(NamedTuple):
-    """An estimate and the bounds of its confidence interval, all in the unit of what was estimated.
+    """An estimate and the bounds of its confidence interval, in the same unit.
 
-    Bounds of NaN: the data give an estimate and no interval.
+    Bounds of NaN: there is an estimate and no interval.
     """
 
     estimate: float
@@ -119,13 +119,15 @@ def bootstrap(
     return Interval(estimate, float(found.low), float(found.high))
 
 
-def mean_by_prompt(differences: Sequence[float]) -> Interval:
-    """The mean of values, one per prompt and each in -1..1, with the interval of `bootstrap`; below `FEW`, Student's.
+def mean_by_prompt(differences: Sequence[float], most: float = 1.0) -> Interval:
+    """The mean of values, one per prompt, with the interval of `bootstrap`; below `FEW` prompts Student's.
 
-    Where all prompts differ by the same (as with one prompt, or a method that changes no answer) there is no interval.
-    Resampling would claim a width of zero. What could be claimed instead, that a prompt not seen may differ by all that
-    it has, answers another question than the intervals beside it, which go by how much prompts did differ: a method
-    that changed nothing would look less certain than one that changed a little. No prompt: NaN.
+    most: no value is larger than this, with either sign; infinite where there is no such bound. Student's interval ends
+    there.
+
+    Where all values are equal (one prompt, or a method that changes no answer) there is no interval: resampling would
+    give a width of zero, and the bounds of `cautious` would make a method that changes nothing look less certain than
+    one that changes a little. No prompt: NaN.
 
     The interval of b - a is that of a - b with its sign turned, and no order of the prompts changes it: the bounds are
     the means of those of the sorted values and of those of the sorted values with their signs turned.
@@ -142,19 +144,19 @@ def mean_by_prompt(differences: Sequence[float]) -> Interval:
         )
         return Interval(mean, (found.low - turned.high) / 2, (found.high - turned.low) / 2)
     student = stats.ttest_1samp(sorted(differences), 0).confidence_interval(0.95)
-    return Interval(mean, max(-1.0, float(student.low)), min(1.0, float(student.high)))
+    return Interval(mean, max(-most, float(student.low)), min(most, float(student.high)))
 
 
-def cautious(lost: Interval, prompts: int) -> Interval:
-    """A mean of `mean_by_prompt` with bounds in any case, to decide by and not to show.
+def cautious(lost: Interval, prompts: int, most: float = 1.0) -> Interval:
+    """A mean of `mean_by_prompt` with bounds in any case, for decisions and not for tables.
 
-    Where there is no interval these are the bounds of the share of prompts that could still differ otherwise,
-    1 - 0.05^(1/n) by Clopper & Pearson's one-sided bound, each by as much as it can.
+    Where there is no interval, a share of up to 1 - 0.05^(1/n) of all prompts may have any value (Clopper & Pearson's
+    one-sided bound), so the bounds let that share be as low or as high as `most` allows.
     """
     if not prompts or not np.isnan(lost.low):
         return lost
     mean, unseen = lost.estimate, float(1 - 0.05 ** (1 / prompts))
-    return Interval(mean, mean - unseen * (mean + 1), mean + unseen * (1 - mean))
+    return Interval(mean, mean - unseen * (mean + most), mean + unseen * (most - mean))
 
 
 def mean_of_independent(parts: Sequence[Interval]) -> Interval:
@@ -177,26 +179,31 @@ def mean_of_independent(parts: Sequence[Interval]) -> Interval:
 Scores = Mapping[Any, tuple[float, float]]  # prompt -> what it scored, of how much
 
 
-def lost_to(better: Scores, run: Scores) -> tuple[Interval, int]:
-    """What `better` has more than `run` over the prompts that both have, and how many these are."""
+def paired_differences(better: Scores, run: Scores) -> list[float]:
+    """For each prompt that both have: the mean score of `better` minus that of `run`."""
     common = [prompt for prompt in run if prompt in better]
-    shares = [better[p][0] / better[p][1] - run[p][0] / run[p][1] for p in common if better[p][1] and run[p][1]]
-    return mean_by_prompt(shares), len(shares)
+    return [better[p][0] / better[p][1] - run[p][0] / run[p][1] for p in common if better[p][1] and run[p][1]]
 
 
-def tied_with_best(runs: Sequence[Scores]) -> list[bool]:
-    """Which runs cannot be told from the best one: the 95% interval of what they lose to it holds 0.
+def lost_to(better: Scores, run: Scores, most: float = 1.0) -> tuple[Interval, int]:
+    """The mean of `paired_differences` with its interval, and over how many prompts. most: as in `mean_by_prompt`."""
+    differences = paired_differences(better, run)
+    return mean_by_prompt(differences, most), len(differences)
+
+
+def tied_with_best(runs: Sequence[Scores], larger_is_better: bool = True, most: float = 1.0) -> list[bool]:
+    """Which runs cannot be told from the best one: the 95% interval of their difference from it holds 0.
 
     Only prompts that both have count. The best is tied with itself; a run that shares no prompt with it, or has no
-    scores at all, is tied with nothing.
+    scores at all, is tied with nothing. most: as in `mean_by_prompt`.
     """
     scored = [row for row, run in enumerate(runs) if any(size for _, size in run.values())]
     if not scored:
         return [False] * len(runs)
-    best = max(scored, key=lambda row: _ratio(runs[row]))
+    best = (max if larger_is_better else min)(scored, key=lambda row: _ratio(runs[row]))
     tied = []
     for row, run in enumerate(runs):
-        _, low, high = cautious(*lost_to(runs[best], run))
+        _, low, high = cautious(*lost_to(runs[best], run, most), most)
         tied.append(row == best or low <= 0 <= high)
     return tied
 

@@ -22,7 +22,7 @@ from analysis.layouts import LAYOUTS, fill
 from analysis.markdown import escaped, markdown, pipes
 from analysis.records import Run
 from analysis.sheets import Sheet, as_csv
-from analysis.view import about_grid, grids, make_view, sheets, show, show_sheet
+from analysis.view import about_grid, grids, make_view, sheets, show, show_sheet, whole
 from scope.util.files import make_folder, write_whole
 
 __all__ = ["build", "show", "write"]
@@ -40,6 +40,7 @@ def write(frame: pd.DataFrame, folder: str | Path) -> list[Path]:
 
 
 def write_texts(folder: Path, texts: Mapping[str, str]) -> list[Path]:
+    """Write each text into a file of `folder`, each whole or not at all. -> the paths."""
     make_folder(folder)
     for name, text in texts.items():
         write_whole(folder / name, text)
@@ -47,21 +48,20 @@ def write_texts(folder: Path, texts: Mapping[str, str]) -> list[Path]:
 
 
 def as_latex(made: Sequence[Sheet]) -> str:
+    """A .tex file of these sheets. Its first line names the packages that it needs."""
     return "\n".join([NEEDS, *map(latex, made)])
 
 
 def _markdown(frame: pd.DataFrame) -> str:
     view = make_view(frame)
-    whole = Sheet("", "", "", view.keys, view.quality.join(view.cost), view.best)
-    parts = [f"# {escaped(view.experiment)}", escaped(view.constant), pipes(whole)]
+    parts = [f"# {escaped(view.experiment)}", escaped(view.constant), pipes(whole(view))]
     for conditions, grid in grids(frame):
-        parts.append(escaped(about_grid(conditions, grid)) + ".")
-        parts.append(pipes(Sheet("", "", "", grid[["method"]], grid.drop(columns="method"))))
+        parts += [escaped(about_grid(conditions, grid)) + ".", pipes(grid)]
     return "\n\n".join(part for part in (*parts, *map(escaped, view.remarks), view.about) if part) + "\n"
 
 
 def write_preset(runs: Sequence[Run], name: str, folder: Path) -> tuple[list[Sheet], list[Path]]:
-    """A table in the paper's layout, as <name>.csv, .md and .tex; -> its sheets and the paths."""
+    """Write a table in the paper's layout into `folder`, as <name>.csv, .md and .tex. -> its sheets and the paths."""
     made, cells = PRESETS[name](runs, of_runs(runs))
     text = "\n\n".join([f"# {name}", *map(markdown, made)]) + "\n"
     texts = {f"{name}.csv": as_csv(cells), f"{name}.md": text, f"{name}.tex": as_latex(made)}

@@ -1,4 +1,4 @@
-"""Figures from traces (`python main.py trace=attention`): which positions live, who looks where, what layers hold."""
+"""Figures from traces (`python main.py trace=attention`): positions kept, attention, and slots of each layer."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from analysis.records import RecordsError, Run
 
 TOP = 0.15  # heavy hitters: the share of positions with the most attention (the paper's figure 2b)
 DRIFT_STEPS = 6
-COLUMNS = 240  # of a map of attention, at the most: about the pixels of its panel
+COLUMNS = 240  # the most columns of an attention map: about as many as its panel has pixels
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Traced:
 
 
 def read_traces(runs: Sequence[Run]) -> list[Traced]:
-    """The first traced sample of every run that has one. RecordsError: a file that is no trace."""
+    """The first traced sample of every run that has one. Raises RecordsError for a file that is no trace."""
     return [Traced(run, _read(path)) for run in runs for path in sorted(run.folder.glob("traces/*.npz"))[:1]]
 
 
@@ -46,13 +46,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def kept(traced: Sequence[Traced]) -> Any:
-    """Which positions live over time: a panel for each run and layer, darker where more heads keep the position."""
+    """Which positions are kept over time: a panel for each run and layer, darker where more heads keep the position."""
     _require(traced)
     cells = [(t, at) for t in traced for at in range(len(t.arrays["layers"]))]
     figure, axes = panels(len(cells), columns=max(len(t.arrays["layers"]) for t in traced))
     for axis, (t, at) in zip(axes, cells, strict=True):
         share = t.arrays["alive"][:, at].mean(1)
-        # The root, so that a position that one head keeps is seen where a pixel stands for several positions.
+        # Square root: one head that keeps a position stays visible where a pixel stands for several positions.
         _picture(axis, np.sqrt(share), t.arrays["step"], share.shape[1], "Greys", 1.0)
         axis.axvline(int(t.arrays["prompt"]) - 0.5, color=colour(t.run.labels["decoding"]), lw=1)
         dress(axis, f"{t.title}, layer {t.arrays['layers'][at]}", "position (line: end of the prompt)", "decode step")
@@ -80,20 +80,23 @@ def drift(traced: Sequence[Traced]) -> Any:
 
 
 def heavy_hitters(attention: Any, seen: int) -> list[int]:
-    """The positions among the first `seen` that get the most attention: TOP of them, or fewer if it is all theirs."""
+    """The share TOP of the first `seen` positions with the most attention; fewer where fewer have any.
+
+    attention: [X], one probability per position. -> the positions, sorted.
+    """
     most = np.argsort(-attention[:seen], kind="stable")[: max(1, int(TOP * seen))]
-    return sorted(most[attention[most] > 0].tolist())  # an evicted position gets none: it is no heavy hitter by a tie
+    return sorted(most[attention[most] > 0].tolist())  # an evicted position has no attention and must not win a tie
 
 
 def prompt_attention(traced: Sequence[Traced]) -> Any:
-    """The prompt's attention, before any eviction and so the same for every run: a panel for each layer and head."""
+    """Attention within the prompt, before any eviction and so the same in all runs: a panel for each layer and head."""
     arrays = _attended(traced)[0].arrays
     maps, asked = arrays["prompt_attention"], arrays["prompt_queries"]
     return _heads(arrays, maps, asked, int(arrays["prompt"]), "", "position of the query")
 
 
 def decode_attention(traced: Sequence[Traced]) -> dict[str, Any]:
-    """Attention of the decode steps, a figure for each run and in it a panel for each layer and head."""
+    """Attention of the decode steps: a figure for each run, with a panel for each layer and head."""
     figures = {}
     for t in _attended(traced):
         maps = np.moveaxis(t.arrays["decode_attention"], 0, 2)
@@ -104,7 +107,7 @@ def decode_attention(traced: Sequence[Traced]) -> dict[str, Any]:
 
 
 def budgets(traced: Sequence[Traced]) -> Any:
-    """Slots beyond what the prefill left, layer by layer over the decode steps: what beta1 and beta2 allow."""
+    """Slots beyond those the prefill left, over the decode steps: a panel for each layer. Beta1 + beta2 is the most."""
     _require(traced)
     layers = sorted({int(layer) for t in traced for layer in t.arrays["layers"]})
     figure, axes = panels(len(layers), (3.6, 3.0))
@@ -113,7 +116,7 @@ def budgets(traced: Sequence[Traced]) -> Any:
             found = np.flatnonzero(t.arrays["layers"] == layer)
             if len(found):
                 slots = t.arrays["slots"][:, found[0]].astype(int)
-                # Those below are wider: strategies with one budget would hide each other.
+                # Earlier lines are wider, so that equal ones do not hide each other.
                 axis.plot(
                     range(-1, len(slots) - 1),
                     slots - slots[0],
@@ -128,9 +131,9 @@ def budgets(traced: Sequence[Traced]) -> Any:
 
 
 def figures(runs: Sequence[Run]) -> dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]]:
-    """By name: the function that is one, and it as a function that draws its figures by file name.
+    """All figures from traces, by name: the function behind it, and a call that draws its figures by file name.
 
-    The latter raises NothingToShowError where there are no traces.
+    The call raises NothingToShowError where there are no traces.
     """
     traced = read_traces(runs)
     found: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
@@ -158,7 +161,10 @@ def _attended(traced: Sequence[Traced]) -> list[Traced]:
 
 
 def _heads(arrays: dict[str, Any], maps: Any, rows: Any, width: int, title: str, y: str) -> Any:
-    """maps [L, Hq, rows, X]. Shades are of the root of the probability: most are far below the highest."""
+    """A panel for each layer and head. maps: [L, Hq, rows, X] probabilities.
+
+    Shades show the square root of the probability: most are far below the highest.
+    """
     layers, heads = maps.shape[:2]
     figure, axes = panels(layers * heads, (2.4, 2.0), columns=heads)
     for place, axis in enumerate(axes):
@@ -171,13 +177,13 @@ def _heads(arrays: dict[str, Any], maps: Any, rows: Any, width: int, title: str,
 
 
 def highest(values: Any, columns: int) -> Any:
-    """[rows, X] -> [rows, at most `columns`], each the highest of its share of X: no peak falls between two pixels."""
+    """[rows, X] -> [rows, at most `columns`]: the highest value of each group of X, so that no peak is lost."""
     edges = np.linspace(0, values.shape[1], min(columns, values.shape[1]) + 1).round().astype(int)
     return np.maximum.reduceat(values, edges[:-1], axis=1)
 
 
 def _picture(axis: Any, values: Any, rows: Any, width: int, shades: str, most: float | None) -> None:
-    """values [rows, columns], whose columns share `width` positions; `rows` are the vertical ticks, from the top."""
+    """Draw values [rows, columns] as shades. width: positions that the columns span. rows: their names, top down."""
     extent = (-0.5, width - 0.5, len(values) - 0.5, -0.5)
     axis.imshow(values, aspect="auto", cmap=shades, vmin=0, vmax=most, extent=extent, rasterized=True)
     ticks = np.unique(np.linspace(0, len(rows) - 1, min(5, len(rows))).round().astype(int))

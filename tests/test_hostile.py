@@ -19,7 +19,7 @@ from analysis.frame import build
 from analysis.latex import escaped as in_latex
 from analysis.markdown import escaped, pipes
 from analysis.records import read_runs
-from analysis.sheets import Sheet, as_csv
+from analysis.sheets import Cells, Sheet, as_csv
 from scope.records.lines import seal
 from scope.util.visible import visible
 
@@ -185,7 +185,7 @@ def rendered(text: str) -> Seen:
 @pytest.mark.parametrize("label", LABELS)
 def test_markdown_shows_a_label_as_it_is(label: str) -> None:
     shown = visible(label.replace("\n", " "))
-    sheet = Sheet("", "", "", pd.DataFrame({"method": [label, "x"]}), pd.DataFrame({label: ["1", "2"]}))
+    sheet = Sheet("", "", "", pd.DataFrame({"method": [label, "x"]}), {label: Cells(["1", "2"])})
     page = rendered(pipes(sheet))
     assert set(page.tags) <= {"table", "thead", "tbody", "tr", "th", "td", "code"}
     assert [cell.strip() for cell in page.cells] == ["method", shown.strip(), shown.strip(), "1", "x", "2"]
@@ -220,8 +220,8 @@ def test_the_tex_file_has_no_command_of_a_label(sweep: Path) -> None:
 def test_a_note_that_looks_like_an_interval_is_text() -> None:
     from analysis.latex import latex
 
-    notes = pd.DataFrame({"x": ["other [\\input{secret}]", "y [\\input{secret}]"]})
-    text = latex(Sheet("t", "", "tab:t", pd.DataFrame({"method": ["a", "b"]}), notes))
+    notes = Cells(["other [\\input{secret}]", "y [\\input{secret}]"])
+    text = latex(Sheet("t", "", "tab:t", pd.DataFrame({"method": ["a", "b"]}), {"x": notes}))
     assert "\\input" not in text
 
 

@@ -133,7 +133,7 @@ def test_a_speed_that_was_measured_otherwise_is_marked_everywhere(tmp_path: Path
     assert reason in page
     made, _ = tables.write_preset(read_runs([folder]), "table3", tmp_path / "paper")
     assert said in made[0].remarks
-    assert [DAGGER in cell for cell in made[0].columns["tokens/s\nours"]] == [True, False, False, False, False]
+    assert [DAGGER in cell for cell in made[0].columns["tokens/s\nours"].texts()] == [True, False, False, False, False]
 
 
 def test_speeds_that_compare_have_no_mark(tmp_path: Path) -> None:

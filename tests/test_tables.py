@@ -18,10 +18,12 @@ from helpers.sweeps import sample, sealed, write_run, write_sweep
 from rich.console import Console
 from scipy import stats
 
-from analysis.frame import ACCURACY, LOST
 from analysis.records import RecordsError, read_runs
 from analysis.statistics import clustered_proportion, mean_by_prompt
 from analysis.tables import build, main, show, write, write_preset
+
+ACCURACY = ("accuracy_percent", "accuracy_low_percent", "accuracy_high_percent")
+LOST = ("points_lost", "points_lost_low", "points_lost_high")
 
 
 def printed(frame: pd.DataFrame, width: int) -> str:

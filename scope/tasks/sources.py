@@ -161,6 +161,8 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     yield from parquet.read_table(path).to_pylist()
 
 
+# Not by pandas: it turns "007" into 7 and a whole number beside a gap into a float, refuses a file for one huge number,
+# and takes the first cell of a row that is too long for the row's name.
 IN_FOLDERS = {".jsonl": _read_jsonl, ".parquet": _read_parquet, ".csv": _read_csv}
 READERS = IN_FOLDERS | {".json": _read_json}  # in a folder, a .json file describes the data
 
