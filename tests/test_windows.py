@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.pairs import DECODING, PREFILL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import (
@@ -22,7 +23,6 @@ from tiny_models import (
     Trace,
     generate,
     random_prompts,
-    strategies,
     tiny,
 )
 from transformers import (
@@ -49,15 +49,6 @@ from scope.runs.run import record
 from scope.tasks import Arithmetic
 from scope.util.errors import ScopeError
 
-PREFILL: dict[str, PrefillMethod] = {
-    "full": prefill.Full(),
-    "snapkv": prefill.SnapKV(16, 4),
-    "pyramidkv": prefill.PyramidKV(16, 4),
-    "h2o": prefill.H2O(16, 4),
-    "random": prefill.Random(16, 4),
-    "streamingllm": prefill.StreamingLLM(16),
-}
-DECODING = strategies(10, 4, 28)
 SLIDING = ("mistral_sliding", "gemma3")
 SLOT = HEADS * 2 * DIM * 8  # bytes of a key and a value in one layer, float64
 SMALL: dict[str, Any] = {
