@@ -341,8 +341,9 @@ def test_a_fault_of_our_own_is_told_from_a_request_that_cannot_be(
 
 @pytest.mark.parametrize(
     ("words", "kind"),
-    [("limit=0", "ConfigError"), slow("method=nope", "MissingConfigException"), slow("--resolve", "ValueError")],
+    [("limit=0", "ConfigError"), ("method=nope", "MissingConfigException"), ("--resolve", "ValueError")],
 )
+@pytest.mark.slow
 def test_a_user_who_asks_for_tracebacks_gets_them(tmp_path: Path, words: str, kind: str) -> None:
     done = in_a_process(tmp_path, words, HYDRA_FULL_ERROR="1")
     assert "Traceback" in done.stderr
