@@ -13,19 +13,6 @@ from scope import kernels, prefill
 from scope.cache.fused import FusedSlots, Storages
 from scope.cache.slots import Kept, Slots
 from scope.kernels import decode
-from scope.kernels.decode import (
-    Attended,
-    Cached,
-    Eligible,
-    Token,
-    Workspace,
-    attend,
-    attend_twin,
-    free,
-    free_twin,
-    write,
-    write_twin,
-)
 from scope.kernels.votes import votes, votes_twin
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -70,22 +57,24 @@ class Step:
         self.positions = torch.where(self.ordinals < 0, -1, 2 * self.ordinals)
         self.scaling = dim**-0.5
         rows = torch.arange(batch)
-        self.eligible = Eligible(*(x.int().to(DEVICE) for x in (rows, rows // 2, rows * 0 + 1, slots + 8 - rows)))
+        self.eligible = decode.Eligible(
+            *(x.int().to(DEVICE) for x in (rows, rows // 2, rows * 0 + 1, slots + 8 - rows))
+        )
         self.minimum = (slots // 4 + rows).int().to(DEVICE)
 
     @property
-    def cached(self) -> Cached:
-        return Cached(self.keys, self.values, self.ordinals, self.positions)
+    def cached(self) -> decode.Cached:
+        return decode.Cached(self.keys, self.values, self.ordinals, self.positions)
 
-    def attend(self, **settings: object) -> Attended:
-        return attend(self.query, self.cached, self.scaling, **settings)
+    def attend(self, **settings: object) -> decode.Attended:
+        return decode.attend(self.query, self.cached, self.scaling, **settings)
 
-    def twin(self, **settings: object) -> Attended:
+    def twin(self, **settings: object) -> decode.Attended:
         exact = self.cached._replace(keys=self.keys.double(), values=self.values.double())
-        return attend_twin(self.query.double(), exact, self.scaling, **settings)
+        return decode.attend_twin(self.query.double(), exact, self.scaling, **settings)
 
 
-def assert_agree(found: Attended, expected: Attended, dtype: torch.dtype) -> None:
+def assert_agree(found: decode.Attended, expected: decode.Attended, dtype: torch.dtype) -> None:
     assert found.output.dtype == dtype
     torch.testing.assert_close(found.output.double(), expected.output, atol=OUTPUT_WITHIN[dtype], rtol=0)
     assert (found.received is None) == (expected.received is None)
@@ -115,9 +104,9 @@ def test_the_slot_that_received_least_is_freed(shape: tuple, parts: bool, monkey
         monkeypatch.setattr(decode, "FINISHED", 32)
     step = Step(*shape)
     received = step.attend().received
-    freed = free(received, step.ordinals, step.eligible)
-    assert torch.equal(freed, free_twin(received, step.ordinals, step.eligible))
-    assert torch.equal(freed, free_twin(step.twin().received, step.ordinals, step.eligible))
+    freed = decode.free(received, step.ordinals, step.eligible)
+    assert torch.equal(freed, decode.free_twin(received, step.ordinals, step.eligible))
+    assert torch.equal(freed, decode.free_twin(step.twin().received, step.ordinals, step.eligible))
 
 
 def test_without_scores_there_is_only_the_output() -> None:
@@ -131,7 +120,7 @@ def test_a_row_that_sees_nothing_gets_zeros() -> None:
     found = step.attend()
     assert not found.output[1].any()
     assert not found.received[1].any()
-    assert free(found.received, step.ordinals, step.eligible)[1].tolist() == [-1, -1]
+    assert decode.free(found.received, step.ordinals, step.eligible)[1].tolist() == [-1, -1]
     assert_agree(found, step.twin(), torch.float32)
 
 
@@ -152,7 +141,7 @@ def test_of_equals_the_oldest_goes(factor: float, parts: bool, monkeypatch: pyte
     step = Step(*SHAPES[3])
     step.keys *= factor
     found = step.attend()
-    freed = free(found.received, step.ordinals, step.eligible)
+    freed = decode.free(found.received, step.ordinals, step.eligible)
     head, tail, _, newest = step.eligible
     for row in range(2):
         order, got = step.ordinals[row, 0], found.received[row, 0]
@@ -166,7 +155,7 @@ def test_only_the_freed_slot_is_emptied() -> None:
     step = Step(2, 4, 2, 70, 16, torch.float32)
     step.eligible.surplus[1] = 0
     before, placed = step.ordinals.clone(), step.positions.clone()
-    freed = free(step.attend().received, step.ordinals, step.eligible, positions=step.positions, empties=True)
+    freed = decode.free(step.attend().received, step.ordinals, step.eligible, positions=step.positions, empties=True)
     assert freed[0].min() >= 0
     assert freed[1].tolist() == [-1, -1]
     for head in range(2):
@@ -177,7 +166,7 @@ def test_only_the_freed_slot_is_emptied() -> None:
 
 def test_a_workspace_serves_fewer_slots_than_it_has() -> None:
     step = Step(2, 6, 2, 37, 24, torch.float16)
-    workspace = Workspace(2, 6, 2, 300, 24, torch.float16, DEVICE)
+    workspace = decode.Workspace(2, 6, 2, 300, 24, torch.float16, DEVICE)
     for buffer in vars(workspace).values():
         if isinstance(buffer, Tensor) and buffer.is_floating_point():
             buffer.fill_(torch.nan)  # nothing may be read that was not written
@@ -192,9 +181,9 @@ def test_a_token_is_written_where_it_is_told(dtype: torch.dtype) -> None:
     at = torch.tensor([[3, 19], [-1, 0], [-1, -1]], device=DEVICE)
     key, value = torch.randn(2, 3, 5, 2, 24).to(DEVICE, dtype)[:, :, 1].unbind()  # strided, as a model's are
     ordinal, position = torch.tensor([31, 32, 33]).int().to(DEVICE), torch.tensor([71, 72, 73], device=DEVICE)
-    token, expected = Token(key, value, ordinal, position), Cached(*(x.clone() for x in step.cached))
-    write_twin(expected, at, token)
-    write(step.cached, at, token)
+    token, expected = decode.Token(key, value, ordinal, position), decode.Cached(*(x.clone() for x in step.cached))
+    decode.write_twin(expected, at, token)
+    decode.write(step.cached, at, token)
     for found, wanted in zip(step.cached, expected, strict=True):
         assert torch.equal(found, wanted)
     assert step.ordinals[0, 1, 19] == 31
@@ -206,21 +195,21 @@ def test_many_steps_leave_the_same_cache_as_the_twins() -> None:
     for step in (mine, twin):
         step.ordinals.copy_(torch.arange(24).int())
         step.positions.copy_(step.ordinals + 5)
-    workspace = Workspace(2, 4, 2, 24, 16, torch.float32, DEVICE)
+    workspace = decode.Workspace(2, 4, 2, 24, 16, torch.float32, DEVICE)
     clock = torch.full((2,), 23, dtype=torch.int32, device=DEVICE)
     counts = [torch.tensor(x).int().to(DEVICE) for x in ([6, 9], [8, 3], [1, 1])]
     freed, twins = torch.full((2, 2, 2), 23, device=DEVICE)
     for _ in range(8):
         key, value, query = (torch.randn(2, n, 16, generator=lots).to(DEVICE) for n in (2, 2, 4))
         clock += 1
-        for step, put, at in ((mine, write, freed), (twin, write_twin, twins)):
+        for step, put, at in ((mine, decode.write, freed), (twin, decode.write_twin, twins)):
             step.query = query
-            put(step.cached, at, Token(key, value, clock, clock + 5))
+            put(step.cached, at, decode.Token(key, value, clock, clock + 5))
         found, expected = mine.attend(workspace=workspace), twin.twin()
         assert_agree(found, expected, torch.float32)
-        eligible = Eligible(*counts, clock)
-        free(found.received, mine.ordinals, eligible, positions=mine.positions, empties=True, out=freed)
-        free_twin(expected.received, twin.ordinals, eligible, positions=twin.positions, empties=True, out=twins)
+        eligible = decode.Eligible(*counts, clock)
+        decode.free(found.received, mine.ordinals, eligible, positions=mine.positions, empties=True, out=freed)
+        decode.free_twin(expected.received, twin.ordinals, eligible, positions=twin.positions, empties=True, out=twins)
         assert torch.equal(freed, twins)
         assert torch.equal(mine.ordinals, twin.ordinals)
         assert torch.equal(mine.positions, twin.positions)
@@ -262,16 +251,16 @@ def test_votes_of_a_prompts_queries(shape: tuple, sliding_window: int | None) ->
 def test_a_step_is_a_graph_without_synchronisation_or_allocation() -> None:
     shape = (4, 32, 8, 1025, 128, torch.bfloat16)
     captured, eager = Step(*shape), Step(*shape)
-    workspace = Workspace(*shape, DEVICE)
+    workspace = decode.Workspace(*shape, DEVICE)
     key = torch.randn(4, 8, 128, device=DEVICE).bfloat16()
     freed, put = torch.zeros(2, 4, 8, dtype=torch.int64, device=DEVICE)  # of the eager step, of the captured one
 
-    def run(step: Step, workspace: Workspace, freed: Tensor) -> Attended:
+    def run(step: Step, workspace: decode.Workspace, freed: Tensor) -> decode.Attended:
         clock = step.eligible.newest
         clock += 1
-        write(step.cached, freed, Token(key, key, clock, clock))
+        decode.write(step.cached, freed, decode.Token(key, key, clock, clock))
         found = step.attend(workspace=workspace)
-        free(found.received, step.ordinals, step.eligible, positions=step.positions, empties=True, out=freed)
+        decode.free(found.received, step.ordinals, step.eligible, positions=step.positions, empties=True, out=freed)
         return found
 
     start = Step(*shape)
@@ -299,7 +288,7 @@ def test_a_step_is_a_graph_without_synchronisation_or_allocation() -> None:
     reset()
     for _ in range(20):
         graph.replay()
-        expected = run(eager, Workspace(*shape, DEVICE), freed)
+        expected = run(eager, decode.Workspace(*shape, DEVICE), freed)
         assert torch.equal(result.output, expected.output)
         assert torch.equal(put, freed)
         assert torch.equal(captured.ordinals, eager.ordinals)

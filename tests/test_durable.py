@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.library import experiment
+from helpers.library import TIMINGS, experiment
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
@@ -40,8 +40,6 @@ from scope.util.secrets import redact
 from scope.util.stopping import Stopped, Stopping
 
 ROOT = Path(__file__).parents[1]
-TIMINGS = {"batch", "engine", "batch_rows", "batch_seconds", "prefill_seconds", "decode_seconds", "tokens_per_second"}
-TIMINGS |= {"device", "threads", "cpu_wait"}
 
 
 def go(what: Experiment, output: Path, **keeping: Any) -> Path:
@@ -346,7 +344,7 @@ def test_ctrl_c_finishes_the_batch_and_says_how_to_go_on(tmp_path: Path) -> None
         "toy.X",
     ],
 )
-def test_a_configuration_namessettings_classes_of_scope_only(target: str) -> None:
+def test_a_configuration_names_settings_classes_of_scope_only(target: str) -> None:
     assert settings_class(target) is None
     assert settings_class("scope.prefill.SnapKV") is SnapKV
 
@@ -382,7 +380,7 @@ WORDS = st.builds(
 ).filter(lambda word: not word.startswith("-"))  # that is an option, and argparse's
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sweep=st.booleans(), word=WORDS)
 def test_no_override_ends_in_a_traceback_or_leaves_anything(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, sweep: bool, word: str

@@ -17,7 +17,21 @@ import pytest
 import torch
 import yaml
 from golden import composed
-from helpers.by_hand import CLIPPED, LONG, SHORT, ByHand, Rule, falling, naive_scores, prompt_pass, ran
+from helpers.by_hand import (
+    CLIPPED,
+    LONG,
+    RECENT,
+    SHORT,
+    WINDOW,
+    ByHand,
+    C,
+    D,
+    Rule,
+    falling,
+    naive_scores,
+    prompt_pass,
+    ran,
+)
 from helpers.pairs import DECODING, PREFILL
 from helpers.stock import LENGTHS, TOKENS, stock_writes
 from hypothesis import example, given, settings
@@ -36,7 +50,6 @@ from scope.policy.plan import View
 from scope.prefill import PrefillMethod
 from scope.util.errors import ConfigError
 
-C, WINDOW, D, RECENT = 16, 4, 10, 4  # test_cache's and test_policies' own
 T = 40
 CONF = Path(__file__).parents[1] / "conf"
 FLAT = range(C + 1, 2 * (C - WINDOW))  # prompts over the budget for which the released code has no pyramid

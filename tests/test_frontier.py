@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ COMMON = ["task=arithmetic_tiny", "task.prompts=2"]
 PROMPT = 200
 
 
+@cache
 def taken(row: Row, budget: int) -> int:
     run = composed([*row.overrides(budget), *COMMON]).experiment
     return cache_bytes(run, models.load_shape(run.model)[0], PROMPT)

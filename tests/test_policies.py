@@ -58,11 +58,7 @@ from scope.policy.plan import View, pyramid
 from scope.policy.scores import Attention
 from scope.prefill import PrefillMethod
 
-# the prompt, with a stock model
-
-
 # METHODS.md's prefill table
-
 
 PREFILL: dict[str, PrefillMethod] = {
     "full": prefill.Full(),

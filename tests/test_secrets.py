@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from helpers.command import SMALLEST, in_a_process
 
 from scope.util.secrets import command_line, redact
 
@@ -209,16 +208,6 @@ def test_a_command_line_says_what_to_put_in_again() -> None:
     assert command_line(["python", f"x={SHAPES[0]}"]) == "python 'x=***'  # ***: a secret, to be put in again"
 
 
-SMALL = ["task.prompts=1", "task.questions=2", "task.max_new_tokens=4", "budget.prefill=40", "budget.decode=32"]
-SMALL += ["budget.recent=16"]
-
-
-def program(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "main.py"), *words, f"output={folder / 'outputs'}"]
-    settings = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "HYDRA_FULL_ERROR": "0"} | environment
-    return subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, timeout=300)
-
-
 def leaks(folder: Path, *secrets: str) -> list[str]:
     files = [path for path in folder.rglob("*") if path.is_file()]
     return [str(path) for path in files if any(s.encode() in path.read_bytes() or s in path.name for s in secrets)]
@@ -231,14 +220,14 @@ def test_a_run_leaves_no_secret_anywhere(tmp_path: Path) -> None:
     words = ["tracking=wandb", f"model.thinking=[{secret},end]", f"+hydra.job.env_set.A={named}"]
     work = tmp_path / "work"
     work.mkdir()
-    done = program(work, *words, *SMALL, WANDB_API_KEY="a1" * 20, MY_PAT=named)
+    done = in_a_process(work, *words, *SMALLEST, WANDB_API_KEY="a1" * 20, MY_PAT=named)
     assert done.returncode == 0, done.stderr
     (run,) = work.glob("outputs/*/*/config.yaml")
     assert yaml.safe_load(run.read_text())["model"]["thinking"] == ["***", "end"]
     assert list(run.parent.glob("wandb/offline-run-*/run-*.wandb"))
     assert leaks(work, secret, named, "a1" * 20) == []
     assert secret not in done.stdout + done.stderr
-    again = program(work, *words, *SMALL)
+    again = in_a_process(work, *words, *SMALLEST)
     assert "was finished already" in again.stdout  # what is masked tells no run from another
 
 
@@ -250,8 +239,8 @@ def test_a_preset_that_reads_the_environment_shows_nothing(tmp_path: Path) -> No
     )
     work = tmp_path / "work"
     work.mkdir()
-    words = [f"hydra.searchpath=[file://{tmp_path / 'conf'}]", "experiment=nice", *SMALL]
-    done = program(work, *words, MY_PAT="unheard-of-value", PLAIN=f"ghp_{LETTERS}")
+    words = [f"hydra.searchpath=[file://{tmp_path / 'conf'}]", "experiment=nice", *SMALLEST]
+    done = in_a_process(work, *words, MY_PAT="unheard-of-value", PLAIN=f"ghp_{LETTERS}")
     assert done.returncode == 0, done.stderr
     assert leaks(work, "unheard-of-value", LETTERS) == []
 
@@ -261,13 +250,13 @@ def test_what_is_printed_of_a_sweep_and_of_a_refusal_has_no_secret(tmp_path: Pat
     secret = f"glpat-{LETTERS}"
     nowhere = tmp_path / secret
     words = [f"model.path={nowhere},embedded", "budget.recent=16,99", f"+hydra.job.env_set.A_TOKEN={secret}x"]
-    done = program(tmp_path, "-m", *words, *SMALL[:-1])
+    done = in_a_process(tmp_path, "-m", *words, *SMALLEST[:-1])
     assert done.returncode == 1
     said = done.stdout + done.stderr
     for line in ("repeat it alone: python main.py", "skipped ", "FAILED "):
         assert line in said
     assert "# ***: a secret, to be put in again" in said
     assert LETTERS not in said
-    refused = program(tmp_path, f"model.dtype={secret}")
+    refused = in_a_process(tmp_path, f"model.dtype={secret}")
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: model.dtype=***: must be one of")

@@ -73,13 +73,15 @@ def test_the_figures_of_a_run(tmp_path: Path) -> None:
     assert row["notes"] == ""
 
 
-def test_a_row_that_made_room_for_another_is_not_counted_again(tmp_path: Path) -> None:
-    """Two answers one after the other in a batch of one row, and one in a batch of its own."""
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0)])
+def test_a_row_that_made_room_for_another_is_not_counted_again(tmp_path: Path, order: tuple[int, ...]) -> None:
+    """Two answers one after the other in a batch of one row, and one in a batch of its own: recorded in any order."""
     first = sample(0, batch="a", decode_seconds=2.0, batch_seconds=2.0)
     second = sample(1, batch="a", decode_seconds=3.0, batch_seconds=5.0)
     third = sample(2, batch="b", decode_seconds=1.0, batch_seconds=1.0)
-    write_run(tmp_path, "run", [first, second, third])
-    tokens = sum(line["generated_tokens"] for line in (first, second, third))
+    answers = [first, second, third]
+    write_run(tmp_path, "run", [answers[place] for place in order])
+    tokens = sum(line["generated_tokens"] for line in answers)
     assert only_row(tmp_path)["tokens_per_second"] == pytest.approx(tokens / 6.0)
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -275,9 +274,3 @@ def test_the_configuration_files_hold_the_defaults(name: str, expected: Tracker)
     node = OmegaConf.load(path)
     assert instantiate(node) == expected
     assert set(node) == {"_target_"} | {item.name for item in fields(expected) if item.init}  # type: ignore[arg-type]
-
-
-def test_importing_tracking_loads_neither_wandb_nor_hydra() -> None:
-    code = "import sys, scope.runs.tracking; print(*{'wandb', 'hydra', 'omegaconf'} & set(sys.modules))"
-    run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True)
-    assert run.stdout.strip() == ""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.command import SMALLEST
 
 import main
 from scope.cli.trust import permitted, require_permission
@@ -16,8 +17,6 @@ from scope.generation.models import EMBEDDED
 from scope.util.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
-SMALL = ["task.prompts=1", "task.questions=2", "task.max_new_tokens=4", "budget.prefill=40", "budget.decode=32"]
-SMALL += ["budget.recent=16"]
 Command = Callable[..., tuple[int, str, str]]
 
 
@@ -74,7 +73,7 @@ def test_a_preset_cannot_have_the_code_of_a_model_run(tmp_path: Path, command: C
     asks = f"# @package _global_\nmodel:\n  path: {model}\n  trust_remote_code: true\n"
     search = preset(tmp_path / "conf", "experiment/nice.yaml", asks)
     for more in ([], ["plan=true"], ["-m", "seed=1,2"], ["-m", "seed=1,2", "plan=true"]):
-        code, out, err = command(*more, search, "experiment=nice", *SMALL)
+        code, out, err = command(*more, search, "experiment=nice", *SMALLEST)
         assert code == 2, (more, out, err)
         assert err.startswith("error: model.trust_remote_code=true: runs code that comes with the model")
         assert f"{tmp_path / 'conf' / 'experiment' / 'nice.yaml'} asks for it" in err
@@ -82,7 +81,7 @@ def test_a_preset_cannot_have_the_code_of_a_model_run(tmp_path: Path, command: C
         assert err.count("\n") == 1
         assert not mark.exists()
     assert not list((tmp_path / "work").iterdir())
-    code, _, err = command(search, "experiment=nice", "plan=true", "model.trust_remote_code=true", *SMALL)
+    code, _, err = command(search, "experiment=nice", "plan=true", "model.trust_remote_code=true", *SMALLEST)
     assert mark.exists(), err  # the user said so
 
 
@@ -109,7 +108,7 @@ FILES = {
 @pytest.mark.parametrize("case", FILES)
 def test_no_file_switches_anything_on(case: str, tmp_path: Path, command: Command) -> None:
     path, text, words = FILES[case]
-    code, out, err = command(*words, preset(tmp_path / "conf", path, text), *SMALL)
+    code, out, err = command(*words, preset(tmp_path / "conf", path, text), *SMALLEST)
     assert code == 2, (out, err)
     name = "safetensors_only=false" if "safetensors_only" in text else "trust_remote_code=true"
     assert err.startswith(f"error: model.{name}: ")
@@ -122,7 +121,7 @@ def test_nor_does_a_whole_configuration(where: str, tmp_path: Path, command: Com
     if where == "--config-path":  # the project's own is then found by its search path only
         text += f"hydra:\n  searchpath: [file://{ROOT / 'conf'}]\n"
     preset(tmp_path / "conf", "mine.yaml", text)
-    code, out, err = command(where, str(tmp_path / "conf"), "--config-name", "mine", *SMALL)
+    code, out, err = command(where, str(tmp_path / "conf"), "--config-name", "mine", *SMALLEST)
     assert code == 2, (out, err)
     assert err.startswith("error: model.trust_remote_code=true: "), err
     assert f"{tmp_path / 'conf' / 'mine.yaml'} asks for it" in err
@@ -173,12 +172,12 @@ def test_other_words_permit_nothing(words: list[str], monkeypatch: pytest.Monkey
 def test_the_environment_permits(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     search = preset(tmp_path / "conf", *FILES["an option of a group"][:2])
     monkeypatch.setenv("SCOPE_TRUST_REMOTE_CODE", "1")
-    code, _, err = command(search, "model=nice", "plan=true", *SMALL)
+    code, _, err = command(search, "model=nice", "plan=true", *SMALLEST)
     assert code == 0, err
 
 
 def test_in_a_sweep_the_command_line_counts(tmp_path: Path, command: Command) -> None:
-    code, _, err = command("-m", "seed=1,2", "model.trust_remote_code=true", "model.safetensors_only=false", *SMALL)
+    code, _, err = command("-m", "seed=1,2", "model.trust_remote_code=true", "model.safetensors_only=false", *SMALLEST)
     assert code == 0, err
     assert len(list(tmp_path.glob("work/outputs/*/*/records.jsonl"))) == 2
 
@@ -220,7 +219,7 @@ def test_a_file_sets_nothing_that_hydra_calls(
     lines.append(f"{'  ' * (len(above) + 1)}{last}: {value}")
     search = preset(tmp_path / "conf", "experiment/nice.yaml", "\n".join(lines) + "\n")
     words = more if any("nice" in word for word in more) else (*more, "experiment=nice")
-    code, out, err = command(*words, search, "plan=true", *SMALL)
+    code, out, err = command(*words, search, "plan=true", *SMALLEST)
     assert code == 2, (out, err)
     refused = r"hydra\.\S+=.*: a configuration file asks for this|In 'experiment/nice'|hydra.sweeper.storage: |Key 's"
     assert re.match(f"error: ({refused})", err), err
@@ -240,17 +239,17 @@ def test_a_file_sets_nothing_that_hydra_calls(
     ],
 )
 def test_what_is_typed_of_hydra_is_done(words: list[str], command: Command) -> None:
-    code, _, err = command(*words, "plan=true", *SMALL)
+    code, _, err = command(*words, "plan=true", *SMALLEST)
     assert code == 0, err
 
 
 def test_files_that_are_ones_own_may_call(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "# @package _global_\nhydra:\n  callbacks:\n    mine: {_target_: hydra.experimental.callback.Callback}\n"
     search = preset(tmp_path / "conf", "experiment/nice.yaml", text)
-    code, _, err = command(search, "experiment=nice", "plan=true", *SMALL)
+    code, _, err = command(search, "experiment=nice", "plan=true", *SMALLEST)
     assert (code, "SCOPE_TRUST_HYDRA=1" in err) == (2, True)
     monkeypatch.setenv("SCOPE_TRUST_HYDRA", "1")
-    code, _, err = command(search, "experiment=nice", "plan=true", *SMALL)
+    code, _, err = command(search, "experiment=nice", "plan=true", *SMALLEST)
     assert code == 0, err
 
 
@@ -259,9 +258,9 @@ def test_a_file_does_not_choose_the_launcher(tmp_path: Path, command: Command) -
     preset(tmp_path / "conf", "hydra/launcher/nice.yaml", basic)
     text = "# @package _global_\ndefaults:\n  - override /hydra/launcher: nice\n"
     search = preset(tmp_path / "conf", "experiment/nice.yaml", text)
-    code, _, err = command("-m", search, "experiment=nice", "plan=true", "seed=1,2", *SMALL)
+    code, _, err = command("-m", search, "experiment=nice", "plan=true", "seed=1,2", *SMALLEST)
     assert (code, err.partition(":")[2].partition(":")[0]) == (2, " hydra/launcher=nice"), err
-    code, _, err = command("-m", search, "experiment=nice", "hydra/launcher=nice", "plan=true", "seed=1,2", *SMALL)
+    code, _, err = command("-m", search, "experiment=nice", "hydra/launcher=nice", "plan=true", "seed=1,2", *SMALLEST)
     assert code == 0, err
 
 
@@ -269,6 +268,6 @@ def test_a_file_does_not_choose_the_launcher(tmp_path: Path, command: Command) -
 def test_a_secret_is_no_name(key: str, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """A preset can read the environment; what it reads must not name a folder, or a place in W&B."""
     monkeypatch.setenv("MY_PAT", "unheard-of-value")
-    code, _, err = command("tracking=wandb", "plan=true", *SMALL, f"{key}=x-${{oc.env:MY_PAT}}")
+    code, _, err = command("tracking=wandb", "plan=true", *SMALLEST, f"{key}=x-${{oc.env:MY_PAT}}")
     assert code == 2
     assert err == f"error: {key}: holds a secret, and would be read by everybody: take another name\n"

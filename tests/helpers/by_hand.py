@@ -24,7 +24,9 @@ from scope.decoding import DecodingStrategy
 from scope.generation.rows import Generated, Prompt
 from scope.prefill import PrefillMethod
 
-C, WINDOW, D, RECENT, TOKENS = 16, 4, 10, 4, 40
+C, WINDOW, D, RECENT = 16, 4, 10, 4  # budgets and windows of the prefill and of decoding, in all tests of policies
+
+TOKENS = 40
 
 LONG, CLIPPED, SHORT = 40, 24, 9  # prompts: twice the budget and more; where the pyramid is clipped; under the budget
 

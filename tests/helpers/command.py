@@ -12,9 +12,11 @@ import main
 
 ROOT = Path(__file__).parents[2]
 
-SMALL = ["task.questions=4", "task.max_new_tokens=100", "task.prompts=2", "budget.prefill=40", "budget.decode=32"]
+BUDGETS = ["budget.prefill=40", "budget.decode=32", "budget.recent=16"]
 
-SMALL += ["budget.recent=16"]
+SMALL = ["task.questions=4", "task.max_new_tokens=100", "task.prompts=2", *BUDGETS]  # some answers, with evictions
+
+SMALLEST = ["task.prompts=1", "task.questions=2", "task.max_new_tokens=4", *BUDGETS]  # one answer, whatever it says
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Scope:
 def in_a_process(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run main.py as a user does."""
     command = [sys.executable, str(ROOT / "main.py"), f"output={folder / 'outputs'}", *arguments]
-    settings = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    settings = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"} | environment
     return subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, timeout=300)
 
 

@@ -2,11 +2,11 @@
 
 from tiny_models import strategies
 
+from helpers.by_hand import RECENT, WINDOW, C, D, falling
 from scope import prefill
 from scope.prefill import PrefillMethod
 
-C, WINDOW, D, RECENT, TOKENS, BETA = 16, 4, 10, 4, 28, 20
-
+TOKENS = 28
 DELTA = (TOKENS - RECENT) // (D - RECENT)
 
 PREFILL: dict[str, PrefillMethod] = {
@@ -23,14 +23,6 @@ PREFILL: dict[str, PrefillMethod] = {
 DECODING = strategies(D, RECENT, TOKENS)
 
 WHOLE = ("h2o", "streamingllm", "pyramidinfer")  # not protecting the prompt
-
-
-def falling(layer: int, mean: int, most: int) -> int:
-    low = mean // BETA
-    high = 2 * mean - low
-    if high > most:
-        high, low = most, 2 * mean - most
-    return (high, mean, low)[layer]  # of three layers
 
 
 def prefill_budget(method: str, layer: int, prompt: int) -> int:
