@@ -33,7 +33,7 @@ COARSE = 64  # slots by which the protected front is told
 
 @dataclass
 class Rows:
-    """What the layers of one cache share: each row's prompt, known once the first layer has seen it, and its clock."""
+    """What the layers of one cache share: each row's prompt, known once the first layer has seen it."""
 
     config: PretrainedConfig
     windows: tuple[int | None, ...]  # of each layer
@@ -41,7 +41,8 @@ class Rows:
     positions: Tensor | None = None  # [B, P] int32 of the prompts, -1 = padding
     left: dict[int, list[View]] = field(default_factory=dict)  # by prompt length: each layer's view after the prefill
     columns: int | None = None  # P where the prompts come in chunks; None: they come in one piece
-    steps: list[int] = field(default_factory=list)  # t of the step under way, per row
+    forced: int = 0  # tokens of a known continuation that come at once with the next call; 0: none
+    told: Callable[[], None] | None = None  # called after each layer that has taken its steps over them
     filled: int = 0  # layers whose prompts have been through
     _admitted: list[tuple[weakref.ref[Tensor], int | None]] = field(default_factory=list)  # masks, and for which window
 
@@ -54,7 +55,6 @@ class Rows:
         first = columns - torch.tensor(self.lengths, dtype=torch.int32, device=device)
         column = torch.arange(columns, dtype=torch.int32, device=device)
         self.positions = (column - first[:, None]).clamp(min=-1)
-        self.steps = [-1] * batch
 
     def admit(self, mask: Tensor | None, positions: Tensor | None, query: Tensor, keys: Tensor, layer: int) -> None:
         """See that the mask of a prompt, or of a piece of it, is one that the steps will go on with.
@@ -75,19 +75,20 @@ class Rows:
         if layer == 0:
             require_consecutive(positions, real[:, -n:] if ragged else None)
 
-    def admit_step(self, mask: Tensor, seen: int, layer: int) -> None:
+    def admit_step(self, mask: Tensor, seen: int, layer: int, steps: Sequence[int]) -> None:
         """The same of a step's mask, where the caller gives one. An engine gives none, and nothing waits.
 
-        Raises ScopeError where it says anything else than that the prompt's tokens, and all after them, are seen.
+        steps: each row's t. Raises ScopeError where it says anything else than that the prompt's tokens, and all after
+        them, are seen.
         """
         if self._known(mask, self.windows[layer]):
             return
-        lengths = [length + step + 1 for length, step in zip(self.lengths, self.steps, strict=True)]
+        lengths = [length + step + 1 for length, step in zip(self.lengths, steps, strict=True)]
         require_causal(mask, with_answer(lengths, seen, mask.device), 1, self.windows[layer])
 
     def replace(self, rows: Sequence[int], other: "Rows") -> None:
-        for row, length, step in zip(rows, other.lengths, other.steps, strict=True):
-            self.lengths[row], self.steps[row] = length, step
+        for row, length in zip(rows, other.lengths, strict=True):
+            self.lengths[row] = length
 
     def _known(self, mask: Tensor, window: int | None) -> bool:
         """Whether another layer was given this very mask; if not, remember it."""
@@ -158,6 +159,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self._chunks: _Chunks | None = None
         self.views: list[View] = []  # per row, as the prefill left it
         self.accounts: list[Account] = []  # per row
+        self.steps: list[int] = []  # t of the step under way, per row
         self._begun = False  # the coming step has been settled already
         self._scored = False  # the step under way evicts by score
         self._front = 0  # slots at the front that it protects in every row, where the strategy asks for it
@@ -188,8 +190,10 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             else:
                 # A tensor of our own: the attribute below must not stay on a tensor of the model's.
                 keys, values = key_states.view_as(key_states), value_states
-        elif key_states.shape[2] > 1:
+        elif key_states.shape[2] != (self.rows.forced or 1):
             raise ScopeError(USED)
+        elif self.rows.forced:  # the attention function, which has the queries, takes the steps
+            keys, values = key_states.view_as(key_states), value_states
         else:
             if not self._begun:
                 self.begin()
@@ -204,11 +208,11 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         return self.seen
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """The prompt's; of a decode step none, since its storage knows which slots are empty.
+        """The prompt's; of decode steps none, since the storage knows which slots are empty.
 
         Raises ScopeError for what is no step, before a model fails at it.
         """
-        if self.storage is not None and query_length != 1:
+        if self.storage is not None and query_length != (self.rows.forced or 1):
             raise ScopeError(USED)
         return (self.seen + query_length if self.storage is None else 0), 0
 
@@ -227,11 +231,10 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         """Settle on the host what the coming step does. -> see CompressedCache.begin."""
         storage = self.storage
         assert storage is not None
-        if self.index == 0:  # the clock is shared: layer 0 comes first in a step and advances it for all layers
-            if self.rows.filled < self.layers:
-                made, ran = self.layers, self.rows.filled
-                raise ScopeError(f"the cache was made for a model of {made} layers, and this one has {ran}")
-            self.rows.steps = [t + 1 for t in self.rows.steps]
+        if self.rows.filled < self.layers:
+            made, ran = self.layers, self.rows.filled
+            raise ScopeError(f"the cache was made for a model of {made} layers, and this one has {ran}")
+        self.steps = [t + 1 for t in self.steps]
         held = [n + 1 for n in storage.stored]
         plans = self._plans(held)
         self._scored = any(plan and plan.best and n > plan.slots for plan, n in zip(plans, held, strict=True))
@@ -295,6 +298,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.prompt = attention.query_positions[:, -1] + 1
         self._alike = self.decoding.heads_agree and bool((positions == positions[:, :1]).all())
         self.accounts = [Account(n) for n in stored]
+        self.steps = [-1] * len(stored)
         self.rows.filled += 1
 
     def _prompt_attention(
@@ -376,7 +380,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         storage = self.storage
         assert storage is not None
         if mask is not None:
-            self.rows.admit_step(mask, self.seen, self.index)
+            self.rows.admit_step(mask, self.seen, self.index, self.steps)
         looked_at = self._scored or bool(self.decoding.channels) or self.watch is not None
         output, probabilities = storage.attend(query, scaling, sliding_window, looked_at)
         queries, query_positions = query, storage.newest[:, None]
@@ -410,6 +414,33 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         storage.evict(scores)
         return output
 
+    @property
+    def forced(self) -> bool:
+        """Whether what comes is a continuation that is known, all its tokens at once."""
+        return bool(self.rows.forced)
+
+    def take_steps(
+        self, query: Tensor, keys: Tensor, values: Tensor, scaling: float, sliding_window: int | None
+    ) -> Tensor:
+        """The decode steps of a known continuation of n tokens, one after the other, as if they had come one by one.
+
+        query [B, Hq, n, D], keys, values [B, H, n, D] -> [B, n, Hq, D].
+        """
+        storage, rows = self.storage, self.rows
+        assert storage is not None
+        keys, values = self._copied(keys), self._copied(values)
+        outputs = []
+        for asked, key, value in zip(*(torch.split(states, 1, 2) for states in (query, keys, values)), strict=True):
+            self.begin()
+            storage.append(key, value)
+            outputs.append(self.step(asked, scaling, sliding_window))
+        self._begun = False
+        if rows.told:
+            rows.told()
+        if self.index == self.layers - 1:
+            rows.forced, rows.told = 0, None
+        return torch.cat(outputs, 1)
+
     def replace(self, rows: Sequence[int], other: "CompressedLayer") -> None:
         """These rows become those of another cache's layer, whose prompts have just been through."""
         assert self.storage is not None
@@ -421,8 +452,9 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self._alike = self._alike and other._alike
         if self.recent_queries is not None and other.recent_queries is not None:
             self.recent_queries.replace(rows, other.recent_queries)
-        for row, view, account in zip(rows, other.views, other.accounts, strict=True):
-            self.views[row], self.accounts[row] = view, account
+        for source, row in enumerate(rows):
+            self.views[row], self.accounts[row] = other.views[source], other.accounts[source]
+            self.steps[row] = other.steps[source]
 
     def rest(self, rows: Sequence[int]) -> None:
         """These rows have ended for good: where nothing bounds what they would go on to store, they begin anew."""
@@ -433,7 +465,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         """Each row's plan; rows that are alike share one call."""
         made: dict[tuple[View, int, int], Plan | None] = {}
         plans = []
-        for key in zip(self.views, stored, self.rows.steps, strict=True):
+        for key in zip(self.views, stored, self.steps, strict=True):
             if key not in made:
                 view, n, step = key
                 made[key] = self.decoding.plan(view.at(step, n))
