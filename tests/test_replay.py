@@ -16,6 +16,7 @@ from torch import Tensor
 import scope
 from scope import decoding, prefill
 from scope.cache import CompressedCache, Layout, Policy
+from scope.cache.ahead import BYTES, STEPS, steps_together
 from scope.cache.slots import Slots, StorageFactory
 from scope.cache.twin import Concatenated
 from scope.decoding import DecodingStrategy, KeepAll
@@ -180,6 +181,19 @@ def test_of_one_prompt_past_several_windows() -> None:
     (prompt,), (forced,) = random_prompts(2 * SLIDING_WINDOW), random_prompts(3 * SLIDING_WINDOW, seed=3)
     for family in ("gemma3", "mistral_sliding"):
         check(family, Policy(prefill.Full(), decoding.H2O(D, RECENT)), [prompt.tokens], [forced.tokens])
+
+
+@pytest.mark.parametrize("strategy", ["KeepAll", "H2O", "RKV"])
+def test_past_the_steps_whose_products_are_made_together(strategy: str) -> None:
+    forced = [prompt.tokens for prompt in random_prompts(2 * STEPS + 5, STEPS + 1, seed=4)]
+    check("llama", Policy(SNAPKV, every_strategy()[strategy]), PROMPTS[:2], forced)
+
+
+def test_the_products_of_steps_that_are_taken_together_are_bounded() -> None:
+    for slots in (100, 10_000, 10_000_000):
+        steps = steps_together(torch.empty(1, 1, 1, 1).expand(6, 9, 300, 64), slots)
+        assert steps == 1 or 4 * 6 * 9 * slots * steps <= BYTES
+        assert 1 <= steps <= STEPS
 
 
 def test_prompts_and_continuations_of_a_single_token() -> None:

@@ -14,6 +14,7 @@ from transformers import PretrainedConfig
 from transformers.cache_utils import CacheLayerMixin
 
 from scope.cache.account import Account
+from scope.cache.ahead import steps_together
 from scope.cache.inputs import taken
 from scope.cache.masks import real_tokens, require_causal, require_consecutive, with_answer
 from scope.cache.policy import Policy
@@ -381,14 +382,20 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         assert storage is not None
         if mask is not None:
             self.rows.admit_step(mask, self.seen, self.index, self.steps)
-        looked_at = self._scored or bool(self.decoding.channels) or self.watch is not None
-        output, probabilities = storage.attend(query, scaling, sliding_window, looked_at)
+        output, probabilities = storage.attend(query, scaling, sliding_window, self._looked_at)
+        self._settle(query, probabilities, scaling, sliding_window)
+        return output
+
+    def _settle(self, query: Tensor, probabilities: Tensor | None, scaling: float, sliding_window: int | None) -> None:
+        """After a step's attention: note what the strategy remembers, and evict as it says."""
+        storage = self.storage
+        assert storage is not None
         queries, query_positions = query, storage.newest[:, None]
         if self.recent_queries is not None:
             self.recent_queries.add(query, storage.newest)
             queries, query_positions = self.recent_queries.queries, self.recent_queries.positions
         scores = None
-        if looked_at:
+        if self._looked_at:
             attention = Attention(
                 queries,
                 storage.keys,
@@ -412,7 +419,11 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             if self._scored:
                 scores = by_rows(self.decoding.score, attention)
         storage.evict(scores)
-        return output
+
+    @property
+    def _looked_at(self) -> bool:
+        """Whether anyone looks at the attention of the step under way."""
+        return self._scored or bool(self.decoding.channels) or self.watch is not None
 
     @property
     def forced(self) -> bool:
@@ -430,10 +441,18 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         assert storage is not None
         keys, values = self._copied(keys), self._copied(values)
         outputs = []
-        for asked, key, value in zip(*(torch.split(states, 1, 2) for states in (query, keys, values)), strict=True):
-            self.begin()
-            storage.append(key, value)
-            outputs.append(self.step(asked, scaling, sliding_window))
+        together = steps_together(query, storage.keys.shape[2])
+        for some in zip(*(torch.split(states, together, 2) for states in (query, keys, values)), strict=True):
+            ahead = storage.ahead(*some, scaling)
+            for asked, key, value in zip(*(torch.split(states, 1, 2) for states in some), strict=True):
+                self.begin()
+                storage.append(key, value)
+                if ahead is None:
+                    outputs.append(self.step(asked, scaling, sliding_window))
+                else:
+                    self._settle(asked, storage.look(ahead, sliding_window), scaling, sliding_window)
+            if ahead is not None:
+                outputs.append(ahead.outputs())
         self._begun = False
         if rows.told:
             rows.told()

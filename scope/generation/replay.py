@@ -41,7 +41,7 @@ class ReplayOptions:
 
     batch_size: int | None = None
     prefill_chunk: int | None = None
-    block: int = 32
+    block: int = 128
     storage: StorageFactory | None = None
     progress: Callable[[int, int], None] | None = None
     watch: Callable[[Attention], None] | None = None
