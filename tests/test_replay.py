@@ -3,15 +3,18 @@
 The oracles: a loop that feeds one token after the other through the public API, and a stock model without any cache.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pydoc_data.topics import topics
 from typing import Any
 
 import pytest
 import torch
 from tiny_models import LAYERS, SLIDING_WINDOW, random_prompts, tiny
 from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig, GraniteConfig, PreTrainedModel
 
 import scope
 from scope import decoding, prefill
@@ -68,7 +71,7 @@ class Seen:
         """[layer][step][head] the tokens that are stored, ascending, this step's own included."""
         return [
             [[sorted(n for n in head if n >= 0) for head in step[row].tolist()] for step in self.layers[layer][:steps]]
-            for layer in range(LAYERS)
+            for layer in sorted(self.layers)
         ]
 
 
@@ -83,9 +86,13 @@ class ByHand:
 
 @torch.inference_mode()
 def by_hand(
-    family: str, policy: Policy, prompts: Sequence[Sequence[int]], forced: Sequence[Sequence[int]], layout: Layout
+    model: PreTrainedModel,
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    forced: Sequence[Sequence[int]],
+    layout: Layout,
 ) -> ByHand:
-    model, seen = tiny(family), Seen()
+    seen = Seen()
     cache = CompressedCache.of(model.config, policy, layout, seen)
     named = [scope.Prompt(str(i), tuple(prompt)) for i, prompt in enumerate(prompts)]
     ids, mask, positions = pad_left(named, 0, model.device)
@@ -116,7 +123,7 @@ def check(
     """Replay against the oracles: every number of every token, and what is stored in every layer and step."""
     seen = Seen()
     rows = replay(tiny(family), prompts, forced, policy, ReplayOptions(storage=storage, watch=seen, block=7, **options))
-    plain = by_hand(family, policy, prompts, forced, Layout(max(map(len, forced)), storage))
+    plain = by_hand(tiny(family), policy, prompts, forced, Layout(max(map(len, forced)), storage))
     for b, (row, prompt, tokens) in enumerate(zip(rows, prompts, forced, strict=True)):
         n, at = len(tokens), torch.tensor(tokens)[:, None]
         full, own = stock(family, prompt, tokens), plain.logits[b, :n].log_softmax(-1)
@@ -276,8 +283,6 @@ def test_counts_are_at_least_one(name: str) -> None:
 
 
 def test_a_model_that_caps_or_scales_its_logits_is_refused() -> None:
-    from transformers import AutoModelForCausalLM, Gemma3TextConfig, GraniteConfig
-
     sizes: dict[str, Any] = {
         "vocab_size": 50, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2,
         "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
@@ -286,6 +291,29 @@ def test_a_model_that_caps_or_scales_its_logits_is_refused() -> None:
         model = AutoModelForCausalLM.from_config(config).eval()
         with pytest.raises(ScopeError, match="scales or caps"):
             reference(model, [[1, 2, 3]], [[4, 5]])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SCOPE_SMOLLM2" not in os.environ, reason="SCOPE_SMOLLM2 names no folder of SmolLM2")
+@pytest.mark.parametrize("name", ["Slide", "Distinct", "H2O", "Adaptive"])
+def test_a_real_model_replays_as_it_decodes(name: str) -> None:
+    folder = os.environ["SCOPE_SMOLLM2"]
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+    text = " ".join(topics[key] for key in sorted(topics))
+    tokens = AutoTokenizer.from_pretrained(folder, local_files_only=True)(text[:20_000]).input_ids
+    prompts, forced = [tokens[:150], tokens[1000:1100]], [tokens[150:200], tokens[1100:1140]]
+    policy, seen = Policy(prefill.SnapKV(0.5, 8), every_strategy()[name]), Seen()
+    rows = replay(model, prompts, forced, policy, ReplayOptions(watch=seen))
+    plain = by_hand(model, policy, prompts, forced, Layout(50))
+    for b, (row, of_row) in enumerate(zip(rows, forced, strict=True)):
+        n = len(of_row)
+        assert seen.of_row(b, n - 1) == plain.seen.of_row(b, n - 1)
+        own = plain.logits[b, :n].log_softmax(-1).gather(-1, torch.tensor(of_row)[:, None])[:, 0]
+        torch.testing.assert_close(row.log_likelihood, own, atol=2e-4, rtol=0)
+        assert row.mean_kl > 1e-3
+    for row in replay(model, prompts, forced, Policy()):
+        assert float(row.kl.abs().max()) < 1e-5
+        assert row.agreement == 1
 
 
 # The cache

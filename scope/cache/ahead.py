@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scope.policy.attention import LEAST, scaled_products
 
-STEPS = 64  # taken together at the most
+STEPS = 32  # taken together at the most
 BYTES = 2**26  # of their products
 
 

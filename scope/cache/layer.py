@@ -443,7 +443,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         outputs = []
         together = steps_together(query, storage.keys.shape[2])
         for some in zip(*(torch.split(states, together, 2) for states in (query, keys, values)), strict=True):
-            ahead = storage.ahead(*some, scaling)
+            ahead = storage.ahead(some[0], some[1], some[2], scaling)
             for asked, key, value in zip(*(torch.split(states, 1, 2) for states in some), strict=True):
                 self.begin()
                 storage.append(key, value)
