@@ -17,6 +17,7 @@ _PLACES = {
     "scope.generation.stream": ("generate", "stream"),
     "scope.generation.options": ("Hooks", "Options"),
     "scope.generation.rows": ("Generated", "Prompt"),
+    "scope.generation.replay": ("Reference", "Replayed", "ReplayOptions", "reference", "replay"),
     "scope.generation.sampling": ("Sampling",),
     "scope.generation.engine": ("Engine",),
     "scope.generation.models": ("ModelSource", "RandomModel", "load"),

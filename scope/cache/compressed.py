@@ -94,6 +94,20 @@ class CompressedCache(Cache):
         self.rows.columns = real.shape[1]
         self.rows.settle(real, real.shape[0], real.shape[1], real.device)
 
+    def force(self, tokens: int, told: Callable[[], None] | None = None) -> None:
+        """The next call of the model brings so many tokens of each row at once: a continuation that is known already.
+
+        They are stored, attended to and evicted one by one, as if each had come in a call of its own. But each layer
+        takes all of its steps before the next layer begins, so that the model reads its weights once. The call is
+        given no attention mask. `told` is called after each layer. The prompts have to be through.
+        Raises ScopeError where they are not, and for what is no number of tokens.
+        """
+        if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
+            raise ScopeError(f"tokens={tokens}: must be a whole number of at least 1")
+        if any(layer.storage is None for layer in self._layers):
+            raise ScopeError("force: the prompts go through the cache first, and then their continuation")
+        self.rows.forced, self.rows.told = tokens, told
+
     def begin(self) -> Hashable:
         """Decide on the host what the coming step does. The step itself then never waits for the host.
 

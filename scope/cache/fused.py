@@ -75,6 +75,9 @@ class FusedSlots(Slots):
         received = None if found.received is None else found.received[:, :, None]
         return found.output[:, None], received
 
+    def ahead(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> None:
+        return None  # a kernel reads keys and values once for both products
+
     def evict(self, scores: Tensor | None) -> None:
         if self._move.most != 1 or self._move.gaps or self._window is not None:
             return super().evict(scores)

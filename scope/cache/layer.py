@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import CacheLayerMixin
 
 from scope.cache.account import Account
+from scope.cache.ahead import steps_together
 from scope.cache.chunks import Chunks
 from scope.cache.inputs import taken
 from scope.cache.placing import gathered, kept_columns
@@ -64,6 +65,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self._chunks: Chunks | None = None
         self.views: list[View] = []  # per row, after the prefill
         self.accounts: list[Account] = []  # per row
+        self.steps: list[int] = []  # t of the current step, per row; -1 before the first
         self._begun = False  # `begin` has been called for the coming step
         self._scored = False  # the current step needs scores
         self._front = 0  # slots at the front that no row can lose in this step, if the strategy asks for it
@@ -98,8 +100,10 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             else:
                 # A view, so that the attribute below is not set on the model's own tensor.
                 keys, values = key_states.view_as(key_states), value_states
-        elif key_states.shape[2] > 1:
+        elif key_states.shape[2] != (self.rows.forced or 1):
             raise ScopeError(USED)
+        elif self.rows.forced:  # the attention function, which has the queries, takes the steps
+            keys, values = key_states.view_as(key_states), value_states
         else:
             if not self._begun:
                 self.begin()
@@ -114,11 +118,11 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         return self.seen
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Length and offset of the mask that transformers makes. 0 in a decode step: the storage masks empty slots.
+        """Length and offset of the mask that transformers makes. 0 in decode steps: the storage masks empty slots.
 
         Raises ScopeError if several tokens come after the prompt.
         """
-        if self.storage is not None and query_length != 1:
+        if self.storage is not None and query_length != (self.rows.forced or 1):
             raise ScopeError(USED)
         return (self.seen + query_length if self.storage is None else 0), 0
 
@@ -137,11 +141,10 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         """Decide on the host what the coming step does. -> this layer's part of the step key, as in CompressedCache."""
         storage = self.storage
         assert storage is not None
-        if self.index == 0:  # all layers share one clock; layer 0 comes first in a step and advances it
-            if self.rows.filled < self.layers:
-                made, ran = self.layers, self.rows.filled
-                raise ScopeError(f"the cache was made for a model of {made} layers, and this one has {ran}")
-            self.rows.steps = [t + 1 for t in self.rows.steps]
+        if self.rows.filled < self.layers:
+            made, ran = self.layers, self.rows.filled
+            raise ScopeError(f"the cache was made for a model of {made} layers, and this one has {ran}")
+        self.steps = [t + 1 for t in self.steps]
         held = [n + 1 for n in storage.stored]
         plans = self._plans(held)
         self._scored = any(plan and plan.best and n > plan.slots for plan, n in zip(plans, held, strict=True))
@@ -204,6 +207,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.prompt = attention.query_positions[:, -1] + 1
         self._alike = self.decoding.heads_agree and bool((kept.positions == kept.positions[:, :1]).all())
         self.accounts = [Account(n) for n in kept.stored]
+        self.steps = [-1] * len(kept.stored)
         self.rows.filled += 1
 
     def _prompt_attention(
@@ -257,15 +261,21 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         storage = self.storage
         assert storage is not None
         if mask is not None:
-            self.rows.admit_step(mask, self.seen, self.index)
-        looked_at = self._scored or bool(self.decoding.channels) or self.watch is not None
-        output, probabilities = storage.attend(query, scaling, sliding_window, looked_at)
+            self.rows.admit_step(mask, self.seen, self.index, self.steps)
+        output, probabilities = storage.attend(query, scaling, sliding_window, self._looked_at)
+        self._settle(query, probabilities, scaling, sliding_window)
+        return output
+
+    def _settle(self, query: Tensor, probabilities: Tensor | None, scaling: float, sliding_window: int | None) -> None:
+        """After a step's attention: note what the strategy remembers, and evict as it says."""
+        storage = self.storage
+        assert storage is not None
         queries, query_positions = query, storage.newest[:, None]
         if self.recent_queries is not None:
             self.recent_queries.add(query, storage.newest)
             queries, query_positions = self.recent_queries.queries, self.recent_queries.positions
         scores = None
-        if looked_at:
+        if self._looked_at:
             attention = Attention(
                 queries,
                 storage.keys,
@@ -289,7 +299,46 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             if self._scored:
                 scores = by_rows(self.decoding.score, attention)
         storage.evict(scores)
-        return output
+
+    @property
+    def _looked_at(self) -> bool:
+        """Whether anyone looks at the attention of the step under way."""
+        return self._scored or bool(self.decoding.channels) or self.watch is not None
+
+    @property
+    def forced(self) -> bool:
+        """Whether what comes is a continuation that is known, all its tokens at once."""
+        return bool(self.rows.forced)
+
+    def take_steps(
+        self, query: Tensor, keys: Tensor, values: Tensor, scaling: float, sliding_window: int | None
+    ) -> Tensor:
+        """The decode steps of a known continuation of n tokens, one after the other, as if they had come one by one.
+
+        query [B, Hq, n, D], keys, values [B, H, n, D] -> [B, n, Hq, D].
+        """
+        storage, rows = self.storage, self.rows
+        assert storage is not None
+        keys, values = self._copied(keys), self._copied(values)
+        outputs = []
+        together = steps_together(query, storage.keys.shape[2])
+        for some in zip(*(torch.split(states, together, 2) for states in (query, keys, values)), strict=True):
+            ahead = storage.ahead(some[0], some[1], some[2], scaling)
+            for asked, key, value in zip(*(torch.split(states, 1, 2) for states in some), strict=True):
+                self.begin()
+                storage.append(key, value)
+                if ahead is None:
+                    outputs.append(self.step(asked, scaling, sliding_window))
+                else:
+                    self._settle(asked, storage.look(ahead, sliding_window), scaling, sliding_window)
+            if ahead is not None:
+                outputs.append(ahead.outputs())
+        self._begun = False
+        if rows.told:
+            rows.told()
+        if self.index == self.layers - 1:
+            rows.forced, rows.told = 0, None
+        return torch.cat(outputs, 1)
 
     def replace(self, rows: Sequence[int], other: "CompressedLayer") -> None:
         """Put the rows of `other`, whose prefill has just ended, in place of these rows."""
@@ -302,8 +351,9 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self._alike = self._alike and other._alike
         if self.recent_queries is not None and other.recent_queries is not None:
             self.recent_queries.replace(rows, other.recent_queries)
-        for row, view, account in zip(rows, other.views, other.accounts, strict=True):
-            self.views[row], self.accounts[row] = view, account
+        for source, row in enumerate(rows):
+            self.views[row], self.accounts[row] = other.views[source], other.accounts[source]
+            self.steps[row] = other.steps[source]
 
     def rest(self, rows: Sequence[int]) -> None:
         """These rows have ended. If the strategy has no bound, their slots are cleared, so that they do not grow on."""
@@ -314,7 +364,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         """The plan of each row. The strategy is asked once for rows with equal views."""
         made: dict[tuple[View, int, int], Plan | None] = {}
         plans = []
-        for key in zip(self.views, stored, self.rows.steps, strict=True):
+        for key in zip(self.views, stored, self.steps, strict=True):
             if key not in made:
                 view, n, step = key
                 made[key] = self.decoding.plan(view.at(step, n))

@@ -1,7 +1,7 @@
-"""What the layers of one cache share: the prompts' lengths and positions, each row's clock, and the masks checked."""
+"""What the layers of one cache share: the prompts' lengths and positions, and the masks that were checked."""
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +14,7 @@ from scope.policy.plan import View
 
 @dataclass
 class Rows:
-    """What the layers of one cache share. Layer 0 sets it when the prompt comes, and advances the clock."""
+    """What the layers of one cache share. Layer 0 sets it when the prompt comes."""
 
     config: PretrainedConfig
     windows: tuple[int | None, ...]  # the sliding window of each layer, None = none
@@ -22,7 +22,8 @@ class Rows:
     positions: Tensor | None = None  # [B, P] int32: of the prompts' tokens, -1 = padding
     views: dict[int, list[View]] = field(default_factory=dict)  # by prompt length: the views after the prefill
     columns: int | None = None  # P if the prompts come in chunks, else None
-    steps: list[int] = field(default_factory=list)  # t of the current step, per row; -1 before the first
+    forced: int = 0  # tokens of a known continuation that come all at once with the next call; 0: none
+    told: Callable[[], None] | None = None  # called after each layer that has taken its steps over them
     filled: int = 0  # layers that have a storage
     _admitted: list[tuple[weakref.ref[Tensor], int | None]] = field(default_factory=list)  # masks and windows
 
@@ -38,7 +39,6 @@ class Rows:
         first = columns - torch.tensor(self.lengths, dtype=torch.int32, device=device)
         column = torch.arange(columns, dtype=torch.int32, device=device)
         self.positions = (column - first[:, None]).clamp(min=-1)
-        self.steps = [-1] * batch
 
     def admit(self, mask: Tensor | None, positions: Tensor | None, query: Tensor, keys: Tensor, layer: int) -> None:
         """Check that a prompt's mask, or that of a chunk, is the one that the decode steps will use.
@@ -59,20 +59,20 @@ class Rows:
         if layer == 0:
             require_consecutive(positions, real[:, -n:] if ragged else None)
 
-    def admit_step(self, mask: Tensor, seen: int, layer: int) -> None:
+    def admit_step(self, mask: Tensor, seen: int, layer: int, steps: Sequence[int]) -> None:
         """Check the mask of a decode step, if the caller gives one. scope's engine gives none, so nothing waits.
 
-        Raises ScopeError if the mask does not show the prompt's tokens and all tokens after them, and no others.
+        steps: t of each row. Raises ScopeError if the mask does not show the prompt's tokens and all tokens after them, and no others.
         """
         if self._known(mask, self.windows[layer]):
             return
-        lengths = [length + step + 1 for length, step in zip(self.lengths, self.steps, strict=True)]
+        lengths = [length + step + 1 for length, step in zip(self.lengths, steps, strict=True)]
         require_causal(mask, with_answer(lengths, seen, mask.device), 1, self.windows[layer])
 
     def replace(self, rows: Sequence[int], other: "Rows") -> None:
-        """Put the prompts and clocks of `other` in place of these rows'."""
-        for row, length, step in zip(rows, other.lengths, other.steps, strict=True):
-            self.lengths[row], self.steps[row] = length, step
+        """Put the prompts of `other` in place of these rows'."""
+        for row, length in zip(rows, other.lengths, strict=True):
+            self.lengths[row] = length
 
     def _known(self, mask: Tensor, window: int | None) -> bool:
         """Whether this mask was checked already, in another layer; if not, remember it."""

@@ -20,6 +20,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.import_utils import is_flash_attn_2_available
 
+from scope.cache.masks import require_consecutive
 from scope.util.errors import ImpossibleError, ScopeError
 
 # Backend -> our name for it. transformers would look for a name with "flash" in it among its own kernels.
@@ -84,6 +85,12 @@ def _attend(
     attention_mask, scaling = kwargs.pop("attention_mask", None), kwargs.pop("scaling", None)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if layer is not None and layer.storage is not None:
+        if layer.forced:
+            if attention_mask is not None:
+                raise ScopeError("attention_mask: leave it out where a continuation is forced: all its tokens count")
+            if layer.index == 0:
+                require_consecutive(kwargs.get("position_ids"), None)
+            return layer.take_steps(query, key, value, scaling, sliding_window), None
         return layer.step(query, scaling, sliding_window, attention_mask), None
     if layer is not None:
         _check(module, kwargs)  # once, with the prompt: steps get the same arguments

@@ -23,6 +23,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from scope.cache.ahead import Ahead
 from scope.cache.grouped import grouped
 from scope.cache.sizes import reached
 from scope.policy.plan import Plan
@@ -76,6 +77,15 @@ class Storage(Protocol):
         sliding_window: tokens that the query sees; None: all. scored: whether probabilities are needed; if not, they
         may be None. They are [B, H, G, S] for the G query heads that share a head, or [B, H, 1, S], their mean.
         """
+        ...
+
+    def ahead(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Ahead | None:
+        """The attention of the next n steps, whose queries [B, Hq, n, D], keys and values [B, H, n, D] are known, for
+        `look`; None: this storage attends step by step."""
+        ...
+
+    def look(self, ahead: Ahead, sliding_window: int | None) -> Tensor:
+        """`attend` by what is known ahead -> probabilities; the output comes with the other steps'."""
         ...
 
     def write(self, channels: Mapping[str, Tensor]) -> None:
@@ -185,6 +195,7 @@ class Slots:
             batch, heads, 1, dtype=torch.long, device=keys.device
         )  # an empty slot of each row and head, if remembered
         self._remembered = False
+        self._at: Tensor | None = None  # [B, H, 1]: the slot of the newest token; None: the last one
         self._control = torch.zeros(3, batch, 1, 1, dtype=torch.int32, device=keys.device)  # head, tail, surplus
         self._controlled: list[list[int]] = []  # what the host sent last
         self._move = Move(capacity, self._width, False, False, False, 0, True, False)
@@ -259,8 +270,10 @@ class Slots:
             new = slice(self._width - 1, self._width)
             self._keys[:, :, new], self._values[:, :, new] = keys, values
             self._marks[..., new] = self._last
+            self._at = None
             return  # a slot that was never used has no channels to clear
         empty = self._empty if self._move.remembered else self.ordinals.argmin(-1, keepdim=True)
+        self._at = empty
         at = empty[..., None].expand_as(keys)
         self._keys.scatter_(2, at, keys)
         self._values.scatter_(2, at, values)
@@ -271,11 +284,14 @@ class Slots:
     def attend(
         self, query: Tensor, scaling: float, sliding_window: int | None, scored: bool
     ) -> tuple[Tensor, Tensor | None]:
-        visible = self.ordinals >= 0 if self._move.masked else None
-        if sliding_window is not None:
-            near = self.positions > self.newest[:, None, None] - sliding_window
-            visible = near if visible is None else visible & near
-        return grouped(query, self.keys, self.values, visible, scaling)
+        return grouped(query, self.keys, self.values, self._visible(sliding_window), scaling)
+
+    def ahead(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Ahead | None:
+        return None if self._whole else Ahead((self.keys, self.values), query, keys, values, scaling)
+
+    def look(self, ahead: Ahead, sliding_window: int | None) -> Tensor:
+        last = torch.full_like(self._empty, self._width - 1) if self._at is None else self._at
+        return ahead.attend(last, self._visible(sliding_window), self._width)
 
     def write(self, channels: Mapping[str, Tensor]) -> None:
         for name, own in zip(self._names, self._channels, strict=True):
@@ -328,6 +344,14 @@ class Slots:
             self._remembered = False
         for row in rows:
             self.stored[row], self._head[row], self._tail[row] = 0, math.inf, 0
+
+    def _visible(self, sliding_window: int | None) -> Tensor | None:
+        """-> [B, H, S] bool: the slots that the step's query sees; None = all."""
+        visible = self.ordinals >= 0 if self._move.masked else None
+        if sliding_window is not None:
+            near = self.positions > self.newest[:, None, None] - sliding_window
+            visible = near if visible is None else visible & near
+        return visible
 
     def _eligible(self, ordinals: Tensor) -> Tensor:
         """-> [B, H, S] bool: slots that may be freed: neither empty nor in the head or tail of the row's plan."""

@@ -50,6 +50,12 @@ class Concatenated:
             visible &= self.positions > self.newest[:, None, None] - sliding_window
         return grouped(query, self.keys, self.values, visible, scaling)
 
+    def ahead(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> None:
+        return None
+
+    def look(self, ahead: object, sliding_window: int | None) -> Tensor:
+        raise NotImplementedError  # it never says that it can
+
     def write(self, channels: Mapping[str, Tensor]) -> None:
         self.channels = {name: channels[name].float() for name in self.channels}
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -131,9 +132,6 @@ class Tokens:
 def result_of(row: Row, index: int, cache: CompressedCache) -> Generated:
     """The finished generation of a row. index: of the row in the batch."""
     steps = len(row.tokens) - 1  # the last token is never fed back
-    peak = cache.peak_slots(index, steps)
-    full = len(row.prompt.tokens) + steps
-    slot_bytes = [cache.slot_bytes(layer) for layer in range(len(peak))]
     return Generated(
         tokens=tuple(row.tokens),
         text=row.text,
@@ -141,11 +139,31 @@ def result_of(row: Row, index: int, cache: CompressedCache) -> Generated:
         prefill_seconds=row.prefill_seconds,
         decode_seconds=row.ended - row.began,
         batch_seconds=row.ended,
+        **held_by(cache, index, len(row.prompt.tokens), steps),
+    )
+
+
+class Held(TypedDict):
+    """What a cache did for one row: the fields of the same names of `Generated`."""
+
+    prefill_kept: tuple[int, ...]
+    slots_kept: tuple[int, ...]
+    prefill_full: tuple[int, ...]
+    slots_full: tuple[int, ...]
+    cache_bytes: int
+    full_cache_bytes: int
+    trace: str
+
+
+def held_by(cache: CompressedCache, index: int, prompt: int, steps: int) -> Held:
+    """Of the row at `index`, whose prompt has so many tokens, after that many decode steps."""
+    peak = cache.peak_slots(index, steps)
+    return Held(
         prefill_kept=tuple(cache.slots(index, 0)),
         slots_kept=tuple(cache.slots(index, steps)),
-        prefill_full=tuple(cache.full_slots(full - steps)),
-        slots_full=tuple(cache.full_slots(full)),
-        cache_bytes=sum(n * size for n, size in zip(peak, slot_bytes, strict=True)),
-        full_cache_bytes=cache.full_bytes(full),
+        prefill_full=tuple(cache.full_slots(prompt)),
+        slots_full=tuple(cache.full_slots(prompt + steps)),
+        cache_bytes=sum(n * cache.slot_bytes(layer) for layer, n in enumerate(peak)),
+        full_cache_bytes=cache.full_bytes(prompt + steps),
         trace=cache.trace(index, steps),
     )

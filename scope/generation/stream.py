@@ -186,10 +186,8 @@ class Batch:
         model, sampling = self._model, self._sampling
         self._clock.stop()
         cache = CompressedCache.of(model.config, self._policy, layout, self._hooks.watch)
-        with layer_inputs(model) if self._policy.prefill.layer_inputs else nullcontext():
-            pad, chunk = self._tokenizer.pad_token_id or 0, self._options.prefill_chunk
-            logits, positions = _prefill(model, cache, [prompt for _, prompt in prompts], pad, chunk)
-        cache.require_prompt()
+        pad, chunk = self._tokenizer.pad_token_id or 0, self._options.prefill_chunk
+        logits, positions = prefill(model, cache, [prompt for _, prompt in prompts], pad, chunk)
         rows = [self._row(index, prompt) for index, prompt in prompts]
         seconds = self._clock.go()
         for row in rows:
@@ -203,10 +201,14 @@ class Batch:
         return Row(index, prompt, self._tokenizer, self._eos, self._most, lot, processors)
 
 
-def _prefill(
+def prefill(
     model: PreTrainedModel, cache: CompressedCache, prompts: Sequence[Prompt], pad: int, chunk: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Feed the prompts -> logits [B, V] after their last tokens, and the positions [B, 1] of these."""
+    """Feed the prompts to an empty cache, `chunk` tokens at a time; None: all at once. `pad` fills shorter prompts.
+
+    -> logits [B, V] after their last tokens, and the positions [B, 1] of these. Raises ScopeError for a model that
+    does not run scope's attention.
+    """
     ids, mask, positions = pad_left(prompts, pad, model.device)
     columns = ids.shape[1]
     ragged = not bool(mask.all())
@@ -214,16 +216,18 @@ def _prefill(
         chunk = columns
     else:
         cache.expect(mask)
-    for start in range(0, columns, chunk):
-        stop = min(start + chunk, columns)
-        logits = model(
-            input_ids=ids[:, start:stop],
-            attention_mask=mask[:, :stop].long() if ragged else None,
-            position_ids=positions[:, start:stop],
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+    with layer_inputs(model) if cache.policy.prefill.layer_inputs else nullcontext():
+        for start in range(0, columns, chunk):
+            stop = min(start + chunk, columns)
+            logits = model(
+                input_ids=ids[:, start:stop],
+                attention_mask=mask[:, :stop].long() if ragged else None,
+                position_ids=positions[:, start:stop],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
+    cache.require_prompt()
     return logits, positions[:, -1:]
 
 

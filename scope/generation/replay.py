@@ -1,0 +1,301 @@
+"""What a policy does to a model, token by token, while the continuation is forced: at the price of a prefill.
+
+The tokens of a continuation are known. So all steps of a layer can be taken before the next layer begins, and the model
+reads its weights once for the whole continuation, not once a token. Eviction still goes step by step: what is stored
+at each step is what token-by-token decoding would store.
+"""
+
+import math
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import index
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from scope.cache import CompressedCache, Layout, Policy
+from scope.cache.slots import StorageFactory
+from scope.generation.clock import synchronised
+from scope.generation.rows import Prompt, held_by
+from scope.generation.stream import prefill
+from scope.policy.attention import Attention
+from scope.util.errors import ScopeError, check_count
+
+TRIED = 8  # tokens on which the logits made here are held against the model's own
+ROUNDINGS = 8  # units in the last place, of the largest logit, by which they may differ
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """How a replay is run. None of it changes a result but for rounding.
+
+    batch_size: prompts that are replayed together; None: all. prefill_chunk: tokens of a prompt that are fed at a time;
+    None: all. block: tokens of a row whose logits exist at once. storage: what makes the layers' storage, for tests;
+    None: slots. progress: called with (done, all) after each layer has taken its steps; counted are the layers of all
+    batches. watch: called with each layer's attention, the prompt's and each step's, before anything is evicted; all
+    steps of a layer come before those of the next. Raises SettingError for what cannot be.
+    """
+
+    batch_size: int | None = None
+    prefill_chunk: int | None = None
+    block: int = 128
+    storage: StorageFactory | None = None
+    progress: Callable[[int, int], None] | None = None
+    watch: Callable[[Attention], None] | None = None
+
+    def __post_init__(self) -> None:
+        check_count(self, "block", low=1)
+        for name in ("batch_size", "prefill_chunk"):
+            if getattr(self, name) is not None:
+                check_count(self, name, low=1)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the model says with its full cache: made once by `reference`, for any number of policies."""
+
+    prompts: tuple[tuple[int, ...], ...]
+    continuations: tuple[tuple[int, ...], ...]
+    hidden: tuple[Tensor, ...]  # per prompt [T, E]: the output layer's input that predicts each token
+    model: "weakref.ref[PreTrainedModel]"
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """One prompt's continuation of T tokens, with the full cache and with a compressed one, and what the latter held.
+
+    Entry t of a tensor is about the continuation's token t: about the distribution that predicts it, given the prompt
+    and the tokens before it. Token 0 follows the prompt directly. The prompt's own attention is not compressed, so no
+    policy changes it: its KL is 0 but for rounding. So `mean_kl` and `agreement` leave it out. Slots are per layer.
+    """
+
+    kl: Tensor  # [T] KL(full || compressed) in nats
+    agrees: Tensor  # [T] bool: both have the same most likely token
+    log_likelihood: Tensor  # [T] of the token itself in nats, with the compressed cache
+    full_log_likelihood: Tensor  # [T] and with the full one
+    prefill_seconds: float  # wall time of all prompts that went through together
+    steps_seconds: float  # and of all their steps and logits
+    prefill_kept: tuple[int, ...]  # slots left by the prefill
+    slots_kept: tuple[int, ...]  # slots at the end, the last token not fed
+    prefill_full: tuple[int, ...]  # slots that transformers' own cache would hold after the prefill
+    slots_full: tuple[int, ...]  # and at the end
+    cache_bytes: int  # of the most slots this row needed at once: keys, values and channels
+    full_cache_bytes: int  # of the keys and values that transformers' own cache would hold of it
+    trace: str  # a fingerprint of the slots held over time: equal where evictions were as many at every step
+
+    @property
+    def mean_kl(self) -> float:
+        """Nats a token, over all but the first; NaN where there is no other."""
+        return float(self.kl[1:].mean()) if len(self.kl) > 1 else math.nan
+
+    @property
+    def agreement(self) -> float:
+        """The share, from 0 to 1, of tokens for which `agrees`, over all but the first; NaN where there is no other."""
+        return float(self.agrees[1:].double().mean()) if len(self.agrees) > 1 else math.nan
+
+
+@torch.inference_mode()
+def reference(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+) -> Reference:
+    """The full cache's side of a replay: one plain forward over each prompt and its continuation.
+
+    prompts, continuations: the tokens of each, one of both for each row. Kept are hidden states, since the logits of a
+    large vocabulary take much more memory. Raises ScopeError for what are no tokens of this model, and for a model
+    whose logits are more than its output layer makes of the last hidden states, such as capped or scaled ones.
+    """
+    asked, forced = _tokens(model, "prompts", prompts), _tokens(model, "continuations", continuations)
+    if len(asked) != len(forced):
+        raise ScopeError(f"continuations: there are {len(forced)} of them for {len(asked)} prompts")
+    if asked:
+        _require_plain_logits(model, asked[0][:TRIED])
+    hidden = []
+    for prompt, continuation in zip(asked, forced, strict=True):
+        read = torch.tensor([[*prompt, *continuation[:-1]]], device=model.device)
+        states = _decoder(model)(input_ids=read, use_cache=False).last_hidden_state
+        hidden.append(states[0, len(prompt) - 1 :].clone())  # the prompt's can be freed
+    return Reference(asked, forced, tuple(hidden), weakref.ref(model))
+
+
+def replay(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    continuations: Sequence[Sequence[int]],
+    policy: Policy,
+    options: ReplayOptions | None = None,
+    against: Reference | None = None,
+) -> list[Replayed]:
+    """What a policy does to the model while it reads these continuations, one result a prompt, in their order.
+
+        prompts, continuations = tokenizer(texts).input_ids, tokenizer(answers, add_special_tokens=False).input_ids
+        rows = replay(model, prompts, continuations, Policy(SnapKV(budget=512, window=8), Slide(budget=128, recent=64)))
+        print([row.mean_kl for row in rows])
+
+    The results are those of feeding the tokens one by one, `model(ids[:, t : t + 1], past_key_values=cache)`, but for
+    rounding. Rows may differ in length. against: `reference(model, prompts, continuations)`, made once for several
+    policies; None: it is made here. Raises ScopeError as `reference` and `CompressedCache` do, and for a reference of
+    other tokens or another model.
+    """
+    options = options or ReplayOptions()
+    against = against or reference(model, prompts, continuations)
+    if against.model() is not model:
+        raise ScopeError("against: this reference was made with another model")
+    asked, forced = _tokens(model, "prompts", prompts), _tokens(model, "continuations", continuations)
+    if (asked, forced) != (against.prompts, against.continuations):
+        raise ScopeError("against: this reference was made of other prompts or continuations")
+    size = options.batch_size or max(1, len(asked))
+    starts = range(0, len(asked), size)
+    told = _Told(options.progress, len(starts) * model.config.get_text_config(decoder=True).num_hidden_layers)
+    batches = [slice(start, start + size) for start in starts]
+    return [row for rows in batches for row in _batch(model, against, rows, policy, options, told)]
+
+
+class _Told:
+    """Counts the layers that have taken their steps, and tells of it."""
+
+    def __init__(self, progress: Callable[[int, int], None] | None, every: int) -> None:
+        self._progress, self._all, self._done = progress, every, 0
+
+    def __call__(self) -> None:
+        self._done += 1
+        if self._progress:
+            self._progress(self._done, self._all)
+
+
+@torch.inference_mode()
+def _batch(
+    model: PreTrainedModel,
+    against: Reference,
+    rows: slice,
+    policy: Policy,
+    options: ReplayOptions,
+    told: Callable[[], None],
+) -> list[Replayed]:
+    """These rows of the reference, together in one cache."""
+    prompts, continuations = against.prompts[rows], against.continuations[rows]
+    longest = max(map(len, continuations))
+    cache = CompressedCache.of(model.config, policy, Layout(longest, options.storage), options.watch)
+    began = synchronised(model.device)
+    named = [Prompt(str(b), prompt) for b, prompt in enumerate(prompts)]
+    first, last = prefill(model, cache, named, 0, options.prefill_chunk)
+    read = synchronised(model.device)
+    hidden = _stepped(model, cache, continuations, last, told)
+    head = _head(model)
+    assert head is not None  # the reference has seen to it
+    compared = [
+        _compared(head, of_row, own, logits, tokens, options.block)
+        for of_row, own, logits, tokens in zip(against.hidden[rows], hidden, first, continuations, strict=True)
+    ]
+    ended = synchronised(model.device)
+    return [
+        Replayed(
+            *numbers,
+            prefill_seconds=read - began,
+            steps_seconds=ended - read,
+            **held_by(cache, b, len(prompts[b]), len(continuations[b]) - 1),
+        )
+        for b, numbers in enumerate(compared)
+    ]
+
+
+def _stepped(
+    model: PreTrainedModel,
+    cache: CompressedCache,
+    continuations: Sequence[Sequence[int]],
+    last: Tensor,
+    told: Callable[[], None],
+) -> Tensor:
+    """Feed all tokens but the last of each row -> hidden states [B, T - 1, E], T of the longest.
+
+    last [B, 1]: the positions of the prompts' last tokens. A shorter row goes on with padding at its end, which no
+    token of its own can see, and nothing of it is counted.
+    """
+    steps = max(map(len, continuations)) - 1
+    if not steps:
+        return torch.empty(len(continuations), 0, 0)
+    ids = torch.zeros(len(continuations), steps, dtype=torch.long)
+    for row, tokens in zip(ids, continuations, strict=True):
+        row[: len(tokens) - 1] = torch.tensor(tokens[:-1])
+    cache.force(steps, told)
+    hidden: Tensor = _decoder(model)(
+        input_ids=ids.to(model.device),
+        position_ids=last + 1 + torch.arange(steps, device=last.device),
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
+    return hidden
+
+
+class _Compared(NamedTuple):
+    """Per token of a row: the first four fields of `Replayed`."""
+
+    kl: Tensor
+    agrees: Tensor
+    log_likelihood: Tensor
+    full_log_likelihood: Tensor
+
+
+def _compared(
+    head: nn.Module, full: Tensor, own: Tensor, first: Tensor, tokens: Sequence[int], block: int
+) -> _Compared:
+    """full [T, E], own [T - 1 or more, E]: hidden states that predict each token, own from the second token on; first
+    [V]: its own logits for the first one. `block` tokens at a time."""
+    parts = [_of_logits(head(full[:1]), first[None], tokens[:1])]
+    for start in range(1, len(tokens), block):
+        stop = min(start + block, len(tokens))
+        parts.append(_of_logits(head(full[start:stop]), head(own[start - 1 : stop - 1]), tokens[start:stop]))
+    return _Compared(*(torch.cat(numbers).cpu() for numbers in zip(*parts, strict=True)))
+
+
+def _of_logits(full: Tensor, own: Tensor, tokens: Sequence[int]) -> _Compared:
+    """full, own: logits [n, V] for these n tokens. Softmax is in float32 or wider."""
+    wide = torch.promote_types(full.dtype, torch.float32)
+    agrees = full.argmax(-1) == own.argmax(-1)
+    full, own = full.to(wide).log_softmax(-1), own.to(wide).log_softmax(-1)
+    at = torch.tensor(tokens, device=full.device)[:, None]
+    kl = ((full - own) * full.exp()).sum(-1)
+    return _Compared(kl, agrees, own.gather(-1, at)[:, 0], full.gather(-1, at)[:, 0])
+
+
+def _decoder(model: PreTrainedModel) -> nn.Module:
+    """The model without its output layer."""
+    decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
+    return decoder
+
+
+def _head(model: PreTrainedModel) -> nn.Module | None:
+    """The model's output layer, from hidden states to logits."""
+    head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return head
+
+
+def _tokens(model: PreTrainedModel, name: str, given: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """The same as tuples. Raises ScopeError where they are no tokens of the model, or none at all in a row."""
+    vocabulary = len(cast(Tensor, model.get_input_embeddings().weight))
+    rows = []
+    for i, tokens in enumerate(given):
+        try:
+            row = tuple(index(token) for token in tokens)
+        except (TypeError, ValueError) as error:
+            raise ScopeError(f"{name}[{i}]: must be tokens, whole numbers: tokenizer(text).input_ids") from error
+        if not row:
+            raise ScopeError(f"{name}[{i}]: has no token, and must have one at least")
+        if not 0 <= min(row) <= max(row) < vocabulary:
+            raise ScopeError(f"{name}[{i}]: has a token that is none of the model's {vocabulary}")
+        rows.append(row)
+    return tuple(rows)
+
+
+def _require_plain_logits(model: PreTrainedModel, tokens: Sequence[int]) -> None:
+    """Raises ScopeError where the model's logits are not what its output layer makes of its last hidden states."""
+    head, ids = _head(model), torch.tensor([list(tokens)], device=model.device)
+    if head is not None:
+        own = model(input_ids=ids, use_cache=False).logits.double()
+        made = head(_decoder(model)(input_ids=ids, use_cache=False).last_hidden_state)
+        allowed = ROUNDINGS * torch.finfo(made.dtype).eps * float(own.abs().max())
+        if made.shape == own.shape and float((made - own).abs().max()) <= allowed:
+            return
+    raise ScopeError("replay needs the model's logits from its output layer alone: this one scales or caps them")

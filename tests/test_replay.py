@@ -1,0 +1,380 @@
+"""Replay is token-by-token decoding, only faster: the same slots in every layer and step, the same numbers per token.
+
+The oracles: a loop that feeds one token after the other through the public API, and a stock model without any cache.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pydoc_data.topics import topics
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import LAYERS, SLIDING_WINDOW, random_prompts, tiny
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig, GraniteConfig, PreTrainedModel
+
+import scope
+from scope import decoding, prefill
+from scope.cache import CompressedCache, Layout, Policy
+from scope.cache.ahead import BYTES, STEPS, steps_together
+from scope.cache.slots import Slots, StorageFactory
+from scope.cache.twin import Concatenated
+from scope.decoding import DecodingStrategy, KeepAll
+from scope.generation.replay import Reference, ReplayOptions, reference, replay
+from scope.generation.rows import pad_left
+from scope.policy.attention import Attention
+from scope.prefill import PrefillMethod
+from scope.util.errors import ScopeError, SettingError
+
+D, RECENT, T = 9, 4, 26
+PROMPTS = [prompt.tokens for prompt in random_prompts(44, 31, 38)]
+CONTINUATIONS = [prompt.tokens for prompt in random_prompts(T, 11, 19, seed=2)]
+SNAPKV = prefill.SnapKV(20, 4)
+
+
+def every_strategy() -> dict[str, DecodingStrategy]:
+    """Every class that scope.decoding offers, at the same budget."""
+    made: dict[str, Any] = {"KeepAll": KeepAll()}
+    for name in set(decoding.__all__) - {"KeepAll", "DecodingStrategy"}:
+        kind = getattr(decoding, name)
+        names = {field.name for field in fields(kind)}
+        fitting = {"tokens": T, "window": 3, "every": 4, "sinks": 2, "anchors": 2, "kernel": 3}
+        made[name] = kind(D, RECENT, **{key: value for key, value in fitting.items() if key in names})
+    return dict(sorted(made.items()))
+
+
+METHODS: dict[str, PrefillMethod] = {
+    "full": prefill.Full(),
+    "snapkv": SNAPKV,
+    "h2o": prefill.H2O(20, 4),
+    "distinct": prefill.Distinct(20, 4),
+    "pyramidkv": prefill.PyramidKV(20, 4, beta=4),
+    "streamingllm": prefill.StreamingLLM(20, 4),
+    "share": prefill.SnapKV(0.5, 4),
+}
+
+
+class Seen:
+    """What the policies are shown of decode steps: per layer the positions in the slots of each row and head."""
+
+    def __init__(self) -> None:
+        self.layers: dict[int, list[Tensor]] = defaultdict(list)
+
+    def __call__(self, attention: Attention) -> None:
+        if attention.decoding:
+            self.layers[attention.layer].append(attention.positions.clone())
+
+    def of_row(self, row: int, steps: int) -> list[list[list[list[int]]]]:
+        """[layer][step][head] the tokens that are stored, ascending, this step's own included."""
+        return [
+            [[sorted(n for n in head if n >= 0) for head in step[row].tolist()] for step in self.layers[layer][:steps]]
+            for layer in sorted(self.layers)
+        ]
+
+
+@dataclass
+class ByHand:
+    """Token-by-token decoding of forced tokens."""
+
+    logits: Tensor  # [B, T, V]
+    cache: CompressedCache
+    seen: Seen
+
+
+@torch.inference_mode()
+def by_hand(
+    model: PreTrainedModel,
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    forced: Sequence[Sequence[int]],
+    layout: Layout,
+) -> ByHand:
+    seen = Seen()
+    cache = CompressedCache.of(model.config, policy, layout, seen)
+    named = [scope.Prompt(str(i), tuple(prompt)) for i, prompt in enumerate(prompts)]
+    ids, mask, positions = pad_left(named, 0, model.device)
+    logits = [model(input_ids=ids, attention_mask=mask.long(), position_ids=positions, past_key_values=cache).logits]
+    at = positions[:, -1:]
+    for t in range(max(map(len, forced)) - 1):
+        at = at + 1
+        token = torch.tensor([[row[t] if t < len(row) else 0] for row in forced])
+        logits.append(model(input_ids=token, position_ids=at, past_key_values=cache).logits)
+    return ByHand(torch.cat([logits[0][:, -1:], *logits[1:]], 1), cache, seen)
+
+
+@torch.inference_mode()
+def stock(family: str, prompt: Sequence[int], forced: Sequence[int]) -> Tensor:
+    """Log-probabilities [T, V] by transformers' own attention, with no cache at all."""
+    logits = tiny(family, "sdpa")(torch.tensor([[*prompt, *forced[:-1]]]), use_cache=False).logits[0]
+    return logits[len(prompt) - 1 :].log_softmax(-1)
+
+
+def check(
+    family: str,
+    policy: Policy,
+    prompts: Sequence[Sequence[int]] = PROMPTS,
+    forced: Sequence[Sequence[int]] = CONTINUATIONS,
+    storage: StorageFactory | None = None,
+    **options: Any,
+) -> None:
+    """Replay against the oracles: every number of every token, and what is stored in every layer and step."""
+    seen = Seen()
+    rows = replay(tiny(family), prompts, forced, policy, ReplayOptions(storage=storage, watch=seen, block=7, **options))
+    plain = by_hand(tiny(family), policy, prompts, forced, Layout(max(map(len, forced)), storage))
+    for b, (row, prompt, tokens) in enumerate(zip(rows, prompts, forced, strict=True)):
+        n, at = len(tokens), torch.tensor(tokens)[:, None]
+        full, own = stock(family, prompt, tokens), plain.logits[b, :n].log_softmax(-1)
+        assert [len(x) for x in (row.kl, row.agrees, row.log_likelihood, row.full_log_likelihood)] == [n] * 4
+        torch.testing.assert_close(row.kl, (full.exp() * (full - own)).sum(-1), atol=1e-10, rtol=1e-8)
+        torch.testing.assert_close(row.log_likelihood, own.gather(-1, at)[:, 0], atol=1e-10, rtol=1e-8)
+        torch.testing.assert_close(row.full_log_likelihood, full.gather(-1, at)[:, 0], atol=1e-10, rtol=1e-8)
+        assert row.agrees.tolist() == (full.argmax(-1) == own.argmax(-1)).tolist()
+        assert abs(float(row.kl[0])) < 1e-12
+        assert row.slots_kept == tuple(plain.cache.slots(b, n - 1))
+        assert row.prefill_kept == tuple(plain.cache.slots(b, 0))
+        assert row.trace == plain.cache.trace(b, n - 1)
+        peak = plain.cache.peak_slots(b, n - 1)
+        assert row.cache_bytes == sum(k * plain.cache.slot_bytes(layer) for layer, k in enumerate(peak))
+        if "batch_size" not in options:
+            assert seen.of_row(b, n - 1) == plain.seen.of_row(b, n - 1)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3"])
+@pytest.mark.parametrize("name", every_strategy())
+def test_every_strategy_replays_as_it_decodes(family: str, name: str) -> None:
+    check(family, Policy(SNAPKV, every_strategy()[name]))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("strategy", ["KeepAll", "H2O", "AccumulatedH2O", "MorphKV"])
+def test_after_every_prefill_method(method: str, strategy: str) -> None:
+    check("qwen3", Policy(METHODS[method], every_strategy()[strategy]))
+
+
+@pytest.mark.parametrize("strategy", ["KeepAll", "Slide", "LazyEviction", "RKV"])
+@pytest.mark.parametrize("granularity", ["kv_head", "query_head"])
+@pytest.mark.parametrize("storage", [Slots, Concatenated])
+def test_in_every_storage_and_granularity(strategy: str, granularity: str, storage: StorageFactory) -> None:
+    check("llama", Policy(SNAPKV, every_strategy()[strategy], granularity), storage=storage)
+
+
+@pytest.mark.parametrize("strategy", ["Slide", "H2O", "RaaS"])
+def test_with_the_prompts_in_chunks_and_in_several_batches(strategy: str) -> None:
+    policy = Policy(prefill.H2O(20, 4), every_strategy()[strategy])
+    check("gemma3", policy, prefill_chunk=5)
+    check("gemma3", policy, batch_size=2, prefill_chunk=9)
+    check("llama", policy, batch_size=1)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_with_bytes_as_the_bound(family: str) -> None:
+    slot = 2 * 2 * 16 * 8  # two heads, keys and values, of 16 float64
+    check(family, Policy(SNAPKV, decoding.Slide(1000, RECENT), max_bytes=LAYERS * 34 * slot))
+    check(family, Policy(SNAPKV, decoding.Adaptive(1000, RECENT, tokens=T), max_bytes=LAYERS * 34 * slot))
+
+
+@pytest.mark.parametrize("boundary", ["kept", "budget"])
+@pytest.mark.parametrize("strategy", ["Slide", "H2O", "Discontinuous"])
+def test_with_the_boundary_of_the_released_code(strategy: str, boundary: str) -> None:
+    kind = getattr(decoding, strategy)
+    more = {"tokens": T} if strategy == "Discontinuous" else {}
+    check("llama", Policy(prefill.PyramidKV(16, 4), kind(D, RECENT, boundary=boundary, **more)))
+
+
+def test_of_one_prompt_past_several_windows() -> None:
+    (prompt,), (forced,) = random_prompts(2 * SLIDING_WINDOW), random_prompts(3 * SLIDING_WINDOW, seed=3)
+    for family in ("gemma3", "mistral_sliding"):
+        check(family, Policy(prefill.Full(), decoding.H2O(D, RECENT)), [prompt.tokens], [forced.tokens])
+
+
+@pytest.mark.parametrize("strategy", ["KeepAll", "H2O", "RKV"])
+def test_past_the_steps_whose_products_are_made_together(strategy: str) -> None:
+    forced = [prompt.tokens for prompt in random_prompts(2 * STEPS + 5, STEPS + 1, seed=4)]
+    check("llama", Policy(SNAPKV, every_strategy()[strategy]), PROMPTS[:2], forced)
+
+
+def test_the_products_of_steps_that_are_taken_together_are_bounded() -> None:
+    for slots in (100, 10_000, 10_000_000):
+        steps = steps_together(torch.empty(1, 1, 1, 1).expand(6, 9, 300, 64), slots)
+        assert steps == 1 or 4 * 6 * 9 * slots * steps <= BYTES
+        assert 1 <= steps <= STEPS
+
+
+def test_prompts_and_continuations_of_a_single_token() -> None:
+    check("llama", Policy(decoding=decoding.Slide(2, 1)), [[5], [6, 7], [8]], [[9], [10, 11, 12, 13], [14, 15]])
+    (row,) = replay(tiny(), [[5, 6]], [[7]], Policy())
+    assert len(row.kl) == 1
+    assert row.mean_kl != row.mean_kl  # no step was taken, so there is nothing to average
+    assert row.agreement != row.agreement
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3"])
+def test_where_nothing_is_evicted_nothing_diverges(family: str) -> None:
+    for row in replay(tiny(family), PROMPTS, CONTINUATIONS, Policy()):
+        assert float(row.kl.abs().max()) < 1e-12
+        assert row.agreement == 1
+        torch.testing.assert_close(row.log_likelihood, row.full_log_likelihood)
+
+
+def test_averages_leave_out_the_first_token_alone() -> None:
+    for row in replay(tiny(), PROMPTS, CONTINUATIONS, Policy(SNAPKV, decoding.Slide(D, RECENT))):
+        later = row.kl.tolist()[1:]
+        assert row.mean_kl == pytest.approx(sum(later) / len(later))
+        assert row.mean_kl > 1e-4
+        assert row.agreement == pytest.approx(sum(row.agrees.tolist()[1:]) / len(later))
+
+
+def test_a_reference_serves_several_policies_and_no_other_tokens_or_model() -> None:
+    made = reference(tiny(), PROMPTS, CONTINUATIONS)
+    for policy in (Policy(SNAPKV), Policy(decoding=decoding.Slide(D, RECENT))):
+        shared = replay(tiny(), PROMPTS, CONTINUATIONS, policy, against=made)
+        for one, other in zip(shared, replay(tiny(), PROMPTS, CONTINUATIONS, policy), strict=True):
+            assert one.kl.tolist() == other.kl.tolist()
+    with pytest.raises(ScopeError, match="other prompts or continuations"):
+        replay(tiny(), PROMPTS, CONTINUATIONS[::-1], Policy(), against=made)
+    with pytest.raises(ScopeError, match="another model"):
+        replay(tiny("qwen3"), PROMPTS, CONTINUATIONS, Policy(), against=made)
+
+
+def test_memory_of_a_reference_does_not_grow_with_the_vocabulary() -> None:
+    made = reference(tiny(), PROMPTS, CONTINUATIONS)
+    width = tiny().config.hidden_size
+    assert [tuple(hidden.shape) for hidden in made.hidden] == [(len(row), width) for row in CONTINUATIONS]
+    held = sum(hidden.untyped_storage().nbytes() for hidden in made.hidden)
+    assert held == 8 * width * sum(map(len, CONTINUATIONS))  # not the whole prompt's, of which these are a part
+
+
+def test_progress_counts_the_layers_of_all_batches() -> None:
+    told: list[tuple[int, int]] = []
+    options = ReplayOptions(batch_size=2, progress=lambda *counts: told.append(counts))
+    replay(tiny(), PROMPTS, CONTINUATIONS, Policy(), options)
+    assert told == [(n, 2 * LAYERS) for n in range(1, 2 * LAYERS + 1)]
+
+
+def test_no_prompts_no_rows() -> None:
+    assert replay(tiny(), [], [], Policy()) == []
+
+
+@pytest.mark.parametrize(
+    ("prompts", "continuations", "message"),
+    [
+        ([[1, 2]], [], "there are 0 of them for 1 prompts"),
+        ([[1, 2]], [[]], r"continuations\[0\]: has no token"),
+        ([[1, 2], []], [[1], [1]], r"prompts\[1\]: has no token"),
+        ([[1, 97]], [[1]], r"prompts\[0\]: has a token that is none of the model's 97"),
+        ([[1, 2]], [[-1]], r"continuations\[0\]: has a token that is none"),
+        ([[1, 2]], ["text"], r"continuations\[0\]: must be tokens"),
+        ([1, 2], [[1]], r"prompts\[0\]: must be tokens"),
+        ([[1, 2.5]], [[1]], r"prompts\[0\]: must be tokens"),
+    ],
+)
+def test_what_are_no_tokens_is_refused_in_a_line(prompts: Any, continuations: Any, message: str) -> None:
+    with pytest.raises(ScopeError, match=message):
+        replay(tiny(), prompts, continuations, Policy())
+
+
+@pytest.mark.parametrize("name", ["batch_size", "prefill_chunk", "block"])
+def test_counts_are_at_least_one(name: str) -> None:
+    with pytest.raises(SettingError, match=name):
+        ReplayOptions(**{name: 0})
+
+
+def test_a_model_that_caps_or_scales_its_logits_is_refused() -> None:
+    sizes: dict[str, Any] = {
+        "vocab_size": 50, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
+    }  # fmt: skip
+    for config in (GraniteConfig(**sizes, logits_scaling=3.0), Gemma3TextConfig(**sizes, final_logit_softcapping=0.1)):
+        model = AutoModelForCausalLM.from_config(config).eval()
+        with pytest.raises(ScopeError, match="scales or caps"):
+            reference(model, [[1, 2, 3]], [[4, 5]])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SCOPE_SMOLLM2" not in os.environ, reason="SCOPE_SMOLLM2 names no folder of SmolLM2")
+@pytest.mark.parametrize("name", ["Slide", "Distinct", "H2O", "Adaptive"])
+def test_a_real_model_replays_as_it_decodes(name: str) -> None:
+    folder = os.environ["SCOPE_SMOLLM2"]
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+    text = " ".join(topics[key] for key in sorted(topics))
+    tokens = AutoTokenizer.from_pretrained(folder, local_files_only=True)(text[:20_000]).input_ids
+    prompts, forced = [tokens[:150], tokens[1000:1100]], [tokens[150:200], tokens[1100:1140]]
+    policy, seen = Policy(prefill.SnapKV(0.5, 8), every_strategy()[name]), Seen()
+    rows = replay(model, prompts, forced, policy, ReplayOptions(watch=seen))
+    plain = by_hand(model, policy, prompts, forced, Layout(50))
+    for b, (row, of_row) in enumerate(zip(rows, forced, strict=True)):
+        n = len(of_row)
+        assert seen.of_row(b, n - 1) == plain.seen.of_row(b, n - 1)
+        own = plain.logits[b, :n].log_softmax(-1).gather(-1, torch.tensor(of_row)[:, None])[:, 0]
+        torch.testing.assert_close(row.log_likelihood, own, atol=2e-4, rtol=0)
+        assert row.mean_kl > 1e-3
+    for row in replay(model, prompts, forced, Policy()):
+        assert float(row.kl.abs().max()) < 1e-5
+        assert row.agreement == 1
+
+
+# The cache
+
+
+def cache_after(prompt: Sequence[int], policy: Policy) -> CompressedCache:
+    cache = CompressedCache.of(tiny().config, policy)
+    tiny()(torch.tensor([list(prompt)]), past_key_values=cache)
+    return cache
+
+
+def step(cache: CompressedCache, tokens: Sequence[int], **more: Any) -> Tensor:
+    logits: Tensor = tiny()(torch.tensor([list(tokens)]), past_key_values=cache, **more).logits[0]
+    return logits
+
+
+@torch.inference_mode()
+def test_forced_calls_and_single_steps_mix() -> None:
+    policy, tokens = Policy(SNAPKV, decoding.AccumulatedH2O(D, RECENT)), CONTINUATIONS[0]
+    plain, mixed = cache_after(PROMPTS[0], policy), cache_after(PROMPTS[0], policy)
+    expected = torch.cat([step(plain, [token]) for token in tokens])
+    got = []
+    for start, stop, forced in ((0, 3, True), (3, 4, False), (4, 5, True), (5, 20, True), (20, 21, False)):
+        if forced:
+            mixed.force(stop - start)
+        got.append(step(mixed, tokens[start:stop]))
+    torch.testing.assert_close(torch.cat(got), expected[:21])
+    assert mixed.get_seq_length() == len(PROMPTS[0]) + 21
+
+
+@torch.inference_mode()
+def test_several_tokens_are_refused_where_no_one_said_that_they_come() -> None:
+    policy = Policy(SNAPKV, decoding.Slide(D, RECENT))
+    cache = cache_after(PROMPTS[0], policy)
+    with pytest.raises(ScopeError, match="chunks"):
+        step(cache, [5, 6, 7])
+    cache.force(2)
+    with pytest.raises(ScopeError, match="chunks"):
+        step(cache, [5, 6, 7])
+    step(cache, [5, 6])
+    with pytest.raises(ScopeError, match="chunks"):  # what was said held for one call
+        step(cache, [5, 6])
+
+
+@torch.inference_mode()
+def test_force_needs_a_prompt_a_count_and_tokens_that_follow_each_other() -> None:
+    policy = Policy(SNAPKV, decoding.Slide(D, RECENT))
+    with pytest.raises(ScopeError, match="prompts go through the cache first"):
+        CompressedCache.of(tiny().config, policy).force(3)
+    for wrong in (0, -1, True, 2.0, "3"):
+        with pytest.raises(ScopeError, match="tokens="):
+            cache_after(PROMPTS[0], policy).force(wrong)  # type: ignore[arg-type]
+    cache = cache_after(PROMPTS[0], policy)
+    cache.force(2)
+    with pytest.raises(ScopeError, match="attention_mask"):
+        step(cache, [5, 6], attention_mask=torch.ones(1, len(PROMPTS[0]) + 2))
+    cache = cache_after(PROMPTS[0], policy)
+    cache.force(2)
+    with pytest.raises(ScopeError, match="position_ids"):
+        step(cache, [5, 6], position_ids=torch.tensor([[50, 52]]))
+
+
+def test_it_can_be_had_from_scope() -> None:
+    assert (scope.replay, scope.reference, scope.Reference) == (replay, reference, Reference)
