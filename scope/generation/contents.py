@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from scope.util.errors import ScopeError
-from scope.util.files import write_whole
+from scope.util.files import user_cache, write_whole
 
 # Files that no library reads for an answer. Hidden files and folders (.git, .cache) are left out too.
 DOCUMENTS = frozenset({".md", ".rst", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".lock", ".pyc"})
@@ -91,10 +91,8 @@ class _File:
     @property
     def _memory(self) -> Path:
         """One file for each path, so that processes beside each other overwrite nothing of each other's."""
-        import platformdirs  # here, since models load without it
-
         name = hashlib.sha256(os.fsencode(self.path)).hexdigest()
-        return platformdirs.user_cache_path("scope-kv") / "hashes" / name
+        return user_cache() / "hashes" / name
 
     def remembered(self) -> str | None:
         if self.size < SMALL:

@@ -55,7 +55,8 @@ ADAPTER = "adapter_config.json"
 class ModelSource:
     """Where a model comes from and how it runs.
 
-    path: a hub id, a folder, or `embedded`. revision: of a hub id; what is loaded is the commit that it names. dtype:
+    path: a hub id, a folder, a GGUF file, `embedded`, or a name of `scope.models.published`. revision: of a hub id;
+    what is loaded is the commit that it names. dtype:
     `auto` is float32 on a CPU and the checkpoint's own on a GPU. attention: the backend of the prompt's attention;
     decode steps run scope's own. device: a torch device, or `auto` (a GPU where there is one). device_map: accelerate's
     way of spreading the layers, such as `auto` or `balanced`; device then does not count. threads: of torch on the CPU,
@@ -172,7 +173,8 @@ class ModelSource:
         """Its configuration, without its weights."""
         place = self.place()
         folder = Path(place.name)
-        name = _base_of(folder) if place.commit is None and not (folder / "config.json").is_file() else place.name
+        whole = place.commit is not None or place.gguf is not None or (folder / "config.json").is_file()
+        name = place.name if whole else _base_of(folder)
         config: PretrainedConfig = AutoConfig.from_pretrained(name, **self._files(place))
         return config
 
@@ -208,6 +210,7 @@ class ModelSource:
             names = ", ".join(sorted(other.name for other in foreign))
             raise ConfigError(f"model.path={place.name}: its code comes from several repositories: {names}")
         return {
+            **({"gguf_file": place.gguf} if place.gguf else {}),
             "revision": place.commit,
             "code_revision": next(iter(commits), None),
             "local_files_only": place.local,
