@@ -30,6 +30,7 @@ from scope.generation import devices
 from scope.generation.contents import hash_folder
 from scope.generation.places import Place, locate
 from scope.generation.prompts import LAYOUTS, OVERLONG, RESERVED, TEMPLATED, TemplateInput
+from scope.models import gguf
 from scope.scoring.thinking import THINK
 from scope.util.errors import (
     CombinationError,
@@ -56,8 +57,8 @@ class ModelSource:
     """Where a model comes from and how it runs.
 
     path: a hub id, a folder, a GGUF file, `embedded`, or a name of `scope.models.published`. revision: of a hub id;
-    what is loaded is the commit that it names. dtype:
-    `auto` is float32 on a CPU and the checkpoint's own on a GPU. attention: the backend of the prompt's attention;
+    what is loaded is the commit that it names. dtype: `auto` is float32 on a CPU and the checkpoint's own on a GPU.
+    attention: the backend of the prompt's attention;
     decode steps run scope's own. device: a torch device, or `auto` (a GPU where there is one). device_map: accelerate's
     way of spreading the layers, such as `auto` or `balanced`; device then does not count. threads: of torch on the CPU,
     None as torch has it; one is best for a very small model, whose steps are too short to share. layout: how a prompt
@@ -196,6 +197,7 @@ class ModelSource:
             attn_implementation=attention,
             device_map=self.device_map,
             use_safetensors=True if self.safetensors_only else None,
+            **(gguf.unpacked() if place.gguf else {}),
             **self._files(place),
         )
         if self.device_map is None:

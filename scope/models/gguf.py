@@ -6,6 +6,7 @@ import re
 import tempfile
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from scope.util.errors import ImpossibleError, ScopeError
 from scope.util.files import write_whole
@@ -40,6 +41,18 @@ def alone(file: Path) -> tempfile.TemporaryDirectory[str]:
     return folder
 
 
+def unpacked() -> dict[str, Any]:
+    """Arguments of from_pretrained: every weight is made plain when it is read.
+
+    Newer versions of transformers otherwise keep weights packed where the machine has kernels for them, which round
+    differently, so that a model would not be the same everywhere.
+    """
+    import transformers
+
+    config = getattr(transformers, "GgufConfig", None)
+    return {} if config is None else {"quantization_config": config(dequantize=True)}
+
+
 def write_folder(file: Path, folder: Path) -> None:
     """Make an ordinary folder in float32: config, safetensors, tokenizer and chat template.
 
@@ -50,7 +63,9 @@ def write_folder(file: Path, folder: Path) -> None:
 
     place = alone(file).name
     try:
-        model = AutoModelForCausalLM.from_pretrained(place, gguf_file=NAME, dtype=torch.float32, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            place, gguf_file=NAME, dtype=torch.float32, local_files_only=True, **unpacked()
+        )
         tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=NAME, local_files_only=True)
         weights = model.state_dict()
         config = model.config
