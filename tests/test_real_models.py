@@ -82,6 +82,14 @@ def publish(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pub
     return made
 
 
+@pytest.fixture
+def unmade(monkeypatch: pytest.MonkeyPatch) -> Published:
+    """A model in the table that nobody has fetched."""
+    model = Published("tiny", "a tiny Llama", "nobody/tiny", "none", (Wheel("scope-tiny0", "1.0", "0" * 64),), (1, 1))
+    monkeypatch.setitem(PUBLISHED, "tiny", model)
+    return model
+
+
 def logits(path: object, **settings: str) -> torch.Tensor:
     with torch.inference_mode():
         found: torch.Tensor = load(ModelSource(path=str(path), device="cpu", **settings)).model(TOKENS).logits  # type: ignore[arg-type]
@@ -151,7 +159,7 @@ def test_a_gguf_file_that_ends_too_early_is_one_line(tmp_path: Path) -> None:
 
 
 def test_without_the_extra_it_is_named(
-    tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = find_spec
     for package in ("gguf", "accelerate"):
@@ -192,13 +200,13 @@ def test_a_folder_is_made_once_of_wheels_and_is_the_model(
         ModelSource(path="tiny", revision="main").place()
 
 
-def test_a_model_that_is_nowhere_names_the_command(publish: Publish) -> None:
-    publish()
+@pytest.mark.usefixtures("unmade")
+def test_a_model_that_is_nowhere_names_the_command() -> None:
     assert refused("tiny").endswith("have it made: python -m scope.models get tiny")
 
 
-def test_the_hub_goes_before_the_folder(publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = publish()
+def test_the_hub_goes_before_the_folder(unmade: Published, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = unmade
     model.folder.mkdir(parents=True)
     (model.folder / "config.json").write_text("{}")
     assert ModelSource(path="tiny").place() == places.Place(str(model.folder))
@@ -244,6 +252,7 @@ def test_no_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "secret12345" not in fetch._reason("ERROR: HTTP 403 of https://me:secret12345@host/simple\n")
 
 
+@pytest.mark.slow
 @needs_gguf
 def test_a_kill_in_the_middle_leaves_nothing_half_made(publish: Publish, cache: Path) -> None:
     model = publish()
