@@ -123,7 +123,7 @@ REFUSED = {
     "method={a:1}": "method: takes the name of an option, not a value; --help lists them",
     "output=null": "output=null: must be a folder",
     "-m output={}": "output={}: must be a folder",
-    "model.path=null": "model.path=null: must be a hub id, a folder, or embedded",
+    "model.path=null": "model.path=null: must be a hub id, a folder, a GGUF file, or embedded",
     "~name": "name: must be given",
     "~sampling": "sampling: must be given",
     "~budget.prefill": "method.budget: interpolation key 'budget.prefill' not found",

@@ -62,7 +62,8 @@ class Rows:
     def admit_step(self, mask: Tensor, seen: int, layer: int, steps: Sequence[int]) -> None:
         """Check the mask of a decode step, if the caller gives one. scope's engine gives none, so nothing waits.
 
-        steps: t of each row. Raises ScopeError if the mask does not show the prompt's tokens and all tokens after them, and no others.
+        steps: t of each row. Raises ScopeError if the mask does not show the prompt's tokens and all tokens after
+        them, and no others.
         """
         if self._known(mask, self.windows[layer]):
             return

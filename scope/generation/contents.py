@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from scope.util.errors import ScopeError
-from scope.util.files import write_whole
+from scope.util.files import user_cache, write_whole
 
 # Files that do not change an answer. Hidden files and folders, such as .git and .cache, are left out too.
 DOCUMENTS = frozenset({".md", ".rst", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".lock", ".pyc"})
@@ -92,10 +92,8 @@ class _File:
     @property
     def _memory(self) -> Path:
         """The file that keeps the hash: one for each path, so that processes do not overwrite each other's."""
-        import platformdirs  # imported here, since loading a model does not need it
-
         name = hashlib.sha256(os.fsencode(self.path)).hexdigest()
-        return platformdirs.user_cache_path("scope-kv") / "hashes" / name
+        return user_cache() / "hashes" / name
 
     def remembered(self) -> str | None:
         """The hash, if it is known for this state of the file."""

@@ -24,6 +24,7 @@ from scope.generation.model_parts import ADAPTER, base_of, code_places, fingerpr
 from scope.generation.places import Place, locate
 from scope.generation.prompts import LAYOUTS, OVERLONG, TemplateInput
 from scope.generation.source_checks import check_device, check_template, thinking_pair
+from scope.models import gguf
 from scope.scoring.thinking import THINK
 from scope.util.errors import (
     ConfigError,
@@ -46,7 +47,7 @@ MOST_THREADS = 1024
 class ModelSource:
     """Where a model comes from and how it runs.
 
-    path: a hub id, a folder, or `embedded`.
+    path: a hub id, a folder, a GGUF file, `embedded`, or a name of `scope.models.published`.
     revision: of a hub id: a branch, a tag or a commit; None: its main branch.
     dtype: of weights and cache: float32, bfloat16 or float16. `auto`: float32 on a CPU, else that of the checkpoint.
     attention: the backend of the prompt's attention: sdpa, eager or flash_attention_2. Decode steps run scope's own.
@@ -84,7 +85,7 @@ class ModelSource:
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path or "\0" in self.path:
-            raise SettingError(self, "path", self.path, "a hub id, a folder, or embedded")
+            raise SettingError(self, "path", self.path, "a hub id, a folder, a GGUF file, or embedded")
         if self.revision is not None and (not isinstance(self.revision, str) or not self.revision.strip()):
             allowed = "null, or a branch, a tag or a commit as text (in quotes where it is a number)"
             raise SettingError(self, "revision", self.revision, allowed)
@@ -170,7 +171,8 @@ class ModelSource:
         """The configuration of the model, without its weights."""
         place = self.place()
         folder = Path(place.name)
-        name = base_of(folder) if place.commit is None and not (folder / "config.json").is_file() else place.name
+        whole = place.commit is not None or place.gguf is not None or (folder / "config.json").is_file()
+        name = place.name if whole else base_of(folder)
         config: PretrainedConfig = AutoConfig.from_pretrained(name, **self._files(place))
         return config
 
@@ -193,6 +195,7 @@ class ModelSource:
             attn_implementation=attention,
             device_map=self.device_map,
             use_safetensors=True if self.safetensors_only else None,
+            **(gguf.unpacked() if place.gguf else {}),
             **self._files(place),
         )
         if self.device_map is None:
@@ -207,6 +210,7 @@ class ModelSource:
             names = ", ".join(sorted(other.name for other in foreign))
             raise ConfigError(f"model.path={place.name}: its code comes from several repositories: {names}")
         return {
+            **({"gguf_file": place.gguf} if place.gguf else {}),
             "revision": place.commit,
             "code_revision": next(iter(commits), None),
             "local_files_only": place.local,

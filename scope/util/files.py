@@ -8,6 +8,13 @@ from pathlib import Path
 from scope.util.errors import ConfigError, of_the_machine
 
 
+def user_cache() -> Path:
+    """Where the project keeps what it can make again, for this user."""
+    import platformdirs  # here, since models load without it
+
+    return platformdirs.user_cache_path("scope-kv")
+
+
 def write_whole(path: Path, text: str | bytes) -> None:
     """Replace a file by `text` in one step. If that fails, the old file stays, and no draft is left.
 
