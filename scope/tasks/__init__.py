@@ -5,6 +5,6 @@ from scope.tasks.infinitebench import InfiniteBench
 from scope.tasks.longgenbench import LongGenBench
 from scope.tasks.questions import Questions
 from scope.tasks.sources import Hub
-from scope.tasks.task import Sample, Task
+from scope.tasks.task import Reference, Sample, Task
 
-__all__ = ["Arithmetic", "Hub", "InfiniteBench", "LongGenBench", "Questions", "Sample", "Task"]
+__all__ = ["Arithmetic", "Hub", "InfiniteBench", "LongGenBench", "Questions", "Reference", "Sample", "Task"]

@@ -11,7 +11,16 @@ from functools import cached_property
 from pathlib import Path
 
 from scope.scoring import FORMS
-from scope.tasks.numbered import Item, Worked, asked_in, check_prompts, expected_number, prompt_row, with_choices
+from scope.tasks.numbered import (
+    Item,
+    Worked,
+    asked_in,
+    check_prompts,
+    expected_number,
+    prompt_row,
+    solved,
+    with_choices,
+)
 from scope.tasks.sets import advice, stamped, write_set
 from scope.tasks.sources import WORKED, Hub, Row, read, read_examples, read_text, require
 from scope.tasks.task import Sample
@@ -182,6 +191,7 @@ class LongGenBench:
             asked=tuple(map(str, row["questions"])),
             subject=subject,
             instruction=instruction,
+            gold=solved(row, questions, where),
         )
 
 
