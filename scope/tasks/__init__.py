@@ -1,6 +1,7 @@
 """Tasks: prompts to answer and how the answers are scored."""
 
 from scope.tasks.arithmetic import Arithmetic
+from scope.tasks.gsm_symbolic import GSMSymbolic
 from scope.tasks.infinitebench import InfiniteBench
 from scope.tasks.longgenbench import LongGenBench
 from scope.tasks.questions import Questions
@@ -12,6 +13,7 @@ from scope.tasks.text import Text
 
 __all__ = [
     "Arithmetic",
+    "GSMSymbolic",
     "Hub",
     "InfiniteBench",
     "LongGenBench",

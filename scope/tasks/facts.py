@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from scope.scoring.aligned import under_headers
 from scope.scoring.answer import Question
+from scope.tasks.task import SPLITS
 from scope.util.errors import SettingError, check_choice, check_count
 
 KINDS = (
@@ -120,7 +121,6 @@ class Fact:
 SHOTS = 2  # facts that a prompt shows with their answers; they bear the first numbers
 MOST_FACTS = min(len(OWNERS), MOST_PRICE - LEAST_PRICE + 1) - SHOTS
 ORDERS = ("listed", "reversed", "shuffled")
-SPLITS = ("search", "choice", "report")  # no sample of one is a sample of another
 MOST_PROMPTS = 10_000  # all are held in memory at once
 
 

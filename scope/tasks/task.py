@@ -6,6 +6,7 @@ from typing import Protocol
 
 from scope.scoring.answer import Question
 
+SPLITS = ("search", "choice", "report")  # what made samples are for; none of one split is in another
 Pieces = Iterable[tuple[str, bool]]  # parts of a text, each with whether it is a value that has to be recalled
 
 
