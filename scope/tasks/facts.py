@@ -1,4 +1,4 @@
-"""Facts in plain English for the recall tasks: who owns what, of which colour, where it is, and what it costs."""
+"""Facts in plain English for the recall tasks: who sells what, of which colour, where it is, and what it costs."""
 
 import random
 import re
@@ -26,63 +26,102 @@ KINDS = (
         "bucket",
     ),
     *("camera", "carpet", "coat", "desk", "flute", "guitar", "hammer", "hat", "helmet", "jacket", "jar", "kite"),
-    *("lantern", "mug", "piano", "pillow", "plate", "radio", "rope", "saddle", "scarf", "shovel", "sofa", "stove"),
-    *("suitcase", "table", "tent", "towel", "trunk", "vase", "violin", "wagon", "wallet", "whistle", "wheel", "window"),
+    *("lantern", "piano", "pillow", "plate", "radio", "rope", "saddle", "shovel", "stove", "table", "tent", "towel"),
+    *("trunk", "vase", "violin", "wagon", "wallet", "whistle", "wheel", "window"),
 )
 COLOURS = ("green", "red", "blue", "yellow", "brown", "black", "white", "grey", "pink", "purple", "silver", "golden")
 OWNERS = (
-    *("Alice", "Ben", "Clara", "David", "Emma", "Frank", "Grace", "Henry", "Irene", "Jack", "Karen", "Leon", "Maria"),
-    *("Nina", "Oscar", "Paul", "Quentin", "Rose", "Simon", "Tina", "Victor", "Wendy", "Xavier", "Yara", "Zack", "Adam"),
-    *("Bella", "Carlos", "Diana", "Eric", "Fiona", "George", "Hannah", "Ivan", "Julia", "Kevin", "Laura", "Martin"),
-    *("Nora", "Oliver", "Peter", "Rachel", "Samuel", "Teresa", "Ursula", "Vera", "Walter", "Yusuf", "Anna", "Brian"),
-    *("Cecil", "Daisy", "Edgar", "Flora", "Gavin", "Helen", "Isaac", "Jenny", "Kurt", "Lydia", "Miles", "Olga"),
+    *("Alice", "Ben", "Clara", "David", "Emma", "Frank", "Grace", "Henry", "Jack", "Karen", "Leon", "Maria", "Nina"),
+    *("Oscar", "Paul", "Rose", "Simon", "Victor", "Wendy", "Adam", "Bella", "Carlos", "Diana", "Eric", "George"),
+    *("Hannah", "Ivan", "Julia", "Kevin", "Laura", "Martin", "Oliver", "Peter", "Rachel", "Samuel", "Teresa", "Vera"),
+    *("Walter", "Anna", "Brian", "Cecil", "Daisy", "Edgar", "Flora", "Helen", "Isaac", "Jenny", "Kurt", "Miles"),
 )
 PLACES = (
-    *("attic", "barn", "cellar", "garage", "garden", "kitchen", "library", "office", "hall", "shed", "studio", "tower"),
     *(
+        "attic",
+        "barn",
+        "garage",
+        "garden",
+        "kitchen",
+        "library",
+        "office",
+        "hall",
+        "shed",
+        "studio",
+        "tower",
         "bedroom",
-        "chapel",
-        "corridor",
-        "factory",
-        "harbour",
-        "hotel",
-        "market",
-        "museum",
-        "school",
-        "stable",
-        "theatre",
     ),
+    *("chapel", "corridor", "factory", "harbour", "hotel", "market", "museum", "school", "stable", "theatre"),
     *("workshop", "yard", "station"),
 )
-LEAST_PRICE, MOST_PRICE = 11, 99  # in dollars; no two facts of a prompt have the same
-VALUES = ("owner", "colour", "kind", "place", "price")  # of a fact, in the order of an answer
-WORDINGS = (
-    "{owner} has a {colour} {kind} in the {place}, and its price is {price} dollars.",
-    "In the {place} is a {colour} {kind}, which {owner} sells for {price} dollars.",
-    "A {colour} {kind} costs {price} dollars. It belongs to {owner} and is in the {place}.",
-    "The {kind} in the {place} is {colour}. {owner} wants {price} dollars for it.",
-    "For {price} dollars there is the {colour} {kind} that {owner} left in the {place}.",
-    "{owner} asks {price} dollars for a {kind}. It is {colour}, and it stands in the {place}.",
+LEAST_PRICE, MOST_PRICE = 11, 99  # in dollars
+VALUES = ("owner", "colour", "kind", "place", "price")  # of a fact
+WORDINGS = (  # no two begin alike: a small model finds a sentence again by how it begins
+    "The {kind} is {colour}, and {owner} keeps it in the {place} until somebody pays {price} dollars.",
+    "{owner} has put a price of {price} dollars on the {colour} {kind} that stands in the {place}.",
+    "Look in the {place} for a {colour} {kind}; {owner} will sell it to you for {price} dollars.",
+    "Whoever gives {price} dollars to {owner} may take the {colour} {kind} out of the {place}.",
+    "A {kind} was left in the {place} by {owner}, painted {colour}, at {price} dollars.",
+    "If you want something {colour}, {owner} offers a {kind} at {price} dollars, to be fetched from the {place}.",
+    "Nobody has yet bought the {kind} of {owner}: it is {colour}, lies in the {place}, and costs {price} dollars.",
+    "For just {price} dollars the {colour} {kind} can be yours, says {owner}, who stored it in the {place}.",
+    "Under a cloth in the {place} is the {kind} that {owner} once painted {colour}; {price} dollars is what it takes.",
+    "{owner}'s old {kind}, now {colour}, went to the {place} and is marked {price} dollars.",
+    "Some {price} dollars would buy the {kind} seen last week in the {place}, a {colour} one, from {owner}.",
+    "There is also the {colour} {kind}, which {owner} hopes to sell at {price} dollars; ask for it at the {place}.",
+    "People say that {owner} would let the {kind} go for {price} dollars, as its {colour} paint fades in the {place}.",
+    "Bring {price} dollars to the {place} and {owner} hands you a {kind} of {colour} wood.",
+    "One more thing: a {colour} {kind}, {price} dollars, with {owner}, behind the door of the {place}.",
+    "Because the {place} is full, {owner} must part with a {colour} {kind} and asks {price} dollars.",
+    "Last winter {owner} carried a {kind} into the {place}; it is {colour} and worth {price} dollars.",
+    "Not many know of the {colour} {kind} in the {place}, though {owner} asks only {price} dollars.",
+    "Tell {owner} that {price} dollars is fair for a {colour} {kind} which has stood in the {place} for years.",
+    "My neighbour {owner} no longer wants the {kind}, all {colour}, and would take {price} dollars at the {place}.",
+    "Every visitor of the {place} sees the {colour} {kind} first; {owner} wrote {price} dollars on it.",
+    "Wrapped in paper, the {kind} belonging to {owner} waits at the {place}: {colour}, {price} dollars.",
+    "You could spend {price} dollars on worse than the {colour} {kind} from {owner}, kept dry in the {place}.",
+    "At the {place} somebody found a {kind}, quite {colour}, that {owner} sells at {price} dollars.",
+    "After the move {owner} had no room for a {colour} {kind}, so it sits in the {place} for {price} dollars.",
+    "Early in spring the {kind} came to the {place} by train; {owner} has it in {colour} and wants {price} dollars.",
+    "Should anybody need a {kind}, there is a {colour} one in the {place} for {price} dollars, thanks to {owner}.",
+    "Once it was dull, but {owner} made the {kind} {colour} again, and now {price} dollars buys it at the {place}.",
+    "Please do not touch the {colour} {kind} in the {place} before {owner} has got {price} dollars.",
+    "In good order and {colour}, this {kind} costs {price} dollars; {owner} shows it in the {place} on Sundays.",
+    "With {price} dollars in hand, ask {owner} about the {kind} at the {place}, the one in {colour}.",
+    "Our friend {owner} would be glad to see the {colour} {kind} leave the {place}, even at {price} dollars.",
+    "Hidden behind boxes at the {place}, a {kind} as {colour} as can be is sold by {owner} for {price} dollars.",
+    "Twice already {owner} has lowered the price of the {kind} in the {place}, {colour} and light, to {price} dollars.",
+    "Children like the {colour} {kind} best, which {owner} lends from the {place} or sells for {price} dollars.",
+    "This year {owner} gives the {kind}, {colour} on both sides, to whoever brings {price} dollars to the {place}.",
+    "Only {price} dollars, says a note in the {place}, for a {kind} that is {colour}; the note is signed by {owner}.",
+    "Having bought another, {owner} offers the first {kind}, a {colour} model, at the {place} for {price} dollars.",
+    "Between two shelves of the {place} stands a {colour} {kind} with a tag of {price} dollars, signed {owner}.",
+    "Perhaps the {kind} is too big, since {owner} wants it out of the {place} for {price} dollars, {colour} as it is.",
 )
-IDLE = (  # sentences that no answer needs, about the same world
+IDLE = (  # sentences that no answer needs, of the same world
     "Nobody has asked about it today.",
     "A visitor looked at it for a long time.",
-    "It came here by train last spring.",
     "The label on it has to be written again.",
-    "Two children wanted to know how old it is.",
+    "Two men wanted to know how old it is.",
     "It will be cleaned before the holidays.",
     "The rain has done it no harm.",
-    "A neighbour took a picture of it.",
+    "A stranger took a picture of it.",
     "It was moved twice in the same week.",
-    "The paint on one side is still wet.",
-    "Someone tied a paper ribbon around it.",
+    "The varnish on one side is still wet.",
+    "Someone tied a ribbon around it.",
     "It is heavier than it looks.",
+    "Dust has settled on it again.",
 )
+MOST_FACTS = min(len(OWNERS), len(WORDINGS)) - 1  # beside the one that a prompt shows with its answer
+ORDERS = ("listed", "reversed", "shuffled")
+MOST_PROMPTS = 10_000  # all are held in memory at once
+
+Words = Mapping[int, Sequence[str]]  # number of a fact -> what a line says of it
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One item of a list."""
+    """One item of a list, and the sentence that says it: a text with {owner} and so on in it."""
 
     number: int
     owner: str
@@ -90,38 +129,23 @@ class Fact:
     kind: str
     place: str
     price: int
+    wording: str
 
     @property
-    def values(self) -> dict[str, str]:
-        return {name: str(getattr(self, name)) for name in VALUES}
+    def said(self) -> list[tuple[str, bool]]:
+        """The sentence, each part with whether it is a value."""
+        parts = re.split(r"\{(\w+)\}", self.wording)  # text, name, text, name, ... text
+        return [(str(getattr(self, part)) if at % 2 else part, bool(at % 2)) for at, part in enumerate(parts)]
 
-    def listed(self, wording: str) -> list[tuple[str, bool]]:
-        """The fact as the list has it, each part with whether it is a value."""
-        parts = re.split(r"\{(\w+)\}", wording)  # text, name, text, name, ... text
-        said = [(self.values[part] if at % 2 else part, bool(at % 2)) for at, part in enumerate(parts)]
-        return [(f"Item {self.number}: ", False), *said]
+    @property
+    def listed(self) -> str:
+        """The line that a list has for it."""
+        return f"Item {self.number}: {plain(self.said)}"
 
+    @property
     def answered(self) -> list[tuple[str, bool]]:
-        """The fact as an answer has it, each part with whether it is a value. The scorers read the price."""
-        return [
-            (f"Answer_{self.number}: ", False),
-            (self.owner, True),
-            ("'s ", False),
-            (self.colour, True),
-            (" ", False),
-            (self.kind, True),
-            (" is in the ", False),
-            (self.place, True),
-            (". The answer is ", False),
-            (str(self.price), True),
-            (".", False),
-        ]
-
-
-SHOTS = 2  # facts that a prompt shows with their answers; they bear the first numbers
-MOST_FACTS = min(len(OWNERS), MOST_PRICE - LEAST_PRICE + 1) - SHOTS
-ORDERS = ("listed", "reversed", "shuffled")
-MOST_PROMPTS = 10_000  # all are held in memory at once
+        """The sentence again, and the price as the scorers read it, which is copied from just before."""
+        return [(f"Answer_{self.number}: ", False), *self.said, (f" The answer is {self.price}.", False)]
 
 
 def check_fields(task: object) -> None:
@@ -137,20 +161,19 @@ def check_fields(task: object) -> None:
     check_count(task, "prompts", low=1, high=MOST_PROMPTS)
 
 
-def make_facts(rng: random.Random, count: int) -> tuple[list[Fact], list[Fact]]:
-    """-> `SHOTS` facts to show, and `count` others, numbered from 1.
+def make_facts(rng: random.Random, count: int, wordings: int = len(WORDINGS)) -> list[Fact]:
+    """Facts numbered from 1. No owner, price, or colour of a kind comes twice; kinds, colours and places may.
 
-    No owner, price, or colour of a kind comes twice; kinds, colours and places may.
+    wordings: how many different sentences they have; none comes twice before each came once.
     """
-    count += SHOTS
     owners = rng.sample(OWNERS, count)
     things = rng.sample([(colour, kind) for colour in COLOURS for kind in KINDS], count)
     prices = rng.sample(range(LEAST_PRICE, MOST_PRICE + 1), count)
-    made = [
-        Fact(number, owner, colour, kind, rng.choice(PLACES), price)
-        for number, (owner, (colour, kind), price) in enumerate(zip(owners, things, prices, strict=True), start=1)
+    chosen = rng.sample(WORDINGS, wordings)
+    return [
+        Fact(at + 1, owners[at], *things[at], rng.choice(PLACES), prices[at], chosen[at % wordings])
+        for at in range(count)
     ]
-    return made[:SHOTS], made[SHOTS:]
 
 
 def choose(rng: random.Random, made: Sequence[Fact], share: float, order: str) -> list[Fact]:
@@ -165,35 +188,30 @@ def plain(pieces: Iterable[tuple[str, bool]]) -> str:
     return "".join(text for text, _ in pieces)
 
 
-WORDS: Mapping[str, Sequence[str]] = {"owner": OWNERS, "colour": COLOURS, "kind": KINDS, "place": PLACES}
-_FIRST = {name: re.compile(rf"\b({'|'.join(words)})\b") for name, words in WORDS.items()}
+_WORDS = {"owner": OWNERS, "colour": COLOURS, "kind": KINDS, "place": PLACES}
+_FIRST = {name: re.compile(rf"\b({'|'.join(words)})\b") for name, words in _WORDS.items()}
 _FIRST["price"] = re.compile(r"(?<![\w.,])(\d+)(?![\w]|[.,]\d)")
-_ITEM = re.compile(r"^\W*Item (\d{1,9}):", re.MULTILINE)
+_ITEM = re.compile(r"^\W*Item (\d{1,9}):([^\n]*)", re.MULTILINE)
 
 
-def values_in(text: str) -> dict[str, str]:
-    """Of each kind of value the first that is named in a text; the first number is the price."""
-    return {name: found[1] for name, pattern in _FIRST.items() if (found := pattern.search(text))}
-
-
-def listed_in(text: str) -> dict[int, dict[str, str]]:
-    """Number -> values of the items that a text lists, each in its own line; of a number that comes twice the first."""
-    found: dict[int, dict[str, str]] = {}
-    for header in _ITEM.finditer(text):
-        line = text[header.end() :].partition("\n")[0]
-        found.setdefault(int(header[1]), values_in(line))
-    return found
-
-
-def answered_in(text: str, numbers: Iterable[int]) -> dict[int, dict[str, str]]:
-    """Number -> values of the answers that a text gives; of a number that comes twice the first."""
+def answers_in(text: str, numbers: Iterable[int]) -> dict[int, str]:
+    """Number -> what a text answers under it; of a number that comes twice the first."""
     blocks = under_headers([Question(number, "") for number in numbers], text)
-    return {number: values_in(parts[0]) for number, parts in blocks.items() if parts}
+    return {number: parts[0] for number, parts in blocks.items() if parts}
 
 
-def share_right(asked: Mapping[int, Mapping[str, str]], given: Mapping[int, Mapping[str, str]]) -> float:
-    """Of all values of the facts asked, the share that the facts given have too, in 0..1. What is missing is wrong."""
-    right = [
-        given.get(n, {}).get(name) == values.get(name) is not None for n, values in asked.items() for name in VALUES
-    ]
-    return sum(right) / len(right) if right else 0.0
+def values_in(answers: Mapping[int, str]) -> Words:
+    """Of each kind of value the first that an answer names; its first number is the price."""
+    found = {n: [pattern.search(text) for pattern in _FIRST.values()] for n, text in answers.items()}
+    return {n: [one[1] if one else "" for one in values] for n, values in found.items()}
+
+
+def items_in(text: str) -> Words:
+    """The words of the items that a text lists, each in a line of its own; of a number that comes twice the first."""
+    return {int(number): line.split() for number, line in reversed(_ITEM.findall(text))}
+
+
+def share_right(expected: Words, given: Words) -> float:
+    """The share of the expected words that stand in the same place of the same number, in 0..1."""
+    pairs = [(words[at], given.get(n, [])[at : at + 1]) for n, words in expected.items() for at in range(len(words))]
+    return sum([word] == there for word, there in pairs) / len(pairs) if pairs else 0.0

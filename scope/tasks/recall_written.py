@@ -8,20 +8,24 @@ from scope.tasks import facts as english
 from scope.tasks.task import Reference, Sample
 
 ANSWER = re.compile(r"^Answer_(\d+):", re.MULTILINE)
-OPENING = (
-    "The members of a club have things to sell. Make up a list of them, one line for each, with an owner, a colour, a thing, "
-    "a place and a price. No two of them have the same owner or the same price. The list begins so:\n"
+PROMPT = (
+    "The members of a club have things to sell. Make up a list of {count} of them, each in a sentence of its own that "
+    "names an owner, a colour, a thing, a place and a price. No two sentences begin alike. The list begins with:\n"
+    "{listed}\n\n"
+    "Go on from Item 2 to Item {count}. Leave a line empty then, and write down again, word for word, what your list "
+    "says of the items {numbers}, in this order, one line for each. A line begins with the number of the item, as in "
+    "Answer_1, and ends with the price of it, as in:\n{shown}"
 )
 
 
 @dataclass(frozen=True)
 class RecallWritten:
-    """A generation writes a list of `facts` items, and below it says again those of them that the prompt names.
+    """A generation writes a list of items, and below it says again those of them that the prompt names.
 
     The facts stand in no prompt: a cache that loses what was generated loses them. A generation of the model's own has
-    other facts than the gold one, so its answers are held against its own list, by the measure `values`.
+    other facts than the gold text. So there is no right answer, and its second part is held against its first.
 
-    facts: K, without the two that begin the list in the prompt. The other fields are as in `Recall`.
+    facts: K, without the one that begins the list in the prompt. The other fields are as in `Recall`.
     Raises SettingError for values that cannot be.
     """
 
@@ -40,26 +44,26 @@ class RecallWritten:
         return [self._sample(index) for index in range(self.prompts)]
 
     def measures(self, sample: Sample, generation: str) -> dict[str, float]:
-        """values: of owner, colour, thing, place and price of all items asked for, the share said as first written."""
+        """words: of what it wrote of the items asked for, the share of the words that it says again in their place.
+
+        An item that it has not written counts as one word that is not said.
+        """
         assert sample.gold is not None
         asked = [int(number) for number in ANSWER.findall(sample.gold.text)]
-        listed = english.listed_in(generation)
-        written = {number: listed.get(number, {}) for number in asked}
-        return {"values": english.share_right(written, english.answered_in(generation, asked))}
+        listed, answers = english.items_in(generation), english.answers_in(generation, asked)
+        written = {number: listed.get(number) or [""] for number in asked}
+        return {"words": english.share_right(written, {number: text.split() for number, text in answers.items()})}
 
     def _sample(self, index: int) -> Sample:
         name = f"recall_written-{self.split}-{self.seed}-{index}"
-        shown, made = english.make_facts(random.Random(name), self.facts)
+        shown, *made = english.make_facts(random.Random(name), self.facts + 1)
         asked = english.choose(random.Random(f"{name}-asked"), made, self.asked, self.order)
-        listed, told = (
-            "".join(f"{english.plain(line)}\n" for line in lines)
-            for lines in ([fact.listed(english.WORDINGS[0]) for fact in shown], [fact.answered() for fact in shown])
+        prompt = PROMPT.format(
+            count=self.facts + 1,
+            numbers=", ".join(str(fact.number) for fact in asked),
+            listed=shown.listed,
+            shown=english.plain(shown.answered),
         )
-        order = ", ".join(str(fact.number) for fact in asked)
-        prompt = (
-            f"{OPENING}{listed}\nGo on from Item {made[0].number} to Item {made[-1].number}. Leave a line empty then, and "
-            f"say what your list tells of these items, in this order: {order}. Write one line for each, as in:\n{told}"
-        )
-        written = "".join(f"{english.plain(fact.listed(english.WORDINGS[0]))}\n" for fact in made)
-        said = [piece for fact in asked for piece in (*fact.answered(), ("\n", False))]
+        written = "".join(f"{fact.listed}\n" for fact in made)
+        said = [piece for fact in asked for piece in (*fact.answered, ("\n", False))]
         return Sample(name, prompt, (), gold=Reference.of([(f"{written}\n", False), *said]))
