@@ -112,7 +112,7 @@ IDLE = (  # sentences that no answer needs, of the same world
     "It is heavier than it looks.",
     "Dust has settled on it again.",
 )
-MOST_FACTS = min(len(OWNERS), len(WORDINGS)) - 1  # beside the one that a prompt shows with its answer
+MOST_FACTS = min(len(OWNERS), len(KINDS), len(WORDINGS)) - 1  # beside the one that a prompt shows with its answer
 ORDERS = ("listed", "reversed", "shuffled")
 MOST_PROMPTS = 10_000  # all are held in memory at once
 
@@ -162,16 +162,26 @@ def check_fields(task: object) -> None:
 
 
 def make_facts(rng: random.Random, count: int, wordings: int = len(WORDINGS)) -> list[Fact]:
-    """Facts numbered from 1. No owner, price, or colour of a kind comes twice; kinds, colours and places may.
+    """Facts numbered from 1, with as many different sentences as `wordings`.
 
-    wordings: how many different sentences they have; none comes twice before each came once.
+    No owner, thing or price comes twice. No colour, place or sentence does before all others came as often.
     """
-    owners = rng.sample(OWNERS, count)
-    things = rng.sample([(colour, kind) for colour in COLOURS for kind in KINDS], count)
+    owners, kinds = rng.sample(OWNERS, count), rng.sample(KINDS, count)
     prices = rng.sample(range(LEAST_PRICE, MOST_PRICE + 1), count)
-    chosen = rng.sample(WORDINGS, wordings)
+    colours, places, chosen = (
+        rng.sample(words, most)
+        for words, most in ((COLOURS, len(COLOURS)), (PLACES, len(PLACES)), (WORDINGS, wordings))
+    )
     return [
-        Fact(at + 1, owners[at], *things[at], rng.choice(PLACES), prices[at], chosen[at % wordings])
+        Fact(
+            at + 1,
+            owners[at],
+            colours[at % len(colours)],
+            kinds[at],
+            places[at % len(places)],
+            prices[at],
+            chosen[at % wordings],
+        )
         for at in range(count)
     ]
 
