@@ -46,8 +46,8 @@ def test_windows_follow_one_another_and_fill_their_tokens_between_words(kind: st
             end += len(part)
             assert re.match(r"\S\s", ENGLISH[end - 1 : end + 1])
             one_more_word = re.match(r"\s*\S+", ENGLISH[end:])
-            assert one_more_word
-            assert count(part, kind) <= most <= count(part + one_more_word[0], kind) + 1
+            assert count(part, kind) <= most
+            assert one_more_word is None or most <= count(part + one_more_word[0], kind) + 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
