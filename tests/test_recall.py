@@ -75,6 +75,7 @@ def test_an_answer_follows_from_the_line_of_the_prompt_that_has_its_number(task:
         said_again = [said.partition(" The answer")[0] for _, said in answers(sample)]
         assert values(sample) == [word for sentence in said_again for word in named(sentence)]
         assert dict(lines(sample.prompt, "Answer_")).keys() == {1}
+        assert sample.prompt.endswith(f"{lines(sample.prompt, 'Answer_')[0][1]}\n")
 
 
 def test_no_two_facts_of_a_prompt_have_one_owner_price_or_thing_and_colours_and_places_go_round() -> None:
@@ -118,7 +119,7 @@ def test_each_value_counts_for_itself() -> None:
 def test_order_share_idle_sentences_and_distance_are_what_they_say() -> None:
     def asked(**settings: Any) -> list[int]:
         (sample,) = replace(SMALL, facts=20, prompts=1, **settings).samples()
-        order = re.search(r"of the items ([\d, ]+), in this order", sample.prompt)
+        order = re.search(r"of the items 1, ([\d, ]+), in this order", sample.prompt)
         assert order
         assert [int(number) for number in order[1].split(", ")] == [number for number, _ in answers(sample)]
         return [number for number, _ in answers(sample)]
@@ -134,7 +135,7 @@ def test_order_share_idle_sentences_and_distance_are_what_they_say() -> None:
     said = [sum(sample.prompt.count(sentence) for sentence in IDLE) for sample in (bare, far, idle)]
     assert said[:2] == [0, 30]
     assert 0 < said[2] <= 27
-    last, asking = far.prompt.index("Item 9:"), far.prompt.index("Write down again")
+    last, asking = far.prompt.index("Item 9:"), far.prompt.index("Here is once more")
     assert all(last < far.prompt.index(sentence) < asking for sentence in IDLE if sentence in far.prompt)
 
 
@@ -169,7 +170,7 @@ def test_written_facts_stand_in_no_prompt_and_are_said_again_as_they_were_writte
     for sample in replace(WRITTEN, facts=30, asked=0.5).samples():
         assert sample.gold
         assert sample.questions == ()  # a generation of the model's own has other facts
-        first, second = sample.gold.text.split("\n\n")
+        first, second = sample.gold.text.split("\n\nOnce more:\n")
         written, said = dict(lines(first, "Item ")), lines(second, "Answer_")
         assert list(written) == list(range(2, 32))
         assert len(said) == 15

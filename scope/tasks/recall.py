@@ -12,14 +12,16 @@ from scope.util.errors import check_count
 MOST_IDLE = 1000
 OPENING = "The members of a club have things to sell. This is their list.\n\n"
 ASKING = (
-    "\nWrite down again, word for word, what the list says of the items {numbers}, in this order, one line for each. "
-    "A line begins with the number of the item, as in Answer_1, and ends with the price of it, as in:\n{shown}"
+    "\nHere is once more, word for word, what the list says of the items {numbers}, in this order. "
+    "Each line ends with the price.\n\n{shown}\n"
 )
 
 
 @dataclass(frozen=True)
 class Recall:
     """A prompt lists `facts` items, and the generation says again those that are asked for.
+
+    The prompt is a text that ends after the first answer, so that a model without a chat template goes on too.
 
     facts: K, without the one that the prompt shows the answer to. asked: the share of them that is asked for; the
     others are distractors. order: of the asking: as listed, reversed, or shuffled. wordings: how many different
@@ -61,13 +63,15 @@ class Recall:
         name = f"recall-{self.split}-{self.seed}-{index}"
         shown, *made = english.make_facts(random.Random(name), self.facts + 1, self.wordings)
         asked = english.choose(random.Random(f"{name}-asked"), made, self.asked, self.order)
-        numbers = ", ".join(str(fact.number) for fact in asked)
+        numbers = ", ".join(str(fact.number) for fact in (shown, *asked))
         asking = ASKING.format(numbers=numbers, shown=english.plain(shown.answered))
         return Sample(
             name,
             f"{OPENING}{self._listed(name, [shown, *made])}{asking}",
             tuple(Question(fact.number, str(fact.price)) for fact in asked),
+            stop=("\n\n",),
             gold=Reference.of(piece for fact in asked for piece in (*fact.answered, ("\n", False))),
+            as_text=True,
         )
 
     def _listed(self, name: str, made: list[Fact]) -> str:

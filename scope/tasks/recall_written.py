@@ -8,13 +8,12 @@ from scope.tasks import facts as english
 from scope.tasks.task import Reference, Sample
 
 ANSWER = re.compile(r"^Answer_(\d+):", re.MULTILINE)
+AGAIN = "\nOnce more:\n"
 PROMPT = (
-    "The members of a club have things to sell. Make up a list of {count} of them, each in a sentence of its own that "
-    "names an owner, a colour, a thing, a place and a price. No two sentences begin alike. The list begins with:\n"
-    "{listed}\n\n"
-    "Go on from Item 2 to Item {count}. Leave a line empty then, and write down again, word for word, what your list "
-    "says of the items {numbers}, in this order, one line for each. A line begins with the number of the item, as in "
-    "Answer_1, and ends with the price of it, as in:\n{shown}"
+    "The members of a club have things to sell. Here is their list of {count} items. Below it, after the words "
+    '"Once more:", follows again, word for word, what the list says of the items {numbers}, in this order. Each line '
+    "ends with the price, as in:\n\n{shown}\n\n"
+    "The list:\n{listed}\n"
 )
 
 
@@ -66,4 +65,4 @@ class RecallWritten:
         )
         written = "".join(f"{fact.listed}\n" for fact in made)
         said = [piece for fact in asked for piece in (*fact.answered, ("\n", False))]
-        return Sample(name, prompt, (), gold=Reference.of([(f"{written}\n", False), *said]))
+        return Sample(name, prompt, (), gold=Reference.of([(f"{written}{AGAIN}", False), *said]), as_text=True)
