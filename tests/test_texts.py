@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from helpers.tokenizers_made import KINDS, Given, made
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scope.generation.prompts import encode, render
@@ -51,6 +51,7 @@ def test_windows_follow_one_another_and_fill_their_tokens_between_words(kind: st
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None)  # the first makes the tokenizer
 @given(
     text=st.lists(
         st.sampled_from(["word", " ", "  ", "\n", "supercalifragilistic", "漢字漢字漢字", "é", "1234567"])
