@@ -5,8 +5,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from scope.scoring.aligned import under_headers
-from scope.scoring.answer import Question
 from scope.tasks.task import SPLITS
 from scope.util.errors import SettingError, check_choice, check_count
 
@@ -112,7 +110,8 @@ IDLE = (  # sentences that no answer needs, of the same world
     "It is heavier than it looks.",
     "Dust has settled on it again.",
 )
-MOST_FACTS = min(len(OWNERS), len(KINDS), len(WORDINGS)) - 1  # beside the one that a prompt shows with its answer
+SHOWN = 2  # facts, the first of a list, that a prompt shows said again
+MOST_FACTS = min(len(OWNERS), len(KINDS), len(WORDINGS)) - SHOWN
 ORDERS = ("listed", "reversed", "shuffled")
 MOST_PROMPTS = 10_000  # all are held in memory at once
 
@@ -138,14 +137,9 @@ class Fact:
         return [(str(getattr(self, part)) if at % 2 else part, bool(at % 2)) for at, part in enumerate(parts)]
 
     @property
-    def listed(self) -> str:
+    def listed(self) -> list[tuple[str, bool]]:
         """The line that a list has for it."""
-        return f"Item {self.number}: {plain(self.said)}"
-
-    @property
-    def answered(self) -> list[tuple[str, bool]]:
-        """The sentence again, and the price as the scorers read it, which is copied from just before."""
-        return [(f"Answer_{self.number}: ", False), *self.said, (f" The answer is {self.price}.", False)]
+        return [(f"Item {self.number}: ", False), *self.said, ("\n", False)]
 
 
 def check_fields(task: object) -> None:
@@ -204,21 +198,15 @@ _FIRST["price"] = re.compile(r"(?<![\w.,])(\d+)(?![\w]|[.,]\d)")
 _ITEM = re.compile(r"^\W*Item (\d{1,9}):([^\n]*)", re.MULTILINE)
 
 
-def answers_in(text: str, numbers: Iterable[int]) -> dict[int, str]:
-    """Number -> what a text answers under it; of a number that comes twice the first."""
-    blocks = under_headers([Question(number, "") for number in numbers], text)
-    return {number: parts[0] for number, parts in blocks.items() if parts}
+def lines_in(text: str) -> dict[int, str]:
+    """Number -> what a text says of the item, in a line of its own; of a number that comes twice the first."""
+    return {int(number): line for number, line in reversed(_ITEM.findall(text))}
 
 
-def values_in(answers: Mapping[int, str]) -> Words:
-    """Of each kind of value the first that an answer names; its first number is the price."""
-    found = {n: [pattern.search(text) for pattern in _FIRST.values()] for n, text in answers.items()}
+def values_in(lines: Mapping[int, str]) -> Words:
+    """Of each kind of value the first that a line names; its first number is the price."""
+    found = {n: [pattern.search(text) for pattern in _FIRST.values()] for n, text in lines.items()}
     return {n: [one[1] if one else "" for one in values] for n, values in found.items()}
-
-
-def items_in(text: str) -> Words:
-    """The words of the items that a text lists, each in a line of its own; of a number that comes twice the first."""
-    return {int(number): line.split() for number, line in reversed(_ITEM.findall(text))}
 
 
 def share_right(expected: Words, given: Words) -> float:

@@ -3,7 +3,6 @@
 import random
 from dataclasses import dataclass, field
 
-from scope.scoring.answer import Question
 from scope.tasks import facts as english
 from scope.tasks.facts import Fact
 from scope.tasks.task import Reference, Sample
@@ -11,19 +10,17 @@ from scope.util.errors import check_count
 
 MOST_IDLE = 1000
 OPENING = "The members of a club have things to sell. This is their list.\n\n"
-ASKING = (
-    "\nHere is once more, word for word, what the list says of the items {numbers}, in this order. "
-    "Each line ends with the price.\n\n{shown}\n"
-)
+ASKING = "\nHere is the list once more, word for word, in the order {numbers}.\n\n{shown}"
 
 
 @dataclass(frozen=True)
 class Recall:
     """A prompt lists `facts` items, and the generation says again those that are asked for.
 
-    The prompt is a text that ends after the first answer, so that a model without a chat template goes on too.
+    The prompt is a text that ends after the first facts that are said again. The generation goes on with it, so a model
+    needs no chat template.
 
-    facts: K, without the one that the prompt shows the answer to. asked: the share of them that is asked for; the
+    facts: K, without the two that the prompt itself says again. asked: the share of them that is asked for; the
     others are distractors. order: of the asking: as listed, reversed, or shuffled. wordings: how many different
     sentences the list has; where facts share one, a small model takes one for another. idle: the most sentences after
     a fact that no answer needs; distance: the count of such sentences between the list and the asking. split: what the
@@ -55,28 +52,31 @@ class Recall:
     def measures(self, sample: Sample, generation: str) -> dict[str, float]:
         """values: the share of all values that are asked for (owner, colour, thing, place, price) that are right."""
         assert sample.gold is not None
-        numbers = [question.number for question in sample.questions]
-        right, given = (english.values_in(english.answers_in(text, numbers)) for text in (sample.gold.text, generation))
+        right, given = (english.values_in(english.lines_in(text)) for text in (sample.gold.text, generation))
         return {"values": english.share_right(right, given)}
 
     def _sample(self, index: int) -> Sample:
         name = f"recall-{self.split}-{self.seed}-{index}"
-        shown, *made = english.make_facts(random.Random(name), self.facts + 1, self.wordings)
+        facts = english.make_facts(random.Random(name), english.SHOWN + self.facts, self.wordings)
+        shown, made = facts[: english.SHOWN], facts[english.SHOWN :]
         asked = english.choose(random.Random(f"{name}-asked"), made, self.asked, self.order)
-        numbers = ", ".join(str(fact.number) for fact in (shown, *asked))
-        asking = ASKING.format(numbers=numbers, shown=english.plain(shown.answered))
+        again = english.plain(piece for fact in shown for piece in fact.listed)
+        numbers = ", ".join(str(fact.number) for fact in (*shown, *asked))
         return Sample(
             name,
-            f"{OPENING}{self._listed(name, [shown, *made])}{asking}",
-            tuple(Question(fact.number, str(fact.price)) for fact in asked),
+            f"{OPENING}{self._listed(name, facts)}{ASKING.format(numbers=numbers, shown=again)}",
+            (),
             stop=("\n\n",),
-            gold=Reference.of(piece for fact in asked for piece in (*fact.answered, ("\n", False))),
+            gold=Reference.of(piece for fact in asked for piece in fact.listed),
             as_text=True,
         )
 
     def _listed(self, name: str, made: list[Fact]) -> str:
         """The list with its idle sentences. Other settings of these leave the facts as they are."""
         rng = random.Random(f"{name}-idle")
-        lines = [" ".join([fact.listed, *rng.choices(english.IDLE, k=rng.randint(0, self.idle))]) for fact in made]
+        lines = [
+            " ".join([english.plain(fact.listed).rstrip(), *rng.choices(english.IDLE, k=rng.randint(0, self.idle))])
+            for fact in made
+        ]
         between = [" ".join(["", *rng.choices(english.IDLE, k=self.distance)]).strip()] if self.distance else []
         return "\n".join([*lines, *between, ""])

@@ -1,19 +1,15 @@
 """Recall of what was written: the generation makes up facts first, and then says again those that are asked for."""
 
 import random
-import re
 from dataclasses import dataclass, field
 
 from scope.tasks import facts as english
 from scope.tasks.task import Reference, Sample
 
-ANSWER = re.compile(r"^Answer_(\d+):", re.MULTILINE)
-AGAIN = "\nOnce more:\n"
+AGAIN = "Once more:"
 PROMPT = (
     "The members of a club have things to sell. Here is their list of {count} items. Below it, after the words "
-    '"Once more:", follows again, word for word, what the list says of the items {numbers}, in this order. Each line '
-    "ends with the price, as in:\n\n{shown}\n\n"
-    "The list:\n{listed}\n"
+    '"Once more:", follows again, word for word, what the list says of the items {numbers}, in this order.\n\n{listed}'
 )
 
 
@@ -24,7 +20,7 @@ class RecallWritten:
     The facts stand in no prompt: a cache that loses what was generated loses them. A generation of the model's own has
     other facts than the gold text. So there is no right answer, and its second part is held against its first.
 
-    facts: K, without the one that begins the list in the prompt. The other fields are as in `Recall`.
+    facts: K, without the two that begin the list in the prompt. The other fields are as in `Recall`.
     Raises SettingError for values that cannot be.
     """
 
@@ -48,21 +44,18 @@ class RecallWritten:
         An item that it has not written counts as one word that is not said.
         """
         assert sample.gold is not None
-        asked = [int(number) for number in ANSWER.findall(sample.gold.text)]
-        listed, answers = english.items_in(generation), english.answers_in(generation, asked)
-        written = {number: listed.get(number) or [""] for number in asked}
-        return {"words": english.share_right(written, {number: text.split() for number, text in answers.items()})}
+        asked = english.lines_in(sample.gold.text.partition(AGAIN)[2])
+        listed, _, again = generation.partition(AGAIN)
+        written, said = english.lines_in(listed), english.lines_in(again)
+        expected = {number: written.get(number, "").split() or [""] for number in asked}
+        return {"words": english.share_right(expected, {number: line.split() for number, line in said.items()})}
 
     def _sample(self, index: int) -> Sample:
         name = f"recall_written-{self.split}-{self.seed}-{index}"
-        shown, *made = english.make_facts(random.Random(name), self.facts + 1)
+        facts = english.make_facts(random.Random(name), english.SHOWN + self.facts)
+        shown, made = facts[: english.SHOWN], facts[english.SHOWN :]
         asked = english.choose(random.Random(f"{name}-asked"), made, self.asked, self.order)
-        prompt = PROMPT.format(
-            count=self.facts + 1,
-            numbers=", ".join(str(fact.number) for fact in asked),
-            listed=shown.listed,
-            shown=english.plain(shown.answered),
-        )
-        written = "".join(f"{fact.listed}\n" for fact in made)
-        said = [piece for fact in asked for piece in (*fact.answered, ("\n", False))]
-        return Sample(name, prompt, (), gold=Reference.of([(f"{written}{AGAIN}", False), *said]), as_text=True)
+        listed, written = (english.plain(p for fact in part for p in fact.listed) for part in (shown, made))
+        prompt = PROMPT.format(count=len(facts), numbers=", ".join(str(fact.number) for fact in asked), listed=listed)
+        said = [piece for fact in asked for piece in fact.listed]
+        return Sample(name, prompt, (), gold=Reference.of([(f"{written}\n{AGAIN}\n", False), *said]), as_text=True)
