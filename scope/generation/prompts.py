@@ -18,7 +18,7 @@ from jinja2 import meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
-from scope.tasks import Sample
+from scope.tasks import Reference, Sample
 from scope.util.errors import ConfigError, ImpossibleError, ScopeError, one_line, shown
 
 LAYOUTS = ("auto", "chat", "plain", "paper")
@@ -92,6 +92,8 @@ def _rendered(
     tokenizer: PreTrainedTokenizerBase, sample: Sample, layout: str, given: TemplateInput
 ) -> tuple[str, bool]:
     """-> the text, and whether the template has used its clock."""
+    if sample.as_text:
+        return sample.prompt, False
     content = f"{sample.instruction}\n\n{sample.prompt}" if sample.instruction else sample.prompt
     if is_chat(tokenizer, layout):
         if not tokenizer.chat_template:
@@ -169,7 +171,7 @@ def encode(
     """
     text, dated = _rendered(tokenizer, sample, layout, given or TemplateInput())
     tokens: list[int] = tokenizer(text, add_special_tokens=False).input_ids
-    if not is_chat(tokenizer, layout):  # a template writes the special tokens itself
+    if sample.as_text or not is_chat(tokenizer, layout):  # a template writes the special tokens itself
         tokens = _without_end(tokenizer(text).input_ids, tokens)
     while tokenizer.bos_token_id is not None and tokens[:2] == [tokenizer.bos_token_id] * 2:
         tokens = tokens[1:]
@@ -186,6 +188,17 @@ def encode(
         length = room
     begin = length - length // 2
     return Encoded((*tokens[:begin], *tokens[len(tokens) - length // 2 :]), len(tokens) - length, dated, text)
+
+
+def forced_tokens(tokenizer: PreTrainedTokenizerBase, gold: Reference) -> tuple[list[int], list[bool]]:
+    """A right answer's tokens, to be forced after those of its prompt, and of each whether it is part of a value.
+
+    Raises ImpossibleError for a tokenizer that does not say where in the text its tokens lie.
+    """
+    if not tokenizer.is_fast:
+        raise ImpossibleError("the tokenizer does not say where its tokens lie in a text: take a fast one")
+    encoded = tokenizer(gold.text, add_special_tokens=False, return_offsets_mapping=True)
+    return list(encoded.input_ids), gold.answer_tokens(encoded.offset_mapping)
 
 
 def _without_end(tokens: Sequence[int], bare: Sequence[int]) -> list[int]:

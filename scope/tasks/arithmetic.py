@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 
 from scope.scoring.answer import Question
 from scope.tasks import language
-from scope.tasks.language import Document, Mix
-from scope.tasks.task import Sample
+from scope.tasks.language import Document, Kind, Mix
+from scope.tasks.task import Reference, Sample
 from scope.util.errors import SettingError, check_count
 
 MOST_PROMPTS = 100_000  # all samples are in memory at once
+RECALLED = (Kind.FACT, Kind.TURNED, Kind.REFERENCE)  # what an answer takes from its question or from an earlier answer
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ class Arithmetic:
         made = self.document(index)
         questions = tuple(Question(q.number, str(q.answer)) for q in made.questions)
         beyond = f"{language.ANSWER}{language.number(questions[-1].number + 1)}"
-        return Sample(self._name(index), language.text(made.prompt), questions, stop=(f"{beyond}:",))
+        gold = Reference.of((token, kind in RECALLED) for token, kind in made.generation if token != language.EOS)
+        return Sample(self._name(index), language.text(made.prompt), questions, stop=(f"{beyond}:",), gold=gold)
 
     def measures(self, sample: Sample, generation: str) -> dict[str, float]:
         return {}

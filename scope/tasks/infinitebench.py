@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 
 from scope.scoring import rouge
-from scope.tasks.sets import advice, stamped, write_set
+from scope.tasks.sets import advice, stamped, write_set, written_gold
 from scope.tasks.sources import WORKED, Hub, Row, read, read_text, require
-from scope.tasks.task import Sample
+from scope.tasks.task import Reference, Sample
 from scope.util.errors import ConfigError, SettingError, check_count
 
 
@@ -74,4 +74,6 @@ class InfiniteBench:
         if not isinstance(row[prompt], str):
             raise ConfigError(f"{where}: row {at + 1}: {prompt} must be a text")
         text = row[prompt] if made else template.replace("{text}", row[prompt])
-        return Sample(f"{self.name}-{at}", text, (), references=tuple(references), most_tokens=self.prompt_tokens)
+        gold = written_gold(row, f"{where}: row {at + 1}") or Reference(references[0])
+        name, most = f"{self.name}-{at}", self.prompt_tokens
+        return Sample(name, text, (), references=tuple(references), most_tokens=most, gold=gold)

@@ -19,6 +19,7 @@ from scope.tasks.numbered import (
     check_prompts,
     expected_number,
     prompt_row,
+    solved,
     with_choices,
 )
 from scope.tasks.sets import advice, stamped, write_set
@@ -190,6 +191,7 @@ class LongGenBench(NumberedQuestions):
             asked=tuple(map(str, row["questions"])),
             subject=subject,
             instruction=instruction,
+            gold=solved(row, questions, where),
         )
 
 

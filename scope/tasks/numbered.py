@@ -11,8 +11,9 @@ from string import ascii_uppercase
 from typing import Any
 
 from scope.scoring.answer import Question
+from scope.tasks.sets import written_gold
 from scope.tasks.sources import Row, require
-from scope.tasks.task import Sample
+from scope.tasks.task import Pieces, Reference, Sample
 from scope.util.errors import ConfigError, shown
 
 PARTS = ("question", "answer", "choices", "subject")  # what `columns` may name
@@ -20,6 +21,7 @@ ASKED = "Following Question:"  # the questions that are asked stand after this l
 HEADER = re.compile(r"^Question_(\d+):", re.MULTILINE)
 NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)")
 SOLUTION = re.compile(r"####\s*(.+?)\s*$")  # how GSM8K ends an answer
+CALCULATION = re.compile(r"<<[^<>\n]*>>")  # its notes for a calculator
 
 
 class NumberedQuestions(ABC):
@@ -44,11 +46,15 @@ class NumberedQuestions(ABC):
 
 @dataclass(frozen=True)
 class Item:
-    """One question as it is printed, and its right answer: a number, or the letter of a choice."""
+    """One question as it is printed, and its right answer: a number, or the letter of a choice.
+
+    solution: the answer as a perfect model would print it; None where the answer's own steps and value say that.
+    """
 
     text: str
     answer: str
     subject: str | None = None
+    solution: Pieces | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ def prompt_row(worked: Sequence[Worked], items: Sequence[Item], subject: str | N
         "prompt": "\n".join([*examples, f"{ASKED} ", *about, *following, ""]),
         "questions": [item.text for item in items],
         "answers": [item.answer for item in items],
+        "solutions": [item.solution for item in items],
     }
 
 
@@ -90,6 +97,35 @@ def asked_in(row: Row, form: str, where: str) -> tuple[Question, ...]:
     expected = expected_number if form == "number" else expected_label
     answers = [expected(answer, where) for answer in row["answers"]]
     return tuple(Question(number, answer) for number, answer in zip(numbers, answers, strict=True))
+
+
+def solved(row: Row, questions: Sequence[Question], where: str) -> Reference:
+    """All answers to a prompt, in the manner of its worked examples. The values are what "The answer is" says.
+
+    Raises ConfigError, naming `where`, for a written one that is none.
+    """
+    if (written := written_gold(row, where)) is not None:
+        return written
+    solutions = row.get("solutions") or [None] * len(questions)
+    pieces: list[tuple[str, bool]] = []
+    for question, answer, solution in zip(questions, row["answers"], solutions, strict=True):
+        pieces += [("\n" if pieces else "", False), (f"Answer_{question.number}:\n", False)]
+        pieces += solution or as_printed(steps_of(answer), question.expected)
+        pieces.append(("\n", False))
+    return Reference.of(pieces)
+
+
+def as_printed(steps: str, value: str) -> list[tuple[str, bool]]:
+    """A right answer with its steps, if there are any, as the worked examples have theirs."""
+    before, after = ("(", ")") if value.isalpha() else ("", "")
+    led = f"{steps}\n" if steps else ""
+    return [(f"{led}The answer is {before}", False), (value, True), (f"{after}.", False)]
+
+
+def steps_of(answer: object) -> str:
+    """The steps of an answer that ends as GSM8K's do, without its notes for a calculator; empty for any other."""
+    steps, ending, _ = str(answer).rpartition("####")
+    return CALCULATION.sub("", steps).strip() if ending else ""
 
 
 def check_prompts(rows: Sequence[Row], where: str) -> None:

@@ -18,16 +18,19 @@ from scope.tasks.numbered import (
     Item,
     NumberedQuestions,
     Worked,
+    as_printed,
     asked_in,
     check_prompts,
     expected_label,
     expected_number,
     prompt_row,
+    solved,
+    steps_of,
     with_choices,
 )
 from scope.tasks.sets import advice, stamped, write_set
 from scope.tasks.sources import Hub, Row, read, read_examples, require
-from scope.tasks.task import Sample
+from scope.tasks.task import Pieces, Sample
 from scope.util.errors import ConfigError, SettingError, check_choice, check_count, nearest, shown
 
 IN_THE_SAMPLES = {"limit": True}  # not part of the identity itself: the hash in `origin` covers it
@@ -117,14 +120,16 @@ class Questions(NumberedQuestions):
         return stamped([self._sample(row, at, f"{where}: prompt {at + 1}") for at, row in enumerate(rows)])
 
     def _sample(self, row: Row, at: int, where: str) -> Sample:
+        questions = asked_in(row, self.form, where)
         return Sample(
             f"{self.name}-{at}",
             str(row["prompt"]),
-            asked_in(row, self.form, where),
+            questions,
             stop=tuple(self.stop),
             asked=tuple(map(str, row["questions"])),
             subject=str(row.get("task") or ""),
             instruction=self.instruction.strip(),
+            gold=solved(row, questions, where),
         )
 
     def _made(self, rows: Sequence[Row], where: str) -> Sequence[Row]:
@@ -179,7 +184,26 @@ class Questions(NumberedQuestions):
         if not self._reads(answer, f"The answer is {self._printed(answer)}."):
             raise ConfigError(f"{where}: answer={shown(answer)}: the scorers do not read such a {self.form}")
         subject = _text(given["subject"], f"{where}: {self.columns['subject']}") if "subject" in given else None
-        return Item(_text(text, f"{where}: what is asked"), answer, subject)
+        return Item(
+            _text(text, f"{where}: what is asked"), answer, subject, self._solution(row, given["answer"], answer)
+        )
+
+    def _solution(self, row: Row, given: object, answer: str) -> Pieces:
+        """The right answer in the manner of a worked one, or without its `answer_format` where the row lacks columns.
+
+        given: the answer as the row has it, maybe with steps.
+        """
+        steps = str(row.get("steps") or "").strip() or steps_of(given)
+        template, mark = self.answer_format, "\0"
+        named = {name for _, name, _, _ in Formatter().parse(template or "")} - {None, "answer", "steps"}
+        if template is None or not all(isinstance(row.get(str(name)), str | int | float) for name in named):
+            return as_printed(steps, answer)
+        printed = self._printed(answer).replace(answer, mark)
+        first, *others = filled(template, row | {"steps": steps, "answer": printed}, "").split(mark)
+        return [
+            (first, False),
+            *((part, is_value) for other in others for part, is_value in ((answer, True), (other, False))),
+        ]
 
     def _printed(self, answer: str) -> str:
         return f"({answer})" if self.form == "choice" else answer

@@ -1,9 +1,39 @@
 """What a task is: samples with the questions that scorers look for, and measures of a whole text."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from scope.scoring.answer import Question
+
+SPLITS = ("search", "choice", "report")  # what made samples are for; none of one split is in another
+Pieces = Iterable[tuple[str, bool]]  # parts of a text, each with whether it is a value that has to be recalled
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A right continuation of a prompt, and where in it the values stand that have to be recalled.
+
+    spans: begin and end of each value, in characters of the text.
+    """
+
+    text: str
+    spans: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def of(cls, pieces: Pieces) -> "Reference":
+        """The pieces as one text. Blanks around a value are no part of it."""
+        text, spans = "", []
+        for piece, is_value in pieces:
+            if is_value and piece.strip():
+                begin = len(text) + len(piece) - len(piece.lstrip())
+                spans.append((begin, len(text) + len(piece.rstrip())))
+            text += piece
+        return cls(text, tuple(spans))
+
+    def answer_tokens(self, offsets: Sequence[tuple[int, int]]) -> list[bool]:
+        """Of each token, whether it overlaps a value. offsets: its begin and end, in characters of the text."""
+        return [any(begin < last and first < end for first, last in self.spans) for begin, end in offsets]
 
 
 @dataclass(frozen=True)
@@ -18,6 +48,10 @@ class Sample:
     instruction: the text that goes before the prompt. The model's layout says where.
     most_tokens: a longer prompt is cut in its middle to this many tokens; None cuts nothing.
     origin: a hash of the set that the sample belongs to. Empty if the task's settings already say all that is in it.
+    gold: a right answer, which replay forces; None: the task has none. It changes no generation, so it is not part of
+    `origin`.
+    as_text: the prompt is a text to continue, so no chat template is put around it.
+    cluster: samples of one cluster are alike, such as windows of one file, and intervals allow for it; empty: none.
     """
 
     name: str
@@ -30,6 +64,9 @@ class Sample:
     instruction: str = ""
     most_tokens: int | None = None
     origin: str = ""
+    gold: Reference | None = field(default=None, repr=False)  # `origin` is a hash of the repr
+    as_text: bool = field(default=False, repr=False)
+    cluster: str = field(default="", repr=False)
 
 
 class Task(Protocol):
