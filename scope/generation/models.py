@@ -63,7 +63,7 @@ class ModelSource:
     is framed (`prompts.render`); overlong: a prompt that does not fit the model's context is refused, or cut in its
     middle. template: arguments of the chat template. template_date: the day that it takes for today, as 2024-07-26;
     None is the day on which the run is begun. thinking: what opens and what closes the part of an answer that is
-    thought aloud and not scored (scope.scoring.thinking); None is a model that does not think. trust_remote_code:
+    thought aloud and not scored (scope.scoring.thinking); None means no markers. trust_remote_code:
     whether to run code that comes with the model. safetensors_only: refuse weights in other formats, which are pickles.
     Raises SettingError or CombinationError for values that cannot be.
     """
