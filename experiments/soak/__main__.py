@@ -1,5 +1,5 @@
-"""A disturbed sweep must end with the records of an undisturbed one. The disturbances: kills, full disks, damaged files,
-two processes on one run, and failing tracking servers.
+"""A disturbed sweep must end with the records of an undisturbed one. The disturbances are kills, full disks, damaged
+files, two processes on one run, and failing tracking servers.
 
 python -m experiments.soak [--kills 50] [--minutes 8] [--only WORD] prints the results and writes them, with versions
 and surroundings, to experiments/soak/results/. It exits 1 if anything was lost.
