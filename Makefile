@@ -14,23 +14,23 @@ demo: $(VENV)/.installed  ## a sweep of 16 runs on the embedded model, and its t
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-paper: $(VENV)/.installed-figures demo  ## the demo's tables and figures as a LaTeX document, and its PDF where there is a TeX
+paper: $(VENV)/.installed-figures demo  ## the demo's tables and figures as a LaTeX document, and as a PDF if TeX is installed
 	$(BIN)/python -m analysis.paper outputs/demo --out outputs/paper
 
-bench: $(VENV)/.installed  ## a decode step against the full cache, on this CPU; exit code 1 where a target is missed
+bench: $(VENV)/.installed  ## speed and memory against the full cache, on this CPU; exit code 1 if a target is missed
 	$(BIN)/python -m experiments.benchmarks
 
-test: $(VENV)/.installed-dev  ## the tests of all that the project does, but for those that take long
+test: $(VENV)/.installed-dev  ## all tests except the slow ones
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
-test-all: $(VENV)/.installed-dev  ## all tests
+test-all: $(VENV)/.installed-dev  ## all tests, the slow ones too
 	$(BIN)/python -m pytest $(WORKERS)
 
-test-oldest: $(OLDEST)/.installed  ## the tests that touch transformers, on the oldest version that is supported
+test-oldest: $(OLDEST)/.installed  ## the tests that use transformers, on the oldest supported version
 	$(OLDEST)/bin/python -m pytest tests/test_generate.py tests/test_cache.py tests/test_policies.py tests/test_families.py \
 		tests/test_library.py tests/test_models.py tests/test_golden.py $(WORKERS)
 
-mutants: $(VENV)/.installed-dev  ## small faults in a copy of the code, each of which a test has to notice: about 20 minutes
+mutants: $(VENV)/.installed-dev  ## puts small faults into a copy of the code; a test must fail for each (20 minutes)
 	$(BIN)/python -m experiments.mutants
 
 lint: $(VENV)/.installed-dev  ## style and types

@@ -20,7 +20,11 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run's records say: per prompt the marks of its questions, and mean bytes of a sequence's cache."""
+    """The result of a run, read from its records.
+
+    marks: for each prompt, whether each question was answered right.
+    cache_bytes, full_cache_bytes: the mean bytes of a sequence's cache, and those of the full cache.
+    """
 
     marks: dict[str, list[bool]]
     cache_bytes: float
@@ -39,19 +43,19 @@ class Measured:
 
 
 def composed(overrides: Sequence[str]) -> Job:
-    """What the command line would make of these."""
+    """The job that the command line composes from these overrides."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return build(compose("config", list(overrides)), {})
 
 
 def measure(overrides: Sequence[str], output: Path) -> Measured:
-    """Run a configuration below `output`, or read it back where it ran before."""
+    """The result of a configuration. It is run below `output`, unless a finished run is there."""
     job = _job(overrides, output)
     return _read(job, run(job.experiment, job.tracker, job.output, _silent()))
 
 
 def recorded(overrides: Sequence[str], output: Path) -> Measured | None:
-    """Read a configuration back; None where it has not run to its end."""
+    """The result of a configuration that has been run; None if there is no finished run."""
     job = _job(overrides, output)
     folder = finished(job.experiment, job.output, _silent(), job.keeping)
     return folder and _read(job, folder)
@@ -81,7 +85,7 @@ def points(difference: Interval) -> str:
 
 
 def in_points(difference: Sequence[float | None]) -> str:
-    """The same of estimate and bounds in points; bounds of None: the prompts all differ by as much."""
+    """The text of (estimate, lower bound, upper bound) in points. Bounds are None if all prompts differ equally."""
     estimate, low, high = difference
     if estimate is None or low is None or high is None:
         return f"{estimate:+.1f}, no interval" if estimate else "no prompt differs"

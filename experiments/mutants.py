@@ -1,9 +1,9 @@
 """python -m experiments.mutants: do the tests notice small faults?
 
-Each fault of `mutants.yaml` is put into a copy of the project, and the tests that it names are run there. One that no
-test notices has survived. The tests must pass in the copy without a fault, which is seen first.
+First the tests run in a copy of the project without a fault. They must pass. Then each fault of `mutants.yaml` is put
+into the copy, and the tests that it names run there. A fault survives if no test fails.
 
-Exit code 0: all were noticed; 1: some survived, or their text is no longer in the file.
+Exit code 0: no fault survived. 1: a fault survived, or its text is no longer in the file, or a test failed without any.
 """
 
 import argparse
@@ -25,15 +25,16 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 LIST = Path(__file__).with_suffix(".yaml")
-SECONDS = 180  # for the tests of one fault: one that runs for longer has stopped them, and was noticed
+SECONDS = 180  # the time limit of the tests of one fault. A fault that makes them hang counts as noticed
 KILLED, SURVIVED, LATE, STALE, EXPLAINED = "killed", "SURVIVED", "killed late", "STALE", "explained"
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A fault: in `file`, `old` becomes `new`. `only`: which of the tests are run, as pytest's -k has it.
+    """A fault: in `file` the text `old` is replaced by `new`.
 
-    explained: why it changes nothing that a test could notice; "" for a fault.
+    tests: the files of tests that must notice it. only: pytest's -k, which chooses among these tests.
+    explained: why no test can notice the change; "" if a test must notice it.
     """
 
     file: str
@@ -74,7 +75,7 @@ def copied(root: Path, to: Path) -> Path:
 
 
 def tested(root: Path, tests: Sequence[str], only: str, seconds: float, log: Path) -> int | None:
-    """pytest's exit code, or None where it ran for too long. A fork: what is imported here is imported there."""
+    """pytest's exit code; None if it exceeds `seconds`. It runs in a fork, so libraries are imported once."""
     child = os.fork()
     if not child:
         _test(root, tests, only, log)

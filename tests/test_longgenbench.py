@@ -267,7 +267,7 @@ def test_out_of_reach_is_one_line_with_the_command(hub: Any, tmp_path: Path) -> 
     with pytest.raises(ScopeError) as refused:
         at(tmp_path, "csqa_8k").task.samples()
     assert re.fullmatch(
-        r"tau/commonsense_qa: is neither .*unreachable\); where there is a network: "
+        r"tau/commonsense_qa: not built here and cannot be downloaded \(.*unreachable\); where there is a network: "
         r"python -m scope.tasks build task=csqa_8k; then here task.source=.*",
         str(refused.value),
     )

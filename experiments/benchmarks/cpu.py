@@ -1,4 +1,4 @@
-"""The figures of a CPU: steps, flatness, bytes, batches, prefill."""
+"""What is measured on a CPU: decode steps, batches, a long generation, refilled rows, the prefill."""
 
 import gc
 import random
@@ -40,7 +40,8 @@ from scope.policy.prompt_votes import TILE_BYTES, TILE_ROWS
 from scope.tasks import Arithmetic
 
 PROMPT, C, WINDOW, D, RECENT = 2048, 512, 8, 128, 64
-STEPS = range(D + 33, 2 * C + D + 1)  # --steps: it evicts, and what is of its size on average has a prompt
+# --steps: enough that the strategy evicts, and few enough that a full cache of the same mean size still has a prompt
+STEPS = range(D + 33, 2 * C + D + 1)
 LONG = range(2 * D, 2**15 + 1)
 PROMPTS = range(2 * C, 2**16 + 1)
 BATCHES = (1, 4, 16)
@@ -50,7 +51,9 @@ Policies = tuple[prefill.PrefillMethod, decoding.DecodingStrategy]
 
 
 def decode_step(steps: int) -> Found:
-    """One step of h2o + slide against the full cache, the same size without eviction, and the released layout."""
+    """The time of a step of h2o + slide, against three others: a full cache, a cache of the same size without eviction,
+    and the released layout. Also the bytes of each cache, measured and predicted.
+    """
     model = RandomModel(device="cpu").weights(implementation("sdpa"))
     stock = RandomModel(device="cpu").weights("sdpa")
     h2o, some = prefill.H2O(C, WINDOW), strategies(D, RECENT, steps)
@@ -68,7 +71,8 @@ def decode_step(steps: int) -> Found:
     caches = {f"h2o + {name}": cache(strategy) for name, strategy in some.items()} | {"full, ours": full()}
     policies: dict[str, Policies] = {f"h2o + {name}": (h2o, strategy) for name, strategy in some.items()}
     policies["full, ours"] = prefill.Full(), decoding.KeepAll()
-    alike = C + D + 1 - (D + steps) // 2  # of the same size on average over the steps that are measured, from D on
+    # a full cache with this prompt has the same mean size over the measured steps, which begin at D
+    alike = C + D + 1 - (D + steps) // 2
     kinds = {name: ours(model, held, PROMPT) for name, held in caches.items()} | {
         "h2o + slide, compiled": compiled(cache(slide, whole=True), PROMPT),
         "full, ours, compiled": compiled(full(whole=True), PROMPT),
@@ -115,13 +119,13 @@ def decode_step(steps: int) -> Found:
 
 
 def decode_batches() -> Found:
-    """A step by rows of the batch: full caches of PROMPT tokens, and what stays of such a prompt by each strategy."""
+    """The time of a step by the number of rows: full caches of PROMPT tokens, and each strategy on such a prompt."""
     model = RandomModel(device="cpu").weights(implementation("sdpa"))
     stock = RandomModel(device="cpu").weights("sdpa")
     steps, before = 32, 4
 
     def strategy(given: decoding.DecodingStrategy) -> Callable[[int], Step]:
-        # a prompt of C tokens leaves as much as one of PROMPT, sooner
+        # a prompt of C tokens leaves as many slots as one of PROMPT tokens, and takes less time
         return lambda rows: ours(
             model,
             CompressedCache(model.config, prefill.H2O(C, WINDOW), given, layout=Layout(D + steps)),
@@ -152,9 +156,10 @@ def decode_batches() -> Found:
 
 
 def long_generation(steps: int) -> Found:
-    """Whether a step costs the same however much has been written; and what else grows.
+    """Whether a step takes the same time at the end of a long generation as at its start, and whether memory grows.
 
-    The last tenth of one generation and the first of another take turns, so that the machine's mood falls on both.
+    The last tenth of one generation and the first tenth of another run in turns, so that other work on the machine
+    slows both.
     """
     model = RandomModel(device="cpu").weights(implementation("sdpa"))
     stock = RandomModel(device="cpu").weights("sdpa")
@@ -172,7 +177,7 @@ def long_generation(steps: int) -> Found:
     ms = milliseconds(both, 0)
     series += both["last"]
     full = in_turns({"full, transformers' DynamicCache": theirs(stock, PROMPT)}, steps, CPU)
-    # which has all its room from the start, so that the first steps show the time of all
+    # a StaticCache has its full size from the start, so its first steps show the time of all steps
     full |= in_turns({"full, transformers' StaticCache": theirs(stock, PROMPT, static=PROMPT + steps)}, steps // 8, CPU)
     return [
         Target(f"last / first tenth of {steps} steps", ms["last"] / ms["first"], 1.05),
@@ -182,15 +187,15 @@ def long_generation(steps: int) -> Found:
 
 def _tensor_bytes() -> int:
     gc.collect()
-    real = (torch.Tensor, torch.nn.Parameter)  # not those that only stand for one
+    real = (torch.Tensor, torch.nn.Parameter)  # no fake tensors, which have no data
     return storage_bytes(thing for thing in gc.get_objects() if type(thing) in real)
 
 
 def batches() -> Found:
-    """Batches of ragged prompts on the embedded model, and rows that are refilled."""
+    """The embedded model with prompts of different lengths: speed by batch size, and the gain from refilled rows."""
     loaded = load(ModelSource(threads=1))
     small = (prefill.H2O(0.75, 8), decoding.Slide(64, 24))
-    right = (prefill.Full(), decoding.Slide(192, 24))  # with which answers end where they should
+    right = (prefill.Full(), decoding.Slide(192, 24))  # with these, generations end where they should
 
     def prompts(lengths: Sequence[int]) -> list[Prompt]:
         made = []
@@ -209,7 +214,7 @@ def batches() -> Found:
         return sum(len(row.tokens) for row in rows) / max(row.batch_seconds for row in rows)
 
     def speed(some: Sequence[Prompt], size: int, wait: bool) -> float:
-        """Tokens per second of all; `wait`: for the longest row of each batch, refilling none."""
+        """Tokens per second of the whole generation. wait: no row is refilled until the longest of its batch ends."""
         parts = [some[at : at + size] for at in range(0, len(some), size)] if wait else [some]
         began = time.perf_counter()
         rows = [row for part in parts for row in write(part, size, right)]
@@ -227,9 +232,10 @@ def batches() -> Found:
 
 
 def prefills(prompt: int) -> Found:
-    """What the methods add to a layer's prefill: time against the attention's own, memory against the block's.
+    """What the methods add to the prefill of one layer: time against that of the attention, memory against a block's.
 
-    The target's are of the whole prompt, the other methods' of a quarter, which takes a sixteenth of the time.
+    The targets are measured on the whole prompt. The other methods run on a quarter of it, which takes a sixteenth of
+    the time.
     """
     run, named = _Prefill(prompt), methods(C, WINDOW)
     attention = run.attention
@@ -238,7 +244,7 @@ def prefills(prompt: int) -> Found:
         attention.queries, attention.keys, attention.values, is_causal=True, enable_gqa=True
     )
     whole = {name: median(found) for name, found in in_turns(held_to, 3, CPU, block=1).items()}
-    extra = whole["h2o"] - whole["streamingllm"]  # which evicts without scores
+    extra = whole["h2o"] - whole["streamingllm"]  # streamingllm evicts without scores
     steps: dict[str, Step] = {name: partial(run, method, prompt // 4) for name, method in named.items()}
     seconds = {name: median(found) for name, found in in_turns(steps, 3, CPU, block=1).items()}
     with PeakMemory(CPU) as peak:
@@ -261,7 +267,7 @@ def prefills(prompt: int) -> Found:
 
 
 class _Prefill:
-    """One layer's prefill of random tokens, warmed up."""
+    """The prefill of random tokens through one layer. It is warmed up once."""
 
     @torch.inference_mode()
     def __init__(self, prompt: int) -> None:
@@ -278,7 +284,7 @@ class _Prefill:
 
 
 def random_attention(config: PretrainedConfig, prompt: int) -> Attention:
-    """A prompt's, as a method is given it."""
+    """The attention of a prompt of random tensors, as a prefill method receives it."""
     heads, dim = config.num_attention_heads, config.hidden_size // config.num_attention_heads
     query, key, value = (torch.randn(1, n, prompt, dim) for n in (heads, *2 * [config.num_key_value_heads]))
     positions = torch.arange(prompt, dtype=torch.int32)[None]
@@ -287,7 +293,7 @@ def random_attention(config: PretrainedConfig, prompt: int) -> Attention:
 
 @torch.inference_mode()
 def score_bytes(method: prefill.PrefillMethod, attention: Attention) -> int:
-    """The most bytes that its scores of a prompt take; 0 for a method without any."""
+    """The most bytes that a method takes to score a prompt; 0 for a method without scores."""
     prompt = attention.keys.shape[2]
     plan = method.plan(View(0, 1, prompt=prompt, stored=prompt))
     if plan is None or not plan.best:
@@ -298,7 +304,7 @@ def score_bytes(method: prefill.PrefillMethod, attention: Attention) -> int:
 
 
 def block_bytes(attention: Attention) -> int:
-    """Of the queries by slots that a core is to look at together: one query's in one group at the least."""
+    """Bytes of a block of the matrix queries x slots that one core computes at a time. It has at least one query."""
     _, heads, slots, _ = attention.keys.shape
     of_query = 4 * slots
     group = attention.queries.shape[1] // heads

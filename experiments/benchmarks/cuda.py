@@ -1,4 +1,4 @@
-"""The figures of a GPU, on a Llama of 8 billion random weights in bfloat16."""
+"""What is measured on a GPU, with a Llama of 8 billion random weights in bfloat16."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,11 +17,11 @@ from scope.generation.models import RandomModel
 from scope.util.memory import rows_that_fit
 
 C, WINDOW, D, RECENT = 2048, 8, 512, 256
-STEPS = range(33, C)  # --steps: what is of its size when it has run has a prompt
+STEPS = range(33, C)  # --steps: few enough that a full cache of the same size still has a prompt
 PROMPTS = range(2 * C, 2**17 + 1)
 BATCHES = (1, 8, 32)
 ENGINE = "graph"
-LENGTH = 8192  # of full caches, and twice that
+LENGTH = 8192  # tokens of the full caches. Caches of twice this length are measured too
 SOURCE = RandomModel(preset="llama3_8b", dtype="bfloat16", device="cuda")
 Found = tuple[list[Target], dict[str, Any]]
 
@@ -32,7 +32,7 @@ def _cache(model: Any, tokens: int, given: decoding.DecodingStrategy | None = No
 
 
 def decode_step(steps: int) -> Found:
-    """Batch 1: slide as CUDA graphs and eagerly, the same size without eviction, kvpress."""
+    """The time of a step at batch 1: slide as a CUDA graph, slide eager, the same size without eviction, kvpress."""
     model = SOURCE.weights(implementation("sdpa"))
     tokens = D + steps + 1
     still = CompressedCache(model.config, layout=Layout(tokens, whole=True))
@@ -51,7 +51,10 @@ def decode_step(steps: int) -> Found:
 
 
 def batches(steps: int) -> Found:
-    """By rows of the batch: each strategy, full caches of LENGTH, and one of twice that; and the most rows that fit."""
+    """The time of a step by the number of rows: each strategy, full caches of LENGTH and of twice that length.
+
+    Also the number of rows that fit in memory.
+    """
     model = SOURCE.weights(implementation("sdpa"))
     stock = SOURCE.weights("sdpa") if torch.cuda.mem_get_info()[0] > 60 * 2**30 else model
     tokens, most = D + steps + 1, BATCHES[-1]
@@ -100,7 +103,7 @@ def batches(steps: int) -> Found:
 
 
 def prefills(prompt: int) -> Found:
-    """A long prompt by each method: time, and the most memory."""
+    """The prefill of a long prompt with each method: its time, and the most memory that it takes."""
     model = SOURCE.weights(implementation("sdpa"))
     ids = torch.randint(model.config.vocab_size, (1, prompt), device=model.device)
 

@@ -1,4 +1,4 @@
-"""What is compared, by name: every prefill method, and the strategies of the paper; and what scope says it takes."""
+"""The policies that are compared, by name, and the bytes that scope predicts for them."""
 
 from transformers import PretrainedConfig
 
@@ -7,6 +7,7 @@ from scope.cache import Policy, sizes
 
 
 def methods(budget: int, window: int) -> dict[str, prefill.PrefillMethod]:
+    """All prefill methods of this project. budget: C, in slots."""
     return {
         "full": prefill.Full(),
         "streamingllm": prefill.StreamingLLM(budget),
@@ -25,7 +26,7 @@ def methods(budget: int, window: int) -> dict[str, prefill.PrefillMethod]:
 
 
 def strategies(budget: int, recent: int, tokens: int) -> dict[str, decoding.DecodingStrategy]:
-    """tokens: T, over which those that grow spread their budget."""
+    """The paper's decoding strategies. budget: D, in slots. tokens: T, over which a growing budget grows."""
     return {
         "slide": decoding.Slide(budget, recent),
         "adaptive": decoding.Adaptive(budget, recent, tokens=tokens),
@@ -37,7 +38,7 @@ def strategies(budget: int, recent: int, tokens: int) -> dict[str, decoding.Deco
 
 
 def row_bytes(config: PretrainedConfig, dtype: str, policy: Policy, prompt: int, tokens: int) -> tuple[int, int]:
-    """Of a row's cache, and of its prompt while it goes through: what engine.batch_size=auto counts."""
+    """(bytes of a row's cache, bytes of its prefill), as engine.batch_size=auto counts them."""
     return (
         sizes.cache_bytes(config, policy, dtype, prompt, tokens),
         sizes.prefill_bytes(config, policy, dtype, prompt, prompt),

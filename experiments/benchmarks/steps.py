@@ -23,7 +23,7 @@ Figures = dict[str, dict[int, dict[str, float] | None]]  # by name and rows; Non
 def prefilled(
     model: PreTrainedModel, cache: Cache, prompt: int, batch: int = 1, piece: int | None = None
 ) -> torch.Tensor:
-    """Puts random tokens through, so many at a time (None: all) -> the next one of each row [B]."""
+    """Feeds random tokens to the model. piece: how many at a time; None is all. -> the next token of each row, [B]."""
     lots = torch.Generator().manual_seed(1)
     ids = torch.randint(model.config.vocab_size, (batch, prompt), generator=lots).to(model.device)
     for at in range(0, prompt, piece or prompt):
@@ -45,10 +45,11 @@ def ours(model: PreTrainedModel, cache: CompressedCache, prompt: int, engine: st
 
 
 def theirs(model: PreTrainedModel, prompt: int, batch: int = 1, static: int | None = None) -> Step:
-    """transformers' own full cache: growing, or with room for `static` tokens from the start.
+    """A step with transformers' own full cache.
 
-    One prompt goes through, in pieces, and all rows are its copies: many long ones at once would need more memory than
-    their caches, and what is in a cache does not change the time of a step.
+    static: tokens that the cache has room for from the start; None is a cache that grows.
+    One prompt is fed in pieces, and all rows are copies of it. Many long prompts at once would need more memory than
+    their caches. The contents of a cache do not change the time of a step.
     """
     cache: Cache = DynamicCache(config=model.config)
     if static is not None:
@@ -73,17 +74,18 @@ def theirs(model: PreTrainedModel, prompt: int, batch: int = 1, static: int | No
 
 @torch.inference_mode()
 def pressed(model: PreTrainedModel, prompt: int, kept: int, window: int, decoded: int, every: int) -> Step:
-    """kvpress's own hooks, on a model that nothing else runs: snapkv leaves `kept` slots, and every so many steps knorm
-    cuts the cache down so that it holds `decoded` more on average.
+    """A step with kvpress's own hooks. The model must not be used for anything else.
 
-    Raises ScopeError where kvpress is not installed.
+    kept: slots of the prompt that snapkv keeps. decoded: further slots that knorm keeps on average while decoding.
+    every: steps from one eviction by knorm to the next.
+    Raises ScopeError if kvpress is not installed.
     """
     package = kvpress.load()
     decoding = package.DecodingPress(
         package.KnormPress(), compression_interval=every, target_size=kept + decoded - every // 2
     )
     snapkv = package.SnapKVPress(compression_ratio=1 - (kept + 0.5) / prompt, window_size=window)
-    package.PrefillDecodingPress(snapkv, decoding)(model).__enter__()  # for good
+    package.PrefillDecodingPress(snapkv, decoding)(model).__enter__()  # never left: the hooks stay
     cache = DynamicCache(config=model.config)
     lots = torch.Generator().manual_seed(1)
     tokens = torch.randint(model.config.vocab_size, (1, prompt), generator=lots).to(model.device)
@@ -95,7 +97,7 @@ def pressed(model: PreTrainedModel, prompt: int, kept: int, window: int, decoded
         out = model(
             tokens,
             position_ids=positions[None],
-            cache_position=positions,  # which the hooks ask for, and transformers no longer makes
+            cache_position=positions,  # the hooks need it, and transformers no longer passes it
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
@@ -107,7 +109,10 @@ def pressed(model: PreTrainedModel, prompt: int, kept: int, window: int, decoded
 
 
 def peers(make: Callable[[], PreTrainedModel], prompt: int, kept: int, window: int, decoded: int) -> dict[str, Step]:
-    """kvpress evicting at each step, and once in D; nothing, and a line that says so, where it is not installed."""
+    """Steps with kvpress that evict at each step, and every D steps.
+
+    If kvpress is not installed, there are none, and a line on stderr says so.
+    """
     try:
         return {
             f"kvpress, snapkv + knorm every {every} steps": pressed(make(), prompt, kept, window, decoded, every)
@@ -121,9 +126,9 @@ def peers(make: Callable[[], PreTrainedModel], prompt: int, kept: int, window: i
 def by_batch(
     kinds: Mapping[str, tuple[Callable[[int], Step], int]], batches: Sequence[int], steps: int, device: torch.device
 ) -> Figures:
-    """Time of a step and tokens per second of each kind, alone in memory, by rows of the batch.
+    """Milliseconds of a step and tokens per second, for each kind and each number of rows. Each is alone in memory.
 
-    kinds: what makes a step for so many rows, and how often it runs before it is timed.
+    kinds: for each name, a function that makes a step for a number of rows, and the steps to run before the timed ones.
     """
 
     def measure(make: Callable[[int], Step], first: int, rows: int) -> dict[str, float]:

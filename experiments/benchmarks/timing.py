@@ -1,4 +1,4 @@
-"""How things are timed and weighed: in turns, in blocks, with the device idle at both ends; figures are medians."""
+"""How time and memory are measured. Steps run in turns, with the device idle before and after. Figures are medians."""
 
 import gc
 import sys
@@ -21,9 +21,10 @@ TURN = 16  # steps of a kind, one after the other
 
 @dataclass(frozen=True)
 class Target:
-    """A figure and what it must reach: at most `bound`, or at least it; None: it is only to be known.
+    """A figure and its target.
 
-    measured: None where memory did not suffice.
+    measured: the figure; None if memory did not suffice.
+    bound: the target; None if the figure has none. at_most: whether the figure must be at most the target, or at least.
     """
 
     name: str
@@ -51,7 +52,7 @@ def ratio(one: float | None, other: float | None) -> float | None:
 
 
 def unless_out_of_memory(name: str, measure: Callable[[], T]) -> T | None:
-    """What it measures; None, and a line that says so, where memory does not suffice for it."""
+    """The result of `measure`. If memory does not suffice, None, and a line on stderr that says so."""
     found = None
     try:
         found = measure()
@@ -59,7 +60,7 @@ def unless_out_of_memory(name: str, measure: Callable[[], T]) -> T | None:
         if not out_of_memory(error):
             raise
         print(f"{name}: out of memory", file=sys.stderr)
-    if torch.cuda.is_available():  # the next one has the memory to itself
+    if torch.cuda.is_available():  # free the memory for the next measurement
         gc.collect()
         torch.cuda.empty_cache()
     return found
@@ -68,8 +69,11 @@ def unless_out_of_memory(name: str, measure: Callable[[], T]) -> T | None:
 def in_turns(
     steps: Mapping[str, Callable[[], object]], count: int, device: torch.device, block: int = TURN
 ) -> dict[str, list[float]]:
-    """Seconds of each of `count` steps of each kind. Kinds take turns block by block, so that what else the machine
-    does falls on all alike, and a kind has the caches of the processor to itself for a while, as in a generation."""
+    """Seconds of each of `count` steps of each kind.
+
+    block: the kinds run in turns of this many steps. So other work on the machine slows all kinds alike. Within a turn
+    a kind has the processor's caches to itself, as in a generation.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for done in range(0, count, block):
         for name, step in steps.items():
@@ -81,19 +85,22 @@ def in_turns(
 
 
 def milliseconds(seconds: Mapping[str, list[float]], first: int) -> dict[str, float]:
-    """The median of the steps from `first` on."""
+    """The median time of a step of each kind, in milliseconds, from step `first` on."""
     return {name: 1000 * median(found[first:]) for name, found in seconds.items()}
 
 
 def over(seconds: Mapping[str, list[float]], one: str, other: str, first: int) -> float:
-    """A step of one kind over one of the other: of each turn, from step `first` on, and of these the median, since what
-    else the machine does lasts for longer than a turn."""
+    """The time of a step of one kind, divided by that of the other, from step `first` on.
+
+    The ratio is computed for each turn, and then the median is taken: other work on the machine lasts longer than a
+    turn.
+    """
     turns = range(first, len(seconds[one]), TURN)
     return median(median(seconds[one][t : t + TURN]) / median(seconds[other][t : t + TURN]) for t in turns)
 
 
 def thinned(seconds: Mapping[str, list[float]], points: int = 64) -> dict[str, Any]:
-    """The median milliseconds of about so many stretches of steps, the same for all kinds."""
+    """Median milliseconds of a step in about `points` equal groups of steps. The groups are the same for all kinds."""
     every = max(1, max(map(len, seconds.values())) // points)
     return {
         "ms_per_step": {
@@ -105,13 +112,13 @@ def thinned(seconds: Mapping[str, list[float]], points: int = 64) -> dict[str, A
 
 
 def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Of what they lie in, each counted once."""
+    """Bytes of the storages that the tensors lie in. Each storage counts once."""
     storages = [tensor.untyped_storage() for tensor in tensors]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def held_bytes(thing: object) -> int:
-    """Of all tensors that can be reached from it, whatever they are called."""
+    """Bytes of all tensors that an object refers to, directly or indirectly."""
     found, seen, waiting = [], set(), [thing]
     while waiting:
         one = waiting.pop()
@@ -120,15 +127,15 @@ def held_bytes(thing: object) -> int:
         seen.add(id(one))
         if isinstance(one, torch.Tensor):
             found.append(one)
-        elif not isinstance(one, torch.nn.Module):  # a cache refers to no weights that are its own
+        elif not isinstance(one, torch.nn.Module):  # weights belong to the model, not to a cache
             waiting += gc.get_referents(one)
     return storage_bytes(found)
 
 
 class PeakMemory:
-    """A context that measures how far the memory of tensors rose within it: `bytes`, to the byte.
+    """A context that measures the rise of the tensors' memory within it, in `bytes`.
 
-    On a CPU from torch's record of each allocation, which slows small operations down: not for what is timed.
+    On a CPU it uses torch's profile of all allocations. That slows small operations, so do not measure time in it.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -1,11 +1,11 @@
-"""Accuracy against bytes: every decoding strategy, with the prompt protected and not, and every prefill method with the
-paper's strategies and ours, at three sizes of a sequence's cache.
+"""Accuracy against bytes, at three sizes of a sequence's cache: every decoding strategy, with the prompt protected and
+unprotected, and every prefill method with these strategies.
 
-    python -m experiments.frontier              # goes on where it stopped
-    python -m experiments.frontier --recorded   # the table and the figure of what has been run
+    python -m experiments.frontier              # continues where it stopped
+    python -m experiments.frontier --recorded   # the tables and figures of the rows that have been run
 
-A size is what the full prompt and D decoded slots of slide take (keys, values, and what a strategy notes of a slot);
-every row gets the largest D with which it stays within it, for a prompt of the mean length.
+A size is the bytes of the full prompt and D decoded slots of slide: keys, values, and what a strategy remembers of a
+slot. Every row gets the largest D that fits in these bytes, for a prompt of the mean length.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def mean_prompt(common: Sequence[str]) -> int:
 
 
 def size_bytes(size: int, prompt: int, common: Sequence[str]) -> int:
-    """What slide with that D takes."""
+    """Bytes of a sequence's cache for full + slide with D = `size`."""
     run = composed([*SLIDE.overrides(size), *common]).experiment
     return cache_bytes(run, models.load_shape(run.model)[0], prompt)
 
@@ -50,7 +50,10 @@ def size_bytes(size: int, prompt: int, common: Sequence[str]) -> int:
 def run_all(
     sizes: Sequence[int], prompt: int, common: Sequence[str], output: Path, only_recorded: bool
 ) -> tuple[Measured | None, Results]:
-    """Rows that do not fit, or have not been run where that is not wanted, are left out."""
+    """The results of the full cache and of all rows at all sizes. A row that does not fit in the bytes is left out.
+
+    only_recorded: run nothing, and leave out rows that have not been run.
+    """
     get = recorded if only_recorded else measure
     full = get([*FULL.overrides(0), *common], output)
     found: dict[int, dict[Row, tuple[int, Measured]]] = {size: {} for size in sizes}

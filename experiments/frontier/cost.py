@@ -1,5 +1,5 @@
-"""What a decode step costs under each strategy, as a ratio to slide's: all in turns, so that what else the machine does
-falls on all alike; on the embedded model, and on one of a width at which the weights take most of a step.
+"""The time of a decode step under each strategy, divided by that of slide. The strategies run in turns, so that other
+work on the machine slows all alike. Two models: the embedded one, and one so wide that the weights take most of a step.
 
     python -m experiments.frontier.cost
 """

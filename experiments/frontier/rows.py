@@ -13,7 +13,7 @@ from scope.util.errors import ScopeError
 START = 64  # a D that all rows can have
 RECENT = 2 / 3  # of D, the newest slots that always stay
 ANSWER = 26  # `recent` where a row has its own: the most tokens that an answer takes
-PERIOD = 4  # the papers' 64, 128 and 256 steps or slots would leave nothing to choose here: they are D over this
+PERIOD = 4  # periods and anchors are D / 4: the papers' 64, 128 and 256 are too large for the D here
 LIGHT = 0.9  # C, of the prompt, where a prefill method compresses it
 SHORTER = {  # what a strategy has beside D and `recent`, as shares of D
     "snapkv_d": {"every": 1 / PERIOD},
@@ -112,7 +112,7 @@ def size_kib(rows: Sequence[Mapping[str, Any]]) -> dict[int, float]:
 
 
 def matrix(rows: Sequence[Mapping[str, Any]], size: int) -> dict[str, dict[str, Mapping[str, Any]]]:
-    """Of a report's rows those of one size: by prefill method and strategy, where a strategy has several methods."""
+    """The rows of one size, by prefill method and strategy. Only the strategies in `CROSSED` are included."""
     strategies = {row.strategy for row in CROSSED}
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
     for method in ("full", *PREFILLS, *OTHERS):

@@ -1,11 +1,11 @@
-"""A sweep that is killed, starved of disk, damaged, run twice at once and tracked by a server that fails has to end as
-one that was left alone.
+"""A disturbed sweep must end with the records of an undisturbed one. The disturbances are kills, full disks, damaged
+files, two processes on one run, and failing tracking servers.
 
-python -m experiments.soak [--kills 50] [--minutes 8] [--only WORD]; prints what was found, writes it with versions and
-surroundings to experiments/soak/results/, and exits 1 on any loss.
+python -m experiments.soak [--kills 50] [--minutes 8] [--only WORD] prints the results and writes them, with versions
+and surroundings, to experiments/soak/results/. It exits 1 if anything was lost.
 
-python -m experiments.soak --fuzz 5000 [--seed 0] [--first 0]: so many odd requests instead, about ten minutes; exits 1
-where one was answered by a traceback or an exit code other than 0, 1 and 2.
+python -m experiments.soak --fuzz 5000 [--seed 0] [--first 0] tries 5000 odd requests instead, in about ten minutes. It
+exits 1 if one gave a traceback or an exit code other than 0, 1 and 2.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What the framework itself takes, in processor seconds, which a busy machine stretches less than it does the clock."""
+"""The processor time of the framework itself. A busy machine changes it less than it changes the elapsed time."""
 
 import io
 import os

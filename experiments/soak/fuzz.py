@@ -1,7 +1,7 @@
-"""Requests that nobody makes on purpose: each has to be answered, or refused in a line, and never with a traceback.
+"""Odd requests. Each must be answered, or refused in one line, and must never give a traceback.
 
-In process, without a GPU, a network or anything written outside of a folder of its own. A case is drawn from a seed and
-its number, so that each can be tried again alone.
+All cases run in this process, without a GPU or a network, and write into a folder of their own only. A case follows
+from the seed and its number, so each can be repeated alone.
 """
 
 import gc

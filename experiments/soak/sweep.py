@@ -63,7 +63,7 @@ def start(folder: Path, *more: str, sweep: list[str] = SWEEP, **environment: str
 
 
 def wait(child: int, seconds: float) -> int | None:
-    """Its exit code, negative for a signal; None where it still runs after so long."""
+    """The exit code of a process, negative for a signal; None if it still runs after `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -74,7 +74,7 @@ def wait(child: int, seconds: float) -> int | None:
 
 
 def ended(child: int) -> int:
-    """Its exit code. Raises Loss, and ends it with all that it started, where it does not end by itself."""
+    """The exit code of a process. If it does not end in time, it and its children are killed, and Loss is raised."""
     code = wait(child, PATIENCE)
     if code is None:
         os.killpg(child, signal.SIGKILL)

@@ -26,7 +26,8 @@ def score(
     generation: the whole text.
     form: what an answer looks like, one of `FORMS`; None takes what `form_of` says.
     by: the scorers by name; None takes those of `STANDARD`.
-    thinking: the markers before and after a thinking part. It is removed, except for scorers that read it.
+    thinking: the markers before and after a thinking part. That part is removed, except for scorers that read it. None
+    means that the model has no such markers, so nothing is removed.
     opened: whether the text begins inside a thinking part.
     Returns one `Answer` for each question, in their order.
     Raises ScopeError if a scorer does not give one `Score` for each question.

@@ -1,26 +1,26 @@
-"""The number that an answer comes to.
+"""Reads the number that an answer states.
 
 The rules:
-- The first number of the line counts. Words before it, units after it, currencies and % change nothing: 50% is 50.
-- Where the clause is an equation, what stands after its last `=` counts: "5 apples + 3 apples = 8 apples" is 8.
-  A clause ends at a full stop, a comma, a bracketed remark, "because" and the like.
-- Arithmetic without `=` is worked out: "2*9" is 18, "20% of 50" is 10, "√16" is 4. "about" and ≈ change nothing.
+- The first number of the line is read. Words before it, units after it, currencies and % are ignored: 50% is 50.
+- In an equation the number after the last `=` of the clause is read: "5 apples + 3 apples = 8 apples" is 8.
+  A clause ends at a full stop, a comma, a bracketed remark, "because" and similar words.
+- Arithmetic without `=` is computed: "2*9" is 18, "20% of 50" is 10, "√16" is 4. "about" and ≈ are ignored.
 - Several numbers are no answer: "5 or 6", "16 - 18", "1~2", "between 5 and 6", "5, 10 and 15", 3:30,
-  "2 hours 30 minutes".
-  A hyphen between two numbers that rise is a range; between others it is a minus. 18 dollars and 50 cents are 18.50.
-- A point is the decimal point. A comma, an apostrophe, an underscore or a space before groups of three digits groups
-  them: 1,200 and 1 200 000. Before any other count of digits a comma is a decimal comma: 1,5 is 1.5. Points group where
-  there are several, or a decimal comma too: 1.200.000 and 1.200,50.
+  "2 hours 30 minutes". Dollars with cents are one number: "18 dollars and 50 cents" is 18.50.
+- A hyphen between two numbers is a range if the second is larger. Otherwise it is a minus.
+- A point is the decimal point. A comma, an apostrophe, an underscore or a space separates groups of three digits:
+  1,200 and 1 200 000. A comma before any other count of digits is a decimal comma: 1,5 is 1.5. Points separate groups
+  if there are several of them, or if there is a decimal comma too: 1.200.000 and 1.200,50.
 - 1e3, 1.2 × 10^3, "2 million" and 20k are read. Number words ("seven") and irrational values are not.
   A dozen is a unit like any other: "3 dozen" is 3.
-- A number that is denied is none: "not 5". In "not 5 but 6" it is 6.
+- A denied number is not read: "not 5" has no number. "not 5 but 6" is 6.
 """
 
 import re
 from fractions import Fraction
 from math import isqrt
 
-MOST_BITS = 4096  # of a value that is worked out: Python writes no whole numbers that are much longer
+MOST_BITS = 4096  # the longest computed value: Python refuses to print whole numbers that are much longer
 
 MONEY = r"[$€£¥₹₩₽₺₴₦฿¢₫₱₪]"
 GROUP_END = r"(?!\d)"
@@ -81,13 +81,14 @@ COMPOUND = re.compile(rf" ?-?{SMALL}\.?,?(?: and)? \d+(?:\.\d+)? ?-?(?:{SMALL}|i
 
 
 class _NoValueError(Exception):
-    """The text comes to no one number."""
+    """The text does not state exactly one number."""
 
 
 def number(text: str) -> str | None:
-    """The number that an answer comes to, as sign, ASCII digits, and one point or fraction's bar; None where none is.
+    """The number that an answer states; None if it states none, or more than one.
 
-    text: as `scope.scoring.plain` leaves it.
+    text: the answer, as `scope.scoring.plain` returns it. Only its first line is read.
+    Returns an optional minus sign and ASCII digits, with at most one decimal point or one fraction bar.
     """
     line = RATHER.sub("", text.lstrip(" \n\t:=[\"'").split("\n", 1)[0])
     line = IS.sub(r"\1 =", EQUALS.sub("=", REMARK.sub("", line)))
@@ -109,7 +110,10 @@ def number(text: str) -> str | None:
 
 
 def _first(line: str, begin: int) -> tuple[int, int]:
-    """Where the first number from `begin` on starts, with its sign and currency, and where its digits do; or -1, -1."""
+    """(start, start of the digits) of the first number from `begin` on; (-1, -1) if there is none.
+
+    The first index includes the number's sign and currency.
+    """
     found = FIRST.search(line, begin)
     if not found:
         return -1, -1
@@ -118,14 +122,14 @@ def _first(line: str, begin: int) -> tuple[int, int]:
 
 
 class _Reader:
-    """Reads an expression from a place in a line on, by recursive descent: sums of products of powers of numbers."""
+    """A recursive descent parser of sums of products of powers of numbers. It begins at one place of a line."""
 
     def __init__(self, line: str, at: int) -> None:
         self.line, self.at = line, at
-        self.printed = ""  # the digits of the one number that was read; empty once something was worked out
+        self.printed = ""  # the digits of a number that was only read; empty once something was computed
 
     def read(self) -> str:
-        if re.match(r"\s*-\s", self.line[self.at :]):  # of a list, not a sign
+        if re.match(r"\s*-\s", self.line[self.at :]):  # the dash of a list, not a sign
             self.at += self.line[self.at :].index("-") + 1
         value = self._checked(self._sum(outermost=True))
         if cents := CENTS.match(self.line, self.at):
@@ -134,12 +138,12 @@ class _Reader:
         return self.printed or str(value)
 
     def _require_one(self, value: Fraction) -> None:
-        """Raises where more is said than one value, or what was read goes on."""
+        """Raises _NoValueError if the line states another value, or if the number that was read is only part of one."""
         if any(pattern.match(self.line, self.at) for pattern in (BROKEN, RANGE, LIST, COMPOUND)):
             raise _NoValueError
         if another := ANOTHER.match(self.line, self.at):
             rest = _Reader(self.line, _first(self.line, another.end())[0])
-            if rest._sum() != value:  # in other words the same: 0.5 or 1/2
+            if rest._sum() != value:  # the same value may be written twice: 0.5 or 1/2
                 raise _NoValueError
 
     def _sum(self, outermost: bool = False) -> Fraction:
@@ -171,7 +175,7 @@ class _Reader:
             percent, divided, self.printed = False, sign == "/", ""
 
     def _operator(self, signs: str) -> str:
-        """Step over the operator that comes next, and the unit before it, if it is one of `signs`."""
+        """The next operator if it is one of `signs`, else "". It and the unit before it are then read."""
         found = OPERATOR.match(self.line, self.at)
         if not found:
             return ""
@@ -182,7 +186,7 @@ class _Reader:
         return sign
 
     def _same_unit(self, operator: "re.Match[str]") -> bool:
-        """Whether the number behind an operator has the unit before it: 9 cups - 2 cups, not 9 cups - 2 more than I."""
+        """Whether the numbers around an operator have one unit: "9 cups - 2 cups", not "9 cups - 2 more than I"."""
         behind = LITERAL.match(self.line, FIRST.search(self.line, operator.end()).start())  # type: ignore[union-attr]
         unit, other = WORD.match(operator["unit"]), behind and WORD.match(self.line, behind.end())
         return bool(unit and other and unit[1].rstrip("s") == other[1].rstrip("s"))

@@ -2,7 +2,8 @@
 
 A scorer is one module with a `SCORER`. A scorer of this folder has the name of its module, such as `aligned`. Your own
 has the full name of its module, such as `mypackage.first_line`, in a package that the environment variable SCOPE_ALLOW
-names. Records and tables use the last part, `first_line`."""
+names. Records and tables use the last part, `first_line`.
+"""
 
 import importlib
 import pkgutil
@@ -24,9 +25,8 @@ class Scorer:
     """A way from a text to answers.
 
     about: what it counts, in a few words, for the line under a table.
-    score: (questions, text, form) -> one `Score` for each question, in their order. form is "number" or "choice". It
-    has no
-    side effects, and its time is linear in the length of the text.
+    score: (questions, text, form) -> one `Score` for each question, in their order. form is "number" or "choice".
+    The function has no side effects, and its time is linear in the length of the text.
     reads_thinking: whether it gets the thinking part of a text. If not, that part is removed first.
     """
 

@@ -2,7 +2,8 @@
 
 A released file is `<folder>/<setting>/.../<dataset>/<method>.json`. Each line is a JSON object with `pred` and
 `answers`: GSM8K's solutions, which end in `#### n`, or letters. If a line has `prompt`, its last `Question_n` gives the
-numbers of the questions. Otherwise the first number is the benchmark's: 9 for numbers, 6 for choices."""
+numbers of the questions. Otherwise the first number is the benchmark's: 9 for numbers, 6 for choices.
+"""
 
 import json
 import re
@@ -26,9 +27,10 @@ class Scored:
     """The generations of one run, scored again.
 
     answers: for each prompt, the answers to its questions in all its generations.
-    Only for a run of ours: folder; notes, one for each kind of line that is not a plain record; changed, whether lines
-    were
-    left out because somebody changed them.
+    The other fields are for a run of ours only.
+    folder: of the run.
+    notes: one for each kind of line that is not a plain record.
+    changed: whether lines were left out because somebody changed them.
     """
 
     task: str
@@ -79,7 +81,7 @@ def _record_run(folder: Path, by: Mapping[str, Scorer] | None) -> Scored:
 
 
 def _markers(manifest: Mapping[str, Any]) -> Markers | None:
-    """The run's thinking markers. If its manifest does not say, those that most models use."""
+    """The run's thinking markers; None if its model has none. A manifest without the key means the usual ones."""
     model = manifest.get("settings", {}).get("model") or {}
     found = model.get("thinking", THINK)
     return None if found is None else (found[0], found[1])
@@ -93,7 +95,7 @@ def _released_run(path: Path, folder: Path, by: Mapping[str, Scorer] | None) -> 
             if not isinstance(line.get(key), kind):
                 raise ScopeError(f"{where}: {key} must be a {'text' if kind is str else 'list of texts'}")
         questions = _questions(line["answers"], str(line.get("prompt", "")), where)
-        # The prompt's end, where the questions are, tells prompts apart in every file; else their order has to.
+        # A prompt is named by its text, which is the same in every file. Without a text, by its place in the file.
         name = str(line.get("prompt") or len(answers))
         answers.setdefault(name, []).extend(score(questions, line["pred"], None, by))
     setting = path.parent.parent.relative_to(folder).as_posix()

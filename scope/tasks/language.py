@@ -1,17 +1,19 @@
-"""The embedded task's language: sums about apples, asked in shuffled order, answered in order of number.
+"""The language of the embedded task: sums about apples, asked in shuffled order and answered in order of number.
 
     Question_27: Bob has as many as Answer_25 and sells 6 and finds 4. The sky looks grey.
     Answer_27: Bob has as many as Answer_25 = 55 and buys 6 and loses 4. 55 + 6 = 61. 61 - 4 = 57, so Answer_27 = 57.
     The answer is 57.
 
-Three things have to be looked up: a question's facts, by its number, in the prompt; an earlier answer, by its number,
-in what was written; and the weather, for when it is wet every gain is a loss and every loss a gain. Some questions
-change it ("Question_31: now wet: Leo has ..."): from then on it holds until the next change, and nothing but the
-answer that said so tells.
+An answer needs three things from the context:
+- The facts of its question. They are in the prompt, under the question's number.
+- An earlier answer, if the question refers to one. It is in the generation, under that answer's number.
+- The weather. In wet weather every gain is a loss, and every loss is a gain. Some questions change the weather
+  ("Question_31: now wet: Leo has ..."). It then holds until the next change. In the generation only the answer to that
+  question says so.
 
-A document is a list of tokens whose plain concatenation is its text. The vocabulary is made so that no constant
-token stands between a question's number and what has to be retrieved with it (constant words are part of their
-neighbours: ": Bob has", " = 55"): a small model learns look-up by number only then.
+A document is a list of tokens. Its text is their plain concatenation. Constant words are joined to their neighbours
+(": Bob has", " = 55"), so that no constant token stands between a question's number and the facts that belong to it. A
+small model does not learn to look up by number otherwise.
 """
 
 import random
@@ -75,29 +77,32 @@ VOCABULARY: tuple[str, ...] = (
 
 
 class Kind(IntEnum):
-    """What a token asks of the model; training weighs and reports each kind apart."""
+    """What the model has to do to predict a token. Training weighs and reports each kind separately."""
 
     GIVEN = 0  # part of the prompt: no loss
     FACT = 1  # copied from the question
     NUMBER = 2  # the next question's number
     REFERENCE = 3  # the value of an earlier answer
-    OPERAND = 4  # copied from within the answer
-    RESULT = 5  # the sum itself
+    OPERAND = 4  # copied from the same answer
+    RESULT = 5  # the result of a sum
     OTHER = 6  # constant, or the end
-    TURNED = 7  # copied from the question, or its opposite: the weather decides
+    TURNED = 7  # a verb, copied from the question in dry weather, its opposite in wet weather
 
 
 Piece = tuple[str, Kind]
 
 
 def turned(verb: str) -> str:
-    """What the verb becomes in wet weather."""
+    """The opposite of a verb, which is its meaning in wet weather."""
     return LOSSES[GAINS.index(verb)] if verb in GAINS else GAINS[LOSSES.index(verb)]
 
 
 @dataclass(frozen=True)
 class Step:
-    """A gain or a loss: `verb` is what the question says, `meant` what it comes to in its weather."""
+    """A gain or a loss.
+
+    verb: the verb in the question. meant: the verb that it stands for in the question's weather. amount: of apples.
+    """
 
     verb: str
     meant: str
@@ -108,7 +113,7 @@ class Step:
 
 
 def worked(value: int, steps: Sequence[Step]) -> list[Piece]:
-    """The sums, one for each step from `value` on."""
+    """The sums of an answer, one for each step. The first starts from `value`."""
     pieces: list[Piece] = []
     for step in steps:
         if pieces:
@@ -124,9 +129,12 @@ def worked(value: int, steps: Sequence[Step]) -> list[Piece]:
 
 @dataclass(frozen=True)
 class Question:
-    """One question: `name` has `start`, said or as many as answer `refers_to`, and then come one or two `steps`.
+    """One question: a person has some apples, and then gains or loses some.
 
-    `change`: the weather that this question brings, if it does.
+    number: of the question. change: the weather that the question announces; None if it announces none.
+    name: of the person. start: how many apples the person has at first.
+    refers_to: the number of the earlier answer that `start` comes from; None if the question states it.
+    steps: one or two gains or losses. filler: the tokens of sentences that no answer needs.
     """
 
     number: int
@@ -183,7 +191,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Document:
-    """One prompt with its questions in order of number, and the generation a perfect model would give."""
+    """One prompt, its questions in order of number, and the generation of a perfect model."""
 
     questions: tuple[Question, ...]
     prompt: tuple[Piece, ...]
@@ -191,7 +199,7 @@ class Document:
 
 
 def text(pieces: Sequence[Piece]) -> str:
-    """The pieces as a reader sees them."""
+    """The text of the pieces, without padding and the marks of begin and end."""
     return "".join(token for token, _ in pieces if token not in (PAD, BOS, EOS))
 
 
@@ -203,7 +211,7 @@ def make_filler(rng: random.Random, most_sentences: int) -> tuple[str, ...]:
 
 
 def make_step(rng: random.Random, before: int, weather: str) -> Step:
-    """A step from `before` that stays within 1..MAX_VALUE."""
+    """A random step from `before` apples. The result stays within 1..MAX_VALUE."""
     while True:
         verb = rng.choice(GAINS + LOSSES)
         step = Step(verb, turned(verb) if weather == WET else verb, rng.randint(1, MAX_STEP))
@@ -219,7 +227,12 @@ def make_question(
     earlier: Sequence[Question],
     mix: "Mix",
 ) -> Question:
-    """A question numbered `at`, in that weather; some start from an `earlier` answer."""
+    """A random question with the number `at`.
+
+    weather: of the question. change: whether the question announces it.
+    earlier: the questions before this one. A share of the questions, `mix.reference`, starts from an answer to one of
+    them.
+    """
     source = rng.choice(earlier) if earlier and rng.random() < mix.reference else None
     start = source.answer if source else rng.randint(1, MAX_VALUE)
     steps = [make_step(rng, start, weather)]
@@ -238,12 +251,12 @@ def make_question(
 
 @dataclass(frozen=True)
 class Mix:
-    """What documents are made of: shares of the questions, and the most sentences after one that no answer needs."""
+    """How documents are composed: three shares of the questions, in 0..1, and a number of sentences."""
 
-    reference: float = 0.3  # start from an earlier answer
-    second_step: float = 0.5  # take two steps
-    change: float = 0.12  # bring another weather
-    most_filler: int = 5
+    reference: float = 0.3  # the questions that start from an earlier answer
+    second_step: float = 0.5  # the questions with two steps
+    change: float = 0.12  # the questions that change the weather
+    most_filler: int = 5  # the most sentences after a question that no answer needs
 
 
 def make_document(
@@ -254,10 +267,13 @@ def make_document(
     start: int | None = None,
     listing: random.Random | None = None,
 ) -> Document:
-    """Worked examples numbered on from `start` (random if None), then `questions` listed in shuffled order.
+    """A random document: worked examples, then questions in shuffled order.
 
-    The first example and the first question say what the weather is. With another `start`, or another source of chance
-    for the `listing`, the questions stay the same ones. Raises ValueError where the numbers would run past MAX_NUMBER.
+    questions: how many questions are asked. shots: how many worked examples stand before them.
+    start: the number of the first example; None takes a random one. The questions are numbered after the examples.
+    listing: the source of the shuffled order; None takes `rng`. Neither `start` nor `listing` changes the questions.
+    The first example and the first question announce the weather.
+    Raises ValueError if a number would exceed MAX_NUMBER.
     """
     mix = mix or Mix()
     highest_start = MAX_NUMBER - questions - shots + 1
