@@ -78,7 +78,7 @@ REFUSED = {
     "-m model.device=hpu,cpu:5 seed=1,2": "no job of this sweep can run: model.device=hpu: this machine has no hpu .*",
     "model.device_map=3": "model.device_map=3: must be null, auto, balanced, .*",
     "model.revision=123": "model.revision=123: must be null, or a branch, a tag or a commit as text .*",
-    "model.revision=v2": "model.revision=v2: must be null: model.path=.*embedded is a folder",
+    "model.revision=v2": "model.revision=v2: must be null: model.path=.*embedded is on this disk",
     "model.threads=99999999999999999999999": "model.threads=9+: must be a whole number of at most 1024",
     "model.template.enable_thinking=false": "model.template.enable_thinking=false: must be left out with "
     "model.layout=plain, which uses no chat template",
