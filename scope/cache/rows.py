@@ -23,8 +23,15 @@ class Rows:
     views: dict[int, list[View]] = field(default_factory=dict)  # by prompt length: the views after the prefill
     columns: int | None = None  # P if the prompts come in chunks, else None
     steps: list[int] = field(default_factory=list)  # t of the current step, per row; -1 before the first
+    attended: bool = False  # scope's attention has run
+    entered: int = 0  # layers that a whole prompt has come to
     filled: int = 0  # layers that have a storage
     _admitted: list[tuple[weakref.ref[Tensor], int | None]] = field(default_factory=list)  # masks and windows
+
+    @property
+    def failed(self) -> bool:
+        """Between two calls of the model: whether the prompt came to a layer that then did not store it."""
+        return self.filled < self.entered
 
     def settle(self, real: Tensor | None, batch: int, columns: int, device: torch.device) -> None:
         """Take the prompts' lengths and positions.

@@ -86,6 +86,7 @@ def _attend(
     if layer is not None and layer.storage is not None:
         return layer.step(query, scaling, sliding_window, attention_mask), None
     if layer is not None:
+        layer.rows.attended = True
         _check(module, kwargs)  # once, with the prompt: steps get the same arguments
         if backend == "eager" and attention_mask is None and query.shape[2] > 1:
             raise ScopeError("attention_mask: eager attention got none, and would look ahead")

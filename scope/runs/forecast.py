@@ -1,6 +1,5 @@
 """What runs would cost, before anything is run: no weights are loaded and nothing is generated."""
 
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -180,20 +179,9 @@ def require_fit(run: Experiment, config: PretrainedConfig, lengths: Sequence[int
 
 def _least_bytes(run: Experiment, config: PretrainedConfig, prompt: int) -> int:
     """The smallest `budget.bytes` that works for a prompt of that many tokens."""
-    layers = range(config.get_text_config(decoder=True).num_hidden_layers)
-    of_room = sum(sizes.slot_bytes_of(config, run.policy, run.dtype, layer) for layer in layers)
-
-    def fits(room: int) -> bool:
-        try:
-            cache_bytes(replace(run, max_bytes=room * of_room), config, prompt)
-        except ScopeError:
-            return False
-        return True
-
-    most = 1
-    while not fits(most):
-        most *= 2
-    return bisect_left(range(most), True, key=fits) * of_room
+    windows = sizes.windows_of(config)
+    of_slot = [sizes.slot_bytes_of(config, run.policy, run.dtype, layer) for layer in range(len(windows))]
+    return sizes.least_bytes(run.policy, prompt, windows, of_slot)
 
 
 def _cells(forecast: Forecast) -> list[str]:
