@@ -35,7 +35,7 @@ def _incomplete(run: Run) -> Iterator[str]:
         yield f"failed: {len(run.failed)} of {recorded}"
     yield from run.notes
     if cut := sum(sample.finish == "length" for sample in run.samples):
-        yield f"cut at the most tokens: {cut} of {answered} prompts"
+        yield f"stopped at max_new_tokens: {cut} of {answered} prompts"
     if answered == 1:
         yield "one prompt: no interval"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from scope.cli.config import NO_USE, Job, build, files_of, unused
+from scope.cli.config import NO_USE, Job, build, default_budget, files_of, unused
 from scope.runs.forecast import show_plan
 from scope.runs.run import SamplesFailedError, finished
 from scope.util.errors import BugError, ConfigError, ImpossibleError, ScopeError, of_the_machine, one_line, shown
@@ -97,6 +97,7 @@ class Sweep:
         jobs, skipped, built = [], [], []
         elsewhere = any(cfg.hydra.runtime.choices.get("hydra/launcher") in ELSEWHERE for _, cfg in composed)
         useless: dict[str, int] = {}
+        notes: dict[str, None] = {}  # a dict keeps the order
         for overrides, cfg in composed:
             try:
                 job = build(cfg, cfg.hydra.runtime.choices, files_of(cfg.hydra))
@@ -104,6 +105,8 @@ class Sweep:
                     job.experiment.require()
                 built.append(job)
                 jobs.append(overrides)
+                if note := default_budget(cfg, overrides, cfg.hydra.runtime.choices):
+                    notes[note] = None
                 for word in unused(cfg, overrides):
                     useless[word] = useless.get(word, 0) + 1
             except ImpossibleError as error:
@@ -117,6 +120,8 @@ class Sweep:
         ]
         sweep = cls(tuple(jobs), tuple(skipped), tuple(told_apart), elsewhere)
         sweep._announce()
+        for note in notes:
+            sweep.tell(note)
         for word, times in useless.items():
             if times == sum(word in overrides for overrides in jobs):
                 sweep.tell(NO_USE.format(word))

@@ -35,19 +35,19 @@ class Place:
 def locate(name: str, revision: str | None) -> Place:
     """Find a model. name: a folder or a hub id. revision: of the hub id; None: its main branch.
 
-    The hub is asked once in a process, so the commit stays the same even if the branch moves. Raises ScopeError for a
-    folder without a model, and for an id that does not exist, is gated or cannot be reached.
+    The hub is asked once in a process, so the commit stays the same even if the branch moves. Raises ConfigError for a
+    folder without a model and for an id that does not exist, ScopeError for one that is gated or cannot be reached.
     """
     refused = f"model.path={name}:"
     folder = Path(name)
     if _exists(folder):
         if not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
-            raise ScopeError(f"{refused} holds no model (there is no config.json in it)")
+            raise ConfigError(f"{refused} holds no model (there is no config.json in it)")
         if revision is not None:
             raise ConfigError(f"model.revision={revision}: must be null: model.path={name} is a folder")
         return Place(name)
     if not _is_hub_id(name):
-        raise ScopeError(f"{refused} there is no such folder, and it is not the id of a model on the hub")
+        raise ConfigError(f"{refused} there is no such folder, and it is not the id of a model on the hub")
     return _commit(name, revision)
 
 
@@ -85,7 +85,7 @@ def _commit(name: str, revision: str | None) -> Place:
     except RevisionNotFoundError as error:
         raise ConfigError(f"model.revision={revision}: {name} has no such branch, tag or commit") from error
     except RepositoryNotFoundError as error:
-        raise ScopeError(f"{refused} is not on the hub (or private: `hf auth login` or HF_TOKEN)") from error
+        raise ConfigError(f"{refused} is not on the hub (or private: `hf auth login` or HF_TOKEN)") from error
     except Exception as error:  # errors of the network library
         reason = error
         wanted = f"{name} --revision {revision}" if revision else name

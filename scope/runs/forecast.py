@@ -15,12 +15,13 @@ from scope.cache import sizes
 from scope.generation import models
 from scope.generation.prompts import unused_arguments
 from scope.prefill.budget import Budget
-from scope.records import describe
+from scope.records import describe, model_name
 from scope.runs.experiment import Experiment
 from scope.tasks import Sample
 from scope.util.errors import CombinationError, ConfigError, ImpossibleError, ScopeError
 
-HEADINGS = ("samples", "prompt tokens", "to write", "cache MiB", "of full", "GPU hours")
+HEADINGS = ("samples", "prompt tokens", "to write", "cache MiB", "of full", "hours")
+DEVICES = {"cuda": "GPU", "cpu": "CPU"}
 ASSUMED = (
     "At most: every sample is taken to write T tokens. Prompt tokens: least-median-most. Cache: of one sequence, the "
     "longest prompt's. Hours: of decoding, at an assumed {:g} steps a second whatever the batch (steps_per_second)."
@@ -32,7 +33,7 @@ class Forecast:
     """What one run would cost. A figure that cannot be known before the run is None.
 
     prompt_tokens: the length of each prompt. The other figures are upper bounds: every sample generates T tokens.
-    cache_bytes and full_cache_bytes: of one sequence, the one with the longest prompt. gpu_hours: of decoding only;
+    cache_bytes and full_cache_bytes: of one sequence, the one with the longest prompt. hours: of decoding only;
     None if the run chooses its batch size.
     """
 
@@ -41,7 +42,7 @@ class Forecast:
     generated_tokens: int | None = None
     cache_bytes: int | None = None
     full_cache_bytes: int | None = None
-    gpu_hours: float | None = None
+    hours: float | None = None
 
 
 class Forecaster:
@@ -62,7 +63,7 @@ class Forecaster:
             most, count = run.task.max_new_tokens, len(samples) * run.sampling.samples
             rows = run.engine.batch_size
             hours = None if isinstance(rows, str) else ceil(count / rows) * most / self.steps_per_second / 3600
-            made = Forecast(count, generated_tokens=count * most, gpu_hours=hours)
+            made = Forecast(count, generated_tokens=count * most, hours=hours)
         if samples and shape:
             self.notes |= dict.fromkeys(notes(run, shape[1]))
             try:
@@ -112,7 +113,7 @@ def show_plan(runs: Sequence[Experiment], steps_per_second: float, console: Cons
     console.print(table, highlight=False)
     for line in (
         *forecaster.notes,
-        _total(seen),
+        _total(runs, seen),
         ASSUMED.format(steps_per_second),
         *(f"?: {reason}" for reason in forecaster.reasons),
     ):
@@ -143,7 +144,8 @@ def _names(run: Experiment) -> dict[str, str]:
     """What tells the runs of a sweep apart: labels, and the budgets C and D (slots, shares or MiB)."""
     bound = describe(run.decoding).get("budget", "-") if run.max_bytes is None else f"{run.max_bytes / 2**20:.3g} MiB"
     budgets = {"C": describe(run.method).get("budget", "-"), "D": bound}
-    labels = {part: run.labels.get(part, "") for part in ("model", "task", "method", "decoding")}
+    labels = {part: run.labels.get(part, "") for part in ("task", "method", "decoding")}
+    labels = {"model": model_name(run.labels, describe(run.model)), **labels}
     return labels | {name: str(budget) for name, budget in budgets.items()}
 
 
@@ -188,19 +190,28 @@ def _cells(forecast: Forecast) -> list[str]:
     tokens, kept, full = forecast.prompt_tokens, forecast.cache_bytes, forecast.full_cache_bytes
     return [
         "?" if forecast.samples is None else f"{forecast.samples}",
-        "?" if tokens is None else f"{min(tokens)}-{median(tokens):.0f}-{max(tokens)}",
+        "?" if tokens is None else _range(tokens),
         "?" if forecast.generated_tokens is None else f"{forecast.generated_tokens}",
         "?" if kept is None else f"{kept / 2**20:.1f}",
         "?" if kept is None or full is None else f"{kept / full:.0%}",
-        "?" if forecast.gpu_hours is None else f"{forecast.gpu_hours:.2f}",
+        "?" if forecast.hours is None else f"{forecast.hours:.2f}",
     ]
 
 
-def _total(seen: Sequence[Forecast]) -> str:
+def _range(tokens: Sequence[int]) -> str:
+    """Least, median and most; one number where all are equal."""
+    least, most = min(tokens), max(tokens)
+    return f"{least}" if least == most else f"{least}-{median(tokens):.0f}-{most}"
+
+
+def _total(runs: Sequence[Experiment], seen: Sequence[Forecast]) -> str:
     unknown = sum(forecast.samples is None for forecast in seen)
-    hours = sum(forecast.gpu_hours or 0 for forecast in seen)
+    hours = sum(forecast.hours or 0 for forecast in seen)
     samples, tokens = (sum(getattr(f, part) or 0 for f in seen) for part in ("samples", "generated_tokens"))
     rest = f"; {unknown} of them unknown" if unknown else ""
-    untimed = sum(forecast.samples is not None and forecast.gpu_hours is None for forecast in seen)
+    untimed = sum(forecast.samples is not None and forecast.hours is None for forecast in seen)
     rest += f"; the hours of {untimed} are not known before a run finds its batch size" if untimed else ""
-    return f"{len(seen)} runs, {samples} samples, {tokens} tokens to write, {hours:.1f} GPU hours{rest}"
+    units = {DEVICES.get(run.model.torch_device().type, "device") for run in runs}
+    unit = f"{units.pop()} hours" if len(units) == 1 else "hours"
+    counted = f"{len(seen)} run{'s' * (len(seen) > 1)}, {samples} samples, {tokens} tokens to write"
+    return f"{counted}, {hours:.1f} {unit}{rest}"

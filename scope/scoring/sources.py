@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scope.records.identity import model_name
 from scope.records.read import read_manifest, read_run, run_folders
 from scope.scoring import Answer, Scorer, form_of, score
 from scope.scoring.answer import Question
@@ -67,6 +68,8 @@ def read(folder: Path, by: Mapping[str, Scorer] | None = None) -> list[Scored]:
 def _record_run(folder: Path, by: Mapping[str, Scorer] | None) -> Scored:
     run = read_run(folder)
     labels = run.manifest.get("labels", {})
+    if "model" in labels:
+        labels = labels | {"model": model_name(labels, run.manifest.get("settings", {}).get("model", {}))}
     markers = _markers(run.manifest)
     answers: dict[str, list[Answer]] = {}
     for name, line in run.answered.items():
