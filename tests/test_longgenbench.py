@@ -267,7 +267,7 @@ def test_out_of_reach_is_one_line_with_the_command(hub: Any, tmp_path: Path) -> 
     with pytest.raises(ScopeError) as refused:
         at(tmp_path, "csqa_8k").task.samples()
     assert re.fullmatch(
-        r"tau/commonsense_qa: is neither .*unreachable\); where there is a network: "
+        r"tau/commonsense_qa: not built here and cannot be downloaded .*unreachable\); where there is a network: "
         r"python -m scope.tasks build task=csqa_8k; then here task.source=.*",
         str(refused.value),
     )
@@ -370,11 +370,15 @@ def changed(rows: list[Row], at: int, **values: Any) -> list[Row]:
 
 
 MALFORMED: dict[str, tuple[str, list[Row], str]] = {
-    "missing column": ("gsm8k_4k", without("answer", made_up.gsm8k(9)), r"row 1 has no column answer; it has question"),
+    "missing column": (
+        "gsm8k_4k",
+        without("answer", made_up.gsm8k(9)),
+        r"row 1 has no column answer; it has question; task.columns.answer=... names another",
+    ),
     "renamed column": (
         "mmlu_4k",
         [{**without("choices", [row])[0], "choice": 1} for row in made_up.mmlu(3)],
-        r"row 1 has no column choices; it has .*; did you mean choice\?",
+        r"row 1 has no column choices; it has .*; did you mean task\.columns\.choices=choice\?",
     ),
     "empty cell": ("gsm8k_4k", changed(made_up.gsm8k(9), 4, question=""), "row 5 has nothing in column question"),
     "no number": ("gsm8k_4k", changed(made_up.gsm8k(9), 2, answer="many"), "row 3: answer=many: must be a number.*"),

@@ -18,7 +18,7 @@ from scope.generation.sampling import Sampling
 from scope.generation.stream import stream
 from scope.runs.batches import OK, Lines
 from scope.runs.experiment import Experiment, Request
-from scope.runs.forecast import notes
+from scope.runs.forecast import notes, unknown_words
 from scope.scoring import Scorer, attempt, scorers
 from scope.scoring.thinking import Markers, without_thinking
 from scope.tasks import Sample, Task
@@ -47,6 +47,7 @@ class Answers:
     def notes(self) -> list[str]:
         """What a user should know before it starts, a line each."""
         said = notes(self.experiment, self.loaded.tokenizer)
+        said += unknown_words(self.experiment, self.loaded.tokenizer, self.prompts)
         if self.engine == "compile":
             said.append("its steps are compiled as each kind comes, which takes minutes")
         if self.experiment.sampling.processors == "none" and (left := left_out(self.loaded, self.experiment.sampling)):
