@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from helpers.command import Scope, runs
+from helpers.command import ROOT, Scope, runs
 from made_up import answered_record
 
 from analysis.frame import build
+from scope.cli.build_set import main as tasks_main
 from scope.cli.rescore import main as scoring_main
 from scope.records.lines import parse, seal
 from scope.records.read import read_run
@@ -311,3 +313,54 @@ def test_a_module_that_is_not_there_is_named(lab: Lab, monkeypatch: pytest.Monke
     monkeypatch.setenv("SCOPE_ALLOW", "mylab,gone")
     with pytest.raises(ConfigError, match=rf"^scoring={name}: {told}"):
         scorers(["aligned", name])
+
+
+# --- the README's example --------------------------------------------------------------------------------------------
+
+
+def fences(readme: str, heading: str, kind: str) -> list[str]:
+    part = (ROOT / readme).read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return [block.partition("\n```")[0] for block in part.split(f"```{kind}\n")[1:]]
+
+
+def test_the_readmes_scorer_goes_from_its_file_to_a_column(
+    tmp_path: Path, scope: Scope, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = fences("scope/scoring/README.md", "Adding a scorer", "python")
+    own = lab("last_number", code.partition("\nasked = ")[0])
+    two = [Question(3, "7"), Question(4, "1,250"), Question(5, "2")]
+    text = "0\nAnswer_3: It is 3, then 7.\nAnswer_4: 1250 or so.\nAnswer_4: 9\n"
+    given = [one.scores["last_number"] for one in score(two, text, by=scorers(["aligned", own]))]
+    assert given == [Score("7", True, 1), Score("1250", True, 2), Score(None, False, 0)]
+    first, second = fences("scope/scoring/README.md", "Adding a scorer", "bash")[0].splitlines()
+    scope(*WORDS)
+    said = scope(*WORDS, shlex.split(first)[-1])
+    words = shlex.split(second)
+    assert words[2:5] == ["python", "-m", "scope.scoring"]
+    assert "`last_number` was not scored in 1 finished run" in said.out
+    assert scoring_main(words[5:]) == 0
+    assert build(tmp_path / "outputs" / "default")["scored.last_number_percent"].notna().all()
+    (block,) = fences("scope/scoring/README.md", "Adding a scorer", "yaml")
+    place = tmp_path / "myconf" / "experiment"
+    place.mkdir(parents=True)
+    (place / "mine.yaml").write_text(block)
+    said = scope(*WORDS, f"hydra.searchpath=[file://{tmp_path / 'myconf'}]", "experiment=mine")
+    assert "finished already" in said.out
+    assert "last_number" in said.out
+
+
+def test_the_readmes_task_prints_the_prompt_that_it_shows(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (settings,) = fences("scope/tasks/README.md", "Adding a task", "yaml")
+    (prompt,) = fences("scope/tasks/README.md", "Adding a task", "text")
+    monkeypatch.chdir(tmp_path)
+    asked = [f"A river has {n} bends and {n + 2} bridges. How many of both?" for n in (3, 4)]
+    rows = [{"question": text, "answer": 2 * n + 2} for n, text in zip((3, 4), asked, strict=True)]
+    (tmp_path / "rivers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    place = tmp_path / "myconf" / "task"
+    place.mkdir(parents=True)
+    (place / "rivers.yaml").write_text(settings)
+    assert tasks_main(["build", f"hydra.searchpath=[file://{tmp_path / 'myconf'}]", "task=rivers"]) == 0
+    assert f"\n{prompt}\n" in capfd.readouterr().out
+    assert (tmp_path / "outputs" / "sets" / "rivers.jsonl").exists()

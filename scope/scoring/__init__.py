@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
+from scope.scoring.aligned import under_headers
 from scope.scoring.answer import PRIMARY, Answer, Question, Score
 from scope.scoring.faults import ScorerError, scores_by
 from scope.scoring.scorers import STANDARD, Scorer, scorers
 from scope.scoring.thinking import Markers, without_thinking
-from scope.scoring.values import FORMS
+from scope.scoring.values import FORMS, equal
 
 __all__ = [
     "FORMS",
@@ -20,9 +21,11 @@ __all__ = [
     "Scorer",
     "ScorerError",
     "attempt",
+    "equal",
     "form_of",
     "score",
     "scorers",
+    "under_headers",
 ]
 
 
