@@ -269,6 +269,18 @@ def test_one_that_fails_at_a_real_text_costs_no_generation(tmp_path: Path, scope
     assert all("deep" in q["scores"] for line in lines.values() for q in line["questions"])
 
 
+def test_one_that_leaves_the_process_is_named_with_the_line_of_a_released_file(
+    tmp_path: Path, lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = lab("leaves", EMPTY.replace("1 / len(text)", "exit(3)"))
+    (tmp_path / "gsm8k").mkdir()
+    file = tmp_path / "gsm8k" / "X.json"
+    file.write_text(json.dumps({"pred": "x", "answers": ["#### 5"]}) + "\n")
+    assert scoring_main([str(tmp_path), "--scoring", f"aligned,{own}"]) == 2
+    why = "SystemExit: 3 (mylab/leaves.py line 2)"
+    assert capsys.readouterr().err == f"error: scoring={own}: it fails on {file}:1: {why}\n"
+
+
 @pytest.mark.parametrize(
     ("given", "why"),
     [

@@ -36,7 +36,7 @@ def scores_by(scorer: Scorer, questions: Sequence[Question], text: str, form: st
     try:
         given = scorer.score(questions, text, form)
         scores = list(given) if isinstance(given, Iterable) else []
-    except Exception as error:  # anybody's code may raise anything
+    except (Exception, SystemExit) as error:  # anybody's code may raise anything
         said = one_line(str(redact(f"{type(error).__name__}: {error}")))
         raise ScorerError(scorer.name, f"{said}{_place(error, scorer)}") from error
     if len(scores) != len(questions) or not all(isinstance(one, Score) for one in scores):
@@ -64,7 +64,7 @@ def _wrong(score: Score) -> str:
     return ""
 
 
-def _place(error: Exception, scorer: Scorer) -> str:
+def _place(error: BaseException, scorer: Scorer) -> str:
     """The line of the scorer's own package in which an error came up, as ` (mylab/bad.py line 2)`; empty where none."""
     package = scorer.name.partition(".")[0]
     package = package if package in allowed_packages() else "scope.scoring"

@@ -147,7 +147,10 @@ def _released_run(path: Path, folder: Path, by: Mapping[str, Scorer] | None) -> 
         questions = _questions(line["answers"], str(line.get("prompt", "")), where)
         # The prompt's end, where the questions are, tells prompts apart in every file; else their order has to.
         name = str(line.get("prompt") or len(answers))
-        answers.setdefault(name, []).extend(score(questions, line["pred"], None, by))
+        try:
+            answers.setdefault(name, []).extend(score(questions, line["pred"], None, by))
+        except ScorerError as error:
+            raise error.at(where) from error
     setting = path.parent.parent.relative_to(folder).as_posix()
     return Scored(path.parent.name, f"{setting} {path.stem}".removeprefix(". "), answers)
 
