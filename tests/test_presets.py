@@ -160,10 +160,9 @@ def test_a_part_of_a_preset_is_planned_without_weights(
     assert all(constant[key] == value for key, value in rows[0].items() if key not in telling)
     assert constant["task"] in preset.tasks
     assert all(f" {preset.tokens} " in line for line in lines[start + 1 : start + 1 + len(rows)])
-    assert (
-        f"{len(rows)} run{'s' * (len(rows) > 1)}, {len(rows)} samples, {len(rows) * preset.tokens} tokens to write"
-        in said.out
-    )
+    several = "s" * (len(rows) > 1)
+    counts = f"{len(rows)} run{several}, {len(rows)} sample{several}, {len(rows) * preset.tokens} tokens to write"
+    assert counts in said.out
     assert list(tmp_path.iterdir()) == []
 
 

@@ -178,7 +178,7 @@ def test_records_of_older_code_are_read_and_say_what_they_lack(tmp_path: Path) -
     assert pd.isna(row["released_percent"])
     assert pd.isna(row["duplicates"])
     assert not row["released_best"]
-    assert "older records: python -m scope.scoring gives" in row["notes"]
+    assert "not scored in full: python -m scope.scoring FOLDER --write gives" in row["notes"]
     assert "nan" not in printed(build(tmp_path), 200)
 
 

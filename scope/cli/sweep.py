@@ -10,7 +10,7 @@ from rich.console import Console
 
 from scope.cli.config import NO_USE, Job, build, default_budget, files_of, unused
 from scope.runs.forecast import show_plan
-from scope.runs.run import SamplesFailedError, finished
+from scope.runs.run import SamplesFailedError, finished, how_to_score
 from scope.util.errors import BugError, ConfigError, ImpossibleError, ScopeError, of_the_machine, one_line, shown
 from scope.util.files import require_place
 from scope.util.importing import uncollected
@@ -167,10 +167,20 @@ class Sweep:
             console.print(said, soft_wrap=True, markup=False)
 
     def finished(self) -> list[Path | None]:
-        """For each job the folder of a run that has nothing left to do; None where there is work."""
-        return [self._finished(job, Console(highlight=False)) for job in self.built]
+        """For each job the folder of a run that has nothing left to do; None where there is work.
 
-    def _finished(self, job: Job, console: Console) -> Path | None:
+        Says in one line which scorers have not scored such runs.
+        """
+        found = [self._finished(job, Console(highlight=False)) for job in self.built]
+        lacking = [(job, run[1]) for job, run in zip(self.built, found, strict=True) if run and run[1]]
+        if lacking:
+            names = dict.fromkeys(name for _, names in lacking for name in names)
+            scoring = dict.fromkeys(name for job, _ in lacking for name in job.experiment.scoring)
+            where = f"{len(lacking)} finished run{'s' * (len(lacking) > 1)}"
+            self.tell(how_to_score(list(names), where, dict.fromkeys(job.output for job, _ in lacking), scoring))
+        return [run and run[0] for run in found]
+
+    def _finished(self, job: Job, console: Console) -> tuple[Path, list[str]] | None:
         if self.elsewhere and not job.experiment.model.same_everywhere:
             return None  # its identity may differ on the other machine
         try:

@@ -18,6 +18,7 @@ from scope.records.read import (
     read_run,
     run_folders,
 )
+from scope.records.rewrite import rewrite
 from scope.records.surroundings import mismatch, surroundings
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "read",
     "read_manifest",
     "read_run",
+    "rewrite",
     "run_folders",
     "surroundings",
 ]

@@ -13,13 +13,16 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from scope.cache import sizes
 from scope.generation import models
-from scope.generation.prompts import unused_arguments
+from scope.generation.prompts import Encoded, unknown_share, unused_arguments
 from scope.prefill.budget import Budget
 from scope.records import describe, model_name
 from scope.runs.experiment import Experiment
+from scope.scoring import form_of, released
+from scope.scoring.scorers import short_name
 from scope.tasks import Sample
-from scope.util.errors import CombinationError, ConfigError, ImpossibleError, ScopeError
+from scope.util.errors import CombinationError, ConfigError, ImpossibleError, ScopeError, counted
 
+MOST_NAMED = 3  # examples in a note
 HEADINGS = ("samples", "prompt tokens", "to write", "cache MiB", "of full", "hours")
 DEVICES = {"cuda": "GPU", "cpu": "CPU"}
 ASSUMED = (
@@ -67,8 +70,10 @@ class Forecaster:
         if samples and shape:
             self.notes |= dict.fromkeys(notes(run, shape[1]))
             try:
-                lengths = self._once(f"{run.task} {run.limit} {run.model}", lambda: _lengths(run, samples, *shape))
-                if lengths:
+                read = self._once(f"{run.task} {run.limit} {run.model}", lambda: _read(run, samples, *shape))
+                if read:
+                    lengths, said = read
+                    self.notes |= dict.fromkeys(said)
                     full = full_cache_bytes(run, shape[0], max(lengths))
                     made = replace(made, prompt_tokens=lengths, full_cache_bytes=full)
                     require_fit(run, shape[0], lengths)
@@ -130,14 +135,42 @@ def notes(run: Experiment, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     if source.dtype in ("bfloat16", "float16") and source.torch_device().type == "cpu":
         slow = "is 7 to 40 times slower than float32 on a CPU; model.dtype=auto takes float32 there"
         said.append(f"note: model.dtype={source.dtype} {slow}")
+    if "released" in map(short_name, run.scoring):
+        said += _misread(run.task.samples()[: run.limit])
     return said
 
 
-def _lengths(
+def _misread(samples: Sequence[Sample]) -> list[str]:
+    """A line where the released scorer cannot read expected answers. samples: all that are asked."""
+    wrong = [text for s in samples if s.questions for text in released.misread(s.questions, form_of(s.questions))]
+    asked = sum(len(sample.questions) for sample in samples)
+    if not wrong:
+        return []
+    few = list(dict.fromkeys(wrong))
+    listed = ", ".join(few[:MOST_NAMED]) + ", ..." * (len(few) > MOST_NAMED)
+    told = f"{len(wrong)} of {counted(asked, 'expected answer')} ({listed}) cannot be read as the released scorer reads"
+    return [f"note: {told} them: it takes the leading digits only, so no answer to these is right by it"]
+
+
+def unknown_words(run: Experiment, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Encoded]) -> list[str]:
+    """A line where the tokenizer does not know a part of these prompts."""
+    share = unknown_share(tokenizer, prompts)
+    if not share:
+        return []
+    percent = "less than 1%" if share < 0.005 else f"{share:.0%}"
+    why = "the model reads one and the same token in its place"
+    if run.model.path == "embedded":
+        why = "the embedded model's words are those of arithmetic"
+    return [f"note: the tokenizer does not know {percent} of this text: {why}"]
+
+
+def _read(
     run: Experiment, samples: Sequence[Sample], config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
-) -> tuple[int, ...]:
+) -> tuple[tuple[int, ...], list[str]]:
+    """The length of each prompt in tokens, and what there is to say of how the tokenizer reads them."""
     room = run.prompt_room(config)
-    return tuple(len(run.encoded(tokenizer, s, room, date.today()).tokens) for s in samples)
+    prompts = [run.encoded(tokenizer, s, room, date.today()) for s in samples]
+    return tuple(len(prompt.tokens) for prompt in prompts), unknown_words(run, tokenizer, prompts)
 
 
 def _names(run: Experiment) -> dict[str, str]:
@@ -213,5 +246,5 @@ def _total(runs: Sequence[Experiment], seen: Sequence[Forecast]) -> str:
     rest += f"; the hours of {untimed} are not known before a run finds its batch size" if untimed else ""
     units = {DEVICES.get(run.model.torch_device().type, "device") for run in runs}
     unit = f"{units.pop()} hours" if len(units) == 1 else "hours"
-    counted = f"{len(seen)} run{'s' * (len(seen) > 1)}, {samples} samples, {tokens} tokens to write"
-    return f"{counted}, {hours:.1f} {unit}{rest}"
+    made = f"{counted(len(seen), 'run')}, {counted(samples, 'sample')}"
+    return f"{made}, {tokens} tokens to write, {hours:.1f} {unit}{rest}"

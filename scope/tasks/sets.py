@@ -11,7 +11,13 @@ from scope.util.files import make_folder, write_whole
 
 
 def write_set(path: Path, samples: Sequence[Sample]) -> None:
-    """Write samples as JSON lines, which can be used as a `task.source`. Raises what the file system raises.
+    """Write samples as JSON lines, which can be used as a `task.source`. Raises what the file system raises."""
+    make_folder(path.parent)
+    write_whole(path, as_lines(samples))
+
+
+def as_lines(samples: Sequence[Sample]) -> str:
+    """Samples as JSON lines.
 
     A line has the fields prompt, questions and answers. A subject is written as task, a summary's references as
     references.
@@ -26,8 +32,7 @@ def write_set(path: Path, samples: Sequence[Sample]) -> None:
         row |= {"task": sample.subject} if sample.subject else {}
         row |= {"references": list(sample.references)} if sample.references else {}
         rows.append(json.dumps(row, ensure_ascii=False) + "\n")
-    make_folder(path.parent)
-    write_whole(path, "".join(rows))
+    return "".join(rows)
 
 
 def stamped(samples: Sequence[Sample]) -> tuple[Sample, ...]:
