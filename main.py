@@ -34,7 +34,7 @@ def main(cfg: DictConfig) -> str | list[float]:
 
         from analysis import tables
         from scope import records
-        from scope.cli.config import NO_USE, build, files_of, unused
+        from scope.cli.config import NO_USE, build, default_budget, files_of, unused
         from scope.cli.sweep import setting_of
         from scope.runs.forecast import show_plan
         from scope.runs.run import SamplesFailedError, run
@@ -56,6 +56,9 @@ def main(cfg: DictConfig) -> str | list[float]:
             job = build(cfg, hydra_cfg.runtime.choices, files_of(hydra_cfg))
             for word in unused(cfg, hydra_cfg.overrides.task) if alone else ():
                 console.print(NO_USE.format(redact(word)), highlight=False, soft_wrap=True, markup=False)
+            note = default_budget(cfg, hydra_cfg.overrides.task, hydra_cfg.runtime.choices) if alone else None
+            if note:
+                console.print(note, highlight=False, soft_wrap=True, markup=False)
             if not alone:
                 setting = setting_of(hydra_cfg.overrides.task, hydra_cfg.job.config.override_dirname.exclude_keys)
                 job = replace(job, experiment=replace(job.experiment, setting=setting))

@@ -19,7 +19,7 @@ def notes(run: Run, baseline: Run | None, same_evictions: Sequence[Run], scorers
     if run.compresses_decoding:
         yield from _idle("decoding", [s.decode_evicted for s in run.samples])
     if lacking := [name for name in scorers if any(s.marks_by(name) is None for s in run.samples)]:
-        yield f"older records: python -m scope.scoring gives the {' and '.join(lacking)} score"
+        yield f"not scored in full: python -m scope.scoring FOLDER --write gives the {' and '.join(lacking)} score"
     for other in same_evictions:
         yield f"same evictions as with budget {' and '.join(other.budget_words)}"
     if baseline is not None:
@@ -35,7 +35,7 @@ def _incomplete(run: Run) -> Iterator[str]:
         yield f"failed: {len(run.failed)} of {recorded}"
     yield from run.notes
     if cut := sum(sample.finish == "length" for sample in run.samples):
-        yield f"cut at the most tokens: {cut} of {answered} prompts"
+        yield f"stopped at max_new_tokens: {cut} of {answered} prompts"
     if answered == 1:
         yield "one prompt: no interval"
 

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from scope.records.identity import model_name
 from scope.records.merge import JOINED, Joined
 from scope.records.read import MANIFEST, RecordsError, read_run, run_folders
 from scope.scoring.answer import PRIMARY
@@ -171,6 +172,13 @@ def _read_sweep(folder: Path) -> list[Run]:
     return runs
 
 
+def _labels(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The labels in their order, and any others. The model's is its name."""
+    labels = manifest["labels"]
+    named = {"model": model_name(labels, manifest["settings"].get("model", {}))}
+    return {**{key: labels[key] for key in LABELS}, **labels, **named}
+
+
 def _read_run(folder: Path) -> Run:
     run = read_run(folder, NEEDS)
     manifest, notes = all_visible(run.manifest), run.notes  # may come from anyone
@@ -191,7 +199,7 @@ def _read_run(folder: Path) -> Run:
         created=datetime.fromisoformat(manifest["created"]).timestamp(),
         seed=manifest.get("seed"),
         planned=joined.most_samples if joined else manifest["samples"],
-        labels={key: manifest["labels"][key] for key in LABELS} | manifest["labels"],
+        labels=_labels(manifest),
         settings=manifest["settings"],
         samples=samples,
         failed=tuple(name for name in run.latest if name not in answered),

@@ -195,12 +195,15 @@ def tied_with_best(runs: Sequence[Scores], larger_is_better: bool = True, most: 
     """Which runs cannot be told from the best one: the 95% interval of their difference from it holds 0.
 
     Only prompts that both have count. The best is tied with itself; a run that shares no prompt with it, or has no
-    scores at all, is tied with nothing. most: as in `mean_by_prompt`.
+    scores at all, is tied with nothing. Where the best has no point at all, nothing is the best. most: as in
+    `mean_by_prompt`.
     """
     scored = [row for row, run in enumerate(runs) if any(size for _, size in run.values())]
     if not scored:
         return [False] * len(runs)
     best = (max if larger_is_better else min)(scored, key=lambda row: _ratio(runs[row]))
+    if larger_is_better and not _ratio(runs[best]):
+        return [False] * len(runs)
     tied = []
     for row, run in enumerate(runs):
         _, low, high = cautious(*lost_to(runs[best], run, most), most)

@@ -159,10 +159,10 @@ def whole(view: View) -> Sheet:
 def show(frame: pd.DataFrame, console: Console) -> None:
     """Print the table. A console too narrow for it gets several below each other, with the same rows."""
     view = make_view(frame)
-    console.print(Text(view.experiment, "bold") + Text(f"  {view.constant}" * bool(view.constant)), "")
+    console.print(Text(view.experiment, "bold") + Text(f"  {view.constant}" * bool(view.constant)))
     _print(whole(view), console)
     for conditions, grid in grids(frame):
-        console.print(Text(about_grid(conditions, grid)), "")
+        console.print(Text(about_grid(conditions, grid)))
         _print(grid, console)
     for said in view.remarks:
         console.print(Text(said, "yellow"), soft_wrap=True)
@@ -171,11 +171,11 @@ def show(frame: pd.DataFrame, console: Console) -> None:
 
 def show_sheet(sheet: Sheet, console: Console) -> None:
     """Print a sheet, with what has to be read beside it."""
-    console.print(Text(sheet.title, "bold"), "")
+    console.print(Text(sheet.title, "bold"))
     _print(sheet, console)
     for remark in sheet.remarks:
         console.print(Text(remark, "yellow"), soft_wrap=True)
-    console.print(Text(sheet.about, "dim"), "")
+    console.print(Text(sheet.about, "dim"))
 
 
 def _print(sheet: Sheet, console: Console) -> None:

@@ -187,11 +187,31 @@ def test_bytes_that_cannot_be_are_refused_by_name() -> None:
     free = decoding.Adaptive(8, 4, tokens=TOKENS, capped=False)
     with pytest.raises(CombinationError, match="max_bytes=9000"):
         CompressedCache(tiny().config, decoding=free, max_bytes=9000)
-    held = decoding.Slide(8, 4, boundary="budget")  # D = 4: 28, 20 and 20 slots, and one more in each
-    with pytest.raises(ScopeError, match=r"^23 slots a layer leave 3 beside 20 for a prompt of 30 tokens"):
-        generate(tiny(), WORDS, random_prompts(30), METHODS["pyramidkv"], held, 9, max_bytes=LAYERS * 23 * SLOT)
-    with pytest.raises(ScopeError, match=r"beside 30 for a prompt of 30 tokens"):
-        generate(tiny(), WORDS, random_prompts(30), prefill.Full(), decoding.Slide(8, 4), 9, max_bytes=9 * SLOT)
+
+
+@pytest.mark.parametrize(
+    ("method", "strategy", "prompts"),
+    [
+        (METHODS["pyramidkv"], decoding.Slide(8, 4, boundary="budget"), (30,)),
+        (prefill.Full(), decoding.Slide(8, 4), (30,)),
+        (prefill.Full(), decoding.Slide(8, 4), (9, 30, 17)),
+        (prefill.Full(), decoding.Distinct(8, 4), (30,)),
+    ],
+)
+def test_too_few_bytes_name_the_fewest_that_do(
+    method: prefill.PrefillMethod, strategy: decoding.DecodingStrategy, prompts: tuple[int, ...]
+) -> None:
+    def written(most: int) -> object:
+        return generate(tiny(), WORDS, random_prompts(*prompts), method, strategy, 9, max_bytes=most)
+
+    with pytest.raises(
+        ScopeError, match=r"^max_bytes=\d+: too small for a prompt of 30 tokens: needs at least \d+$"
+    ) as it:
+        written(9 * SLOT)
+    least = int(str(it.value).rsplit(" ", 1)[1])
+    assert written(least)
+    with pytest.raises(ScopeError, match=rf"needs at least {least}$"):
+        written(least - 1)
 
 
 def test_a_run_carries_them_and_is_another_run(tmp_path: Path) -> None:

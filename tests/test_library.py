@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.pairs import DECODING, PREFILL
@@ -29,11 +30,13 @@ from transformers import (
     TextStreamer,
 )
 
+import scope
 from scope.cache import CompressedCache
-from scope.decoding import DecodingStrategy, Slide
+from scope.decoding import DecodingStrategy, Recent, Slide
 from scope.generation.models import EMBEDDED, ModelSource, load
 from scope.generation.rows import Prompt
-from scope.prefill import PrefillMethod, SnapKV
+from scope.policy.attention import Attention
+from scope.prefill import PrefillMethod, PyramidKV, SnapKV
 from scope.tasks import Arithmetic
 from scope.util.errors import ScopeError
 
@@ -273,6 +276,172 @@ def test_what_cannot_be_is_one_line(case: str, tokenizer: PreTrainedTokenizerBas
     ask, why = REFUSED[case]
     with pytest.raises(ScopeError, match=why) as refused:
         ask(stock(), encoded(tokenizer, texts()[:1]))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_a_cache_that_failed_says_so(layer: int, tokenizer: PreTrainedTokenizerBase) -> None:
+    model, inputs = stock(), encoded(tokenizer, texts()[:2])
+    whole = torch.ones_like(inputs["attention_mask"])
+    whole[:, 1] = 0
+    hole = inputs | {"attention_mask": whole}
+    again = "this cache has failed before: make a new one"
+    cache = compressed(model)
+    with pytest.raises(ScopeError, match="hole"):
+        written(model, hole, cache)
+    with pytest.raises(ScopeError, match=f"^{again}$"):
+        written(model, inputs, cache)
+
+    class Fails(SnapKV):
+        def score(self, attention: Attention) -> Tensor:
+            if attention.layer == layer:
+                raise RuntimeError("out of memory")
+            return super().score(attention)
+
+    cache = compressed(model, (Fails(48, 8), TIGHT[1]))
+    with pytest.raises(RuntimeError, match="memory"):
+        written(model, inputs, cache)
+    with pytest.raises(ScopeError, match=f"^{again}$"):
+        written(model, inputs, cache)
+    alone = {name: tensor[:, -1:] for name, tensor in inputs.items()}
+    with pytest.raises(ScopeError, match=f"^{again}$"):  # and one token is no step either
+        written(model, alone, cache)
+
+
+def test_a_cache_of_another_configuration_says_so(tokenizer: PreTrainedTokenizerBase) -> None:
+    """The model keeps transformers' own attention, and the cache is never asked what stays."""
+    model, other, inputs = stock(), stock(), encoded(tokenizer, texts()[:1])
+    with pytest.raises(ScopeError, match=r"^the model does not run scope's attention: make the cache from its own"):
+        written(model, inputs, compressed(other))
+    cache = compressed(model)
+    model.set_attn_implementation("sdpa")
+    with pytest.raises(ScopeError, match="after any set_attn_implementation"):
+        written(model, inputs, cache)
+
+
+# a batch and its mask
+
+
+def test_where_transformers_finds_the_padding_no_mask_is_needed(tokenizer: PreTrainedTokenizerBase) -> None:
+    """It does where the padding is not the end of sequence. Where it is, nobody can tell: the READMEs say so."""
+    model, inputs = stock(), encoded(tokenizer, texts())
+    assert (inputs["attention_mask"] == 0).any()
+    expected = written(model, inputs, compressed(model))
+    ids = {"input_ids": inputs["input_ids"]}
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert written(model, ids, compressed(model)) == expected
+
+
+def test_going_on_with_the_written_tokens_and_their_mask(tokenizer: PreTrainedTokenizerBase) -> None:
+    """All tokens so far, with the prompt's mask and a 1 for each new one: the generation goes on. New ones: refused."""
+    model, inputs = stock(), encoded(tokenizer, texts())
+    once = written(model, inputs, compressed(model))
+    cache, length = compressed(model), inputs["input_ids"].shape[1]
+    half = model.generate(**inputs, past_key_values=cache, max_new_tokens=TOKENS // 2, do_sample=False)
+    more = half.new_ones(half.shape[0], half.shape[1] - length)
+    mask = torch.cat([inputs["attention_mask"], more], 1)
+    given = {"input_ids": half, "attention_mask": mask}
+    assert [row[TOKENS // 2 :] for row in once] == written(model, given, cache, max_new_tokens=TOKENS // 2)
+    question = {name: torch.cat([tensor, tensor[:, -3:]], 1) for name, tensor in given.items()}
+    with pytest.raises(ScopeError, match="make a new cache"):
+        written(model, question, cache)
+
+
+# what a cache says of itself
+
+
+def test_a_cache_is_printed_in_one_line(tokenizer: PreTrainedTokenizerBase) -> None:
+    model, inputs = stock(), encoded(tokenizer, texts()[:2])
+    cache = compressed(model)
+    named = "CompressedCache SnapKV(budget=48, window=8) + Slide(budget=16, recent=8)"
+    assert repr(cache) == f"<{named}: empty>"
+    for unknown in (lambda: cache.nbytes, lambda: cache.full_bytes(9), lambda: cache.positions(0)):
+        with pytest.raises(ScopeError, match="after the first call of the model"):
+            unknown()
+    written(model, inputs, cache)
+    assert repr(cache) == f"<{named}: 64 slots a head in 3 layers x 2 rows, {cache.nbytes} bytes>"
+    width = model.config.head_dim * model.config.num_key_value_heads * 3 * 8  # of one token: layers, bytes of a double
+    assert cache.full_bytes(100) == 100 * 2 * width
+    uneven = compressed(model, (PyramidKV(48, 8, beta=2), Slide(16, 16)))
+    written(model, inputs, uneven)
+    assert "PyramidKV(budget=48, window=8, beta=2) + Slide(budget=16, recent=16): " in repr(uneven)
+    low, high = (fold(n for row in (0, 1) for n in uneven.slots(row, TOKENS - 1)) for fold in (min, max))
+    assert low < high
+    assert f": {low} to {high} slots a head" in repr(uneven)
+
+
+def test_recent_that_is_all_of_d_leaves_nothing_to_choose(tokenizer: PreTrainedTokenizerBase) -> None:
+    some = texts()[:2]
+    inputs = encoded(tokenizer, some)
+    model = stock()
+    both = [written(model, inputs, compressed(model, (TIGHT[0], s))) for s in (Slide(16, 16), Recent(16, 16))]
+    assert both[0] == both[1] != written(model, inputs, compressed(model))
+
+
+# scope's own generate
+
+
+def ids_of(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return list(tokenizer(text).input_ids)
+
+
+def test_scopes_own_generate_takes_a_stock_model_and_any_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
+    some = texts()
+    expected = engines(tokenizer, some)
+    ids = [ids_of(tokenizer, text) for text in some]
+    prompts = [scope.Prompt("p0", ids[0]), scope.Prompt("p1", torch.tensor(ids[1])), scope.Prompt("p2", tuple(ids[2]))]
+    assert [prompt.tokens for prompt in prompts] == [tuple(row) for row in ids]
+    assert scope.Prompt("p0", np.array(ids[0])) == prompts[0]
+    rows = scope.generate(stock(), tokenizer, prompts, scope.Policy(*TIGHT), TOKENS)
+    assert [list(row.tokens) for row in rows] == expected
+
+
+NO_TOKENS: dict[str, tuple[Callable[[PreTrainedTokenizerBase], Any], str]] = {
+    "a text": (lambda _: "hello", "Prompt.tokens='hello'"),
+    "an encoding": (lambda tokenizer: tokenizer("hello"), "Prompt.tokens=BatchEncoding"),
+    "a batch of one": (
+        lambda tokenizer: tokenizer("hello", return_tensors="pt").input_ids,
+        r"Prompt.tokens=Tensor \[1, ",
+    ),
+    "a list of lists": (lambda _: [[1, 2]], "Prompt.tokens=list"),
+    "texts": (lambda _: ["1", "2"], "Prompt.tokens=list"),
+    "fractions": (lambda _: torch.tensor([1.0, 2.0]), r"Prompt.tokens=Tensor \[2\]"),
+    "a number": (lambda _: 5, "Prompt.tokens=int"),
+    "one number": (lambda _: torch.tensor(5), r"Prompt.tokens=Tensor \[\]"),
+    "below zero": (lambda _: [-1, 3], "Prompt.tokens=list"),
+    "none": (lambda _: [], "Prompt.tokens=an empty list"),
+    "bytes": (lambda _: b"hello", "Prompt.tokens=bytes"),
+}
+
+
+@pytest.mark.parametrize("case", NO_TOKENS)
+def test_what_is_no_prompt_is_refused_with_the_cure(case: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    make, said = NO_TOKENS[case]
+    cure = r": must be the tokens of one text, tokenizer\(text\)\.input_ids$"
+    with pytest.raises(ScopeError, match=rf"^{said}.*{cure}"):
+        scope.Prompt("a", make(tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "said"),
+    [
+        ("prompts", ["hello"], r"^prompts: hello is a str: must be a Prompt\(name, tokenizer\(text\)\.input_ids\)$"),
+        ("prompts", [[1, 2]], r"^prompts: \[1, 2\] is a list: must be a Prompt\("),
+        ("prompts", "hello", r"^prompts=hello: must be a list of Prompt\("),
+        ("prompts", scope.Prompt("a", (1, 2)), r"^prompts=Prompt.*: must be a list of Prompt\("),
+        ("prompts", None, r"^prompts=null: must be a list of Prompt\("),
+        ("policy", SnapKV(48, 8), r"^policy=SnapKV.*: must be a Policy\(prefill, decoding\)$"),
+        ("model", "loaded", r"^model=Loaded: must be a model of transformers, load\(\.\.\.\)\.model$"),
+        ("model", str(EMBEDDED), r"^model=str: must be a model of transformers, as from from_pretrained$"),
+    ],
+)
+def test_what_generate_cannot_take_is_one_line(
+    argument: str, value: Any, said: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    given = {"model": stock(), "prompts": [], "policy": scope.Policy(*TIGHT)}
+    given[argument] = load(ModelSource(device="cpu")) if value == "loaded" else value
+    with pytest.raises(ScopeError, match=said) as refused:
+        scope.generate(tokenizer=tokenizer, max_new_tokens=3, **given)
     assert "\n" not in str(refused.value)
 
 

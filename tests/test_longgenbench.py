@@ -370,11 +370,15 @@ def changed(rows: list[Row], at: int, **values: Any) -> list[Row]:
 
 
 MALFORMED: dict[str, tuple[str, list[Row], str]] = {
-    "missing column": ("gsm8k_4k", without("answer", made_up.gsm8k(9)), r"row 1 has no column answer; it has question"),
+    "missing column": (
+        "gsm8k_4k",
+        without("answer", made_up.gsm8k(9)),
+        r"row 1 has no column answer; it has question; task.columns.answer=... names another",
+    ),
     "renamed column": (
         "mmlu_4k",
         [{**without("choices", [row])[0], "choice": 1} for row in made_up.mmlu(3)],
-        r"row 1 has no column choices; it has .*; did you mean choice\?",
+        r"row 1 has no column choices; it has .*; did you mean task\.columns\.choices=choice\?",
     ),
     "empty cell": ("gsm8k_4k", changed(made_up.gsm8k(9), 4, question=""), "row 5 has nothing in column question"),
     "no number": ("gsm8k_4k", changed(made_up.gsm8k(9), 2, answer="many"), "row 3: answer=many: must be a number.*"),

@@ -46,7 +46,7 @@ def test_where_to_save_is_what_the_calibration_measured() -> None:
         expected = [shown(cell["accuracy"], cell["low"], cell["high"]) for cell in found]
         assert f"| {slots} | {' | '.join(expected)} |" in text("experiments/tiny/README.md").splitlines()
     h2o, slide = (cells[name, 256] for name in ("h2o", "slide"))
-    line = row("README.md", "256 slots less")
+    line = row("README.md", "256 fewer slots")
     for cell in (h2o, slide):
         assert shown(cell["accuracy"], cell["low"], cell["high"]).replace(" [", "% [") in line
 
@@ -55,9 +55,9 @@ def test_the_first_numbers_are_what_the_frontier_measured() -> None:
     rows = frontier_rows()
     ours, slide = rows["full + distinct, recent 26", 36], rows["full + slide", 36]
     free = rows["full + distinct, recent 26, prompt unprotected", 36]
-    line = row("README.md", "distinct against slide at 54%")
+    line = row("README.md", "`distinct` against `slide` at 54%")
     assert all(shown(*found["accuracy"]).replace(" [", "% [") in line for found in (ours, slide))
-    assert shown(*free["accuracy"]).replace(" [", "% [") in row("README.md", "distinct at the same bytes")
+    assert shown(*free["accuracy"]).replace(" [", "% [") in row("README.md", "`distinct` at the same bytes")
     assert {round(100 * found["of_full"]) for found in (ours, slide, free)} == {54}
 
 

@@ -160,7 +160,9 @@ def test_a_part_of_a_preset_is_planned_without_weights(
     assert all(constant[key] == value for key, value in rows[0].items() if key not in telling)
     assert constant["task"] in preset.tasks
     assert all(f" {preset.tokens} " in line for line in lines[start + 1 : start + 1 + len(rows)])
-    assert f"{len(rows)} runs, {len(rows)} samples, {len(rows) * preset.tokens} tokens to write" in said.out
+    several = "s" * (len(rows) > 1)
+    counts = f"{len(rows)} run{several}, {len(rows)} sample{several}, {len(rows) * preset.tokens} tokens to write"
+    assert counts in said.out
     assert list(tmp_path.iterdir()) == []
 
 
@@ -217,7 +219,7 @@ def test_a_plan_says_what_is_skipped_and_what_is_out_of_reach(
     assert re.search(r"skipped .*task=arithmetic budget.recent=200.*: must be at most the decoding budget, 36", said)
     assert re.search(r"^csqa_4k +snapkv( +\?){6}$", said, re.M)
     assert re.search(r"^\?: tau/commonsense_qa: not built here and cannot be downloaded", said, re.M)
-    assert re.search(r"2 runs, 16 samples, 1600 tokens to write, .* GPU hours; 1 of them unknown", said)
+    assert re.search(r"2 runs, 16 samples, 1600 tokens to write, .* CPU hours; 1 of them unknown", said)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -231,6 +233,51 @@ def test_hours_are_batches_times_steps(scope: Scope, no_weights: None) -> None:
     assert "an assumed 2 steps a second" in said.out
     assert "plan=maybe: must be true or false" in scope("plan=maybe", code=2).err
     assert "steps_per_second=0: must be a number above 0" in scope("steps_per_second=0", code=2).err
+
+
+def test_a_plan_of_a_model_that_is_not_there_is_refused(scope: Scope, tmp_path: Path) -> None:
+    """A hub that cannot be reached is a `?`; a folder that is not there is a mistake."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for path, why in ((tmp_path / "nowhere", "there is no such folder"), (empty, "holds no model")):
+        for words in (["decoding=slide"], ["-m", "decoding=slide,none"]):
+            said = scope(*words, "model=hf", f"model.path={path}", "plan=true", code=2)
+            assert said.err.startswith(f"error: model.path={path}: {why}" if "-m" not in words else "error: ")
+            assert why in said.err
+            assert "?" not in said.out
+
+
+def test_a_plan_names_the_model_and_counts_hours_of_its_device(scope: Scope, no_weights: None) -> None:
+    folder = str(ROOT / "scope" / "embedded")
+    said = scope("model=hf", f"model.path={folder}/", "limit=1", "plan=true").out
+    assert "\nmodel embedded, task arithmetic" in f"\n{said}"
+    assert re.search(r"^1 run, 1 samples, 640 tokens to write, [\d.]+ CPU hours$", said, re.M)
+    assert "GPU" not in said
+    assert re.search(r"^snapkv +1 +\d+ +640 ", said, re.M)  # one length, not least-median-most
+    assert re.search(r"^snapkv +16 +\d+-\d+-\d+ ", scope("plan=true").out, re.M)
+
+
+NOTE = "note: budget=tiny is the default: C = 0.75 of each prompt, D = 36; budget=... chooses another"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["model=random"], True),
+        (["model=random", "method=full"], True),
+        (["model=random", "method=full", "decoding=none"], False),
+        (["model=random", "budget=tiny"], False),
+        (["model=random", "budget.decode=36"], False),
+        ([], False),
+        (["-m", "model=random", "decoding=slide,h2o"], True),
+        (["-m", "model=random", "decoding=slide,h2o", "budget.decode=30,40"], False),
+        (["-m", "model=random", "decoding=slide,h2o", "budget=4k_512"], False),
+    ],
+)
+def test_a_budget_that_nobody_chose_is_told(words: list[str], told: bool, scope: Scope, no_weights: None) -> None:
+    said = scope(*words, "plan=true").out
+    assert said.splitlines().count(NOTE) == told
+    assert ("budget=tiny is the default" in said) == told
 
 
 TOKENS = 60

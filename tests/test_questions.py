@@ -348,7 +348,8 @@ def test_stop_strings_are_the_samples(tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no such column": (
         {"columns": {"answer": "anser"}},
-        "task.source={file}: row 1 has no column anser; it has answer, note, question; did you mean answer?",
+        "task.source={file}: row 1 has no column anser; it has answer, note, question; did you mean "
+        "task.columns.answer=answer?",
     ),
     "no file": ({"source": "nowhere.jsonl"}, "task.source=nowhere.jsonl: there is no such file or folder"),
     "unknown form": ({"form": "prose"}, "task.form=prose: must be one of number, choice"),

@@ -24,6 +24,7 @@ from tiny_models import WORDS, generate, random_prompts, tiny
 from torch import Tensor
 from transformers import DynamicCache
 
+import scope
 from hydra_plugins.scope_sweeper import scope_sweeper  # noqa: F401  # stores model.template
 from scope.cli.config import build
 from scope.decoding import KeepAll
@@ -237,6 +238,17 @@ def test_every_switch_of_fidelity_is_explained_with_the_released_codes_value() -
     for key, value in released.items():
         plain = "15" if value is None else str(value).lower()  # delta: by method, conf/fidelity_of
         assert plain in rows[key][2], key
+
+
+@every
+def test_an_example_gives_generate_the_mask_and_imports_the_short_way(readme: Path) -> None:
+    for block in python_blocks(readme):
+        calls = re.findall(r"\bmodel\.generate\(([^,)]+)", block)
+        assert all(first.startswith("**") for first in calls), "a batch without its mask gives wrong answers"
+        if not re.search(r"\bgenerate\(", block):
+            continue
+        for package, names in re.findall(r"^from (scope\.[\w.]+) import (.*)$", block, re.MULTILINE):
+            assert not set(names.split(", ")) & set(scope.__all__), f"{package}: `from scope import {names}`"
 
 
 RUNNING = [(name, b) for name, readme in zip(NAMES, READMES, strict=True) for b in python_blocks(readme)]

@@ -105,6 +105,14 @@ def test_records_are_scored_from_their_text(tmp_path: Path) -> None:
     assert totals(run) == (3, 2, 1)
 
 
+def test_a_run_of_any_model_is_named_after_its_folder(tmp_path: Path) -> None:
+    labels = {"model": "hf", "task": "arithmetic", "method": "snapkv", "decoding": "slide"}
+    settings = {"model": {"path": "/models/smollm2"}}
+    write_run(tmp_path / "run", [record("a", "6")], labels=labels, settings=settings)
+    (run,) = read(tmp_path)
+    assert run.name == "smollm2 + snapkv + slide"
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [

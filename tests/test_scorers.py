@@ -261,7 +261,7 @@ def test_where_the_package_is_not_allowed_the_rest_is_scored_again(
     assert err.count("\n") == 1
     (row,) = build(made).to_dict("records")  # what is recorded needs no code of anybody's
     assert row["scored.any_where_percent"] >= 0
-    assert "older records: python -m scope.scoring gives the released score" in row["notes"]
+    assert "not scored in full: python -m scope.scoring FOLDER --write gives the released score" in row["notes"]
     assert scoring_main([str(made), "--scoring", f"aligned,{own}"]) == 2
     assert scoring_main([str(made), "--scoring", "aligned,strict"]) == 0
     out = capsys.readouterr().out
@@ -276,7 +276,10 @@ def test_where_the_package_is_not_allowed_the_rest_is_scored_again(
         (["aligned", "values"], r"scoring=values: the module scope.scoring.values has no SCORER"),
         (["aligned", "os"], r"scoring=os: must be one of"),
         (["aligned", "os.path"], r"scoring=os.path: must be one of"),
-        (["aligned", "house_rules.nowhere"], r"scoring=house_rules.nowhere: must be one of"),
+        (
+            ["aligned", "house_rules.nowhere"],
+            r"scoring=house_rules.nowhere: there is no module house_rules.nowhere; did you mean house_rules.any_where",
+        ),
         (["aligned", "../strict"], r"scoring=../strict: must be one of"),
         (["aligned", ""], r"scoring=.*: must be one of"),
         (["aligned", None], r"scoring=.*: must be one of"),
@@ -306,7 +309,9 @@ def test_a_scorer_that_gives_too_few_scores_fails_before_anything_is_generated(t
     module.write_text(
         "from scope.scoring import Scorer\nSCORER = Scorer('nothing', lambda questions, text, form: [])\n"
     )
-    with pytest.raises(ScopeError, match="scoring: short must give a Score for each of 4 questions"):
+    with pytest.raises(
+        ScopeError, match=r"scoring=house_rules.short: it fails on an empty text: it must give a Score for each of 4"
+    ):
         sweep(tmp_path, "scoring=[aligned,house_rules.short]", methods=("full",))
     assert not (tmp_path / "sweep").exists()
 

@@ -202,7 +202,9 @@ def test_ties_are_over_the_prompts_that_both_have() -> None:
     assert tied_with_best([best, same, {}]) == [True, True, False]
     assert tied_with_best([best, same, other]) == [False, False, True]
     assert tied_with_best([{}, {}]) == [False, False]
-    assert tied_with_best([{0: (0, 4)}]) == [True]  # nothing is better
+    assert tied_with_best([{0: (1, 4)}]) == [True]  # nothing is better
+    assert tied_with_best([{0: (0, 4)}, {0: (0, 4)}]) == [False, False]  # nothing is right, so nothing is the best
+    assert tied_with_best([{0: (0, 4)}, {0: (0, 4)}], larger_is_better=False) == [True, True]
 
 
 def test_how_often_equal_runs_tie() -> None:

@@ -178,7 +178,7 @@ def test_records_of_older_code_are_read_and_say_what_they_lack(tmp_path: Path) -
     assert pd.isna(row["released_percent"])
     assert pd.isna(row["duplicates"])
     assert not row["released_best"]
-    assert "older records: python -m scope.scoring gives" in row["notes"]
+    assert "not scored in full: python -m scope.scoring FOLDER --write gives" in row["notes"]
     assert "nan" not in printed(build(tmp_path), 200)
 
 
@@ -541,13 +541,34 @@ def test_the_cache_is_held_against_the_uncompressed_run(tmp_path: Path) -> None:
 
 def test_cut_generations_are_noted(tmp_path: Path) -> None:
     write_run(tmp_path, "run", [sample(i, finish="length" if i else "eos") for i in range(3)])
-    assert "cut at the most tokens: 2 of 3 prompts" in build(tmp_path)["notes"].iloc[0]
+    assert "stopped at max_new_tokens: 2 of 3 prompts" in build(tmp_path)["notes"].iloc[0]
 
 
 def test_the_title_says_when_the_released_code_is_meant(tmp_path: Path) -> None:
     labels = {"model": "embedded", "task": "arithmetic", "method": "snapkv", "decoding": "slide"}
     write_run(tmp_path, "run", [sample(0), sample(1)], labels=labels | {"fidelity": "released"})
     assert "fidelity released" in printed(build(tmp_path), 100)
+
+
+@pytest.mark.parametrize(
+    ("label", "path", "shown"),
+    [
+        ("hf", "/models/smollm2", "model smollm2,"),
+        ("hf", "someone/smollm2-1.7b/", "model smollm2-1.7b,"),
+        ("hf", "/", "model hf,"),
+        ("hf", None, "model hf,"),
+        ("llama3.1_8b", "meta-llama/Llama-3.1-8B-Instruct", "model llama3.1_8b,"),
+    ],
+)
+def test_the_title_names_the_model(label: str, path: str | None, shown: str, tmp_path: Path) -> None:
+    labels = {"model": label, "task": "arithmetic", "method": "snapkv", "decoding": "slide"}
+    folder = write_run(tmp_path, "run", [sample(0), sample(1)], labels=labels)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["settings"]["model"] = {"path": path} if path else {}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    said = printed(build(tmp_path), 100).splitlines()
+    assert shown in said[0]
+    assert said[0] == said[0].rstrip()
 
 
 def test_shares_of_different_things_are_marked(tmp_path: Path) -> None:

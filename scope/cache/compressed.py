@@ -10,7 +10,7 @@ from transformers import Cache, PretrainedConfig
 
 from scope.cache.fused import Storages
 from scope.cache.layer import CompressedLayer
-from scope.cache.policy import Policy
+from scope.cache.policy import Policy, short
 from scope.cache.rows import Rows
 from scope.cache.seam import adopt
 from scope.cache.sizes import reached, slot_bytes, windows_of
@@ -143,11 +143,21 @@ class CompressedCache(Cache):
         """
         return self._storage(layer).positions
 
+    def __repr__(self) -> str:
+        """One line: the policy, and after the first call of the model the slots of each row and all bytes."""
+        policy = f"{short(self.policy.prefill)} + {short(self.policy.decoding)}"
+        if any(layer.storage is None for layer in self._layers):
+            return f"<CompressedCache {policy}: empty>"
+        held = {n for layer in self._layers if layer.storage for n in layer.storage.stored}
+        slots = f"{min(held)}" if len(held) == 1 else f"{min(held)} to {max(held)}"
+        layers, rows = len(self._layers), len(self.rows.lengths)
+        return f"<CompressedCache {policy}: {slots} slots a head in {layers} layers x {rows} rows, {self.nbytes} bytes>"
+
     @property
     def nbytes(self) -> int:
-        """Bytes that are allocated for keys, values and channels, in all layers.
+        """Bytes that are allocated for keys, values and channels, in all layers, after the first call of the model.
 
-        The recent queries that some strategies look at are not counted.
+        The recent queries that some strategies look at are not counted. Raises ScopeError before the first call.
         """
         return sum(self._storage(i).nbytes for i in range(len(self._layers)))
 
@@ -169,7 +179,7 @@ class CompressedCache(Cache):
         return [reached(tokens, window) for window in self.rows.windows]
 
     def full_bytes(self, tokens: int) -> int:
-        """Bytes of these slots: keys and values of each key/value head, stored once."""
+        """Bytes of these slots: keys and values of each key/value head, stored once. To be had after the first call."""
         of_slot = [self.slot_bytes(i, channels=False) // layer.copies for i, layer in enumerate(self._layers)]
         return sum(n * size for n, size in zip(self.full_slots(tokens), of_slot, strict=True))
 
@@ -183,5 +193,5 @@ class CompressedCache(Cache):
     def _storage(self, layer: int) -> Storage:
         storage = self._layers[layer].storage
         if storage is None:
-            raise ScopeError("the cache is empty: no prompt has gone through it yet")
+            raise ScopeError("the cache is empty: this is known after the first call of the model")
         return storage

@@ -18,12 +18,17 @@ from scope.cache.placing import gathered, kept_columns
 from scope.cache.policy import Policy
 from scope.cache.ring import Ring
 from scope.cache.rows import Rows
-from scope.cache.sizes import after_prefill, most_slots, reached, stored_slot_bytes
+from scope.cache.sizes import after_prefill, most_slots, reached, require_fit, stored_slot_bytes
 from scope.cache.slots import GROWTH, Kept, Layout, Slots, Storage
 from scope.policy.attention import Attention, by_rows
 from scope.policy.plan import Plan, View
 from scope.util.errors import ScopeError
 
+FOREIGN = (
+    "the model does not run scope's attention: make the cache from its own model.config, after any "
+    "set_attn_implementation"
+)
+FAILED = "this cache has failed before: make a new one"
 USED = (
     "a compressed cache takes one prompt, and this one has it: make a new cache for the next prompt; "
     "a prompt in chunks and use_cache=False are not possible with it"
@@ -87,21 +92,17 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        self._require_use(key_states.shape[2])
         if self.storage is None:
             if self.rows.columns is not None:
                 recent = None if self.watch else self.policy.recent_queries
                 self._chunks = self._chunks or Chunks(self.rows.columns, recent)
                 keys = self._chunks.add("keys", key_states, self.seen)
                 values = self._chunks.add("values", value_states, self.seen)
-            elif self.seen:
-                raise ScopeError(
-                    "the prompt must come in one piece, through scope's attention: make the cache from model.config"
-                )
             else:
+                self.rows.entered += 1
                 # A view, so that the attribute below is not set on the model's own tensor.
                 keys, values = key_states.view_as(key_states), value_states
-        elif key_states.shape[2] != (self.rows.forced or 1):
-            raise ScopeError(USED)
         elif self.rows.forced:  # the attention function, which has the queries, takes the steps
             keys, values = key_states.view_as(key_states), value_states
         else:
@@ -120,11 +121,17 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length and offset of the mask that transformers makes. 0 in decode steps: the storage masks empty slots.
 
-        Raises ScopeError if several tokens come after the prompt.
+        Raises ScopeError if several tokens come after the prompt, and for a cache whose prompt was not compressed.
         """
-        if self.storage is not None and query_length != (self.rows.forced or 1):
-            raise ScopeError(USED)
+        self._require_use(query_length)
         return (self.seen + query_length if self.storage is None else 0), 0
+
+    def _require_use(self, tokens: int) -> None:
+        """Raises ScopeError if the cache cannot take so many tokens, and says why."""
+        if self.storage is not None and tokens != (self.rows.forced or 1):
+            raise ScopeError(FAILED if self.rows.failed else USED)
+        if self.storage is None and self.seen and self.rows.columns is None:
+            raise ScopeError(FAILED if self.rows.attended else FOREIGN)
 
     def get_max_length(self) -> int:
         return -1
@@ -141,6 +148,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         """Decide on the host what the coming step does. -> this layer's part of the step key, as in CompressedCache."""
         storage = self.storage
         assert storage is not None
+        if self.rows.failed:
+            raise ScopeError(FAILED)
         if self.rows.filled < self.layers:
             made, ran = self.layers, self.rows.filled
             raise ScopeError(f"the cache was made for a model of {made} layers, and this one has {ran}")
@@ -230,7 +239,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         if any(n not in rows.views for n in rows.lengths):
             bounded = self.policy.max_bytes is not None
             bytes_of = stored_slot_bytes(rows.config, self.policy, attention) if bounded else ()
-            for n in set(rows.lengths):
+            for n in sorted(set(rows.lengths), reverse=True):
+                require_fit(self.policy, n, rows.windows, bytes_of)
                 rows.views[n] = after_prefill(self.policy, n, rows.windows, bytes_of)
         return [rows.views[n][self.index] for n in rows.lengths]
 

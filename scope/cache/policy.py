@@ -1,7 +1,8 @@
 """`Policy`: a prefill method, a decoding strategy, and what holds for both."""
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from types import ModuleType
+from typing import Any
 
 import scope.decoding
 import scope.prefill
@@ -59,6 +60,19 @@ class Policy:
         """Whether the strategy has no bound. The answer is the same for every prompt and layer."""
         anywhere = View(0, 1, prompt=1, stored=1, budget=1, capacity=1, prefilled=(1,))
         return self.decoding.most(anywhere) is None
+
+
+def short(settings: object) -> str:
+    """A method or strategy as it may have been written: without the fields that have their default."""
+    if not is_dataclass(settings):
+        return type(settings).__name__
+    given = {each.name: getattr(settings, each.name) for each in fields(settings)}
+    told = [f"{each.name}={given[each.name]!r}" for each in fields(settings) if given[each.name] != _default(each)]
+    return f"{type(settings).__name__}({', '.join(told)})"
+
+
+def _default(each: Field[Any]) -> object:
+    return each.default if each.default_factory is MISSING else each.default_factory()
 
 
 def _check_is_one(field: str, value: object, needed: tuple[str, ...], package: ModuleType, example: str) -> None:

@@ -24,8 +24,15 @@ class Rows:
     columns: int | None = None  # P if the prompts come in chunks, else None
     forced: int = 0  # tokens of a known continuation that come all at once with the next call; 0: none
     told: Callable[[], None] | None = None  # called after each layer that has taken its steps over them
+    attended: bool = False  # scope's attention has run
+    entered: int = 0  # layers that a whole prompt has come to
     filled: int = 0  # layers that have a storage
     _admitted: list[tuple[weakref.ref[Tensor], int | None]] = field(default_factory=list)  # masks and windows
+
+    @property
+    def failed(self) -> bool:
+        """Between two calls of the model: whether the prompt came to a layer that then did not store it."""
+        return self.filled < self.entered
 
     def settle(self, real: Tensor | None, batch: int, columns: int, device: torch.device) -> None:
         """Take the prompts' lengths and positions.

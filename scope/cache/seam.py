@@ -93,6 +93,7 @@ def _attend(
             return layer.take_steps(query, key, value, scaling, sliding_window), None
         return layer.step(query, scaling, sliding_window, attention_mask), None
     if layer is not None:
+        layer.rows.attended = True
         _check(module, kwargs)  # once, with the prompt: steps get the same arguments
         if backend == "eager" and attention_mask is None and query.shape[2] > 1:
             raise ScopeError("attention_mask: eager attention got none, and would look ahead")

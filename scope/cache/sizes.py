@@ -1,5 +1,6 @@
 """Slots and bytes that a cache will take, computed from the model's shape and the budgets before it exists."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -58,6 +59,40 @@ def after_prefill(
         replace(view, budget=prefill.slots(prompt), capacity=prefill.capacity(view), prefilled=left, **more)
         for view in views
     ]
+
+
+def require_fit(policy: Policy, prompt: int, windows: Sequence[int | None], of_slot: Sequence[int]) -> None:
+    """Raises ScopeError if the policy's `max_bytes` are too few for a prompt of `prompt` tokens.
+
+    Arguments are those of `after_prefill`.
+    """
+    if policy.max_bytes is not None and not _fits(policy, prompt, windows, of_slot):
+        least = least_bytes(policy, prompt, windows, of_slot)
+        raise ScopeError(
+            f"max_bytes={policy.max_bytes}: too small for a prompt of {prompt} tokens: needs at least {least}"
+        )
+
+
+def least_bytes(policy: Policy, prompt: int, windows: Sequence[int | None], of_slot: Sequence[int]) -> int:
+    """The smallest `max_bytes` that works for a prompt of `prompt` tokens. Arguments are those of `after_prefill`."""
+
+    def fits(slots: int) -> bool:
+        return slots > 0 and _fits(replace(policy, max_bytes=slots * sum(of_slot)), prompt, windows, of_slot)
+
+    most = 1
+    while not fits(most):
+        most *= 2
+    return bisect_left(range(most), True, key=fits) * sum(of_slot)
+
+
+def _fits(policy: Policy, prompt: int, windows: Sequence[int | None], of_slot: Sequence[int]) -> bool:
+    """Whether the strategy finds a D for its `max_bytes`."""
+    try:
+        for view in after_prefill(policy, prompt, windows, of_slot):
+            policy.decoding.most(view)
+    except ScopeError:
+        return False
+    return True
 
 
 def prefilled(prefill: PrefillMethod, prompt: int, layers: int) -> list[int]:

@@ -13,9 +13,12 @@ from typing import Any
 
 from scope.cli.trust import permitted
 from scope.generation.prompts import encode, render
+from scope.records.folder import unused
 from scope.runs.experiment import Experiment
-from scope.tasks.sets import write_set
-from scope.util.errors import ConfigError, ImpossibleError, before_it_runs, nearest, print_anything
+from scope.runs.forecast import notes, unknown_words
+from scope.tasks import Sample
+from scope.tasks.sets import as_lines, write_set
+from scope.util.errors import ConfigError, ImpossibleError, before_it_runs, counted, nearest, print_anything
 from scope.util.visible import visible
 
 USAGE = "python -m scope.tasks build task=gsm8k_4k model=llama3.1_8b budget=4k_512"
@@ -47,9 +50,11 @@ def _write(experiment: Experiment, cfg: Any) -> None:
     with before_it_runs():
         samples = experiment.task.samples()
     path = Path(cfg.output) / "sets" / f"{choices['task']}.jsonl"
+    replaced = _set_aside(path, samples)
     write_set(path, samples)
-    print(f"{len(samples)} prompts, {sum(len(sample.questions) for sample in samples)} questions")
-    print(f"written: {path}")
+    asked = sum(len(sample.questions) for sample in samples)
+    print(f"{counted(len(samples), 'prompt')}, {counted(asked, 'question')}")
+    print(f"written: {path}" + (f"; the other set that was there is now {replaced}" if replaced else ""))
     shape = models.load_shape(source)
     try:
         room = experiment.prompt_room(shape[0])
@@ -59,13 +64,26 @@ def _write(experiment: Experiment, cfg: Any) -> None:
     given = source.template_input(date.today())
     encoded = [encode(shape[1], sample, source.layout, room, "cut", given) for sample in samples]
     whole = [len(prompt.tokens) + prompt.cut for prompt in encoded]
-    longer = sum(length > experiment.method.slots(length) for length in whole) / len(whole)
     print(f"tokens of {choices['model']}: {min(whole)} to {max(whole)}, median {median(whole):g}")
-    print(f"longer than the prefill budget of {choices['method']} ({cfg.budget.prefill}): {longer:.0%}")
+    budget = getattr(experiment.method, "budget", None)
+    if isinstance(budget, int):  # of a share, every prompt is longer
+        longer = sum(length > budget for length in whole) / len(whole)
+        print(f"longer than the prefill budget of {choices['method']} ({budget}): {longer:.0%}")
     if cut := sum(prompt.cut > 0 for prompt in encoded):
         print(f"longer than what the task allows or the model's context leaves beside T: {cut}")
     print(f"the first prompt, as {choices['model']} gets it:\n")
     print(visible(render(shape[1], samples[0], source.layout, given), keep="\n\t"))
+    said = [*notes(experiment, shape[1]), *unknown_words(experiment, shape[1], encoded)]
+    print("\n".join(["", *said] if said else []), end="\n" * bool(said))
+
+
+def _set_aside(path: Path, samples: Sequence[Sample]) -> Path | None:
+    """Rename another set that has the file's name; it may be the source of a run. -> its new name."""
+    if not path.exists() or path.read_bytes() == as_lines(samples).encode():
+        return None
+    aside = unused(path)
+    path.rename(aside)
+    return aside
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -46,6 +46,7 @@ KINDS: Mapping[str, type] = {  # the class that each node's object must have
 }
 PARTS = tuple(name for name in KINDS if name != "trace")
 NO_USE = "note: {} changes nothing: none of the options taken uses it"
+DEFAULT_BUDGET = "note: budget=tiny is the default: C = {}, D = {}; budget=... chooses another"
 MANY = 2**62  # a number of slots, where a check is of another value
 SHARED: Mapping[str, Mapping[str, Callable[[Any], object]]] = {  # the class that checks the value of a key
     "budget": {
@@ -226,6 +227,24 @@ def unused(cfg: Any, words: Iterable[str]) -> list[str]:
     if _by_bytes(cfg):
         used.discard("budget.decode")
     return [word for word in words if re.match(r"(budget|fidelity)\.", word) and word.partition("=")[0] not in used]
+
+
+def default_budget(cfg: Any, words: Iterable[str], choices: Mapping[str, str]) -> str | None:
+    """A note that nobody has chosen the budget of a run of another model than the embedded one; else None.
+
+    cfg: as composed. words: of the command line. choices: the option taken in each group.
+    """
+    from omegaconf import OmegaConf
+
+    if choices.get("model") == "embedded" or choices.get("budget") != "tiny" or choices.get("experiment"):
+        return None
+    if any(re.match(r"[+~]*budget([.=@]|$)", word) for word in words):
+        return None
+    taken = str([OmegaConf.to_container(cfg[group], resolve=False) for group in ("method", "decoding")])
+    if "${budget." not in taken:
+        return None
+    of_prompt = " of each prompt" if isinstance(cfg.budget.prefill, float) else ""
+    return DEFAULT_BUDGET.format(f"{cfg.budget.prefill}{of_prompt}", cfg.budget.decode)
 
 
 def _plain(node: Any) -> Any:

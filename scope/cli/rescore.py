@@ -2,6 +2,7 @@
 
 python -m scope.scoring outputs/demo
 python -m scope.scoring outputs/demo --scoring aligned,released,strict
+python -m scope.scoring outputs/demo --scoring aligned,mylab.mine --write
 python -m scope.scoring <folder with the released code's result files>
 """
 
@@ -19,7 +20,7 @@ from rich.text import Text
 from analysis.statistics import clustered_proportion, tied_with_best
 from analysis.view import print_columns, width
 from scope.scoring import PRIMARY, STANDARD, Scorer, scorers, standard
-from scope.scoring.sources import Scored, read, recorded_scorers
+from scope.scoring.sources import Scored, read, recorded_scorers, write_scores
 from scope.util.errors import ConfigError, ScopeError, print_anything
 from scope.util.visible import visible
 
@@ -86,7 +87,8 @@ def show(runs: Sequence[Scored], console: Console, by: Mapping[str, Scorer] | No
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """-> the exit code: 0; 1 if lines were left out because they were changed; 2 if nothing could be read.
+    """-> the exit code: 0; 1 if lines were left out because they were changed, or a run's scores could not be written;
+    2 if nothing could be read.
 
     stderr names each kind of line that was left out, for each run.
     """
@@ -96,6 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--scoring", metavar="NAMES", help="scorers, as in the setting of that name: aligned,released,strict"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="write these scores into the records, for all tables; the old file is kept"
     )
     options = parser.parse_args(arguments)
     print_anything()
@@ -117,10 +122,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not console.is_terminal:  # a file or a pipe has no width: one line for each run
         console.width = UNBOUNDED
     show(answered, console, by)
+    unwritten = _write([run.folder for run in answered if run.folder], by) if options.write else 0
     if changed:
         runs_word = "1 run is" if changed == 1 else f"{changed} runs are"
         print(f"error: {runs_word} not as recorded: the scores above are of the other lines only", file=sys.stderr)
-    return int(changed > 0)
+    return int(changed > 0 or unwritten > 0)
+
+
+def _write(folders: Sequence[Path], by: Mapping[str, Scorer]) -> int:
+    """Write the scores into the records of runs, and say of each what was written. -> how many could not be."""
+    if not folders:
+        print("error: --write: is for the records of runs, and there are none here", file=sys.stderr)
+        return 1
+    refused = 0
+    for folder in folders:
+        try:
+            done = write_scores(folder, by)
+        except (ScopeError, OSError) as error:
+            print(f"error: {visible(str(error))}", file=sys.stderr)
+            refused += 1
+            continue
+        counts = [f"{n} new by {name}" for name, n in done.new.items()]
+        counts += [f"{n} changed by {name}" for name, n in done.changed.items()]
+        kept = f"; what was there before: {done.before.name}" if done.before else ""
+        print(visible(f"{folder}: scores written: {', '.join(counts) or 'none, all are there'}{kept}"))
+    return refused
 
 
 def _scorers(folders: Sequence[Path], asked: str | None) -> dict[str, Scorer]:

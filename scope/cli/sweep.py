@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
-from scope.cli.config import NO_USE, Job, build, files_of, unused
+from scope.cli.config import NO_USE, Job, build, default_budget, files_of, unused
 from scope.runs.forecast import show_plan
-from scope.runs.run import SamplesFailedError, finished
+from scope.runs.run import SamplesFailedError, finished, how_to_score
 from scope.util.errors import BugError, ConfigError, ImpossibleError, ScopeError, of_the_machine, one_line, shown
 from scope.util.files import require_place
 from scope.util.importing import uncollected
@@ -97,6 +97,7 @@ class Sweep:
         jobs, skipped, built = [], [], []
         elsewhere = any(cfg.hydra.runtime.choices.get("hydra/launcher") in ELSEWHERE for _, cfg in composed)
         useless: dict[str, int] = {}
+        notes: dict[str, None] = {}  # a dict keeps the order
         for overrides, cfg in composed:
             try:
                 job = build(cfg, cfg.hydra.runtime.choices, files_of(cfg.hydra))
@@ -104,6 +105,8 @@ class Sweep:
                     job.experiment.require()
                 built.append(job)
                 jobs.append(overrides)
+                if note := default_budget(cfg, overrides, cfg.hydra.runtime.choices):
+                    notes[note] = None
                 for word in unused(cfg, overrides):
                     useless[word] = useless.get(word, 0) + 1
             except ImpossibleError as error:
@@ -117,6 +120,8 @@ class Sweep:
         ]
         sweep = cls(tuple(jobs), tuple(skipped), tuple(told_apart), elsewhere)
         sweep._announce()
+        for note in notes:
+            sweep.tell(note)
         for word, times in useless.items():
             if times == sum(word in overrides for overrides in jobs):
                 sweep.tell(NO_USE.format(word))
@@ -162,10 +167,20 @@ class Sweep:
             console.print(said, soft_wrap=True, markup=False)
 
     def finished(self) -> list[Path | None]:
-        """For each job the folder of a run that has nothing left to do; None where there is work."""
-        return [self._finished(job, Console(highlight=False)) for job in self.built]
+        """For each job the folder of a run that has nothing left to do; None where there is work.
 
-    def _finished(self, job: Job, console: Console) -> Path | None:
+        Says in one line which scorers have not scored such runs.
+        """
+        found = [self._finished(job, Console(highlight=False)) for job in self.built]
+        lacking = [(job, run[1]) for job, run in zip(self.built, found, strict=True) if run and run[1]]
+        if lacking:
+            names = dict.fromkeys(name for _, names in lacking for name in names)
+            scoring = dict.fromkeys(name for job, _ in lacking for name in job.experiment.scoring)
+            where = f"{len(lacking)} finished run{'s' * (len(lacking) > 1)}"
+            self.tell(how_to_score(list(names), where, dict.fromkeys(job.output for job, _ in lacking), scoring))
+        return [run and run[0] for run in found]
+
+    def _finished(self, job: Job, console: Console) -> tuple[Path, list[str]] | None:
         if self.elsewhere and not job.experiment.model.same_everywhere:
             return None  # its identity may differ on the other machine
         try:

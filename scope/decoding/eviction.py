@@ -66,7 +66,8 @@ class Eviction:
     age.
 
     budget: D, in slots, 1 or more.
-    recent: the newest slots, which always stay, 1 .. D.
+    recent: the newest slots, which always stay, 1 .. D. With recent = D the score has nothing to choose from: the
+    newest D stay, as with `Recent`.
     protect: "prompt" or "nothing".
     boundary: what counts as left by the prefill. "kept" is the slots that were kept. "budget" is the first C slots,
     even if fewer or more were kept, as in the released code.

@@ -41,8 +41,9 @@ def locate(name: str, revision: str | None) -> Place:
 
     revision: of the hub id; None: its main branch.
 
-    The hub is asked once in a process, so the commit stays the same even if the branch moves. Raises ScopeError for a
-    folder or file without a model, and for an id that does not exist, is gated or cannot be reached.
+    The hub is asked once in a process, so the commit stays the same even if the branch moves. Raises ConfigError for a
+    folder or file without a model and for an id that does not exist, ScopeError for an id that is gated or cannot be
+    reached.
     """
     if name in PUBLISHED:
         return _published(PUBLISHED[name], revision)
@@ -56,12 +57,12 @@ def locate(name: str, revision: str | None) -> Place:
         if not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
             files = sorted(path.name for path in folder.glob("*.gguf"))
             instead = f"; give a file of it: {folder / files[0]}" if files else ""
-            raise ScopeError(f"{refused} holds no model (there is no config.json in it){instead}")
+            raise ConfigError(f"{refused} holds no model (there is no config.json in it){instead}")
         return Place(name)
     if folder.suffix.lower() == ".gguf":
-        raise ScopeError(f"{refused} there is no such file")
+        raise ConfigError(f"{refused} there is no such file")
     if not _is_hub_id(name):
-        raise ScopeError(f"{refused} there is no such folder, and it is not the id of a model on the hub")
+        raise ConfigError(f"{refused} there is no such folder, and it is not the id of a model on the hub")
     return _commit(name, revision)
 
 
@@ -79,9 +80,9 @@ def _of_file(file: Path) -> Place:
     except OSError as error:
         raise ScopeError(f"{refused} cannot be read: {error.strerror or error}") from error
     if not found:
-        raise ScopeError(f"{refused} is no GGUF file; give the folder of a model, or a GGUF file")
+        raise ConfigError(f"{refused} is no GGUF file; give the folder of a model, or a GGUF file")
     if gguf.PART.search(file.name):
-        raise ScopeError(f"{refused} is a part of a model; join the parts: llama-gguf-split --merge")
+        raise ConfigError(f"{refused} is a part of a model; join the parts: llama-gguf-split --merge")
     gguf.require(refused.removesuffix(":"))
     return Place(gguf.alone(file.absolute()).name, gguf=gguf.NAME)
 
@@ -131,7 +132,7 @@ def _commit(name: str, revision: str | None) -> Place:
     except RevisionNotFoundError as error:
         raise ConfigError(f"model.revision={revision}: {name} has no such branch, tag or commit") from error
     except RepositoryNotFoundError as error:
-        raise ScopeError(f"{refused} is not on the hub (or private: `hf auth login` or HF_TOKEN)") from error
+        raise ConfigError(f"{refused} is not on the hub (or private: `hf auth login` or HF_TOKEN)") from error
     except Exception as error:  # errors of the network library
         reason = error
         wanted = f"{name} --revision {revision}" if revision else name

@@ -7,7 +7,7 @@ that is too long is refused or cut in its middle.
 import hashlib
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from functools import cached_property
@@ -199,6 +199,31 @@ def forced_tokens(tokenizer: PreTrainedTokenizerBase, gold: Reference) -> tuple[
         raise ImpossibleError("the tokenizer does not say where its tokens lie in a text: take a fast one")
     encoded = tokenizer(gold.text, add_special_tokens=False, return_offsets_mapping=True)
     return list(encoded.input_ids), gold.answer_tokens(encoded.offset_mapping)
+
+
+def unknown_share(tokenizer: PreTrainedTokenizerBase, prompts: Iterable[Encoded]) -> float:
+    """The share of the prompts' characters, 0..1, that the tokenizer turns into its unknown token.
+
+    Characters and not tokens: many unknown words in a row may be one token. 0 for a tokenizer that knows all text.
+    """
+    unknown = _unknown(tokenizer)
+    characters = lost = 0
+    for prompt in prompts:
+        characters += len(prompt.text)
+        if unknown is not None and unknown in prompt.tokens and tokenizer.is_fast:
+            read = tokenizer(prompt.text, add_special_tokens=False, return_offsets_mapping=True)
+            spans = zip(read.input_ids, read.offset_mapping, strict=True)
+            lost += sum(end - begin for token, (begin, end) in spans if token == unknown)
+    return lost / max(1, characters)
+
+
+def _unknown(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token of what the tokenizer does not know; None where it has none that means this alone."""
+    inner = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    name = getattr(inner, "unk_token", None)
+    found = tokenizer.unk_token_id if name is None else tokenizer.convert_tokens_to_ids(name)
+    means_more = found in (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    return found if isinstance(found, int) and not means_more else None
 
 
 def _without_end(tokens: Sequence[int], bare: Sequence[int]) -> list[int]:

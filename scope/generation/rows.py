@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -18,22 +18,45 @@ from scope.util.errors import SettingError
 class Prompt:
     """A prompt to answer.
 
-    name: seeds the sampling, so that it does not depend on the batch. tokens: of the prompt.
+        Prompt("a", tokenizer("...").input_ids)
+
+    name: seeds the sampling, so that it does not depend on the batch.
+    tokens: of the prompt: a sequence of whole numbers, such as a list or a tensor [P]. They are kept as a tuple.
     stop: strings that end the generation. They are looked for in the generated text only, and are not part of the
     answer. They may hold the text of a special token.
     visible: texts of special tokens that are shown in the answer, such as `</think>`. Others are left out of it.
 
-    Raises SettingError for an empty stop string.
+    Raises SettingError for tokens that are none, and for an empty stop string.
     """
 
     name: str
-    tokens: tuple[int, ...]
+    tokens: Sequence[int]
     stop: tuple[str, ...] = ()
     visible: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tokens", _tokens(self, self.tokens))
         if "" in self.stop:
             raise SettingError(self, "stop", "('',)", "strings of at least one character")
+
+
+def _tokens(prompt: Prompt, given: Any) -> tuple[int, ...]:
+    """The tokens as a tuple. Raises SettingError for anything else than whole numbers of at least 0."""
+    numbers = given.tolist() if hasattr(given, "tolist") else given  # a tensor, or an array of numpy
+    fine = isinstance(numbers, Sequence) and not isinstance(numbers, str | bytes) and len(numbers) > 0
+    if not fine or not all(type(token) is int and token >= 0 for token in numbers):
+        raise SettingError(prompt, "tokens", _named(given), "the tokens of one text, tokenizer(text).input_ids")
+    return tuple(numbers)
+
+
+def _named(given: Any) -> str:
+    """A text is shown as it is. Of anything else its type says more, and of a tensor its shape."""
+    if isinstance(given, str):
+        return repr(given)
+    shape = getattr(given, "shape", None)
+    if shape is not None:
+        return f"{type(given).__name__} {list(shape)}"
+    return f"an empty {type(given).__name__}" if isinstance(given, Sequence) and not given else type(given).__name__
 
 
 @dataclass(frozen=True)

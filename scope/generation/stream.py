@@ -23,7 +23,9 @@ from scope.generation.processors import require_possible
 from scope.generation.rows import Generated, Prompt, Row, Tokens, pad_left, result_of
 from scope.generation.sampling import Sampling, choose
 from scope.generation.steps import Stepper
-from scope.util.errors import ScopeError
+from scope.util.errors import ScopeError, shown
+
+PROMPT = "Prompt(name, tokenizer(text).input_ids)"
 
 
 def generate(
@@ -38,8 +40,8 @@ def generate(
     """Answer prompts -> their generations, in the order of the prompts. Arguments and errors are those of `stream`.
 
     policy = Policy(SnapKV(budget=2048, window=8), Slide(budget=512, recent=256))
-    rows = generate(model, tokenizer, [Prompt("a", tuple(tokenizer("...").input_ids))], policy, 600)
-    print(rows[0].text)
+    rows = generate(model, tokenizer, [Prompt("a", tokenizer("...").input_ids)], policy, 600)
+    print(rows[0].text, rows[0].cache_bytes, rows[0].full_cache_bytes)
     """
     made = dict(stream(model, tokenizer, prompts, policy, max_new_tokens, sampling, options))
     return [made[i] for i in range(len(prompts))]
@@ -60,15 +62,18 @@ def stream(
     A generation ends at an end-of-sequence token, at a stop string of its prompt, or after `max_new_tokens`. In float32
     its tokens are those that the prompt would get alone.
 
-    model: one that runs scope's attention, as from `scope.generation.models.load`.
+    model: any that a `CompressedCache` supports, from transformers' `from_pretrained` or from `scope.load`. From then
+    on it runs scope's attention.
     prompts: each is taken when a row is free for it.
     policy: how the cache is compressed. max_new_tokens: T, at least 1.
     sampling: how tokens are chosen; None: greedily.
     options: how the batch is run; None: all prompts together, eagerly.
 
-    Raises ScopeError for a model that does not run scope's attention, a `max_new_tokens` below 1, or a step that
-    cannot be recorded. Raises ConfigError for a generation config that cannot be followed (processors=model).
+    Raises ScopeError for a model that a compressed cache does not support, an argument of a wrong type, a
+    `max_new_tokens` below 1, or a step that cannot be recorded. Raises ConfigError for a generation config that cannot
+    be followed (processors=model).
     """
+    _require(model, prompts, policy)
     options, waiting = options or Options(), enumerate(prompts)
     batch = Batch(model, tokenizer, policy, max_new_tokens, sampling or Sampling(), options)
     batch.admit(list(islice(waiting, options.batch_size)))
@@ -79,6 +84,17 @@ def stream(
         if not batch.writing:
             return
         batch.step()
+
+
+def _require(model: object, prompts: object, policy: object) -> None:
+    """Raises ScopeError for an argument of a wrong type. Each prompt is checked when it is taken."""
+    if not callable(model) or not hasattr(model, "config"):
+        cure = "load(...).model" if hasattr(model, "model") else "as from from_pretrained"
+        raise ScopeError(f"model={type(model).__name__}: must be a model of transformers, {cure}")
+    if isinstance(prompts, Prompt | str) or not isinstance(prompts, Iterable):
+        raise ScopeError(f"prompts={shown(prompts)}: must be a list of {PROMPT}")
+    if not isinstance(policy, Policy):
+        raise ScopeError(f"policy={shown(policy)}: must be a Policy(prefill, decoding)")
 
 
 class _Started(NamedTuple):
@@ -184,6 +200,9 @@ class Batch:
     def _start(self, prompts: Sequence[tuple[int, Prompt]], layout: Layout) -> _Started:
         """Prefill prompts into a new cache."""
         model, sampling = self._model, self._sampling
+        for _, prompt in prompts:
+            if not isinstance(prompt, Prompt):
+                raise ScopeError(f"prompts: {shown(prompt)} is a {type(prompt).__name__}: must be a {PROMPT}")
         self._clock.stop()
         cache = CompressedCache.of(model.config, self._policy, layout, self._hooks.watch)
         pad, chunk = self._tokenizer.pad_token_id or 0, self._options.prefill_chunk

@@ -6,7 +6,7 @@ same command continues it. A run is recognised by its identity: a hash of everyt
 
 from scope.records.fields import fault_of_settings
 from scope.records.folder import RecordKeeping, Records, read
-from scope.records.identity import describe, identity, name_of
+from scope.records.identity import describe, identity, model_name, name_of
 from scope.records.read import (
     CONFIG,
     MANIFEST,
@@ -18,6 +18,7 @@ from scope.records.read import (
     read_run,
     run_folders,
 )
+from scope.records.rewrite import rewrite
 from scope.records.surroundings import mismatch, surroundings
 
 __all__ = [
@@ -33,10 +34,12 @@ __all__ = [
     "fault_of_settings",
     "identity",
     "mismatch",
+    "model_name",
     "name_of",
     "read",
     "read_manifest",
     "read_run",
+    "rewrite",
     "run_folders",
     "surroundings",
 ]

@@ -113,7 +113,10 @@ AnyQuestion = Annotated[Annotated[Question, Tag(_SCORED)] | Annotated[FlatQuesti
 
 @_open
 class Answered(TypedDict):
-    """A record of `status` ok. Seconds are wall time, slots are per layer."""
+    """A record of `status` ok. Seconds are wall time, slots are per layer.
+
+    unscored: the scorers that failed at this text, as the setting names them, and why.
+    """
 
     sample: str
     status: Literal["ok"]
@@ -126,6 +129,7 @@ class Answered(TypedDict):
     generation: str
     starts_thinking: NotRequired[bool]
     questions: list[AnyQuestion]
+    unscored: NotRequired[dict[str, str]]
     measures: NotRequired[dict[str, Number]]
     batch: str
     batch_rows: Positive

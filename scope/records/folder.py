@@ -70,7 +70,7 @@ class Records:
         """config: the text of config.yaml. manifest: what is asked; code, libraries and hardware are added to it."""
         self.folder, self.identity = folder, str(manifest["identity"])
         self._path = folder / RECORDS
-        self._lock, is_new = _take(folder, keeping.wait_seconds)
+        self._lock, is_new = take(folder, keeping.wait_seconds)
         there = [name for name in (CONFIG, MANIFEST, RECORDS) if (folder / name).exists()]
         try:
             self._claim(config, manifest, keeping)
@@ -79,7 +79,7 @@ class Records:
             sync_folder(folder)
         except OSError as error:
             self._give_up(is_new, there)
-            raise _cannot_write(folder, error) from error
+            raise cannot_write(folder, error) from error
         except BaseException:
             self._lock.release()
             raise
@@ -105,7 +105,7 @@ class Records:
                 there["continued"] = [*there.get("continued", []), now]
                 write_whole(path, as_json(there))
         if (keeping.rerun or there is None) and self._path.exists():
-            self._path.rename(_unused(self._path))
+            self._path.rename(unused(self._path))
             there = None
         if there and there["samples"] >= manifest["samples"] and (self.folder / CONFIG).exists():
             return  # as many samples or more are planned already
@@ -141,7 +141,7 @@ class Records:
         except OSError as error:
             with suppress(OSError):
                 self._file.truncate(before.st_size)
-            raise _cannot_write(self._path, error) from error
+            raise cannot_write(self._path, error) from error
         self.done |= {record["sample"]: record for record in batch if record.get("status", "ok") == "ok"}
 
     def close(self) -> None:
@@ -163,7 +163,7 @@ class Records:
         self._lock.release()
 
 
-def _take(folder: Path, wait_seconds: float) -> tuple[BaseFileLock, bool]:
+def take(folder: Path, wait_seconds: float, hint: str = " (records.wait_seconds waits)") -> tuple[BaseFileLock, bool]:
     """The lock of a folder, which is made where it is missing. -> the lock, and whether this process made the folder.
 
     Raises ScopeError where another process holds it, or where the folder cannot be written.
@@ -176,14 +176,14 @@ def _take(folder: Path, wait_seconds: float) -> tuple[BaseFileLock, bool]:
             lock.acquire(timeout=wait_seconds)
             return lock, is_new
         except Timeout as error:
-            raise ScopeError(f"{folder}: another process is writing this run (records.wait_seconds waits)") from error
+            raise ScopeError(f"{folder}: another process is writing this run{hint}") from error
         except OSError as error:
             if isinstance(error, FileNotFoundError) and tries_left:
                 continue  # another process had made the folder, failed, and removed it
             if is_new:
                 with suppress(OSError):
                     folder.rmdir()  # only if it is empty
-            raise _cannot_write(folder, error) from error
+            raise cannot_write(folder, error) from error
     raise AssertionError("the last try returns or raises")
 
 
@@ -230,10 +230,10 @@ def as_json(data: Mapping[str, Any]) -> str:
     return json.dumps(redact(data), indent=2) + "\n"
 
 
-def _unused(path: Path) -> Path:
+def unused(path: Path) -> Path:
     """A name like `path` that nothing has: records.1.jsonl."""
     return next(p for n in count(1) if not (p := path.with_suffix(f".{n}{path.suffix}")).exists())
 
 
-def _cannot_write(path: Path, error: OSError) -> ScopeError:
+def cannot_write(path: Path, error: OSError) -> ScopeError:
     return ScopeError(f"{path}: cannot be written: {error.strerror or error}; what was recorded before is intact")

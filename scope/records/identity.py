@@ -4,7 +4,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import PurePath
 from typing import Any
+
+ANY_MODEL = "hf"  # the option whose path names the model
 
 
 def describe(settings: object, limits: bool = True) -> dict[str, Any]:
@@ -26,6 +29,12 @@ def name_of(kind: type[Any]) -> str:
     `recorded_as: ClassVar[str]`. A subclass is another class, and takes no such name from the class that it extends.
     """
     return str(vars(kind).get("recorded_as", f"{kind.__module__}.{kind.__qualname__}"))
+
+
+def model_name(labels: Mapping[str, str], settings: Mapping[str, Any]) -> str:
+    """The model's name for people: its label, or for model=hf the last part of its path. settings: the model's own."""
+    label, path = labels.get("model", ""), settings.get("path")
+    return (PurePath(path).name or label) if label == ANY_MODEL and isinstance(path, str) else label
 
 
 def identity(parts: Mapping[str, Any]) -> str:

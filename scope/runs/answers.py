@@ -18,8 +18,8 @@ from scope.generation.sampling import Sampling
 from scope.generation.stream import stream
 from scope.runs.batches import OK, Lines
 from scope.runs.experiment import Experiment, Request
-from scope.runs.forecast import notes
-from scope.scoring import Scorer, score, scorers
+from scope.runs.forecast import notes, unknown_words
+from scope.scoring import Scorer, attempt, scorers
 from scope.scoring.thinking import Markers, without_thinking
 from scope.tasks import Sample, Task
 from scope.util.memory import rows_that_fit
@@ -47,6 +47,7 @@ class Answers:
     def notes(self) -> list[str]:
         """What a user should know before it starts, a line each."""
         said = notes(self.experiment, self.loaded.tokenizer)
+        said += unknown_words(self.experiment, self.loaded.tokenizer, self.prompts)
         if self.engine == "compile":
             said.append("its steps are compiled as each kind comes, which takes minutes")
         if self.experiment.sampling.processors == "none" and (left := left_out(self.loaded, self.experiment.sampling)):
@@ -155,12 +156,14 @@ def record(
     decoding, and nothing is evicted then. The whole text is kept; scorers read it without its thinking part.
 
     prompt_tokens: the prompt's length. markers: the texts around the thinking part. opened: whether the prompt ends
-    within one. by: the scorers by name, None for the standard ones.
+    within one. by: the scorers by name, None for the standard ones. One that fails at the text costs its own score
+    only: `unscored` says why.
     """
     fed = len(made.tokens) - 1
     prefill_evicted = [full - kept for full, kept in zip(made.prefill_full, made.prefill_kept, strict=True)]
     missing = [full - kept for full, kept in zip(made.slots_full, made.slots_kept, strict=True)]
     decode_evicted = [max(0, late - early) for late, early in zip(missing, prefill_evicted, strict=True)]
+    answers, failed = attempt(sample.questions, made.text, None, by, markers, opened)
     return {
         "status": OK,
         "prompt_tokens": prompt_tokens,
@@ -168,7 +171,8 @@ def record(
         "finish": made.finish,
         "generation": made.text,
         "starts_thinking": opened,
-        "questions": [asdict(answer) for answer in score(sample.questions, made.text, None, by, markers, opened)],
+        "questions": [asdict(answer) for answer in answers],
+        **({"unscored": {error.scorer: error.why for error in failed}} if failed else {}),
         "measures": task.measures(sample, without_thinking(made.text, markers, opened)),
         "prefill_seconds": round(made.prefill_seconds, 4),
         "decode_seconds": round(made.decode_seconds, 4),

@@ -1,6 +1,5 @@
 """What runs would cost, before anything is run: no weights are loaded and nothing is generated."""
 
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -14,14 +13,18 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from scope.cache import sizes
 from scope.generation import models
-from scope.generation.prompts import unused_arguments
+from scope.generation.prompts import Encoded, unknown_share, unused_arguments
 from scope.prefill.budget import Budget
-from scope.records import describe
+from scope.records import describe, model_name
 from scope.runs.experiment import Experiment
+from scope.scoring import form_of, released
+from scope.scoring.scorers import short_name
 from scope.tasks import Sample
-from scope.util.errors import CombinationError, ConfigError, ImpossibleError, ScopeError
+from scope.util.errors import CombinationError, ConfigError, ImpossibleError, ScopeError, counted
 
-HEADINGS = ("samples", "prompt tokens", "to write", "cache MiB", "of full", "GPU hours")
+MOST_NAMED = 3  # examples in a note
+HEADINGS = ("samples", "prompt tokens", "to write", "cache MiB", "of full", "hours")
+DEVICES = {"cuda": "GPU", "cpu": "CPU"}
 ASSUMED = (
     "At most: every sample is taken to write T tokens. Prompt tokens: least-median-most. Cache: of one sequence, the "
     "longest prompt's. Hours: of decoding, at an assumed {:g} steps a second whatever the batch (steps_per_second)."
@@ -33,7 +36,7 @@ class Forecast:
     """What one run would cost. A figure that cannot be known before the run is None.
 
     prompt_tokens: the length of each prompt. The other figures are upper bounds: every sample generates T tokens.
-    cache_bytes and full_cache_bytes: of one sequence, the one with the longest prompt. gpu_hours: of decoding only;
+    cache_bytes and full_cache_bytes: of one sequence, the one with the longest prompt. hours: of decoding only;
     None if the run chooses its batch size.
     """
 
@@ -42,7 +45,7 @@ class Forecast:
     generated_tokens: int | None = None
     cache_bytes: int | None = None
     full_cache_bytes: int | None = None
-    gpu_hours: float | None = None
+    hours: float | None = None
 
 
 class Forecaster:
@@ -63,12 +66,14 @@ class Forecaster:
             most, count = run.task.max_new_tokens, len(samples) * run.sampling.samples
             rows = run.engine.batch_size
             hours = None if isinstance(rows, str) else ceil(count / rows) * most / self.steps_per_second / 3600
-            made = Forecast(count, generated_tokens=count * most, gpu_hours=hours)
+            made = Forecast(count, generated_tokens=count * most, hours=hours)
         if samples and shape:
             self.notes |= dict.fromkeys(notes(run, shape[1]))
             try:
-                lengths = self._once(f"{run.task} {run.limit} {run.model}", lambda: _lengths(run, samples, *shape))
-                if lengths:
+                read = self._once(f"{run.task} {run.limit} {run.model}", lambda: _read(run, samples, *shape))
+                if read:
+                    lengths, said = read
+                    self.notes |= dict.fromkeys(said)
                     full = full_cache_bytes(run, shape[0], max(lengths))
                     made = replace(made, prompt_tokens=lengths, full_cache_bytes=full)
                     require_fit(run, shape[0], lengths)
@@ -113,7 +118,7 @@ def show_plan(runs: Sequence[Experiment], steps_per_second: float, console: Cons
     console.print(table, highlight=False)
     for line in (
         *forecaster.notes,
-        _total(seen),
+        _total(runs, seen),
         ASSUMED.format(steps_per_second),
         *(f"?: {reason}" for reason in forecaster.reasons),
     ):
@@ -130,21 +135,50 @@ def notes(run: Experiment, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     if source.dtype in ("bfloat16", "float16") and source.torch_device().type == "cpu":
         slow = "is 7 to 40 times slower than float32 on a CPU; model.dtype=auto takes float32 there"
         said.append(f"note: model.dtype={source.dtype} {slow}")
+    if "released" in map(short_name, run.scoring):
+        said += _misread(run.task.samples()[: run.limit])
     return said
 
 
-def _lengths(
+def _misread(samples: Sequence[Sample]) -> list[str]:
+    """A line where the released scorer cannot read expected answers. samples: all that are asked."""
+    wrong = [text for s in samples if s.questions for text in released.misread(s.questions, form_of(s.questions))]
+    asked = sum(len(sample.questions) for sample in samples)
+    if not wrong:
+        return []
+    few = list(dict.fromkeys(wrong))
+    listed = ", ".join(few[:MOST_NAMED]) + ", ..." * (len(few) > MOST_NAMED)
+    told = f"{len(wrong)} of {counted(asked, 'expected answer')} ({listed}) cannot be read as the released scorer reads"
+    return [f"note: {told} them: it takes the leading digits only, so no answer to these is right by it"]
+
+
+def unknown_words(run: Experiment, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Encoded]) -> list[str]:
+    """A line where the tokenizer does not know a part of these prompts."""
+    share = unknown_share(tokenizer, prompts)
+    if not share:
+        return []
+    percent = "less than 1%" if share < 0.005 else f"{share:.0%}"
+    why = "the model reads one and the same token in its place"
+    if run.model.path == "embedded":
+        why = "the embedded model's words are those of arithmetic"
+    return [f"note: the tokenizer does not know {percent} of this text: {why}"]
+
+
+def _read(
     run: Experiment, samples: Sequence[Sample], config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
-) -> tuple[int, ...]:
+) -> tuple[tuple[int, ...], list[str]]:
+    """The length of each prompt in tokens, and what there is to say of how the tokenizer reads them."""
     room = run.prompt_room(config)
-    return tuple(len(run.encoded(tokenizer, s, room, date.today()).tokens) for s in samples)
+    prompts = [run.encoded(tokenizer, s, room, date.today()) for s in samples]
+    return tuple(len(prompt.tokens) for prompt in prompts), unknown_words(run, tokenizer, prompts)
 
 
 def _names(run: Experiment) -> dict[str, str]:
     """What tells the runs of a sweep apart: labels, and the budgets C and D (slots, shares or MiB)."""
     bound = describe(run.decoding).get("budget", "-") if run.max_bytes is None else f"{run.max_bytes / 2**20:.3g} MiB"
     budgets = {"C": describe(run.method).get("budget", "-"), "D": bound}
-    labels = {part: run.labels.get(part, "") for part in ("model", "task", "method", "decoding")}
+    labels = {part: run.labels.get(part, "") for part in ("task", "method", "decoding")}
+    labels = {"model": model_name(run.labels, describe(run.model)), **labels}
     return labels | {name: str(budget) for name, budget in budgets.items()}
 
 
@@ -180,39 +214,37 @@ def require_fit(run: Experiment, config: PretrainedConfig, lengths: Sequence[int
 
 def _least_bytes(run: Experiment, config: PretrainedConfig, prompt: int) -> int:
     """The smallest `budget.bytes` that works for a prompt of that many tokens."""
-    layers = range(config.get_text_config(decoder=True).num_hidden_layers)
-    of_room = sum(sizes.slot_bytes_of(config, run.policy, run.dtype, layer) for layer in layers)
-
-    def fits(room: int) -> bool:
-        try:
-            cache_bytes(replace(run, max_bytes=room * of_room), config, prompt)
-        except ScopeError:
-            return False
-        return True
-
-    most = 1
-    while not fits(most):
-        most *= 2
-    return bisect_left(range(most), True, key=fits) * of_room
+    windows = sizes.windows_of(config)
+    of_slot = [sizes.slot_bytes_of(config, run.policy, run.dtype, layer) for layer in range(len(windows))]
+    return sizes.least_bytes(run.policy, prompt, windows, of_slot)
 
 
 def _cells(forecast: Forecast) -> list[str]:
     tokens, kept, full = forecast.prompt_tokens, forecast.cache_bytes, forecast.full_cache_bytes
     return [
         "?" if forecast.samples is None else f"{forecast.samples}",
-        "?" if tokens is None else f"{min(tokens)}-{median(tokens):.0f}-{max(tokens)}",
+        "?" if tokens is None else _range(tokens),
         "?" if forecast.generated_tokens is None else f"{forecast.generated_tokens}",
         "?" if kept is None else f"{kept / 2**20:.1f}",
         "?" if kept is None or full is None else f"{kept / full:.0%}",
-        "?" if forecast.gpu_hours is None else f"{forecast.gpu_hours:.2f}",
+        "?" if forecast.hours is None else f"{forecast.hours:.2f}",
     ]
 
 
-def _total(seen: Sequence[Forecast]) -> str:
+def _range(tokens: Sequence[int]) -> str:
+    """Least, median and most; one number where all are equal."""
+    least, most = min(tokens), max(tokens)
+    return f"{least}" if least == most else f"{least}-{median(tokens):.0f}-{most}"
+
+
+def _total(runs: Sequence[Experiment], seen: Sequence[Forecast]) -> str:
     unknown = sum(forecast.samples is None for forecast in seen)
-    hours = sum(forecast.gpu_hours or 0 for forecast in seen)
+    hours = sum(forecast.hours or 0 for forecast in seen)
     samples, tokens = (sum(getattr(f, part) or 0 for f in seen) for part in ("samples", "generated_tokens"))
     rest = f"; {unknown} of them unknown" if unknown else ""
-    untimed = sum(forecast.samples is not None and forecast.gpu_hours is None for forecast in seen)
+    untimed = sum(forecast.samples is not None and forecast.hours is None for forecast in seen)
     rest += f"; the hours of {untimed} are not known before a run finds its batch size" if untimed else ""
-    return f"{len(seen)} runs, {samples} samples, {tokens} tokens to write, {hours:.1f} GPU hours{rest}"
+    units = {DEVICES.get(run.model.torch_device().type, "device") for run in runs}
+    unit = f"{units.pop()} hours" if len(units) == 1 else "hours"
+    made = f"{counted(len(seen), 'run')}, {counted(samples, 'sample')}"
+    return f"{made}, {tokens} tokens to write, {hours:.1f} {unit}{rest}"

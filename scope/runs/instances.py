@@ -6,7 +6,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from scope.util.errors import ConfigError, ScopeError, SettingError
+from scope.util.errors import ConfigError, ScopeError, SettingError, nearest
 from scope.util.importing import allowed_packages
 
 # Former modules of settings classes, as the configurations of recorded runs name them.
@@ -36,8 +36,9 @@ def instance(node: Any, key: str, wanted: type = object) -> Any:
         raise ConfigError(f"{key}._target_={target}: is no {wanted.__name__}; --help lists the options of {key}")
     known = {f.name: f for f in fields(kind) if f.init}
     if unknown := settings.keys() - known:
-        named = ", ".join(known) or "none"
-        raise ConfigError(f"{key}.{min(unknown, key=str)}: no such setting of {target}; it has {named}")
+        name, named = min(map(str, unknown)), ", ".join(known) or "none"
+        meant = nearest(name, known, f"{key}.") or f"; it has {named}"
+        raise ConfigError(f"{key}.{name}: no such setting of {target}{meant}")
     for name, f in known.items():
         if name not in settings and f.default is MISSING and f.default_factory is MISSING:
             raise ConfigError(f"{key}.{name}: must be given")

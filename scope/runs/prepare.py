@@ -18,7 +18,7 @@ from scope.generation.stream import generate
 from scope.runs.experiment import Experiment, Request
 from scope.runs.forecast import require_fit
 from scope.runs.place import Place
-from scope.scoring import score, scorers
+from scope.scoring import ScorerError, score, scorers
 from scope.util.errors import ImpossibleError, ScopeError
 from scope.util.files import require_place
 
@@ -42,7 +42,10 @@ def prepare(experiment: Experiment, place: Place, asked: Sequence[Request]) -> P
     """
     by = scorers(experiment.scoring)
     if asked:  # a scorer that fails does so here, on an empty text, and not after hours of generation
-        score(asked[0].sample.questions, "", None, by)
+        try:
+            score(asked[0].sample.questions, "", None, by)
+        except ScorerError as error:
+            raise error.at("an empty text") from error
     require_place(place.output)
     before = place.begun()
     day = template_day(before)

@@ -3,7 +3,7 @@
 How a run is kept is here and in `place`. What is measured of a sample is in `answers`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,11 @@ from scope.runs.prepare import Prepared, prepare
 from scope.runs.summary import headline, running, sample_row, summary
 from scope.runs.traces import record_trace
 from scope.runs.tracking import RunInfo, Tracker
+from scope.scoring import ScorerError
+from scope.scoring.scorers import short_name
 from scope.util.errors import ScopeError, before_it_runs
 from scope.util.progress import Progress
-from scope.util.secrets import redact
+from scope.util.secrets import command_line, redact
 from scope.util.stopping import Stopping
 
 
@@ -45,7 +47,9 @@ def run(
         experiment.require()  # first: a run that was finished on another machine does not excuse what cannot run here
         place = Place.of(experiment, output, keeping)
         asked = share(experiment.requests(), keeping.part)
-        if nothing_left(experiment, place, asked, console):
+        if (answered := nothing_left(experiment, place, asked, console)) is not None:
+            if names := unscored(experiment, answered.values()):
+                announce(experiment, how_to_score(names, "1 finished run", [place.folder], experiment.scoring), console)
             return place.folder
         ready = prepare(experiment, place, asked)
     opened = Records(place.folder, as_yaml(experiment.config), ready.manifest, keeping)
@@ -53,6 +57,10 @@ def run(
         failed = work(ready, kept, stopping, tracker, console)
     trace_prompts(ready)
     announce(experiment, headline(list(kept.done.values())), console)
+    if names := unscored(experiment, kept.done.values()):
+        lacking = sum(bool(unscored(experiment, [line])) for line in kept.done.values())
+        where = f"{lacking} of {len(kept.done)} answers"
+        announce(experiment, how_to_score(names, where, [place.folder], experiment.scoring), console)
     if failed:
         reason = f"{failed} of {len(asked)} samples failed, {place.folder / records.RECORDS} says why"
         raise SamplesFailedError(f"{reason}; the same command tries them again", place.folder)
@@ -71,25 +79,47 @@ class SamplesFailedError(ScopeError):
         return type(self), (str(self), self.folder)
 
 
-def finished(experiment: Experiment, output: Path, console: Console, keeping: RecordKeeping) -> Path | None:
+def finished(
+    experiment: Experiment, output: Path, console: Console, keeping: RecordKeeping
+) -> tuple[Path, list[str]] | None:
     """The folder of a run that has nothing left to do, which its files alone tell; prints its headline. None otherwise.
 
-    Arguments as of `run`. Raises ScopeError for a model, data or records out of reach.
+    With the scorers that are asked for and have not scored it. Arguments as of `run`. Raises ScopeError for a model,
+    data or records out of reach.
     """
     place = Place.of(experiment, output, keeping)
     asked = share(experiment.requests(), keeping.part)
-    return place.folder if nothing_left(experiment, place, asked, console) else None
+    answered = nothing_left(experiment, place, asked, console)
+    return None if answered is None else (place.folder, unscored(experiment, answered.values()))
 
 
-def nothing_left(experiment: Experiment, place: Place, asked: Sequence[Request], console: Console) -> bool:
-    """Whether all that is asked has been answered, and no trace is to be made; if so, prints the run's headline."""
+def nothing_left(
+    experiment: Experiment, place: Place, asked: Sequence[Request], console: Console
+) -> Mapping[str, Mapping[str, Any]] | None:
+    """The records of a run whose samples are all answered, and of which no trace is to be made; None for any other.
+
+    Prints its headline.
+    """
     if experiment.trace or not place.begun():
-        return False
+        return None
     answered = place.answered()
     if any(request.name not in answered for request in asked):
-        return False
+        return None
     announce(experiment, f"{headline(list(answered.values()))} (was finished already)", console)
-    return True
+    return answered
+
+
+def unscored(experiment: Experiment, answered: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The scorers that the experiment asks for and that lack the score of any of these records, in its order."""
+    asked = [question["scores"] for line in answered for question in line["questions"]]
+    return [name for name in experiment.scoring if not all(short_name(name) in scores for scores in asked)]
+
+
+def how_to_score(names: Sequence[str], where: str, folders: Iterable[Path], scoring: Iterable[str]) -> str:
+    """Says which scorers have not scored, and the command that does it. scoring: all that are asked for."""
+    words = ["python", "-m", "scope.scoring", *map(str, folders), "--scoring", ",".join(scoring), "--write"]
+    listed = ", ".join(f"`{short_name(name)}`" for name in names)
+    return f"{listed} {'was' if len(names) == 1 else 'were'} not scored in {where}: {command_line(words)}"
 
 
 def work(ready: Prepared, kept: Records, stopping: Stopping, tracker: Tracker, console: Console) -> int:
@@ -109,6 +139,7 @@ def work(ready: Prepared, kept: Records, stopping: Stopping, tracker: Tracker, c
     rows = measure.rows(todo)
     tracker.start(run_info(ready))
     failed = 0
+    faulty: set[str] = set()  # scorers that have failed, which is said once of each
     try:
         with Progress(experiment.title, len(todo), experiment.task.max_new_tokens, console) as progress:
             make = partial(measure.make, progress=progress, stopping=stopping)
@@ -116,6 +147,12 @@ def work(ready: Prepared, kept: Records, stopping: Stopping, tracker: Tracker, c
                 kept.append(lines)
                 progress.finish(lines)
                 failed += sum(line["status"] != OK for line in lines)
+                for line in lines:
+                    for scorer, why in line.get("unscored", {}).items():
+                        if scorer not in faulty:
+                            error = ScorerError(scorer, why, f"sample {line['sample']}")
+                            announce(experiment, f"{error}; the text is kept", console)
+                    faulty |= line.get("unscored", {}).keys()
                 tracker.log(running(list(kept.done.values()), lines))
             if experiment.trace or any(request.name not in kept.done for request in ready.asked):
                 stopping.check()

@@ -43,7 +43,10 @@ def score(questions: Sequence[Question], text: str, form: str) -> list[Score]:
 
 
 def under_headers(questions: Sequence[Question], text: str) -> dict[int, list[str]]:
-    """For each question's number, the texts under its headers, in the order of the text."""
+    """For each question's number, the texts under its headers, in the order of the text; empty where it has none.
+
+    A text ends at the next header, whatever its number. Numbers that restart at 1 are moved to the first question.
+    """
     _, *blocks = HEADER.split(text)  # number, text, number, text, ...
     printed = [int(number) for number in blocks[::2]]
     first = min((q.number for q in questions), default=1)

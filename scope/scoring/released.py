@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from scope.scoring.answer import Question, Score
 from scope.scoring.scorers import Scorer
+from scope.scoring.values import equal
 
 NUMBERS = re.compile(r"Answer_\d+:|answer is (\d+)")
 HEADER = re.compile(r"Answer_\d+:\s*")
@@ -44,6 +45,11 @@ def expected(form: str, answer: str) -> str | None:
         return answer
     leading = EXPECTED.match(answer)
     return leading[1] if leading else None
+
+
+def misread(questions: Sequence[Question], form: str) -> list[str]:
+    """The expected answers that this scorer takes for another value, or for none: no answer to them is ever right."""
+    return [q.expected for q in questions if not equal(form, expected(form, q.expected), q.expected)]
 
 
 def _numbers(text: str) -> Iterator[str]:

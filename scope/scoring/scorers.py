@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scope.scoring.answer import PRIMARY, Question, Score
 from scope.util.errors import ConfigError, nearest, shown
@@ -28,11 +28,13 @@ class Scorer:
     score: (questions, text, form) -> one `Score` for each question, in their order. form is "number" or "choice".
     The function has no side effects, and its time is linear in the length of the text.
     reads_thinking: whether it gets the thinking part of a text. If not, that part is removed first.
+    name: as the setting writes it. `scorers` fills it in.
     """
 
     about: str
     score: Callable[[Sequence[Question], str, str], Sequence[Score]]
     reads_thinking: bool = False
+    name: str = ""
 
 
 def scorers(names: Iterable[object]) -> dict[str, Scorer]:
@@ -70,13 +72,25 @@ def _scorer(name: object) -> Scorer:
         found = getattr(importlib.import_module(module), "SCORER", None)
     except ModuleNotFoundError as error:
         if error.name and (module == error.name or module.startswith(f"{error.name}.")):
-            raise ConfigError(f"{refused}: must be {_allowed()}{nearest(text, known())}") from error
+            wrong = f"must be {_allowed()}{nearest(text, known())}" if inside else _no_module(error.name)
+            raise ConfigError(f"{refused}: {wrong}") from error
         raise ConfigError(f"{refused}: needs the package {error.name}, which is not installed") from error
     except Exception as error:  # importing a module of the user may raise anything
         raise ConfigError(f"{refused}: {' '.join(f'{type(error).__name__}: {error}'.split())}") from error
     if not isinstance(found, Scorer):
         raise ConfigError(f"{refused}: the module {module} has no SCORER; must be {_allowed()}")
-    return found
+    return replace(found, name=text)
+
+
+def _no_module(name: str) -> str:
+    """Says that there is no such module of an allowed package, and which one was probably meant."""
+    package, _, last = name.rpartition(".")
+    if not package:
+        return f"there is no package {name} in the folders where Python looks: PYTHONPATH=FOLDER adds one"
+    places = getattr(importlib.import_module(package), "__path__", None)  # was imported on the way to the module
+    beside = sorted(module.name for module in pkgutil.iter_modules(places or []))
+    there = f"; {package} has {', '.join(beside)}" if beside else f"; {package} has no modules"
+    return f"there is no module {name}{nearest(last, beside, f'{package}.') or there}"
 
 
 def _allowed() -> str:

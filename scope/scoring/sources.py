@@ -7,14 +7,18 @@ numbers of the questions. Otherwise the first number is the benchmark's: 9 for n
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scope.records.read import read_manifest, read_run, run_folders
-from scope.scoring import Answer, Scorer, form_of, score
+from scope.records.identity import model_name
+from scope.records.read import RunFiles, read_manifest, read_run, run_folders
+from scope.records.rewrite import rewrite
+from scope.scoring import Answer, Scorer, ScorerError, form_of, score
 from scope.scoring.answer import Question
+from scope.scoring.scorers import short_name
 from scope.scoring.thinking import THINK, Markers
 from scope.util.errors import ScopeError
 
@@ -67,17 +71,68 @@ def read(folder: Path, by: Mapping[str, Scorer] | None = None) -> list[Scored]:
 def _record_run(folder: Path, by: Mapping[str, Scorer] | None) -> Scored:
     run = read_run(folder)
     labels = run.manifest.get("labels", {})
-    markers = _markers(run.manifest)
+    if "model" in labels:
+        labels = labels | {"model": model_name(labels, run.manifest.get("settings", {}).get("model", {}))}
     answers: dict[str, list[Answer]] = {}
     for name, line in run.answered.items():
-        questions = [Question(q["number"], q["expected"]) for q in line["questions"]]
-        if questions:
-            opened = line.get("starts_thinking", False)
-            scored = score(questions, line["generation"], None, by, markers, opened)
-            answers.setdefault(line.get("prompt", name), []).extend(scored)
+        if line["questions"]:
+            answers.setdefault(line.get("prompt", name), []).extend(_answers(run, line, by))
     named = " + ".join(labels[key] for key in ("model", "method", "decoding", "budget") if key in labels)
     changed = any(problem.means_change for problem in run.problems)
     return Scored(labels.get("task", ""), named or folder.name, answers, folder, run.notes, changed)
+
+
+def _answers(run: RunFiles, line: Mapping[str, Any], by: Mapping[str, Scorer] | None) -> list[Answer]:
+    """The answers in a record's text. Raises ScorerError, naming the sample, if a scorer fails at it."""
+    questions = [Question(q["number"], q["expected"]) for q in line["questions"]]
+    opened = line.get("starts_thinking", False)
+    try:
+        return score(questions, line["generation"], None, by, _markers(run.manifest), opened)
+    except ScorerError as error:
+        raise error.at(f"sample {line['sample']} of {run.folder}") from error
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """What was written into a run's records. new, changed: scores, by scorer. before: the file that keeps the old."""
+
+    new: Mapping[str, int]
+    changed: Mapping[str, int]
+    before: Path | None
+
+
+def write_scores(folder: Path, by: Mapping[str, Scorer]) -> Rewritten:
+    """Write the scores by these scorers into a run's records, from the recorded texts. Scores by others stay.
+
+    Raises ScorerError if a scorer fails at a text, and ScopeError if the run is being written or cannot be: the records
+    stay as they were.
+    """
+    new, changed = Counter[str](), Counter[str]()
+
+    def rescored(run: RunFiles, line: Mapping[str, Any]) -> Mapping[str, Any]:
+        if line.get("status") != "ok" or not line["questions"]:
+            return line
+        questions = []
+        for question, answer in zip(line["questions"], _answers(run, line, by), strict=True):
+            before = question["scores"]
+            now = {name: before.get(name, {}) | asdict(found) for name, found in answer.scores.items()}
+            new.update(name for name in now if name not in before)
+            changed.update(name for name in now if name in before and now[name] != before[name])
+            questions.append({**question, "scores": {**before, **now}})
+        left = {name: why for name, why in line.get("unscored", {}).items() if short_name(name) not in by}
+        rest = {key: value for key, value in line.items() if key != "unscored" or left}
+        return {**rest, "questions": questions, **({"unscored": left} if left else {})}
+
+    def change(run: RunFiles) -> tuple[list[Mapping[str, Any]], Mapping[str, Any]]:
+        lines = [rescored(run, line) for line in run.records]
+        if not any(line["questions"] for line in run.answered.values()):
+            return lines, run.manifest
+        said = {name: about for name, about in run.manifest.get("scoring", {}).items() if short_name(name) not in by}
+        said |= {scorer.name: scorer.about for scorer in by.values()}
+        return lines, {**run.manifest, "scoring": said}
+
+    kept = rewrite(folder, change)
+    return Rewritten(new, changed, kept)
 
 
 def _markers(manifest: Mapping[str, Any]) -> Markers | None:
@@ -97,7 +152,10 @@ def _released_run(path: Path, folder: Path, by: Mapping[str, Scorer] | None) -> 
         questions = _questions(line["answers"], str(line.get("prompt", "")), where)
         # A prompt is named by its text, which is the same in every file. Without a text, by its place in the file.
         name = str(line.get("prompt") or len(answers))
-        answers.setdefault(name, []).extend(score(questions, line["pred"], None, by))
+        try:
+            answers.setdefault(name, []).extend(score(questions, line["pred"], None, by))
+        except ScorerError as error:
+            raise error.at(where) from error
     setting = path.parent.parent.relative_to(folder).as_posix()
     return Scored(path.parent.name, f"{setting} {path.stem}".removeprefix(". "), answers)
 

@@ -35,7 +35,10 @@ def alone(form: str, text: str) -> str | None:
 
 
 def equal(form: str, found: str | None, expected: str) -> bool:
-    """Whether `found`, a result of `read`, equals the expected answer. None is never equal."""
+    """Whether `found`, a result of `read`, equals the expected answer. None is never equal.
+
+    expected: as a data set writes it, such as "1,250". Raises ValueError for a `found` that is no number in digits.
+    """
     right = read(form, expected)
     if found is None or right is None:
         return False

@@ -118,7 +118,8 @@ class LongGenBench(NumberedQuestions):
         return [self._prompt(subject, group) for subject, group in self._groups(items, where)]
 
     def _item(self, row: Row, where: str) -> Item:
-        require(row, list(self.columns.values()), where)
+        keys = {column: f"task.columns.{part}" for part, column in self.columns.items()}
+        require(row, list(keys), where, keys)
         given = {part: row[column] for part, column in self.columns.items()}
         if self.form == "number":
             expected_number(given["answer"], where)

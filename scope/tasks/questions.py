@@ -144,6 +144,8 @@ class Questions(NumberedQuestions):
     def _build(self, rows: Sequence[Row], where: str) -> list[Row]:
         if len(rows) < self.questions:
             raise ConfigError(f"{where}: has {len(rows)} questions, fewer than task.questions={self.questions}")
+        keys = {name: f"task.columns.{part}" for part, named in self.columns.items() for name in _names(named)}
+        require(rows[0], list(keys), f"{where}: row 1", keys)
         items = [self._item(row, f"{where}: row {at}") for at, row in enumerate(rows, start=1)]
         there = {example.question: f"worked example {at}" for at, example in enumerate(self._worked, start=1)}
         for at, item in enumerate(items, start=1):  # a repeat counts double; an example tells the answer

@@ -13,7 +13,13 @@ from scope.util.files import make_folder, write_whole
 
 
 def write_set(path: Path, samples: Sequence[Sample]) -> None:
-    """Write samples as JSON lines, which can be used as a `task.source`. Raises what the file system raises.
+    """Write samples as JSON lines, which can be used as a `task.source`. Raises what the file system raises."""
+    make_folder(path.parent)
+    write_whole(path, as_lines(samples))
+
+
+def as_lines(samples: Sequence[Sample]) -> str:
+    """Samples as JSON lines.
 
     A line has the fields prompt, questions and answers. A subject is written as task, a summary's references as
     references. A right answer with its spans is written as gold.
@@ -29,8 +35,7 @@ def write_set(path: Path, samples: Sequence[Sample]) -> None:
         row |= {"references": list(sample.references)} if sample.references else {}
         row |= {"gold": asdict(sample.gold)} if sample.gold else {}
         rows.append(json.dumps(row, ensure_ascii=False) + "\n")
-    make_folder(path.parent)
-    write_whole(path, "".join(rows))
+    return "".join(rows)
 
 
 def written_gold(row: Row, where: str) -> Reference | None:

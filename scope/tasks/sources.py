@@ -167,14 +167,28 @@ IN_FOLDERS = {".jsonl": _read_jsonl, ".parquet": _read_parquet, ".csv": _read_cs
 READERS = IN_FOLDERS | {".json": _read_json}  # in a folder, a .json file describes the data
 
 
-def require(row: Mapping[str, Any], columns: Sequence[str], where: str) -> None:
-    """Raise ConfigError, naming `where`, if a row lacks one of the columns or its cell is empty."""
+def require(row: Mapping[str, Any], columns: Sequence[str], where: str, keys: Mapping[str, str] | None = None) -> None:
+    """Raise ConfigError, naming `where`, if a row lacks one of the columns or its cell is empty.
+
+    keys: the settings by which a user names the columns.
+    """
     for column in columns:
         if column not in row:
             there = ", ".join(sorted(map(str, row)))
-            raise ConfigError(f"{where} has no column {column}; it has {there}{nearest(column, map(str, row))}")
+            meant = nearest(column, map(str, row)) if not keys else _named(column, row, keys)
+            raise ConfigError(f"{where} has no column {column}; it has {there}{meant}")
         if row[column] is None or row[column] == "":
             raise ConfigError(f"{where} has nothing in column {column}")
+
+
+def _named(column: str, row: Mapping[str, Any], keys: Mapping[str, str]) -> str:
+    """Says how to name another column of the row in place of a column that it lacks."""
+    free = [str(name) for name in row if name not in keys]
+    short = [name for name in free if name and column.lower().startswith(name.lower())]  # q is the question
+    meant = nearest(column, free, f"{keys[column]}=")
+    if not meant and len(short) == 1:
+        meant = f"; did you mean {keys[column]}={short[0]}?"
+    return meant or f"; {keys[column]}=... names another"
 
 
 def read_text(file: Path, key: str) -> str:

@@ -139,6 +139,11 @@ def check_choice(owner: object, field: str, choices: tuple[str, ...]) -> None:
         raise SettingError(owner, field, value, "one of " + ", ".join(choices))
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 run`, `2 runs`, `0 runs`."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def nearest(name: str, valid: Iterable[str], prefix: str = "") -> str:
     """The end of a message that suggests the nearest valid name; empty if none is near."""
     close = difflib.get_close_matches(name[:LONGEST_VALUE], list(valid), n=1, cutoff=0.6)
