@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import CacheLayerMixin
 
 from scope.cache.account import Account
+from scope.cache.checks import checked
 from scope.cache.chunks import Chunks
 from scope.cache.inputs import taken
 from scope.cache.placing import gathered, kept_columns
@@ -236,7 +237,9 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         seen = [reached(n, self.window) for n in lengths]  # tokens of each prompt that the next token can see
         plans = [self.prefill.plan(view) for view in self.views]
         plans = [plan if plan and plan.slots <= n else None for plan, n in zip(plans, seen, strict=True)]
-        scores = self.prefill.score(attention) if any(plan and plan.best for plan in plans) else None
+        scores = None
+        if any(plan and plan.best for plan in plans):
+            scores = checked(self.prefill.score(attention), attention, self.prefill)
         columns = kept_columns(plans, seen, attention.keys.shape[1:3], scores)
         del scores  # to free its memory before the copies are made
         return gathered(attention, columns, lengths, self._observed(attention))
@@ -287,7 +290,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
                 storage.write(self.decoding.observe(attention))
                 attention = replace(attention, channels=storage.channels)
             if self._scored:
-                scores = by_rows(self.decoding.score, attention)
+                scores = checked(by_rows(self.decoding.score, attention), attention, self.decoding)
         storage.evict(scores)
         return output
 
