@@ -189,3 +189,39 @@ def test_padding_and_empty_slots_may_have_any_score() -> None:
     mask[0, :6] = 0
     tiny()(tokens, attention_mask=mask, past_key_values=cache, use_cache=True)
     assert (cache.positions(0) >= 0).all()
+
+
+# --- a class that is not there --------------------------------------------------------------------------------------
+
+TARGETS = {
+    "scope.prefill.knrm.KNorm": "there is no module scope.prefill.knrm; did you mean scope.prefill.knorm?",
+    "scope.prefil.knorm.KNorm": "there is no module scope.prefil; did you mean scope.prefill?",
+    "scope.prefill.tova.TOVa": "there is no class TOVa in scope.prefill.tova; did you mean scope.prefill.tova.TOVA?",
+    "scope.prefill.SnapKv": "there is no class SnapKv in scope.prefill; did you mean scope.prefill.SnapKV?",
+    "scope.prefill.knorm.scores": "must be a settings class, which is a dataclass",
+    "scope.records.folder.os.system": "there is no module scope.records.folder.os",
+    "ownkv.Mime": "there is no class Mime in ownkv; did you mean ownkv.Mine?",
+    "ownkv.methods.Mine": "there is no module ownkv.methods",
+    "os.system": "must be a settings class of scope; set SCOPE_ALLOW=package for one of yours",
+    "ownkv2.Mine": "must be a settings class of scope; set SCOPE_ALLOW=package for one of yours",
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_target_that_names_no_class_says_which_part_is_wrong(target: str, scope: Scope, tmp_path: Path) -> None:
+    words = write(tmp_path, LINES.format(base="Windowed", body="attention.keys.norm(dim=-1)"))
+    (tmp_path / "conf" / "method" / "mine.yaml").write_text(
+        f"_target_: {target}\nbudget: ${{budget.prefill}}\nwindow: ${{budget.window}}\n"
+    )
+    said = scope(*words, code=2)
+    assert said.err.startswith(f"error: method._target_={target}: {TARGETS[target]}"), said.err
+    assert said.err.count("\n") == 1
+    assert ("SCOPE_ALLOW" in said.err) is ("SCOPE_ALLOW" in TARGETS[target])
+
+
+def test_a_package_that_python_does_not_find(scope: Scope, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCOPE_ALLOW", "nowherekv,ownkv")
+    words = write(tmp_path, "import absent\n" + LINES.format(base="Windowed", body="attention.keys"))
+    assert "its module ownkv needs absent, which is not installed" in scope(*words, code=2).err
+    (tmp_path / "conf" / "method" / "mine.yaml").write_text("_target_: nowherekv.Mine\n")
+    assert "there is no module nowherekv: PYTHONPATH must name" in scope(*words, code=2).err

@@ -224,7 +224,8 @@ def options(group: str) -> set[str]:
 )
 def test_every_option_is_in_its_table(group: str, readme: str) -> None:
     text = (ROOT / readme).read_text()
-    assert not [name for name in options(group) if not re.search(rf"\b{re.escape(name)}\b", text)]
+    missing = [name for name in options(group) if not re.search(rf"\b{re.escape(name)}\b", text)]
+    assert not missing, f"conf/{group} has {', '.join(sorted(missing))}: add a row, or the name, to {readme}"
 
 
 def test_every_switch_of_fidelity_is_explained_with_the_released_codes_value() -> None:

@@ -18,6 +18,7 @@ from scope.util.secrets import redact
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Lines = list[dict[str, Any]]
+OWN_ROOMS = ("prefill", "decoding", "tasks", "scoring")  # of scope: where a user adds files
 OK, FAILED, OUT_OF_MEMORY = "ok", "failed", "out of memory"  # a record's status
 
 
@@ -78,7 +79,7 @@ def _judge(error: Exception) -> tuple[str, str]:
 
 
 def _where(error: Exception) -> str:
-    """Where it was raised, in words: the deepest place in scope or in a package of the user's own."""
+    """Where it was raised, in words: the deepest place in a policy, task or scorer; empty where it was in none."""
     frames = [(frame, line) for frame, line in walk_tb(error.__traceback__) if _is_ours(frame)]
     if not frames:
         return ""
@@ -90,7 +91,8 @@ def _where(error: Exception) -> str:
 
 
 def _is_ours(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__")).partition(".")[0] in allowed_packages()
+    top, room = (*str(frame.f_globals.get("__name__")).split("."), "", "")[:2]
+    return room in OWN_ROOMS if top == "scope" else top in allowed_packages()
 
 
 def _free() -> None:
