@@ -171,6 +171,7 @@ class MadeBy(TypedDict, total=False):
     commit: str | None
     versions: dict[str, str]
     hardware: dict[str, str | int | float | None]
+    code: dict[str, str]
 
 
 @_open

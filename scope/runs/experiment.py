@@ -20,6 +20,7 @@ from scope.generation.sampling import Sampling
 from scope.prefill import PrefillMethod
 from scope.runs.traces import Trace
 from scope.scoring import STANDARD, scorers
+from scope.scoring.scorers import module_of
 from scope.tasks import Sample, Task
 from scope.util.errors import ConfigError, ImpossibleError, check_count
 
@@ -64,6 +65,10 @@ class Experiment:
             "task": self.task,
             "sampling": self.sampling,
         }
+
+    def code(self) -> dict[str, str]:
+        """Source file -> hash of its code, for all classes and scorers of this run. It is no part of the identity."""
+        return records.code_of(self.parts.values(), map(module_of, self.scoring))
 
     def requests(self) -> list["Request"]:
         """All generations to make, prompt by prompt, `sampling.samples` of each."""

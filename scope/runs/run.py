@@ -56,13 +56,15 @@ def run(
     with closing(opened) as kept, Stopping() as stopping:
         failed = work(ready, kept, stopping, tracker, console)
     trace_prompts(ready)
-    announce(experiment, headline(list(kept.done.values())), console)
+    if kept.done:
+        announce(experiment, headline(list(kept.done.values())), console)
     if names := unscored(experiment, kept.done.values()):
         lacking = sum(bool(unscored(experiment, [line])) for line in kept.done.values())
         where = f"{lacking} of {len(kept.done)} answers"
         announce(experiment, how_to_score(names, where, [place.folder], experiment.scoring), console)
     if failed:
-        reason = f"{failed} of {len(asked)} samples failed, {place.folder / records.RECORDS} says why"
+        reason = f"{len(failed)} of {len(asked)} samples failed, the first with {failed[0]}; "
+        reason += f"{place.folder / records.RECORDS} has all reasons, HYDRA_FULL_ERROR=1 shows the traceback"
         raise SamplesFailedError(f"{reason}; the same command tries them again", place.folder)
     stopping.check(done=place.folder)
     return place.folder
@@ -122,15 +124,15 @@ def how_to_score(names: Sequence[str], where: str, folders: Iterable[Path], scor
     return f"{listed} {'was' if len(names) == 1 else 'were'} not scored in {where}: {command_line(words)}"
 
 
-def work(ready: Prepared, kept: Records, stopping: Stopping, tracker: Tracker, console: Console) -> int:
-    """Make the records that are missing, and report on the way. -> how many samples failed.
+def work(ready: Prepared, kept: Records, stopping: Stopping, tracker: Tracker, console: Console) -> list[str]:
+    """Make the records that are missing, and report on the way. -> the reason of each sample that failed.
 
     Raises ScopeError if not even one row fits in memory, and Stopped after a signal, unless all is answered by then.
     """
     experiment = ready.experiment
     todo = [request for request in ready.asked if request.name not in kept.done]
     if not todo:
-        return 0
+        return []
     todo.sort(key=lambda request: -len(ready.prompts[request.index].tokens))  # rows of like length share a prefill
     with before_it_runs():
         measure = Answers(experiment, models.load(experiment.model), ready.prompts)
@@ -138,7 +140,7 @@ def work(ready: Prepared, kept: Records, stopping: Stopping, tracker: Tracker, c
         announce(experiment, note, console)
     rows = measure.rows(todo)
     tracker.start(run_info(ready))
-    failed = 0
+    failed: list[str] = []
     faulty: set[str] = set()  # scorers that have failed, which is said once of each
     try:
         with Progress(experiment.title, len(todo), experiment.task.max_new_tokens, console) as progress:
@@ -146,7 +148,7 @@ def work(ready: Prepared, kept: Records, stopping: Stopping, tracker: Tracker, c
             for _, lines in attempts(todo, rows, make, measure.failed):
                 kept.append(lines)
                 progress.finish(lines)
-                failed += sum(line["status"] != OK for line in lines)
+                failed += [str(line.get("reason")) for line in lines if line["status"] != OK]
                 for line in lines:
                     for scorer, why in line.get("unscored", {}).items():
                         if scorer not in faulty:
