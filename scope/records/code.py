@@ -16,25 +16,34 @@ from pathlib import Path
 
 from scope.util.importing import allowed_packages
 
-COUNTED = ("policy", "prefill", "decoding", "tasks", "scoring")  # rooms of scope: what is asked, kept and scored
+ANSWERING = ("policy", "prefill", "decoding", "tasks")  # rooms of scope: what is asked, and what is kept
+SCORING = ("scoring",)
 DIGITS = 16
 
 
-def code_of(parts: Iterable[object], modules: Iterable[str] = ()) -> dict[str, str]:
+def code_of(parts: Iterable[object]) -> dict[str, str]:
     """Source file -> hash of its code, for the classes of `parts` and all that they are made of.
 
-    parts: settings objects. modules: names of further modules, such as those of scorers. Counted are the modules of
-    the classes, of the classes that they extend and of the settings within them, and the modules that these import: of
-    `scope` those of the rooms `COUNTED`, and those of the user's own packages. Comments, docstrings and layout do not
-    count. A module without a source file is left out.
+    parts: settings objects. Counted are the modules of the classes, of the classes that they extend and of the settings
+    within them, and the modules that these import: of `scope` those of the rooms `ANSWERING`, and those of the user's
+    own packages. Comments, docstrings and layout do not count. A module without a source file is left out.
     """
-    waiting = [*modules, *(kind.__module__ for part in parts for kind in _kinds(part))]
+    return _code([kind.__module__ for part in parts for kind in _kinds(part)], ANSWERING)
+
+
+def scorer_code(module: str) -> str:
+    """A hash of the code of a scorer's module, and of what it imports of `scope.scoring` or of the user's packages."""
+    return hashlib.sha256(json.dumps(_code([module], SCORING)).encode()).hexdigest()[:DIGITS]
+
+
+def _code(waiting: list[str], rooms: Sequence[str]) -> dict[str, str]:
+    """Source file -> hash of its code, for these modules and those that they import. rooms: of scope, which count."""
     own = (allowed_packages() | {name.partition(".")[0] for name in waiting}) - sys.stdlib_module_names | {"__main__"}
     found: dict[str, str] = {}
     seen: set[str] = set()
     while waiting:
         name = waiting.pop()
-        if name in seen or not _is_counted(name, own):
+        if name in seen or not _is_counted(name, own, rooms):
             continue
         seen.add(name)
         if (path := _source(name)) is None:
@@ -70,12 +79,15 @@ def _kinds(part: object) -> Iterator[type]:
                 yield from _kinds(value)
 
 
-def _is_counted(name: str, own: Iterable[str]) -> bool:
-    """own: the packages that are followed. The `__init__` files of scope only name what other files hold."""
+def _is_counted(name: str, own: Iterable[str], rooms: Sequence[str]) -> bool:
+    """own: the packages that are followed. rooms: those of scope that count.
+
+    The `__init__` files of scope only name what other files hold.
+    """
     top, _, rest = name.partition(".")
     if top == "scope":
         room, _, module = rest.partition(".")
-        return room in COUNTED and bool(module)
+        return room in rooms and bool(module)
     return top in own
 
 

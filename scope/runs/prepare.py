@@ -63,6 +63,7 @@ def prepare(experiment: Experiment, place: Place, asked: Sequence[Request]) -> P
         "code": dict(place.code),
         "template_date": template_date(prompts, experiment, day, before),
         "scoring": {name: scorer.about for name, scorer in zip(experiment.scoring, by.values(), strict=True)},
+        "scoring_code": experiment.scoring_code(),
         "samples": len(asked),
         **({"shard": place.keeping.shard} if place.keeping.shard else {}),
     }
