@@ -1,5 +1,6 @@
 """The entry point: Hydra composes the configuration, scope runs it. `python main.py --help` says what can be chosen."""
 
+import logging
 import os
 import re
 import signal
@@ -105,6 +106,8 @@ def cli() -> int:
     os.environ["PYTHONPATH"] = os.pathsep.join(workers)  # so that a launcher's processes import this checkout
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: not FLAG.match(word))  # Hydra wants them in front
     print_anything()
+    if TRACEBACKS:
+        show_failures()
     looking = False
     try:
         looking = check_flags()
@@ -139,6 +142,13 @@ def flushed() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python reports it once more at exit
         return FAILED
     return 0
+
+
+def show_failures() -> None:
+    """Have the traceback of a failed sample printed, which a run notes and then goes on."""
+    failures = logging.getLogger("scope.runs.batches")
+    failures.setLevel(logging.DEBUG)
+    failures.addHandler(logging.StreamHandler())
 
 
 def check_flags() -> bool:

@@ -4,6 +4,7 @@ import importlib.util
 import re
 import shlex
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from helpers.command import SMALLEST, Scope
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
@@ -25,6 +27,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 import scope
+import scope.decoding
+import scope.prefill
 from hydra_plugins.scope_sweeper import scope_sweeper  # noqa: F401  # stores model.template
 from scope.cli.config import build
 from scope.decoding import KeepAll
@@ -44,7 +48,7 @@ WRITTEN = {  # by runs and commands, so not in the tree
 }
 GROUPS = ("model", "method", "decoding", "budget", "task", "sampling", "fidelity", "engine", "tracking", "trace")
 KEY = re.compile(rf"({'|'.join((*GROUPS, 'records'))})((?:\.[a-z_]+)+)(?:=.*)?")
-FILE = re.compile(r"^# (scope/\S+\.py)$", re.MULTILINE)  # an example that is a whole file
+FILE = re.compile(r"# ((?:scope|conf|mykv|myconf)/\S+\.(?:py|yaml))$", re.MULTILINE)  # an example that is a whole file
 
 every = pytest.mark.parametrize("readme", READMES, ids=NAMES)
 
@@ -142,6 +146,8 @@ def test_every_run_that_is_shown_composes(readme: Path) -> None:
     for words in arguments(readme):
         if words[:2] != ["python", "main.py"] or any(word.startswith(("hydra.searchpath", "<")) for word in words):
             continue
+        if shown_options(readme).intersection(",".join(words).replace("=", ",").split(",")):
+            continue  # they run below, with the files that the README shows
         for job in jobs(words[2:]):
             with initialize_config_dir(str(CONF), version_base="1.3"):
                 cfg = compose("config", job, return_hydra_config=True)
@@ -225,7 +231,8 @@ def options(group: str) -> set[str]:
 )
 def test_every_option_is_in_its_table(group: str, readme: str) -> None:
     text = (ROOT / readme).read_text()
-    assert not [name for name in options(group) if not re.search(rf"\b{re.escape(name)}\b", text)]
+    missing = [name for name in options(group) if not re.search(rf"\b{re.escape(name)}\b", text)]
+    assert not missing, f"conf/{group} has {', '.join(sorted(missing))}: add a row, or the name, to {readme}"
 
 
 def test_every_switch_of_fidelity_is_explained_with_the_released_codes_value() -> None:
@@ -255,7 +262,7 @@ RUNNING = [(name, b) for name, readme in zip(NAMES, READMES, strict=True) for b 
 
 
 @pytest.mark.parametrize(
-    ("name", "block"), [pair for pair in RUNNING if not FILE.search(pair[1])], ids=lambda value: value[:20]
+    ("name", "block"), [pair for pair in RUNNING if not FILE.match(pair[1])], ids=lambda value: value[:20]
 )
 def test_what_a_readme_shows_runs(
     name: str, block: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -265,10 +272,81 @@ def test_what_a_readme_shows_runs(
     assert capsys.readouterr().out.strip()
 
 
-def test_the_example_of_a_method_keeps_the_lowest_key_norms() -> None:
-    (block,) = (block for _, block in RUNNING if FILE.search(block))
+def files(readme: Path) -> dict[str, str]:
+    """The whole files that a README shows: path -> text."""
+    blocks = [token.content for token in tokens(readme) if token.type == "fence"]
+    return {found[1]: block for block in blocks if (found := FILE.match(block))}
+
+
+def shown_options(readme: Path) -> set[str]:
+    """The options whose YAML a README shows, and that are not in conf."""
+    return {Path(name).stem for name in files(readme) if name.endswith(".yaml")}
+
+
+RECIPES = ROOT / "scope" / "README.md"
+
+
+@pytest.fixture
+def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files of the recipes, which Python and SCOPE_ALLOW find."""
+    for name, text in files(RECIPES).items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    for package in (scope.prefill, scope.decoding):
+        place = tmp_path / package.__name__.replace(".", "/")
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(place)])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("SCOPE_ALLOW", "mykv")
+    return tmp_path
+
+
+def recipe_commands() -> list[list[str]]:
+    shown = shown_options(RECIPES)
+    return [words for words in arguments(RECIPES) if shown.intersection(",".join(words).replace("=", ",").split(","))]
+
+
+def test_the_recipes_take_names_that_are_free_and_are_all_run() -> None:
+    names = list(files(RECIPES))
+    assert len(names) == 6
+    assert not [name for name in names if (ROOT / name).exists()]
+    assert len(recipe_commands()) == 5
+
+
+@pytest.mark.parametrize("words", recipe_commands(), ids=lambda words: " ".join(words[2:])[:60])
+def test_the_recipes_run(
+    words: list[str], recipes: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [word for word in words[2:] if not word.startswith("hydra.searchpath")]
+    search = f"hydra.searchpath=[file://{recipes / 'conf'},file://{recipes / 'myconf'}]"
+    said = Scope(recipes, capfd, monkeypatch)(search, *given, *SMALLEST, "task.max_new_tokens=60")
+    assert "answers right" in said.out
+
+
+def test_the_recipes_are_linted_and_laid_out(recipes: Path) -> None:
+    for name, text in files(RECIPES).items():
+        if name.endswith(".py"):
+            for command in (["check"], ["format", "--check"]):
+                words = [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(ROOT / name), "-"]
+                body = text.split("\n", 1)[1]  # without the line that names the file
+                done = subprocess.run(words, input=body, cwd=ROOT, capture_output=True, text=True)
+                assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
+
+
+@pytest.mark.slow
+def test_the_recipes_pass_the_type_checker(recipes: Path) -> None:
+    for name in files(RECIPES):
+        if name.endswith(".py"):
+            alone = recipes / f"{name.replace('/', '_')}"
+            alone.write_text((recipes / name).read_text())
+            words = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), str(alone)]
+            done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+            assert done.returncode == 0, f"{name}: {done.stdout}"
+
+
+def test_the_recipe_of_a_method_keeps_the_longest_values() -> None:
     names: dict[str, Any] = {"__name__": __name__}
-    exec(block, names)
+    exec(files(RECIPES)["scope/prefill/vnorm.py"], names)
     budget, window = 12, 4
     (prompt,) = random_prompts(30)
     kept: list[Tensor] = []
@@ -276,7 +354,7 @@ def test_the_example_of_a_method_keeps_the_lowest_key_norms() -> None:
         tiny(),
         WORDS,
         [prompt],
-        names["KNorm"](budget, window),
+        names["VNorm"](budget, window),
         KeepAll(),
         1,
         observe=lambda cache: kept.extend(cache.positions(layer)[0].clone() for layer in range(len(cache.layers))),
@@ -285,9 +363,9 @@ def test_the_example_of_a_method_keeps_the_lowest_key_norms() -> None:
     with torch.inference_mode():
         tiny("llama", "sdpa")(torch.tensor([prompt.tokens]), past_key_values=whole, use_cache=True)
     for layer, positions in zip(whole.layers, kept, strict=True):
-        for norms, slots in zip(layer.keys[0].norm(dim=-1).tolist(), positions.tolist(), strict=True):
-            lowest = sorted(range(26), key=lambda slot: norms[slot])[: budget - window]
-            assert sorted(slots) == [*sorted(lowest), *range(26, 30)]
+        for norms, slots in zip(layer.values[0].norm(dim=-1).tolist(), positions.tolist(), strict=True):
+            longest = sorted(range(26), key=lambda slot: -norms[slot])[: budget - window]
+            assert sorted(slots) == [*sorted(longest), *range(26, 30)]
 
 
 def test_make_help_names_every_target() -> None:

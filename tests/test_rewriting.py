@@ -114,7 +114,8 @@ def test_scores_are_written_and_nothing_else_changes(
         "aligned": "answers by their printed number",
         own: "digits anywhere in the text",
     }
-    assert now == {key: value for key, value in manifest.items() if key != "scoring"}
+    assert now.pop("scoring_code").keys() == {"aligned", "mine"}
+    assert now == {key: value for key, value in manifest.items() if key not in ("scoring", "scoring_code")}
 
     assert scoring_main([str(folder), "--scoring", f"aligned,{own}", "--write"]) == 1
     assert "scores written: none, all are there" in capsys.readouterr().out
@@ -187,7 +188,8 @@ def test_a_scorer_reaches_the_tables_of_finished_runs(tmp_path: Path, scope: Sco
     said = scope(*FEW, f"scoring=[aligned,released,{own}]").out
     told = [line for line in said.splitlines() if "not scored" in line and "python -m" in line]
     command = f"python -m scope.scoring {run} --scoring aligned,released,{own} --write"
-    assert [line.partition(": ")[2] for line in told] == [f"`mine` was not scored in 1 finished run: {command}"]
+    expected = f"`mine` was not scored by the present code in 1 finished run: {command}"
+    assert [line.partition(": ")[2] for line in told] == [expected]
     assert "scored.mine_percent" not in build(run.parent)
     before = read_run(run)
     assert scoring_main(command.split()[3:]) == 0
@@ -201,6 +203,10 @@ def test_a_scorer_reaches_the_tables_of_finished_runs(tmp_path: Path, scope: Sco
     again = scope(*FEW, f"scoring=[aligned,released,{own}]").out
     assert "finished already" in again
     assert "not scored" not in again
+    lab("mine", ANYWHERE.replace("in text", "not in text"))
+    assert expected in scope(*FEW, f"scoring=[aligned,released,{own}]").out  # the recorded score is of the old code
+    assert scoring_main(command.split()[3:]) == 0
+    assert "not scored" not in scope(*FEW, f"scoring=[aligned,released,{own}]").out
 
 
 def test_a_sweep_says_it_once_for_all_its_finished_runs(tmp_path: Path, scope: Scope, lab: Lab) -> None:
@@ -211,7 +217,7 @@ def test_a_sweep_says_it_once_for_all_its_finished_runs(tmp_path: Path, scope: S
     (line,) = [line for line in said.splitlines() if "python -m scope.scoring" in line and "`" in line]
     folder = tmp_path / "outputs" / "few"
     command = f"python -m scope.scoring {folder} --scoring aligned,{own},strict --write"
-    assert line == f"`mine`, `strict` were not scored in 2 finished runs: {command}"
+    assert line == f"`mine`, `strict` were not scored by the present code in 2 finished runs: {command}"
 
 
 # --- a scorer that fails ---------------------------------------------------------------------------------------------
@@ -250,7 +256,7 @@ def test_one_that_fails_at_a_real_text_costs_no_generation(tmp_path: Path, scope
     told = [line for line in said.out.splitlines() if "scoring=mylab.deep: it fails on sample " in line]
     assert len(told) == 1
     assert told[0].endswith(f"{why}; the text is kept")
-    assert "`deep` was not scored in 2 of 2 answers: python -m scope.scoring" in said.out
+    assert "`deep` was not scored by the present code in 2 of 2 answers: python -m scope.scoring" in said.out
 
     scope.capfd.readouterr()
     before = (run / "records.jsonl").read_bytes()
@@ -349,7 +355,7 @@ def test_the_readmes_scorer_goes_from_its_file_to_a_column(
     said = scope(*WORDS, shlex.split(first)[-1])
     words = shlex.split(second)
     assert words[2:5] == ["python", "-m", "scope.scoring"]
-    assert "`last_number` was not scored in 1 finished run" in said.out
+    assert "`last_number` was not scored by the present code in 1 finished run" in said.out
     assert scoring_main(words[5:]) == 0
     assert build(tmp_path / "outputs" / "default")["scored.last_number_percent"].notna().all()
     (block,) = fences("scope/scoring/README.md", "Adding a scorer", "yaml")

@@ -12,6 +12,7 @@ from transformers.cache_utils import CacheLayerMixin
 
 from scope.cache.account import Account
 from scope.cache.ahead import steps_together
+from scope.cache.checks import can_wait, require_numbers, shaped
 from scope.cache.chunks import Chunks
 from scope.cache.inputs import taken
 from scope.cache.placing import gathered, kept_columns
@@ -73,6 +74,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.steps: list[int] = []  # t of the current step, per row; -1 before the first
         self._begun = False  # `begin` has been called for the coming step
         self._scored = False  # the current step needs scores
+        self._unseen: Tensor | None = None  # scores of the last step, in which nobody has looked for NaN yet
         self._front = 0  # slots at the front that no row can lose in this step, if the strategy asks for it
         self._alike = False  # all heads hold the same tokens in the same slots, and the strategy treats them alike
 
@@ -148,6 +150,9 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         """Decide on the host what the coming step does. -> this layer's part of the step key, as in CompressedCache."""
         storage = self.storage
         assert storage is not None
+        if self._unseen is not None:  # here, since a step that has begun does not wait for the host
+            require_numbers(self._unseen, storage.positions, self.decoding, self.index)
+            self._unseen = None
         if self.rows.failed:
             raise ScopeError(FAILED)
         if self.rows.filled < self.layers:
@@ -250,7 +255,10 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         seen = [reached(n, self.window) for n in lengths]  # tokens of each prompt that the next token can see
         plans = [self.prefill.plan(view) for view in self.views]
         plans = [plan if plan and plan.slots <= n else None for plan, n in zip(plans, seen, strict=True)]
-        scores = self.prefill.score(attention) if any(plan and plan.best for plan in plans) else None
+        scores = None
+        if any(plan and plan.best for plan in plans):
+            scores = shaped(self.prefill.score(attention), attention, self.prefill)
+            require_numbers(scores, attention.positions, self.prefill, self.index)
         columns = kept_columns(plans, seen, attention.keys.shape[1:3], scores)
         del scores  # to free its memory before the copies are made
         return gathered(attention, columns, lengths, self._observed(attention))
@@ -307,7 +315,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
                 storage.write(self.decoding.observe(attention))
                 attention = replace(attention, channels=storage.channels)
             if self._scored:
-                scores = by_rows(self.decoding.score, attention)
+                scores = shaped(by_rows(self.decoding.score, attention), attention, self.decoding)
+                self._unseen = scores if can_wait(scores) else None
         storage.evict(scores)
 
     @property
@@ -355,6 +364,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         assert self.storage is not None
         assert other.storage is not None
         self.storage.replace(rows, other.storage)
+        self._unseen = None
         assert self.prompt is not None
         assert other.prompt is not None
         self.prompt[list(rows)] = other.prompt

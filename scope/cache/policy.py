@@ -7,10 +7,13 @@ from typing import Any
 import scope.decoding
 import scope.prefill
 from scope.decoding import DecodingStrategy, KeepAll
+from scope.decoding.eviction import Eviction
 from scope.policy.plan import View
 from scope.prefill import Full, PrefillMethod
-from scope.util.errors import CombinationError, SettingError, check_choice, check_count
+from scope.prefill.budget import Budget
+from scope.util.errors import CombinationError, SettingError, check_choice, check_count, without_score
 
+MANY = 2**40  # tokens: more than any budget leaves
 GRANULARITIES = ("kv_head", "query_head")
 
 
@@ -43,6 +46,9 @@ class Policy:
         _check_is_one("prefill", self.prefill, methods, scope.prefill, "SnapKV(budget=2048, window=8)")
         methods = ("most", "plan", "observe", "score")
         _check_is_one("decoding", self.decoding, methods, scope.decoding, "Slide(budget=512, recent=256)")
+        _check_score("prefill", self.prefill, Budget, View(0, 1, prompt=MANY, stored=MANY))
+        anywhere = View(0, 1, prompt=1, stored=MANY, budget=1, capacity=1, prefilled=(1,))
+        _check_score("decoding", self.decoding, Eviction, anywhere)
         if self.max_bytes is not None:
             check_count(self, "max_bytes", low=1)
             if self._grows():
@@ -73,6 +79,18 @@ def short(settings: object) -> str:
 
 def _default(each: Field[Any]) -> object:
     return each.default if each.default_factory is MISSING else each.default_factory()
+
+
+def _check_score(field: str, policy: PrefillMethod | DecodingStrategy, base: type, view: View) -> None:
+    """Refuse a policy that has no score of its own, though its plan for such a view keeps the best slots."""
+    if not isinstance(policy, base) or type(policy).score is not base.__dict__["score"]:
+        return
+    try:
+        plan = policy.plan(view)
+    except Exception:  # a plan of the user's own that needs another view: its score says so once it is asked
+        return
+    if plan and plan.best:
+        raise SettingError(Policy, field, type(policy).__name__, f"a class with a score: {without_score(policy)}")
 
 
 def _check_is_one(field: str, value: object, needed: tuple[str, ...], package: ModuleType, example: str) -> None:

@@ -123,7 +123,9 @@ def _experiment(
             config=config,
         )
     except SettingError as error:
-        key = {"granularity": "fidelity.granularity", "max_bytes": "budget.bytes"}.get(error.field, error.field)
+        key = {"granularity": "fidelity.granularity", "max_bytes": "budget.bytes", "prefill": "method"}.get(
+            error.field, error.field
+        )
         kind = ImpossibleError if isinstance(error, CombinationError) else ConfigError
         raise kind(error.describe(key)) from error
 

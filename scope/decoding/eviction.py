@@ -8,10 +8,9 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
-from scope.policy import scores
 from scope.policy.attention import Attention
 from scope.policy.plan import Plan, View
-from scope.util.errors import CombinationError, ScopeError, check_choice, check_count
+from scope.util.errors import CombinationError, ScopeError, check_choice, check_count, without_score
 
 
 class DecodingStrategy(Protocol):
@@ -62,8 +61,7 @@ class Eviction:
 
     The region is what may be evicted. protect="prompt" protects the slots that the prefill left: the region is the
     decoded slots, and its size is D. This is SCOPE's idea. protect="nothing" protects no slot: the region is
-    everything, and its size is C + D. A subclass changes a default, the score, or how the size grows. The score here is
-    age.
+    everything, and its size is C + D. A subclass gives the score, and may change a default or how the size grows.
 
     budget: D, in slots, 1 or more.
     recent: the newest slots, which always stay, 1 .. D. With recent = D the score has nothing to choose from: the
@@ -155,7 +153,8 @@ class Eviction:
         return {}
 
     def score(self, attention: Attention) -> Tensor:
-        return scores.age(attention)
+        """Raises ScopeError: to keep the newest slots, return `scope.policy.scores.age(attention)`."""
+        raise without_score(self)
 
     def evictable(self, attention: Attention) -> Tensor:
         """The slots that may be evicted, [B, H, S] bool: not empty, not recent, not of a protected prompt."""

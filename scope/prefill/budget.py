@@ -5,10 +5,9 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
-from scope.policy import scores
 from scope.policy.attention import Attention
 from scope.policy.plan import ROUNDINGS, Plan, View, pyramid
-from scope.util.errors import MOST, CombinationError, SettingError, check_choice, check_count
+from scope.util.errors import MOST, CombinationError, SettingError, check_choice, check_count, without_score
 
 
 class PrefillMethod(Protocol):
@@ -52,7 +51,7 @@ class Budget:
     """A budget C for the prompt. A prompt of at most C tokens is not compressed.
 
     budget: C, as a count of slots (an integer, 2 or more), or as a share of the prompt (a float, 0 < budget < 1).
-    The score of this base class is age: newer slots score higher.
+    A method whose plan keeps the best slots has a `score` of its own; this class has none.
     Raises SettingError if `budget` is neither a count nor a share.
     """
 
@@ -82,7 +81,8 @@ class Budget:
         """Raise CombinationError if a prompt of `prompt` tokens is too short for this budget."""
 
     def score(self, attention: Attention) -> Tensor:
-        return scores.age(attention)
+        """Raises ScopeError: to keep the newest slots, return `scope.policy.scores.age(attention)`."""
+        raise without_score(self)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
+from scope.policy import scores
+from scope.policy.attention import Attention
 from scope.prefill.budget import Windowed
 
 
@@ -12,3 +16,6 @@ class Recent(Windowed):
     @property
     def queries(self) -> int:
         return 0
+
+    def score(self, attention: Attention) -> Tensor:
+        return scores.age(attention)

@@ -4,6 +4,7 @@ Records are appended in one write and synced. So a killed run loses at most the 
 same command continues it. A run is recognised by its identity: a hash of everything that can change an answer.
 """
 
+from scope.records.code import changed_code, code_of, listed, scorer_code
 from scope.records.fields import fault_of_settings
 from scope.records.folder import RecordKeeping, Records, read
 from scope.records.identity import describe, identity, model_name, name_of
@@ -30,9 +31,12 @@ __all__ = [
     "Records",
     "RecordsError",
     "RunFiles",
+    "changed_code",
+    "code_of",
     "describe",
     "fault_of_settings",
     "identity",
+    "listed",
     "mismatch",
     "model_name",
     "name_of",
@@ -41,5 +45,6 @@ __all__ = [
     "read_run",
     "rewrite",
     "run_folders",
+    "scorer_code",
     "surroundings",
 ]

@@ -171,6 +171,7 @@ class MadeBy(TypedDict, total=False):
     commit: str | None
     versions: dict[str, str]
     hardware: dict[str, str | int | float | None]
+    code: dict[str, str]
 
 
 @_open
@@ -203,6 +204,7 @@ class Manifest(MadeBy):
     """Of a run: what was asked, and with what code, libraries and hardware.
 
     joined: the shards that were merged, while others are missing. scoring: each scorer's name and description.
+    scoring_code: each scorer's name, as records have it, and a hash of its code.
     """
 
     identity: str
@@ -216,6 +218,7 @@ class Manifest(MadeBy):
     joined: NotRequired[Annotated[dict[Shard, Count], AfterValidator(_of_one_division)]]
     continued: NotRequired[list[MadeBy]]
     scoring: NotRequired[dict[str, str]]
+    scoring_code: NotRequired[dict[str, str]]
 
 
 _ANSWERED, _UNANSWERED = TypeAdapter(Answered), TypeAdapter(Unanswered)

@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+from scope.records.code import changed_code
 from scope.records.lines import seal
 from scope.records.read import CONFIG, MANIFEST, RECORDS, SHARDS, Problem, read_lines, read_manifest, read_run
 from scope.records.surroundings import mismatch, surroundings
@@ -30,9 +31,11 @@ class RecordKeeping:
     """How a run treats records that are there already.
 
     on_mismatch: what to do if the run was started with another version of the project or its libraries: `warn` and
-    continue, `refuse`, or `rerun` it from the start. rerun: answer every sample again; the old records are kept under
-    another name. wait_seconds: how long to wait for another process that is writing this run. shard: `i/n` answers only
-    the i-th of n shares of the samples; `python -m scope.records merge` joins the shares.
+    continue, `refuse`, or `rerun` it from the start. Answers that were made by other code of a method, strategy, task
+    or scorer are refused too with `warn`; `accept` warns and continues there as well. rerun: answer every sample again;
+    the old records are kept under another name. wait_seconds: how long to wait for another process that is writing this
+    run. shard: `i/n` answers only the i-th of n shares of the samples; `python -m scope.records merge` joins the
+    shares.
     Raises SettingError for a wrong value.
     """
 
@@ -42,7 +45,7 @@ class RecordKeeping:
     shard: str | None = None
 
     def __post_init__(self) -> None:
-        check_choice(self, "on_mismatch", ("warn", "refuse", "rerun"))
+        check_choice(self, "on_mismatch", ("warn", "refuse", "rerun", "accept"))
         check_flag(self, "rerun")
         check_number(self, "wait_seconds", low=0)
         i, n = self.part
@@ -93,6 +96,7 @@ class Records:
                 raise ScopeError(f"{self.folder} holds another run ({there['identity'][:8]}): choose another name")
             there = None
         now = surroundings()
+        there = self._with_code(there, manifest.get("code"), keeping)
         if there and (differs := mismatch(there, now)):
             if keeping.on_mismatch == "refuse":
                 raise ScopeError(
@@ -110,7 +114,23 @@ class Records:
         if there and there["samples"] >= manifest["samples"] and (self.folder / CONFIG).exists():
             return  # as many samples or more are planned already
         write_whole(self.folder / CONFIG, config)
-        write_whole(path, as_json({**now, **(there or {}), **manifest}))  # the first run's versions and hardware stay
+        first = {"code": there["code"]} if there and "code" in there else {}
+        write_whole(path, as_json({**now, **(there or {}), **manifest, **first}))  # the first run's versions stay too
+
+    def _with_code(
+        self, there: dict[str, Any] | None, code: Mapping[str, str] | None, keeping: RecordKeeping
+    ) -> dict[str, Any] | None:
+        """The manifest that is there, with the code that goes on; None where other code begins anew."""
+        if not there or code is None or not changed_code(there.get("code"), code):
+            return there
+        if keeping.on_mismatch == "rerun":
+            return None
+        if any(record.get("status") == "ok" for record in read(self.folder)):  # `accept`: the first code stays
+            there["continued"] = [*there.get("continued", []), {"code": dict(code)}]
+        else:
+            there["code"] = dict(code)
+        write_whole(self.folder / MANIFEST, as_json(there))
+        return there
 
     def _mend(self) -> dict[str, dict[str, Any]]:
         """Read the records; move damaged and foreign lines to another file. -> the last record of each sample."""

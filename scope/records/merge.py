@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scope.records.code import changed_code, listed
 from scope.records.folder import RecordKeeping, Records, as_json, read
 from scope.records.read import CONFIG, MANIFEST, read_manifest
 from scope.util.errors import ScopeError, print_anything
@@ -106,6 +107,7 @@ def _joined(shards: Sequence[Path], folder: Path) -> Joined:
     before = read_manifest(folder) if (folder / MANIFEST).exists() else {}
     same = [before] if before.get("identity") == manifests[0]["identity"] else []
     _require_one_day(folder, [*manifests, *same])
+    _require_one_code(folder, [*manifests, *same])
     found: dict[str, int] = {}
     for manifest in manifests:
         found[manifest["shard"]] = max(manifest["samples"], found.get(manifest["shard"], 0))
@@ -125,6 +127,15 @@ def _require_one_day(folder: Path, manifests: Sequence[Mapping[str, Any]]) -> No
     if len(days) > 1:
         told = f"the prompts of its shards hold different dates, {' and '.join(days)}"
         raise ScopeError(f"{folder}: {told}: answer all shards with model.template_date={days[0]}")
+
+
+def _require_one_code(folder: Path, manifests: Sequence[Mapping[str, Any]]) -> None:
+    """Raises ScopeError if the shards were answered by different code. Older manifests do not tell."""
+    codes = [manifest["code"] for manifest in manifests if "code" in manifest]
+    for code in codes:
+        if edited := changed_code(codes[0], code):
+            told = f"its shards were answered by different code of {listed(edited)}"
+            raise ScopeError(f"{folder}: {told}: answer them with rerun=true by the same code")
 
 
 def _say_what_is_missing(folder: Path, joined: Joined) -> None:

@@ -1,17 +1,24 @@
 """Tries samples in batches; retries those that do not fit in memory or that fail."""
 
 import gc
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from traceback import walk_tb
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
 
 from scope.util.errors import ScopeError
+from scope.util.importing import allowed_packages
 from scope.util.memory import out_of_memory
 from scope.util.secrets import redact
 
+_logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Lines = list[dict[str, Any]]
+OWN_ROOMS = ("prefill", "decoding", "tasks", "scoring")  # of scope: where a user adds files
 OK, FAILED, OUT_OF_MEMORY = "ok", "failed", "out of memory"  # a record's status
 
 
@@ -62,12 +69,30 @@ def _judge(error: Exception) -> tuple[str, str]:
     """-> status and reason. Raises an error that every other sample would meet too."""
     if isinstance(error, ScopeError | OSError):
         raise error
-    reason = redact(" ".join(f"{type(error).__name__}: {error}".split()))[:500]
+    reason = redact(" ".join(f"{type(error).__name__}: {error}".split()))[:400]
     if out_of_memory(error):
         return OUT_OF_MEMORY, reason
     if isinstance(error, torch.AcceleratorError):
         raise ScopeError(f"the device is lost: {reason}") from error
-    return FAILED, reason
+    _logger.debug("a sample failed", exc_info=error)
+    return FAILED, f"{reason}{redact(_where(error))}"
+
+
+def _where(error: Exception) -> str:
+    """Where it was raised, in words: the deepest place in a policy, task or scorer; empty where it was in none."""
+    frames = [(frame, line) for frame, line in walk_tb(error.__traceback__) if _is_ours(frame)]
+    if not frames:
+        return ""
+    frame, line = frames[-1]
+    owner = frame.f_locals.get("self")
+    name = frame.f_code.co_name if owner is None else f"{type(owner).__name__}.{frame.f_code.co_name}"
+    path = "/".join(Path(frame.f_code.co_filename).parts[-3:])
+    return f" ({path}:{line}, in {name})"
+
+
+def _is_ours(frame: FrameType) -> bool:
+    top, room = (*str(frame.f_globals.get("__name__")).split("."), "", "")[:2]
+    return room in OWN_ROOMS if top == "scope" else top in allowed_packages()
 
 
 def _free() -> None:

@@ -20,6 +20,7 @@ from scope.generation.sampling import Sampling
 from scope.prefill import PrefillMethod
 from scope.runs.traces import Trace
 from scope.scoring import STANDARD, scorers
+from scope.scoring.scorers import module_of, short_name
 from scope.tasks import Sample, Task
 from scope.util.errors import ConfigError, ImpossibleError, check_count
 
@@ -64,6 +65,14 @@ class Experiment:
             "task": self.task,
             "sampling": self.sampling,
         }
+
+    def code(self) -> dict[str, str]:
+        """Source file -> hash of its code, for all classes of this run. It is not part of the identity."""
+        return records.code_of(self.parts.values())
+
+    def scoring_code(self) -> dict[str, str]:
+        """Name of each scorer, as records have it -> hash of its code."""
+        return {short_name(name): records.scorer_code(module_of(name)) for name in self.scoring}
 
     def requests(self) -> list["Request"]:
         """All generations to make, prompt by prompt, `sampling.samples` of each."""

@@ -1,12 +1,14 @@
 """Makes settings objects of a configuration's plain data, and checks the type of each value."""
 
 import importlib
+import pkgutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
-from types import UnionType
+from types import ModuleType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from scope.util.errors import ConfigError, ScopeError, SettingError, nearest
+from scope.util.errors import ConfigError, ScopeError, SettingError, nearest, shown
 from scope.util.importing import allowed_packages
 
 # Former modules of settings classes, as the configurations of recorded runs name them.
@@ -31,7 +33,7 @@ def instance(node: Any, key: str, wanted: type = object) -> Any:
     target = str(node["_target_"])
     kind = settings_class(target)
     if kind is None:
-        raise ConfigError(f"{key}._target_={target}: must be {ALLOWED}")
+        raise ConfigError(f"{key}._target_={shown(target)}: {_fault_of_target(target)}")
     if not _is_a(kind, wanted):
         raise ConfigError(f"{key}._target_={target}: is no {wanted.__name__}; --help lists the options of {key}")
     known = {f.name: f for f in fields(kind) if f.init}
@@ -48,6 +50,35 @@ def instance(node: Any, key: str, wanted: type = object) -> Any:
         if "." not in key:
             raise
         raise ConfigError(error.describe(f"{key}.{error.field}")) from error
+
+
+def _fault_of_target(target: str) -> str:
+    """Why a target names no settings class, with the nearest module or class of the same package."""
+    module, _, name = target.rpartition(".")
+    if target.partition(".")[0] not in allowed_packages() or not module:
+        return f"must be {ALLOWED}"
+    above = ""
+    for part in module.split("."):
+        here = f"{above}.{part}".lstrip(".")
+        try:
+            found = importlib.import_module(here)
+        except ModuleNotFoundError as error:
+            if error.name != here:
+                return f"its module {here} needs {error.name}, which is not installed"
+            if not above:
+                return f"there is no module {here}: PYTHONPATH must name the folder that it lies in"
+            beside = [m.name for m in pkgutil.iter_modules(getattr(sys.modules[above], "__path__", []))]
+            return f"there is no module {here}{nearest(part, beside, f'{above}.')}"
+        except ImportError as error:
+            return f"its module {here} cannot be imported: {error}"
+        above = here
+    if not hasattr(found, name):
+        return f"there is no class {name} in {module}{nearest(name, _settings_classes(found), f'{module}.')}"
+    return "must be a settings class, which is a dataclass"
+
+
+def _settings_classes(module: ModuleType) -> list[str]:
+    return [name for name, value in vars(module).items() if isinstance(value, type) and is_dataclass(value)]
 
 
 def _made(kind: type[Any], settings: Mapping[str, Any]) -> Any:

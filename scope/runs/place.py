@@ -1,5 +1,6 @@
 """Where a run is kept: its folder, and the identity by which the same run is found again."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,15 @@ from scope.runs.batches import OK
 from scope.runs.experiment import Experiment, Request
 from scope.util.errors import ConfigError
 
+_logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Place:
     """The place of one run.
 
-    identity: a hash of all that can change an answer. output: the sweep's folder. name: of the run's folder in it.
+    identity: a hash of all settings that can change an answer. code: source file -> hash, for the classes of the run.
+    output: the sweep's folder. name: of the run's folder in it.
     keeping: how the run treats records that are there already; a shard has a folder of its own within the run's.
     """
 
@@ -25,12 +29,13 @@ class Place:
     output: Path
     name: str
     keeping: RecordKeeping
+    code: Mapping[str, str]
 
     @classmethod
     def of(cls, experiment: Experiment, output: Path, keeping: RecordKeeping) -> "Place":
         """Computes the identity, once. Raises ScopeError for a model, or data, out of reach."""
         identity = experiment.identity()
-        return cls(identity, output, experiment.folder_name(identity), keeping)
+        return cls(identity, output, experiment.folder_name(identity), keeping, experiment.code())
 
     @property
     def folder(self) -> Path:
@@ -38,13 +43,28 @@ class Place:
         return self.keeping.place(self.output / self.name)
 
     def begun(self) -> dict[str, Any] | None:
-        """The manifest of the run that this one continues; None where this one starts from the beginning."""
+        """The manifest of the run that this one continues; None where this one starts from the beginning.
+
+        Raises ConfigError if samples were answered by other code, unless `on_mismatch` is `rerun` or `accept`.
+        """
         if self.keeping.rerun or not (self.folder / records.MANIFEST).exists():
             return None
         manifest = records.read_manifest(self.folder)
         if manifest["identity"] != self.identity:
             return None
-        changed = self.keeping.on_mismatch == "rerun" and records.mismatch(manifest, records.surroundings())
+        on_mismatch = self.keeping.on_mismatch
+        if edited := records.changed_code(manifest.get("code"), self.code):
+            if on_mismatch == "rerun":
+                return None
+            if self.answered():
+                said = f"{self.folder}: was answered by other code than there is now, changed: {records.listed(edited)}"
+                if on_mismatch != "accept":
+                    raise ConfigError(
+                        f"{said}; rerun=true answers all anew, another name=... keeps both, and "
+                        "records.on_mismatch=accept keeps the answers"
+                    )
+                _logger.warning("%s", said)
+        changed = on_mismatch == "rerun" and records.mismatch(manifest, records.surroundings())
         return None if changed else manifest
 
     def answered(self) -> Mapping[str, Mapping[str, Any]]:

@@ -60,8 +60,10 @@ def prepare(experiment: Experiment, place: Place, asked: Sequence[Request]) -> P
         "seed": experiment.sampling.seed,
         "labels": dict(experiment.labels),
         "settings": experiment.settings(limits=False),
+        "code": dict(place.code),
         "template_date": template_date(prompts, experiment, day, before),
         "scoring": {name: scorer.about for name, scorer in zip(experiment.scoring, by.values(), strict=True)},
+        "scoring_code": experiment.scoring_code(),
         "samples": len(asked),
         **({"shard": place.keeping.shard} if place.keeping.shard else {}),
     }

@@ -48,7 +48,7 @@ def run(
         place = Place.of(experiment, output, keeping)
         asked = share(experiment.requests(), keeping.part)
         if (answered := nothing_left(experiment, place, asked, console)) is not None:
-            if names := unscored(experiment, answered.values()):
+            if names := unscored(experiment, answered.values(), place.folder):
                 announce(experiment, how_to_score(names, "1 finished run", [place.folder], experiment.scoring), console)
             return place.folder
         ready = prepare(experiment, place, asked)
@@ -56,13 +56,15 @@ def run(
     with closing(opened) as kept, Stopping() as stopping:
         failed = work(ready, kept, stopping, tracker, console)
     trace_prompts(ready)
-    announce(experiment, headline(list(kept.done.values())), console)
-    if names := unscored(experiment, kept.done.values()):
-        lacking = sum(bool(unscored(experiment, [line])) for line in kept.done.values())
+    if kept.done:
+        announce(experiment, headline(list(kept.done.values())), console)
+    if names := unscored(experiment, kept.done.values(), place.folder):
+        lacking = sum(bool(unscored(experiment, [line], place.folder)) for line in kept.done.values())
         where = f"{lacking} of {len(kept.done)} answers"
         announce(experiment, how_to_score(names, where, [place.folder], experiment.scoring), console)
     if failed:
-        reason = f"{failed} of {len(asked)} samples failed, {place.folder / records.RECORDS} says why"
+        reason = f"{len(failed)} of {len(asked)} samples failed, the first with {failed[0]}; "
+        reason += f"{place.folder / records.RECORDS} has all reasons, HYDRA_FULL_ERROR=1 shows the traceback"
         raise SamplesFailedError(f"{reason}; the same command tries them again", place.folder)
     stopping.check(done=place.folder)
     return place.folder
@@ -90,7 +92,7 @@ def finished(
     place = Place.of(experiment, output, keeping)
     asked = share(experiment.requests(), keeping.part)
     answered = nothing_left(experiment, place, asked, console)
-    return None if answered is None else (place.folder, unscored(experiment, answered.values()))
+    return None if answered is None else (place.folder, unscored(experiment, answered.values(), place.folder))
 
 
 def nothing_left(
@@ -109,28 +111,35 @@ def nothing_left(
     return answered
 
 
-def unscored(experiment: Experiment, answered: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The scorers that the experiment asks for and that lack the score of any of these records, in its order."""
+def unscored(experiment: Experiment, answered: Iterable[Mapping[str, Any]], folder: Path) -> list[str]:
+    """The scorers that have not scored all of these records of the run in `folder`, or whose code has changed since.
+
+    Only those that the experiment asks for, in its order.
+    """
     asked = [question["scores"] for line in answered for question in line["questions"]]
-    return [name for name in experiment.scoring if not all(short_name(name) in scores for scores in asked)]
+    before, now = records.read_manifest(folder).get("scoring_code", {}), experiment.scoring_code()
+    edited = {name for name in now if name in before and before[name] != now[name]} if asked else set()
+    lacking = {name for name in now if not all(name in scores for scores in asked)}
+    return [name for name in experiment.scoring if short_name(name) in lacking | edited]
 
 
 def how_to_score(names: Sequence[str], where: str, folders: Iterable[Path], scoring: Iterable[str]) -> str:
-    """Says which scorers have not scored, and the command that does it. scoring: all that are asked for."""
+    """Says which scorers have not scored as they are now, and the command that does it. scoring: all that are asked."""
     words = ["python", "-m", "scope.scoring", *map(str, folders), "--scoring", ",".join(scoring), "--write"]
     listed = ", ".join(f"`{short_name(name)}`" for name in names)
-    return f"{listed} {'was' if len(names) == 1 else 'were'} not scored in {where}: {command_line(words)}"
+    were = "was" if len(names) == 1 else "were"
+    return f"{listed} {were} not scored by the present code in {where}: {command_line(words)}"
 
 
-def work(ready: Prepared, kept: Records, stopping: Stopping, tracker: Tracker, console: Console) -> int:
-    """Make the records that are missing, and report on the way. -> how many samples failed.
+def work(ready: Prepared, kept: Records, stopping: Stopping, tracker: Tracker, console: Console) -> list[str]:
+    """Make the records that are missing, and report on the way. -> the reason of each sample that failed.
 
     Raises ScopeError if not even one row fits in memory, and Stopped after a signal, unless all is answered by then.
     """
     experiment = ready.experiment
     todo = [request for request in ready.asked if request.name not in kept.done]
     if not todo:
-        return 0
+        return []
     todo.sort(key=lambda request: -len(ready.prompts[request.index].tokens))  # rows of like length share a prefill
     with before_it_runs():
         measure = Answers(experiment, models.load(experiment.model), ready.prompts)
@@ -138,7 +147,7 @@ def work(ready: Prepared, kept: Records, stopping: Stopping, tracker: Tracker, c
         announce(experiment, note, console)
     rows = measure.rows(todo)
     tracker.start(run_info(ready))
-    failed = 0
+    failed: list[str] = []
     faulty: set[str] = set()  # scorers that have failed, which is said once of each
     try:
         with Progress(experiment.title, len(todo), experiment.task.max_new_tokens, console) as progress:
@@ -146,7 +155,7 @@ def work(ready: Prepared, kept: Records, stopping: Stopping, tracker: Tracker, c
             for _, lines in attempts(todo, rows, make, measure.failed):
                 kept.append(lines)
                 progress.finish(lines)
-                failed += sum(line["status"] != OK for line in lines)
+                failed += [str(line.get("reason")) for line in lines if line["status"] != OK]
                 for line in lines:
                     for scorer, why in line.get("unscored", {}).items():
                         if scorer not in faulty:

@@ -60,12 +60,18 @@ def short_name(name: object) -> str:
     return str(name).rpartition(".")[2]
 
 
+def module_of(name: object) -> str:
+    """The module of a scorer, by the scorer's name in the setting."""
+    inside = "." not in str(name) and str(name) not in allowed_packages()
+    return f"{_HOME}.{name}" if inside else str(name)
+
+
 def _scorer(name: object) -> Scorer:
     """The scorer with one name, as the setting writes it."""
     text = str(name)
     refused = f"scoring={shown(name)}"
-    inside = "." not in text and text not in allowed_packages()
-    module = f"{_HOME}.{text}" if inside else text
+    module = module_of(text)
+    inside = module != text  # a scorer of this folder
     if not _NAME.fullmatch(text) or not (inside or text.partition(".")[0] in allowed_packages()):
         raise ConfigError(f"{refused}: must be {_allowed()}{nearest(text, known())}")
     try:

@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from scope.records.code import scorer_code
 from scope.records.identity import model_name
 from scope.records.read import RunFiles, read_manifest, read_run, run_folders
 from scope.records.rewrite import rewrite
 from scope.scoring import Answer, Scorer, ScorerError, form_of, score
 from scope.scoring.answer import Question
-from scope.scoring.scorers import short_name
+from scope.scoring.scorers import module_of, short_name
 from scope.scoring.thinking import THINK, Markers
 from scope.util.errors import ScopeError
 
@@ -129,7 +130,9 @@ def write_scores(folder: Path, by: Mapping[str, Scorer]) -> Rewritten:
             return lines, run.manifest
         said = {name: about for name, about in run.manifest.get("scoring", {}).items() if short_name(name) not in by}
         said |= {scorer.name: scorer.about for scorer in by.values()}
-        return lines, {**run.manifest, "scoring": said}
+        code = run.manifest.get("scoring_code", {})
+        code = code | {name: scorer_code(module_of(scorer.name)) for name, scorer in by.items()}
+        return lines, {**run.manifest, "scoring": said, "scoring_code": code}
 
     kept = rewrite(folder, change)
     return Rewritten(new, changed, kept)

@@ -51,6 +51,14 @@ class CombinationError(SettingError):
     """Values that are fine one by one but cannot work together."""
 
 
+def without_score(policy: object) -> ScopeError:
+    """The error of a policy that is asked for a score and has none, with the name that may be misspelt."""
+    kind = type(policy)
+    meant = difflib.get_close_matches("score", [name for base in kind.__mro__ for name in vars(base)], n=2, cutoff=0.6)
+    hint = "".join(f"; is its {name} meant?" for name in meant if name != "score")
+    return ScopeError(f"{kind.__name__}: keeps the slots of the best score, and has no `score` of its own{hint}")
+
+
 @contextmanager
 def before_it_runs() -> Iterator[None]:
     """A context for the steps before anything runs: a ScopeError or OSError within comes out as a ConfigError.
