@@ -39,7 +39,7 @@ def _replay_words(found: Mapping[str, float]) -> list[str]:
         "agreement": "{:.1%} the same top token",
         "answers_recalled": "{:.1%} of answer tokens recalled",
     }
-    return [words.format(found[name]) for name, words in said.items() if name in found]
+    return [words.format(abs(found[name])) for name, words in said.items() if name in found]
 
 
 def _prompts(lines: Sequence[Mapping[str, Any]]) -> str:
