@@ -285,8 +285,8 @@ REPLAYED: tuple[Column, ...] = (
         least=0.0,
         logarithmic=True,
         shown_in=IN_ALL | {Place.FRONTIER},
-        about="divergence of the compressed cache from the full one, per forced token but the first; smaller is better; "
-        "samples of one text count as one prompt",
+        about="divergence of the compressed cache from the full one, per forced token but the first; smaller is "
+        "better; samples of one text count as one prompt",
         tracked="kl",
     ),
     Column(
