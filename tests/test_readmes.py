@@ -41,8 +41,20 @@ SUFFIXES = {".py", ".md", ".json", ".jsonl", ".yaml", ".png", ".csv", ".txt", ".
 WRITTEN = {  # by runs and commands, so not in the tree
     *("config.yaml", "manifest.json", "records.jsonl", "records.1.jsonl", "table.csv", "workspace.json"),
 }
-GROUPS = ("model", "method", "decoding", "budget", "task", "sampling", "fidelity", "engine", "tracking", "trace")
-KEY = re.compile(rf"({'|'.join((*GROUPS, 'records'))})((?:\.[a-z_]+)+)(?:=.*)?")
+GROUPS = (
+    "model",
+    "method",
+    "decoding",
+    "budget",
+    "task",
+    "measure",
+    "sampling",
+    "fidelity",
+    "engine",
+    "tracking",
+    "trace",
+)
+KEY = re.compile(rf"({'|'.join((*GROUPS, 'records', 'replay'))})((?:\.[a-z_]+)+)(?:=.*)?")
 FILE = re.compile(r"^# (scope/\S+\.py)$", re.MULTILINE)  # an example that is a whole file
 
 every = pytest.mark.parametrize("readme", READMES, ids=NAMES)

@@ -197,7 +197,7 @@ def test_the_full_caches_own_text_is_written_once_for_all_policies(tmp_path: Pat
             assert line["answers_recalled"] is None
             assert line["replay"]["full_recalls"].count("1") >= 0.95 * len(forced)  # greedy: it says the same again
     assert said.getvalue().count("(was finished already)") == 1  # the second policy's
-    sampled = experiment(replay=full, sampling=Sampling(temperature=0.8, seed=5, samples=2))
+    sampled = experiment(replay=full, sampling=Sampling(temperature=4.0, seed=5, samples=2))
     folder, lines = go(sampled, tmp_path / "sweep")
     assert len(lines) == 6
     assert len({line["forced_hash"] for line in lines}) > 3
@@ -243,8 +243,8 @@ def test_what_cannot_be_replayed_is_refused_in_one_line(tmp_path: Path) -> None:
 
 def test_a_text_that_has_changed_is_not_mixed_with_the_old_one(tmp_path: Path) -> None:
     """Only the first right answer is part of the identity; the records hold a hash of each."""
-    first = experiment(replay=GOLD, task=Told(("It is 7 pm.", "and then")), method=Full())
-    changed = experiment(replay=GOLD, task=Told(("It is 7 pm.", "and now")), method=Full())
+    first = experiment(replay=GOLD, task=Told(("It is 7 pm.", "7 + 8 = 15")), method=Full())
+    changed = experiment(replay=GOLD, task=Told(("It is 7 pm.", "7 + 9 = 16")), method=Full())
     folder, lines = go(first, tmp_path / "out")
     assert changed.identity() == first.identity()
     kept = [line for line in (folder / "records.jsonl").read_text().splitlines(True) if '"sample": "3"' not in line]
