@@ -17,8 +17,9 @@ def headline(lines: Sequence[Mapping[str, Any]]) -> str:
     if found["prompts_cut"]:
         parts.append(f"{found['prompts_cut']} of {found['samples']} prompts cut in the middle")
     parts += _replay_words(found)
-    parts += [f"{found['cache_share']:.0%} of the full cache's bytes for its own text"]
-    parts += [f"{written(found['tokens_per_second'])} tokens/s"]
+    replayed = "kl" in found
+    parts += [f"{found['cache_share']:.0%} of the full cache's bytes{' for its own text' * (not replayed)}"]
+    parts += [f"{written(found['tokens_per_second'])} {'forced ' * replayed}tokens/s"]
     if any(line.get("engine") == "compile" for line in lines):
         parts[-1] += " with the compiling"
     return ", ".join(parts)
