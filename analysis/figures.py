@@ -19,7 +19,7 @@ from analysis.columns import Column, Place, accuracy, named
 from analysis.command import command
 from analysis.contexts import ordered
 from analysis.frame import asked, columns_in, columns_of, of_runs
-from analysis.panels import NothingToShowError, dress, panels
+from analysis.panels import NothingToShowError, dress, logarithmic, panels
 from analysis.records import Run, Sample
 from analysis.settings import settings_of
 from analysis.sheets import bytes_unit
@@ -30,6 +30,8 @@ from scope.util.files import make_folder
 
 KINDS = ("png", "pdf")
 BINS = 8  # groups of question positions; with more groups each point has fewer questions and a wider band
+
+LEAST_NATS = 1e-5  # a smaller divergence is rounding; figures begin here
 
 
 def frontier(runs: Sequence[Run], frame: pd.DataFrame, score: Column | None = None) -> Any:
@@ -70,7 +72,7 @@ def frontier(runs: Sequence[Run], frame: pd.DataFrame, score: Column | None = No
         dress(axis, title, f"{cache.title} of one sequence, {unit}", score.one_line)
         axis.set_xlim(left=0)
         if score.logarithmic:
-            axis.set_yscale("log", nonpositive="clip")
+            logarithmic(axis)
         open_marks = (block["prompts"] < block["planned_prompts"]).any()
         _legend(axis, block["method"], block["decoding"], ["open mark: partial run"] * bool(open_marks))
     return figure
@@ -219,8 +221,8 @@ def divergence_position(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
             places, means = divergence_by_place(run.samples)
             shade = colour(run.labels["decoding"])
             axis.plot(places, means, style, color=shade, label=_name(run, members), marker="o", ms=2.5, lw=1.3)
-        dress(axis, _title(names, groups), "place of the token in the forced text", "KL, nats/token")
-        axis.set_yscale("log", nonpositive="clip")
+        dress(axis, _title(names, groups), "place in the forced text", "KL, nats/token")
+        logarithmic(axis, LEAST_NATS)
         axis.legend(fontsize=6, framealpha=0.8, loc="best")
     return figure
 

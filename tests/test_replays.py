@@ -20,7 +20,7 @@ from rich.console import Console
 from torch import Tensor
 
 from analysis import figures
-from analysis.frame import build
+from analysis.frame import asked, build
 from analysis.records import read_runs
 from analysis.statistics import clustered_proportion, mean_by_prompt
 from scope import records
@@ -338,6 +338,7 @@ def test_the_kind_of_text_tells_rows_apart_whatever_their_methods(tmp_path: Path
     frame = build(tmp_path / "sweep")
     assert dict(zip(frame["method"], frame["replay.of"], strict=True)) == {"near": "gold", "far": "full"}
     assert list(frame["kl_best"]) == [True, True]  # each the best of its own texts
+    assert len(set(asked(frame))) == 2  # and in a panel of its own
     assert "replay.type" not in frame
 
 
@@ -355,6 +356,8 @@ def test_figures_of_replays(tmp_path: Path) -> None:
     kl = next(column for column in frame.attrs["columns"] if column.name == "kl")
     axis = figures.frontier(runs, frame, kl).axes[0]
     assert axis.get_yscale() == "log"
+    axis.figure.canvas.draw()
+    assert "$" not in "".join(label.get_text() for label in axis.get_yticklabels(which="both"))
     lines = [sorted(line.get_ydata()) for line in axis.lines if len(line.get_ydata()) == 2]
     assert pytest.approx([0.15 / 3, 1.5 / 3]) in lines  # one line through both budgets, and no uncompressed run
 
