@@ -91,8 +91,8 @@ def blocks(frame: pd.DataFrame) -> list[pd.DataFrame]:
 def asked(frame: pd.DataFrame) -> list[tuple[str, str]]:
     """For each row its model and its task, with the settings that tell models or tasks of one name apart.
 
-    Rows where these differ belong in different panels: `arithmetic_tiny` of 8 questions is not that of 58. What a replay
-    forces counts as the task's.
+    Rows where these differ belong in different panels: `arithmetic_tiny` of 8 questions is not that of 58. A replay's
+    text counts as the task's.
     """
 
     def with_settings(row: Mapping[str, Any], part: str) -> str:

@@ -147,6 +147,23 @@ def test_a_replay_goes_on_where_it_was_cut_and_batches_change_nothing(
     assert go(what, tmp_path / "cut") == (folder, resumed)
 
 
+def test_the_full_caches_side_is_made_once_for_all_policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load(ModelSource())
+    loaded.references.clear()
+    _, alone = go(experiment(replay=GOLD), tmp_path / "alone")
+    assert len(loaded.references) == 3
+    loaded.references.clear()
+    go(experiment(replay=GOLD, method=Full()), tmp_path / "sweep")
+    with monkeypatch.context() as patched:
+        patched.setattr("scope.runs.replays.reference", lambda *_: pytest.fail("it was made again"))
+        _, shared = go(experiment(replay=GOLD), tmp_path / "sweep")
+    assert but_for_timings(shared) == but_for_timings(alone)
+    with monkeypatch.context() as patched:
+        patched.setattr("scope.runs.replays.KEPT_BYTES", 1)
+        go(experiment(replay=GOLD), tmp_path / "bounded")
+    assert loaded.references == {}
+
+
 def test_identity_is_what_is_forced(tmp_path: Path) -> None:
     generation = experiment()
     told = {

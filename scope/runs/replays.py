@@ -1,5 +1,6 @@
 """What is measured of a sample in a replay: per forced token, the compressed cache beside the full one."""
 
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from torch import Tensor
 from scope.cache import sizes
 from scope.generation.models import Loaded
 from scope.generation.prompts import Encoded
-from scope.generation.replay import Replayed, ReplayOptions, replay
+from scope.generation.replay import Reference, Replayed, ReplayOptions, reference, replay
 from scope.runs.answers import held, names
 from scope.runs.batches import FAILED, OK, Lines
 from scope.runs.experiment import Experiment, Request
@@ -22,6 +23,7 @@ from scope.util.progress import Progress
 from scope.util.speeds import CpuWait
 from scope.util.stopping import Stopping
 
+KEPT_BYTES = 2**30  # of references, for the other runs of this process
 DIGITS = 6  # significant ones of each number that is kept of a token
 
 
@@ -83,7 +85,8 @@ class Replays:
             prefill_chunk=self.experiment.engine.prefill_chunk, block=self.experiment.replay.block, progress=count
         )
         prompts = [self.prompts[request.index].tokens for request in requests]
-        made = replay(self.loaded.model, prompts, forced, self.experiment.policy, options)
+        against = self._reference(prompts, forced)
+        made = replay(self.loaded.model, prompts, forced, self.experiment.policy, options, against)
         waited = waiting.share()
         batch = {
             "batch": began,
@@ -95,6 +98,18 @@ class Replays:
         }
         for request, row in zip(requests, made, strict=True):
             yield request, [self.line(request, row, batch)]
+
+    def _reference(self, prompts: Sequence[tuple[int, ...]], forced: Sequence[tuple[int, ...]]) -> Reference:
+        """The full cache's side of these rows, of which those are kept that a run of this process has made."""
+        model, kept = self.loaded.model, self.loaded.references
+        rows = list(zip(prompts, forced, strict=True))
+        if new := [row for row in dict.fromkeys(rows) if row not in kept]:
+            made = reference(model, [prompt for prompt, _ in new], [tokens for _, tokens in new])
+            kept.update(zip(new, made.hidden, strict=True))
+        found = Reference(tuple(prompts), tuple(forced), tuple(kept[row] for row in rows), weakref.ref(model))
+        if sum(hidden.nbytes for hidden in kept.values()) > KEPT_BYTES:
+            kept.clear()
+        return found
 
     def line(self, request: Request, made: Replayed, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The record of one replay. batch: the fields that tell of its batch."""
