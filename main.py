@@ -63,6 +63,8 @@ def main(cfg: DictConfig) -> str | list[float]:
             if not alone:
                 setting = setting_of(hydra_cfg.overrides.task, hydra_cfg.job.config.override_dirname.exclude_keys)
                 job = replace(job, experiment=replace(job.experiment, setting=setting))
+            if job.experiment.replay and hydra_cfg.sweeper.get("direction"):
+                raise ConfigError("measure=replay: has no accuracy, by which hydra/sweeper=optuna searches")
             if job.assumed_speed:
                 show_plan([job.experiment], job.assumed_speed, console)
                 return ""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from math import isnan
 from typing import Any, Literal
 
 import pandas as pd
@@ -19,7 +20,7 @@ import pandas as pd
 from analysis import speeds
 from analysis.notes import notes
 from analysis.records import Run, Sample
-from analysis.scores import measured, right_answers
+from analysis.scores import measured, of_answers, replayed, right_answers
 from analysis.statistics import (
     UNKNOWN,
     Interval,
@@ -87,7 +88,8 @@ class Column:
     value: the value of one run. scores: what each prompt of a run scored. across: the values of all rows at once, where
     they depend on other rows; it gets the frame of all columns before.
     statistic: how scores become a figure. larger_is_better: of scores. most: no score is larger than this, with either
-    sign; infinite where there is no such bound.
+    sign; infinite where there is no such bound. least: no score is smaller, so no interval of a mean reaches below.
+    logarithmic: whether figures show it on a logarithmic scale, without the uncompressed runs, whose value is 0.
     shown_in: the places that show it. about: what it is, in a few words, under the tables. tied: the column that says
     whether a run ties with the best; by default `name` with _best. out_of: a column with the count there should be;
     less than that shows as `2 of 3`. marked_by: a column that says why a figure does not compare; where it says so, the
@@ -105,6 +107,8 @@ class Column:
     statistic: Statistic | None = None
     larger_is_better: bool = True
     most: float = 1.0
+    least: float = float("-inf")
+    logarithmic: bool = False
     shown_in: frozenset[Place] = frozenset()
     about: str = ""
     tied: str = ""
@@ -181,7 +185,8 @@ class Column:
         if self.statistic is Statistic.SHARE:
             return clustered_proportion([score for score, _ in own.values()], [size for _, size in own.values()])
         if self.statistic is Statistic.MEAN:
-            return mean_by_prompt([score / size for score, size in own.values() if size], self.most)
+            found = mean_by_prompt([score / size for score, size in own.values() if size], self.most)
+            return found if isnan(found.low) else found._replace(low=max(self.least, found.low))
         if context.baseline is None:
             return UNKNOWN
         lost, _ = lost_to(self.scores(context.baseline.samples), own, self.most)
@@ -262,6 +267,96 @@ def each_scorer_missing(runs: Sequence[Run]) -> list[Column]:
 def each_measure(runs: Sequence[Run]) -> list[Column]:
     """The mean of each measure of whole texts that these runs have."""
     return [measure(name) for name in dict.fromkeys(n for run in runs for s in run.samples for n in s.measures)]
+
+
+# --- replays -------------------------------------------------------------------------------------------------------
+
+IN_ALL = TABLE_AND_PAGE | IN_PAPER
+REPLAYED: tuple[Column, ...] = (
+    Column(
+        "kl",
+        "KL",
+        "nats/token",
+        digits=4,
+        scores=partial(replayed, of=lambda tokens: tokens.kl),
+        statistic=Statistic.MEAN,
+        larger_is_better=False,
+        most=float("inf"),
+        least=0.0,
+        logarithmic=True,
+        shown_in=IN_ALL | {Place.FRONTIER},
+        about="divergence of the compressed cache from the full one, per forced token but the first; smaller is "
+        "better; samples of one text count as one prompt",
+        tracked="kl",
+    ),
+    Column(
+        "agreement_percent",
+        "same top token",
+        "%",
+        factor=PERCENT,
+        scores=partial(replayed, of=lambda tokens: tokens.agrees),
+        statistic=Statistic.MEAN,
+        shown_in=IN_ALL,
+        about="forced tokens at which both caches have the same most likely token",
+        tracked="agreement",
+    ),
+    Column(
+        "log_likelihood_lost",
+        "log-likelihood lost",
+        "nats/token",
+        digits=4,
+        scores=partial(
+            replayed,
+            of=lambda tokens: [
+                full - own for full, own in zip(tokens.full_log_likelihood, tokens.log_likelihood, strict=True)
+            ],
+        ),
+        statistic=Statistic.MEAN,
+        larger_is_better=False,
+        most=float("inf"),
+        shown_in=TABLE_AND_PAGE,
+        about="of the forced tokens, with the full cache minus with this one; positive is worse",
+        tracked="log_likelihood_lost",
+    ),
+    Column(
+        "answers_recalled_percent",
+        "answer tokens recalled",
+        "%",
+        factor=PERCENT,
+        scores=partial(of_answers, of=lambda tokens: tokens.recalls),
+        statistic=Statistic.SHARE,
+        shown_in=IN_ALL | {Place.FRONTIER},
+        about="tokens of values that have to be recalled, at which the forced token is the most likely one",
+        tracked="answers_recalled",
+    ),
+    Column(
+        "answers_lost",
+        "answer points lost",
+        factor=PERCENT,
+        scores=partial(of_answers, of=lambda tokens: tokens.recalls),
+        statistic=Statistic.LOSS,
+        shown_in=TABLE_AND_PAGE,
+        about="answer tokens recalled by the uncompressed run minus by this one, over the same prompts",
+    ),
+    Column(
+        "answers_kl",
+        "KL on answer tokens",
+        "nats/token",
+        digits=4,
+        scores=partial(of_answers, of=lambda tokens: tokens.kl),
+        statistic=Statistic.MEAN,
+        larger_is_better=False,
+        most=float("inf"),
+        least=0.0,
+        shown_in=TABLE_AND_PAGE,
+        tracked="answers_kl",
+    ),
+)
+
+
+def each_of_replays(runs: Sequence[Run]) -> Sequence[Column]:
+    """What replays say of each forced token; nothing where no run has any."""
+    return REPLAYED if any(sample.replay for run in runs for sample in run.samples) else ()
 
 
 def _prefix(scorer: str) -> str:
@@ -377,6 +472,7 @@ COLUMNS: tuple[Column | Family, ...] = (
     each_scorer_missing,
     Column("duplicates", "dupli-\ncates", digits=0, value=_duplicates, shown_in=TABLE_AND_PAGE),
     each_measure,
+    each_of_replays,
     Column("slots", "slots", value=_slots, shown_in=COST_AND_PAGE | IN_PAPER),
     Column("kept_percent", "slots\nkept", "%", factor=PERCENT, value=_kept, shown_in=COST_AND_PAGE),
     Column("cache_mib", "cache", "MiB", factor=MIB, value=_bytes, shown_in=COST_AND_PAGE | IN_PAPER),

@@ -34,7 +34,7 @@ def contexts(runs: Sequence[Run], scorers: Sequence[str]) -> list[Context]:
 
 
 def _baseline(run: Run, runs: Sequence[Run]) -> Run | None:
-    """The uncompressed run of the same model, task and seed: of the same experiment if there is one, the longest."""
+    """The uncompressed run of the same model, task, replay and seed: the longest, of its experiment if possible."""
     if not run.compressed:
         return None
     alike = [other for other in runs if not other.compressed and _conditions(other) == _conditions(run)]
@@ -58,4 +58,4 @@ def _same_evictions(run: Run, runs: Sequence[Run]) -> list[Run]:
 
 
 def _conditions(run: Run) -> tuple[Any, ...]:
-    return run.settings.get("model"), run.settings.get("task"), run.seed
+    return run.settings.get("model"), run.settings.get("task"), run.settings.get("replay"), run.seed

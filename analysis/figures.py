@@ -19,7 +19,7 @@ from analysis.columns import Column, Place, accuracy, named
 from analysis.command import command
 from analysis.contexts import ordered
 from analysis.frame import asked, columns_in, columns_of, of_runs
-from analysis.panels import NothingToShowError, dress, panels
+from analysis.panels import NothingToShowError, dress, logarithmic, panels
 from analysis.records import Run, Sample
 from analysis.settings import settings_of
 from analysis.sheets import bytes_unit
@@ -31,6 +31,8 @@ from scope.util.files import make_folder
 KINDS = ("png", "pdf")
 BINS = 8  # groups of question positions; with more groups each point has fewer questions and a wider band
 
+LEAST_NATS = 1e-5  # a smaller divergence is rounding; figures begin here
+
 
 def frontier(runs: Sequence[Run], frame: pd.DataFrame, score: Column | None = None) -> Any:
     """Accuracy against bytes of one sequence's cache, with 95% intervals; the line joins the runs that no other beats.
@@ -40,6 +42,8 @@ def frontier(runs: Sequence[Run], frame: pd.DataFrame, score: Column | None = No
     score = score or accuracy()
     cache = named(columns_of(frame))["cache_mib"]
     known = frame.dropna(subset=[score.name, cache.name])
+    if score.logarithmic:
+        known = known[known["compressed"] & (known[score.name] > 0)]
     if known.empty:
         raise NothingToShowError("no run has answers and an account of bytes")
     asked_by_row = pd.Series([", ".join(names) for names in asked(frame)], index=frame.index)
@@ -60,14 +64,26 @@ def frontier(runs: Sequence[Run], frame: pd.DataFrame, score: Column | None = No
                 ms=6,
                 elinewidth=0.9,
             )
+        if score.logarithmic:
+            _lines(axis, block, (cache.name, score.name), scale)
         sign = 1 if score.larger_is_better else -1
         best = pareto([(x * scale, sign * y) for x, y in zip(block[cache.name], block[score.name], strict=True)])
         axis.plot([x for x, _ in best], [sign * y for _, y in best], color="#666666", lw=0.9, ls="--", zorder=0)
         dress(axis, title, f"{cache.title} of one sequence, {unit}", score.one_line)
         axis.set_xlim(left=0)
+        if score.logarithmic:
+            logarithmic(axis)
         open_marks = (block["prompts"] < block["planned_prompts"]).any()
         _legend(axis, block["method"], block["decoding"], ["open mark: partial run"] * bool(open_marks))
     return figure
+
+
+def _lines(axis: Any, block: pd.DataFrame, names: tuple[str, str], scale: float) -> None:
+    """A line through the budgets of each policy. names: the columns of bytes and of the score."""
+    for (_, decoding), rows in block.groupby(["method", "decoding"], sort=False):
+        if len(rows) > 1:
+            points = rows.sort_values(names[0])
+            axis.plot(points[names[0]] * scale, points[names[1]], color=colour(decoding), lw=1.1)
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -192,12 +208,48 @@ def cost(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
     return figure
 
 
+def divergence_position(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
+    """KL from the full cache by a forced token's place in its text, a panel for each method."""
+    replays = [run for run in runs if run.compressed and any(s.replay for s in run.samples)]
+    if not replays:
+        raise NothingToShowError("no compressed run replays a text")
+    alike = _asked(runs, frame)
+    groups = _grouped(replays, lambda run: (*alike[run.folder], run.labels["method"]))
+    figure, axes = panels(len(groups))
+    for axis, (names, members) in zip(axes, groups.items(), strict=True):
+        for run, style in _told_apart(members):
+            places, means = divergence_by_place(run.samples)
+            shade = colour(run.labels["decoding"])
+            axis.plot(places, means, style, color=shade, label=_name(run, members), marker="o", ms=2.5, lw=1.3)
+        dress(axis, _title(names, groups), "place in the forced text", "KL, nats/token")
+        logarithmic(axis, LEAST_NATS)
+        axis.legend(fontsize=6, framealpha=0.8, loc="best")
+    return figure
+
+
+def divergence_by_place(samples: Sequence[Sample]) -> tuple[list[float], list[float]]:
+    """-> the mean place, from 1, and the mean KL of all tokens of at most 2 * `BINS` groups of places.
+
+    The first token is left out, since no policy changes it.
+    """
+    texts = [s.replay.kl for s in samples if s.replay]
+    most = max(len(kl) for kl in texts)
+    x, y = [], []
+    for places in np.array_split(np.arange(1, most), max(1, min(2 * BINS, most - 1))):
+        values = [value for kl in texts for value in kl[places[0] : places[-1] + 1]] if len(places) else []
+        if values:
+            x.append(float(places.mean()) + 1)
+            y.append(float(np.mean(values)))
+    return x, y
+
+
 FIGURES: dict[str, Callable[[Sequence[Run], pd.DataFrame], Any]] = {
     "frontier": frontier,
     "position": position,
     "prefill_share": prefill_share,
     "decode_budget": decode_budget,
     "cost": cost,
+    "divergence_position": divergence_position,
 }
 
 
@@ -275,7 +327,7 @@ def draw_all(runs: Sequence[Run], folder: Path) -> dict[str, str]:
     drawers = {name: (draw, partial(_named, name, draw, runs, frame)) for name, draw in FIGURES.items()}
     for score in columns_in(frame, Place.FRONTIER):
         if score.name != accuracy().name:  # which has the figure called frontier
-            name = f"frontier_{score.title}"
+            name = f"frontier_{score.title.replace(' ', '_')}"
             drawers[name] = frontier, partial(_named, name, partial(frontier, score=score), runs, frame)
     for name, (shows, draw) in {**drawers, **trace_figures(runs)}.items():
         try:

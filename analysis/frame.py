@@ -91,11 +91,13 @@ def blocks(frame: pd.DataFrame) -> list[pd.DataFrame]:
 def asked(frame: pd.DataFrame) -> list[tuple[str, str]]:
     """For each row its model and its task, with the settings that tell models or tasks of one name apart.
 
-    Rows where these differ belong in different panels: `arithmetic_tiny` of 8 questions is not that of 58.
+    Rows where these differ belong in different panels: `arithmetic_tiny` of 8 questions is not that of 58. A replay's
+    text counts as the task's.
     """
 
     def with_settings(row: Mapping[str, Any], part: str) -> str:
-        columns = [column for column in settings(frame) if column.startswith(f"{part}.") and not pd.isna(row[column])]
+        nodes = (f"{part}.", "replay.") if part == "task" else (f"{part}.",)
+        columns = [column for column in settings(frame) if column.startswith(nodes) and not pd.isna(row[column])]
         return ", ".join([str(row[part]), *(f"{column.removeprefix(f'{part}.')} {row[column]}" for column in columns)])
 
     return [(with_settings(row, "model"), with_settings(row, "task")) for row in frame.to_dict("records")]

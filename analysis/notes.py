@@ -38,6 +38,8 @@ def _incomplete(run: Run) -> Iterator[str]:
         yield f"stopped at max_new_tokens: {cut} of {answered} prompts"
     if answered == 1:
         yield "one prompt: no interval"
+    elif answered and len({sample.cluster for sample in run.samples}) == 1 and run.samples[0].replay:
+        yield "one text: no interval"
 
 
 def _idle(part: str, evicted: Sequence[int]) -> Iterator[str]:

@@ -36,3 +36,14 @@ def dress(axis: Any, title: str, x: str, y: str) -> None:
     axis.grid(alpha=0.25, lw=0.5)
     if y.endswith("%"):
         axis.set_ylim(0, 104)
+
+
+def logarithmic(axis: Any, least: float = 0.0) -> None:
+    """Make the y axis of a panel logarithmic, from `least` on where values reach below it."""
+    from matplotlib.ticker import LogFormatter
+
+    axis.set_yscale("log", nonpositive="clip")
+    for set_formatter in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        set_formatter(LogFormatter())  # the default one writes formulas
+    if axis.get_ylim()[0] < least:
+        axis.set_ylim(bottom=least)

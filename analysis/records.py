@@ -37,8 +37,26 @@ class Marks:
 
 
 @dataclass(frozen=True)
+class Replay:
+    """What a replay says of each forced token, in the order of the text; the first one follows the prompt.
+
+    kl: KL(full || compressed) in nats. log_likelihood, full_log_likelihood: of the token itself in nats, with the
+    compressed cache and with the full one. agrees: whether both have the same most likely token. recalls, full_recalls:
+    whether that is the forced one. answers: whether the token is part of a value that has to be recalled.
+    """
+
+    kl: tuple[float, ...]
+    log_likelihood: tuple[float, ...]
+    full_log_likelihood: tuple[float, ...]
+    agrees: tuple[bool, ...]
+    recalls: tuple[bool, ...]
+    full_recalls: tuple[bool, ...]
+    answers: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
 class Sample:
-    """One answer to one prompt. Times are in seconds, sizes in bytes.
+    """One answer to one prompt, or one replay. Times are in seconds, sizes in bytes.
 
     name: of the sample. prompt: the prompt's name, shared by all samples drawn from it. expected: the right answer of
     each question. marks: what each scorer found, for those that scored all questions. measures: scores of the whole
@@ -53,6 +71,8 @@ class Sample:
     trace: a fingerprint of the slots held over time; empty where none was recorded.
     engine, device (cpu or cuda), threads (of torch): what computed it. cpu_wait: the share of its time, 0..1, that the
     process waited for a processor. None: not recorded, or the system does not tell.
+    cluster: of samples that are alike, such as windows of one text; else the prompt's name. replay: of a sample whose
+    text was forced; None where the model wrote it.
     """
 
     name: str
@@ -80,6 +100,8 @@ class Sample:
     device: str | None
     threads: int | None
     cpu_wait: float | None
+    cluster: str
+    replay: Replay | None
 
     @property
     def correct(self) -> tuple[bool, ...]:
@@ -242,7 +264,15 @@ def _sample(record: Mapping[str, Any]) -> Sample:
         device=record.get("device"),
         threads=record.get("threads"),
         cpu_wait=record.get("cpu_wait"),
+        cluster=record.get("cluster") or record.get("prompt", record["sample"]),
+        replay=_replay(record["replay"]) if "replay" in record else None,
     )
+
+
+def _replay(tokens: Mapping[str, Any]) -> Replay:
+    nats = (tuple(tokens[name]) for name in ("kl", "log_likelihood", "full_log_likelihood"))
+    flags = (tuple(flag == "1" for flag in tokens[name]) for name in ("agrees", "recalls", "full_recalls", "answers"))
+    return Replay(*nats, *flags)
 
 
 def _marks(scores: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Marks]:

@@ -1,8 +1,9 @@
 """What each prompt of a run scored, by prompt: what every interval and every paired test starts from."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import fsum
 
-from analysis.records import Sample
+from analysis.records import Replay, Sample
 from analysis.statistics import Scores
 from scope.scoring import PRIMARY
 
@@ -31,4 +32,32 @@ def measured(samples: Sequence[Sample], name: str) -> Scores:
         if name in sample.measures:
             total, count = scores.get(sample.prompt, (0.0, 0.0))
             scores[sample.prompt] = total + sample.measures[name], count + 1
+    return scores
+
+
+PerToken = Callable[[Replay], Sequence[float]]  # a number, or a yes or no, of each forced token
+
+
+def replayed(samples: Sequence[Sample], of: PerToken) -> Scores:
+    """By cluster: the sum over its samples of the mean over their forced tokens, of so many samples.
+
+    The first token is left out, since no policy changes it. Samples without any other say nothing.
+    """
+    scores: dict[str, tuple[float, float]] = {}
+    for sample in samples:
+        if sample.replay and len(values := of(sample.replay)[1:]):
+            total, count = scores.get(sample.cluster, (0.0, 0.0))
+            scores[sample.cluster] = total + fsum(values) / len(values), count + 1
+    return scores
+
+
+def of_answers(samples: Sequence[Sample], of: PerToken) -> Scores:
+    """By cluster: the sum over the answer tokens of all its samples, of so many tokens. The first token is left out."""
+    scores: dict[str, tuple[float, float]] = {}
+    for sample in samples:
+        if sample.replay and any(sample.replay.answers[1:]):
+            later = zip(of(sample.replay)[1:], sample.replay.answers[1:], strict=True)
+            values = [value for value, is_answer in later if is_answer]
+            total, count = scores.get(sample.cluster, (0.0, 0.0))
+            scores[sample.cluster] = total + fsum(values), count + len(values)
     return scores

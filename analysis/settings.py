@@ -15,7 +15,7 @@ def settings_of(run: Run) -> dict[str, Any]:
 
     Where `budget.bytes` decide, `decoding.budget` (D) is None: it is what the bytes leave.
     """
-    found = {TYPED.get(key, key): value for key, value in flat(run.settings).items()}
+    found = {TYPED.get(key, key): value for key, value in flat(run.settings).items() if key != "replay.type"}
     if run.max_bytes is not None:
         found["decoding.budget"] = None
     return found | {"seed": run.seed}
@@ -35,15 +35,15 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def telling(settings: Sequence[Mapping[str, Any]], labels: Sequence[Mapping[str, str]]) -> list[str]:
     """The keys of `settings` that differ between runs with the same labels; both have one entry for each run.
 
-    A key of the model or the task counts where runs of one model and task differ, whatever their methods: a run on 8
-    questions and a run of another method on 58 must not look alike.
+    A key of the model, the task or the replay counts where runs of one model and task differ, whatever their methods: a
+    run on 8 questions and a run of another method on 58 must not look alike.
     """
     keys = dict.fromkeys(key for setting in settings for key in setting)
     alike = _groups(labels, ("model", "task", "method", "decoding"))
     asked_alike = _groups(labels, ("model", "task"))
 
     def tells(key: str) -> bool:
-        groups = asked_alike if key.startswith(("model.", "task.")) else alike
+        groups = asked_alike if key.startswith(("model.", "task.", "replay.")) else alike
         return any(len({repr(settings[row].get(key)) for row in rows}) > 1 for rows in groups)
 
     return [key for key in keys if tells(key)]

@@ -42,9 +42,10 @@ def batch_rows(run: Run) -> str:
 def tokens_per_second(samples: Sequence[Sample]) -> float:
     """All tokens generated over the decoding time of all batches one after the other; NaN without any.
 
-    A batch lasts until its last row has ended.
+    A batch lasts until its last row has ended. Replays generate none: their speed is not that of decoding.
     """
     longest: dict[str, float] = {}
+    samples = [s for s in samples if s.replay is None]
     for s in samples:
         longest[s.batch] = max(longest.get(s.batch, 0.0), s.batch_seconds)
     seconds = sum(longest.values())
@@ -64,7 +65,8 @@ def batches(samples: Sequence[Sample]) -> list[Batch]:
     """The batches of a run that took any time, in the order they began."""
     answers: dict[str, list[Sample]] = {}
     for s in samples:
-        answers.setdefault(s.batch, []).append(s)
+        if s.replay is None:
+            answers.setdefault(s.batch, []).append(s)
     found = []
     for rows in answers.values():
         seconds = max(s.batch_seconds for s in rows)
@@ -81,15 +83,16 @@ def differences(frame: pd.DataFrame) -> list[str]:
     In words; empty where the speed may be compared with theirs.
     """
     found: list[list[str]] = [[] for _ in range(len(frame))]
+    timed = frame["tokens_per_second"].notna()
     for rows in frame.groupby(["model", "task"], sort=False).indices.values():
         for column, words in MEASURED_WITH.items():
-            values = {int(row): frame[column].iloc[row] for row in rows if frame[column].iloc[row]}
+            values = {int(row): frame[column].iloc[row] for row in rows if timed.iloc[row] and frame[column].iloc[row]}
             usual = Counter(values.values()).most_common(1)
             for row, value in values.items():
                 if value != usual[0][0]:
                     found[row].append(f"{words} {value}, not {usual[0][0]}")
     for row, percent in enumerate(frame["cpu_wait_percent"]):
-        if percent > 100 * BUSY:
+        if timed.iloc[row] and percent > 100 * BUSY:
             found[row].append("on a busy machine")
     return ["; ".join(reasons) for reasons in found]
 

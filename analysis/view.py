@@ -74,6 +74,8 @@ def grids(frame: pd.DataFrame) -> list[tuple[str, Sheet]]:
     found = []
     for block in blocks(frame):
         rows, columns = _labels(block, settings(frame), "method"), _labels(block, settings(frame), "decoding")
+        if block["accuracy_percent"].isna().all():  # of a task without questions, or of replays
+            continue
         crossed = len(set(zip(rows, columns, strict=True)))
         if len(set(rows)) < 2 or len(set(columns)) < 2 or 2 * crossed < len(set(rows)) * len(set(columns)):
             continue
@@ -142,7 +144,13 @@ def sheets(frame: pd.DataFrame) -> list[Sheet]:
     label = "tab:" + re.sub(r"[^A-Za-z0-9]+", "-", view.experiment).strip("-")
     of = f" of {view.experiment}{f' ({view.constant})' * bool(view.constant)}"
     made = [
-        Sheet(f"Accuracy{of}", view.about, f"{label}-accuracy", view.keys, view.quality),
+        Sheet(
+            f"{'Accuracy' if frame['questions'].any() else 'Quality'}{of}",
+            view.about,
+            f"{label}-accuracy",
+            view.keys,
+            view.quality,
+        ),
         Sheet(f"Cache and speed{of}", "", f"{label}-cost", view.keys, view.cost, remarks=view.remarks),
     ]
     for position, (conditions, grid) in enumerate(grids(frame), start=1):

@@ -132,6 +132,8 @@ def check(
         torch.testing.assert_close(row.log_likelihood, own.gather(-1, at)[:, 0], atol=1e-10, rtol=1e-8)
         torch.testing.assert_close(row.full_log_likelihood, full.gather(-1, at)[:, 0], atol=1e-10, rtol=1e-8)
         assert row.agrees.tolist() == (full.argmax(-1) == own.argmax(-1)).tolist()
+        assert row.recalls.tolist() == (own.argmax(-1) == at[:, 0]).tolist()
+        assert row.full_recalls.tolist() == (full.argmax(-1) == at[:, 0]).tolist()
         assert abs(float(row.kl[0])) < 1e-12
         assert row.slots_kept == tuple(plain.cache.slots(b, n - 1))
         assert row.prefill_kept == tuple(plain.cache.slots(b, 0))

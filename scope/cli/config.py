@@ -20,6 +20,7 @@ from scope.prefill.budget import Budget, Pyramid, Windowed
 from scope.records import RecordKeeping
 from scope.runs.experiment import Experiment
 from scope.runs.instances import ALLOWED, instance
+from scope.runs.replaying import Replaying
 from scope.runs.traces import Trace
 from scope.runs.tracking import Tracker
 from scope.scoring import STANDARD
@@ -28,11 +29,12 @@ from scope.util.errors import CombinationError, ConfigError, ImpossibleError, Sc
 from scope.util.secrets import redact
 
 NAME = re.compile(r"\w[\w.-]{0,99}")
-GROUPS = ("model", "method", "decoding", "budget", "task", "fidelity", "engine", "tracking", "trace")
-UNLABELLED = ("engine", "tracking", "trace")  # groups that change no answer: not part of a run's name
+GROUPS = ("model", "method", "decoding", "budget", "task", "fidelity", "engine", "tracking", "trace", "measure")
+UNLABELLED = ("engine", "tracking", "trace", "measure")  # groups that are not part of a run's name
 KEYS = {*GROUPS, "sampling", "name", "output", "seed", "attention", "limit", "plan", "steps_per_second"}
-KEYS |= {"records", "rerun", "shard", "scoring"}
-OPTIONAL = {"trace", "scoring"}  # configurations of older runs do not have these
+KEYS |= {"records", "rerun", "shard", "scoring", "replay"}
+KEYS -= {"measure"}  # whose options set `replay`
+OPTIONAL = {"trace", "scoring", "replay"}  # configurations of older runs do not have these
 KINDS: Mapping[str, type] = {  # the class that each node's object must have
     "model": ModelSource,
     "method": PrefillMethod,
@@ -43,8 +45,10 @@ KINDS: Mapping[str, type] = {  # the class that each node's object must have
     "tracking": Tracker,
     "records": RecordKeeping,
     "trace": Trace,
+    "replay": Replaying,
 }
-PARTS = tuple(name for name in KINDS if name != "trace")
+MAYBE = ("trace", "replay")  # nodes that may be empty
+PARTS = tuple(name for name in KINDS if name not in MAYBE)
 NO_USE = "note: {} changes nothing: none of the options taken uses it"
 DEFAULT_BUDGET = "note: budget=tiny is the default: C = {}, D = {}; budget=... chooses another"
 MANY = 2**62  # a number of slots, where a check is of another value
@@ -98,24 +102,21 @@ def build(cfg: Any, choices: Mapping[str, str], files: Sequence[Path] = ()) -> J
         config = _resolved(cfg)
     _check_names(config)
     _check_switches(config, files)
-    trace = _make(config, cfg, "trace") if config.get("trace") else None
     parts = {name: _make(config, cfg, name) for name in PARTS}
+    parts |= {name: _make(config, cfg, name) if config.get(name) else None for name in MAYBE}
     tracker, keeping = parts.pop("tracking"), parts.pop("records")
     labels = {group: choices[group] for group in GROUPS if choices.get(group) and group not in UNLABELLED}
-    experiment = _experiment(config, parts, labels, trace)
+    experiment = _experiment(config, parts, labels)
     output = Path(str(config["output"])) / str(config["name"])
     return Job(experiment, tracker, output, keeping, _assumed_speed(config))
 
 
-def _experiment(
-    config: dict[str, Any], parts: Mapping[str, Any], labels: Mapping[str, str], trace: Trace | None
-) -> Experiment:
+def _experiment(config: dict[str, Any], parts: Mapping[str, Any], labels: Mapping[str, str]) -> Experiment:
     """parts: the settings objects by name. Raises as `build` does."""
     try:
         return Experiment(
             **parts,
             labels=labels,
-            trace=trace,
             limit=config["limit"],
             granularity=config["fidelity"].get("granularity"),
             max_bytes=config["budget"].get("bytes"),

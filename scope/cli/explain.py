@@ -161,6 +161,9 @@ def _needed(plugin: str) -> str | None:
     return f"its plugin is not installed: pip install 'scope-kv[{extra}]'" if extra else None
 
 
+GROUP_OF = {"replay": "measure"}  # nodes that a group of another name fills
+
+
 def _no_such(key: str, conf: Path, taken: Sequence[str]) -> str:
     """Why a key cannot be set, and which key was probably meant. taken: the options taken, as overrides."""
     known = keys(conf, taken)
@@ -168,8 +171,9 @@ def _no_such(key: str, conf: Path, taken: Sequence[str]) -> str:
         return "another option taken here has no such key"
     node, _, name = key.rpartition(".")
     beside = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == node]
-    if not beside and node in known and (conf / node).is_dir():
-        return _elsewhere(node, name, conf, taken)
+    group = GROUP_OF.get(node, node)
+    if not beside and node in known and (conf / group).is_dir():
+        return _elsewhere(group, name, conf, taken)
     if not beside:  # look in the nearest node only: elsewhere, a key of like name means something else
         near = get_close_matches(node, {other.rpartition(".")[0] for other in known}, n=1)
         meant = nearest(key, [other for other in known if other.rpartition(".")[0] in near])

@@ -1,9 +1,10 @@
 """Load models with scope's attention, so that their caches can be compressed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from scope.cache.seam import implementation
@@ -15,10 +16,17 @@ __all__ = ["EMBEDDED", "Loaded", "ModelSource", "RandomModel", "context", "load"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model with its tokenizer."""
+    """A model with its tokenizer.
+
+    references: what it says with its full cache, as of `Reference.hidden`, by the tokens of a prompt and of its
+    continuation. Replays fill it, so that the runs of a sweep make each only once.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    references: dict[tuple[tuple[int, ...], tuple[int, ...]], Tensor] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
 
 @lru_cache(maxsize=1)

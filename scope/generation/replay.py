@@ -76,6 +76,8 @@ class Replayed:
     agrees: Tensor  # [T] bool: both have the same most likely token
     log_likelihood: Tensor  # [T] of the token itself in nats, with the compressed cache
     full_log_likelihood: Tensor  # [T] and with the full one
+    recalls: Tensor  # [T] bool: the token itself is the most likely one, with the compressed cache
+    full_recalls: Tensor  # [T] bool: and with the full one
     prefill_seconds: float  # wall time of all prompts that went through together
     steps_seconds: float  # and of all their steps and logits
     prefill_kept: tuple[int, ...]  # slots left by the prefill
@@ -230,12 +232,14 @@ def _stepped(
 
 
 class _Compared(NamedTuple):
-    """Per token of a row: the first four fields of `Replayed`."""
+    """Per token of a row: the first fields of `Replayed`."""
 
     kl: Tensor
     agrees: Tensor
     log_likelihood: Tensor
     full_log_likelihood: Tensor
+    recalls: Tensor
+    full_recalls: Tensor
 
 
 def _compared(
@@ -253,11 +257,12 @@ def _compared(
 def _of_logits(full: Tensor, own: Tensor, tokens: Sequence[int]) -> _Compared:
     """full, own: logits [n, V] for these n tokens. Softmax is in float32 or wider."""
     wide = torch.promote_types(full.dtype, torch.float32)
-    agrees = full.argmax(-1) == own.argmax(-1)
+    forced = torch.tensor(tokens, device=full.device)
+    top, own_top = full.argmax(-1), own.argmax(-1)
     full, own = full.to(wide).log_softmax(-1), own.to(wide).log_softmax(-1)
-    at = torch.tensor(tokens, device=full.device)[:, None]
     kl = ((full - own) * full.exp()).sum(-1)
-    return _Compared(kl, agrees, own.gather(-1, at)[:, 0], full.gather(-1, at)[:, 0])
+    likely, full_likely = (side.gather(-1, forced[:, None])[:, 0] for side in (own, full))
+    return _Compared(kl, top == own_top, likely, full_likely, own_top == forced, top == forced)
 
 
 def _decoder(model: PreTrainedModel) -> nn.Module:

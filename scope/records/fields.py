@@ -66,9 +66,16 @@ def _with_aligned(scores: dict[str, Any]) -> dict[str, Any]:
     return scores
 
 
+def _of_one_length(tokens: dict[str, Any]) -> dict[str, Any]:
+    if len({len(values) for values in tokens.values()}) != 1:
+        raise ValueError("must have as many entries of each kind as tokens")
+    return tokens
+
+
 Moment = Annotated[str, AfterValidator(_moment)]
 Folder = Annotated[str, AfterValidator(_folder)]
 Shard = Annotated[str, AfterValidator(_shard)]
+Flags = Annotated[str, Field(pattern=r"^[01]*$")]
 _SCORED, _FLAT = "~scored", "~flat"  # tags of a question's two forms; not shown in messages
 _open = with_config(ConfigDict(extra="allow", strict=True, allow_inf_nan=False))
 
@@ -111,6 +118,20 @@ def _shape(question: object) -> str:
 AnyQuestion = Annotated[Annotated[Question, Tag(_SCORED)] | Annotated[FlatQuestion, Tag(_FLAT)], Discriminator(_shape)]
 
 
+@with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
+class Replayed(TypedDict):
+    """Per forced token: the token, nats, and texts of 0 and 1 for yes and no."""
+
+    tokens: Annotated[list[Count], Field(min_length=1)]
+    kl: list[Number]
+    log_likelihood: list[Number]
+    full_log_likelihood: list[Number]
+    agrees: Flags
+    recalls: Flags
+    full_recalls: Flags
+    answers: Flags
+
+
 @_open
 class Answered(TypedDict):
     """A record of `status` ok. Seconds are wall time, slots are per layer.
@@ -151,6 +172,9 @@ class Answered(TypedDict):
     cpu_wait: NotRequired[Annotated[float, Field(ge=0, le=1)] | None]
     prompt_hash: NotRequired[str]
     trace: NotRequired[str]
+    cluster: NotRequired[str]
+    forced_hash: NotRequired[str]
+    replay: NotRequired[Annotated[Replayed, AfterValidator(_of_one_length)]]
 
 
 @_open

@@ -13,6 +13,7 @@ from scope.generation.models import Loaded
 from scope.generation.options import Hooks, Options
 from scope.generation.processors import asked_for, described
 from scope.generation.prompts import Encoded
+from scope.generation.replay import Replayed
 from scope.generation.rows import Generated, Prompt
 from scope.generation.sampling import Sampling
 from scope.generation.stream import stream
@@ -109,7 +110,7 @@ class Answers:
         sampled = experiment.sampling.temperature > 0
         opened, by = prompt.starts_thinking(markers), scorers(experiment.scoring)
         return {
-            **_names(request),
+            **names(request),
             "seed": experiment.sampling.seed_of(request.name) if sampled else None,
             "prompt_hash": prompt.hash,
             "prompt_cut_tokens": prompt.cut,
@@ -120,10 +121,11 @@ class Answers:
     def failed(self, request: Request, status: str, reason: str) -> Lines:
         """The record of a request that failed."""
         about = {"prompt_hash": self.prompts[request.index].hash, "status": status, "reason": reason}
-        return [_names(request) | about]
+        return [names(request) | about]
 
 
-def _names(request: Request) -> dict[str, Any]:
+def names(request: Request) -> dict[str, Any]:
+    """The fields that say which request a record is about."""
     return {"sample": request.name, "prompt": request.sample.name, "draw": request.draw}
 
 
@@ -160,9 +162,6 @@ def record(
     only: `unscored` says why.
     """
     fed = len(made.tokens) - 1
-    prefill_evicted = [full - kept for full, kept in zip(made.prefill_full, made.prefill_kept, strict=True)]
-    missing = [full - kept for full, kept in zip(made.slots_full, made.slots_kept, strict=True)]
-    decode_evicted = [max(0, late - early) for late, early in zip(missing, prefill_evicted, strict=True)]
     answers, failed = attempt(sample.questions, made.text, None, by, markers, opened)
     return {
         "status": OK,
@@ -177,6 +176,16 @@ def record(
         "prefill_seconds": round(made.prefill_seconds, 4),
         "decode_seconds": round(made.decode_seconds, 4),
         "tokens_per_second": round(fed / made.decode_seconds, 2) if fed else None,
+        **held(made),
+    }
+
+
+def held(made: Generated | Replayed) -> dict[str, Any]:
+    """What the cache of a row held and evicted, as plain data."""
+    prefill_evicted = [full - kept for full, kept in zip(made.prefill_full, made.prefill_kept, strict=True)]
+    missing = [full - kept for full, kept in zip(made.slots_full, made.slots_kept, strict=True)]
+    decode_evicted = [max(0, late - early) for late, early in zip(missing, prefill_evicted, strict=True)]
+    return {
         "cache_bytes": made.cache_bytes,
         "full_cache_bytes": made.full_cache_bytes,
         "slots_kept": list(made.slots_kept),

@@ -18,6 +18,7 @@ from scope.generation.models import ModelSource
 from scope.generation.prompts import Encoded, encode
 from scope.generation.sampling import Sampling
 from scope.prefill import PrefillMethod
+from scope.runs.replaying import GOLD, Replaying
 from scope.runs.traces import Trace
 from scope.scoring import STANDARD, scorers
 from scope.scoring.scorers import module_of, short_name
@@ -40,14 +41,23 @@ class Experiment:
     engine: Engine = field(default_factory=Engine)
     limit: int | None = None  # only so many prompts, the first ones
     trace: Trace | None = None  # what is recorded for figures; changes no answer
+    replay: Replaying | None = None  # which texts are forced; None: the model writes its own
     scoring: Sequence[str] = STANDARD  # names of scorers; changes no answer
     setting: str = ""  # what differs from the other runs of a sweep, beside the labels; for people
     config: Mapping[str, Any] = field(default_factory=dict)  # as composed; recorded, never read here
 
     def __post_init__(self) -> None:
-        """Raises SettingError for a wrong value, ConfigError for a scorer that does not exist."""
+        """Raises SettingError for a wrong value, ConfigError for a scorer that does not exist.
+
+        Raises ImpossibleError for what no replay can do.
+        """
         if self.limit is not None:
             check_count(self, "limit", low=1)
+        if self.replay and self.trace:
+            raise ImpossibleError("trace: shows how a text is written, and measure=replay writes none: take trace=none")
+        if self.replay and self.replay.of == GOLD and self.sampling.samples > 1:
+            allowed = "must be 1: replay.of=gold forces one text a prompt"
+            raise ImpossibleError(f"sampling.samples={self.sampling.samples}: {allowed}")
         _ = self.policy  # for its checks
         scorers(self.scoring)
 
@@ -89,7 +99,9 @@ class Experiment:
 
         Raises ScopeError for a model, or data, that cannot be reached.
         """
-        return records.identity(self.settings(limits=False) | {"weights": self.model.fingerprint()})
+        forced = self.replay.origin(self.task.samples()[: self.limit]) if self.replay else ""
+        beside = {"weights": self.model.fingerprint()} | ({"forced": forced} if forced else {})
+        return records.identity(self.settings(limits=False) | beside)
 
     def require(self) -> None:
         """Raises ImpossibleError, naming the key, for what this machine cannot do.
@@ -110,13 +122,16 @@ class Experiment:
         described["model"]["dtype"] = self.dtype
         if origin := self.task.samples()[0].origin:
             described["task"]["origin"] = origin
+        if self.replay:
+            described["replay"]["of"] = self.replay.told
         return described
 
     def _described(self, limits: bool = True) -> dict[str, dict[str, Any]]:
         """The settings as they were given."""
         bound = {} if self.max_bytes is None else {"max_bytes": self.max_bytes}
         described = {name: records.describe(part, limits) for name, part in self.parts.items()}
-        return described | {"cache": {"granularity": self.granularity, **bound}}
+        replay = {"replay": records.describe(self.replay, limits)} if self.replay else {}
+        return described | {"cache": {"granularity": self.granularity, **bound}} | replay
 
     def prompt_room(self, config: PretrainedConfig) -> int | None:
         """The most tokens that a prompt may have: the model's context less T. None where the context has no bound.

@@ -76,12 +76,22 @@ class Place:
 
         asked: the requests of this run or shard; prompts: those of all requests, by `Request.index`.
         """
+        self._require_same("prompt", {request.name: prompts[request.index].hash for request in asked})
+
+    def require_same_forced(self, hashes: Mapping[str, str]) -> None:
+        """Raises ConfigError if another text was forced than is now. hashes: of the texts' tokens, by sample."""
+        self._require_same("forced", hashes)
+
+    def _require_same(self, what: str, hashes: Mapping[str, str]) -> None:
+        was_for, made_by = {
+            "prompt": ("answered for another prompt", "what makes prompts"),
+            "forced": ("replayed with another text", "what makes these texts"),
+        }[what]
         answered = self.answered()
-        for request in asked:
-            was = answered.get(request.name, {}).get("prompt_hash")
-            now = prompts[request.index].hash
+        for name, now in hashes.items():
+            was = answered.get(name, {}).get(f"{what}_hash")
             if was is not None and was != now:
                 raise ConfigError(
-                    f"{self.folder}: {request.name} was answered for another prompt ({was}, now {now}): what makes "
-                    "prompts has changed since; rerun=true answers all anew, and another name=... keeps both"
+                    f"{self.folder}: {name} was {was_for} ({was}, now {now}): {made_by} has changed since; rerun=true "
+                    "answers all anew, and another name=... keeps both"
                 )

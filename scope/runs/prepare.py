@@ -16,6 +16,7 @@ from scope.generation.prompts import Encoded
 from scope.generation.rows import Prompt
 from scope.generation.stream import generate
 from scope.runs.experiment import Experiment, Request
+from scope.runs.forced import Forced
 from scope.runs.forecast import require_fit
 from scope.runs.place import Place
 from scope.scoring import ScorerError, score, scorers
@@ -25,13 +26,18 @@ from scope.util.files import require_place
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that can start. prompts: of all requests of the experiment, by `Request.index`."""
+    """A run that can start.
+
+    prompts: of all requests of the experiment, by `Request.index`. forced: by the same index, the texts of a replay;
+    None where the model writes its own.
+    """
 
     experiment: Experiment
     place: Place
     asked: Sequence[Request]
     prompts: Sequence[Encoded]
     manifest: Mapping[str, Any]
+    forced: Mapping[int, Forced] | None = None
 
 
 def prepare(experiment: Experiment, place: Place, asked: Sequence[Request]) -> Prepared:

@@ -1,10 +1,11 @@
 """The story of one run: prepare it, open its records, make what is missing, batch by batch, and close.
 
-How a run is kept is here and in `place`. What is measured of a sample is in `answers`.
+How a run is kept is here and in `place`. What is measured of a sample is in `answers` and `replays`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,23 @@ from scope.records import RecordKeeping, Records
 from scope.runs.answers import Answers
 from scope.runs.batches import OK, attempts, share
 from scope.runs.experiment import Experiment, Request
+from scope.runs.forced import forced_texts, of_the_full_cache
 from scope.runs.place import Place
 from scope.runs.prepare import Prepared, prepare
+from scope.runs.replaying import FULL, Replaying
+from scope.runs.replays import Replays
 from scope.runs.summary import headline, running, sample_row, summary
 from scope.runs.traces import record_trace
-from scope.runs.tracking import RunInfo, Tracker
+from scope.runs.tracking import NoTracking, RunInfo, Tracker
 from scope.scoring import ScorerError
 from scope.scoring.scorers import short_name
 from scope.util.errors import ScopeError, before_it_runs
 from scope.util.progress import Progress
 from scope.util.secrets import command_line, redact
-from scope.util.stopping import Stopping
+from scope.util.stopping import Stopped, Stopping
+
+FULL_TEXTS = "full_texts"  # beside the folders of all sweeps: what the full cache wrote, for replays
+LONGEST_WAIT = 24 * 3600  # seconds, while another process has the full cache write
 
 
 def run(
@@ -52,6 +59,8 @@ def run(
                 announce(experiment, how_to_score(names, "1 finished run", [place.folder], experiment.scoring), console)
             return place.folder
         ready = prepare(experiment, place, asked)
+    if experiment.replay:
+        ready = with_forced(ready, experiment.replay, console)
     opened = Records(place.folder, as_yaml(experiment.config), ready.manifest, keeping)
     with closing(opened) as kept, Stopping() as stopping:
         failed = work(ready, kept, stopping, tracker, console)
@@ -68,6 +77,28 @@ def run(
         raise SamplesFailedError(f"{reason}; the same command tries them again", place.folder)
     stopping.check(done=place.folder)
     return place.folder
+
+
+def with_forced(ready: Prepared, replaying: Replaying, console: Console) -> Prepared:
+    """The same with the texts to force. With `of=full` the full cache writes them first, in a run of its own.
+
+    That run has its own records, outside of the sweep's folder: it is made once for all policies and names, and a kill
+    loses what it loses of any run. Raises ScopeError as `run` does, and for a text that is not there.
+    """
+    place, folder = ready.place, replaying.folder
+    if replaying.of == FULL:
+        keeping = replace(place.keeping, rerun=False, wait_seconds=max(place.keeping.wait_seconds, LONGEST_WAIT))
+        try:
+            full = of_the_full_cache(ready.experiment)
+            folder = run(full, NoTracking(), place.output.parent / FULL_TEXTS, console, keeping)
+        except Stopped as stop:
+            raise Stopped(stop.signal) from stop  # the texts may be done, this run is not
+    with before_it_runs():
+        tokenizer = models.load_shape(ready.experiment.model)[1]
+        forced = forced_texts(ready.experiment, ready.asked, ready.prompts, tokenizer, folder)
+        if place.begun():
+            place.require_same_forced({request.name: forced[request.index].hash for request in ready.asked})
+    return replace(ready, forced=forced)
 
 
 class SamplesFailedError(ScopeError):
@@ -142,7 +173,7 @@ def work(ready: Prepared, kept: Records, stopping: Stopping, tracker: Tracker, c
         return []
     todo.sort(key=lambda request: -len(ready.prompts[request.index].tokens))  # rows of like length share a prefill
     with before_it_runs():
-        measure = Answers(experiment, models.load(experiment.model), ready.prompts)
+        measure = measured(ready)
     for note in measure.notes():
         announce(experiment, note, console)
     rows = measure.rows(todo)
@@ -173,6 +204,14 @@ def work(ready: Prepared, kept: Records, stopping: Stopping, tracker: Tracker, c
     finally:
         tracker.finish(summary(list(kept.done.values())), [sample_row(line) for line in kept.done.values()])
     return failed
+
+
+def measured(ready: Prepared) -> Answers | Replays:
+    """What is measured of each sample. Loads the model."""
+    loaded = models.load(ready.experiment.model)
+    if ready.forced is None:
+        return Answers(ready.experiment, loaded, ready.prompts)
+    return Replays(ready.experiment, loaded, ready.prompts, ready.forced)
 
 
 def run_info(ready: Prepared) -> RunInfo:

@@ -16,11 +16,31 @@ def headline(lines: Sequence[Mapping[str, Any]]) -> str:
         parts.insert(0, f"{found['accuracy']:.1%} of {found['questions']} answers right in {_prompts(lines)}")
     if found["prompts_cut"]:
         parts.append(f"{found['prompts_cut']} of {found['samples']} prompts cut in the middle")
-    parts += [f"{found['cache_share']:.0%} of the full cache's bytes for its own text"]
-    parts += [f"{written(found['tokens_per_second'])} tokens/s"]
+    parts += _replay_words(found)
+    replayed = "kl" in found
+    parts += [f"{found['cache_share']:.0%} of the full cache's bytes{' for its own text' * (not replayed)}"]
+    parts += [f"{written(found['tokens_per_second'])} {'forced ' * replayed}tokens/s"]
     if any(line.get("engine") == "compile" for line in lines):
         parts[-1] += " with the compiling"
     return ", ".join(parts)
+
+
+REPLAYED = ("kl", "agreement", "log_likelihood_lost", "answers_recalled", "answers_kl")  # means of a replay
+
+
+def _replayed(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The means of replays over the samples that have them; nothing for a run that generates."""
+    values = {name: [line[name] for line in lines if line.get(name) is not None] for name in REPLAYED}
+    return {name: sum(found) / len(found) for name, found in values.items() if found}
+
+
+def _replay_words(found: Mapping[str, float]) -> list[str]:
+    said = {
+        "kl": "KL {:.4f} nats a token",
+        "agreement": "{:.1%} the same top token",
+        "answers_recalled": "{:.1%} of answer tokens recalled",
+    }
+    return [words.format(abs(found[name])) for name, words in said.items() if name in found]
 
 
 def _prompts(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -53,6 +73,7 @@ def summary(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "tokens_per_second": tokens / (sum(decode.values()) or 1.0),
         "prompts_cut": sum(line.get("prompt_cut_tokens", 0) > 0 for line in lines),
         **_measures(lines),
+        **_replayed(lines),
     }
 
 
