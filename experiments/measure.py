@@ -57,8 +57,8 @@ def measure(overrides: Sequence[str], output: Path) -> Measured:
 def recorded(overrides: Sequence[str], output: Path) -> Measured | None:
     """The result of a configuration that has been run; None if there is no finished run."""
     job = _job(overrides, output)
-    folder = finished(job.experiment, job.output, _silent(), job.keeping)
-    return folder and _read(job, folder)
+    there = finished(job.experiment, job.output, _silent(), job.keeping)
+    return there and _read(job, there[0])
 
 
 def _job(overrides: Sequence[str], output: Path) -> Job:

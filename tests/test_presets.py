@@ -251,7 +251,7 @@ def test_a_plan_names_the_model_and_counts_hours_of_its_device(scope: Scope, no_
     folder = str(ROOT / "scope" / "embedded")
     said = scope("model=hf", f"model.path={folder}/", "limit=1", "plan=true").out
     assert "\nmodel embedded, task arithmetic" in f"\n{said}"
-    assert re.search(r"^1 run, 1 samples, 640 tokens to write, [\d.]+ CPU hours$", said, re.M)
+    assert re.search(r"^1 run, 1 sample, 640 tokens to write, [\d.]+ CPU hours$", said, re.M)
     assert "GPU" not in said
     assert re.search(r"^snapkv +1 +\d+ +640 ", said, re.M)  # one length, not least-median-most
     assert re.search(r"^snapkv +16 +\d+-\d+-\d+ ", scope("plan=true").out, re.M)

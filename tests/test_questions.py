@@ -557,7 +557,7 @@ def test_the_example_of_the_readme_runs(scope: Any, tmp_path: Path) -> None:
     text = (ROOT / "scope" / "tasks" / "README.md").read_text()
     found = re.search(r"```yaml\n# (myconf/task/rivers\.yaml)\n(.*?)```", text, re.S)
     assert found
-    assert len(found[0].splitlines()) <= 17
+    assert len(found[0].splitlines()) <= 21  # two worked examples
     write(tmp_path / "rivers.jsonl", rivers(20))
     code, _, err = scope(yaml.safe_load(found[2]), "limit=1", "task.max_new_tokens=8", "budget.prefill=60")
     assert code == 0, err
