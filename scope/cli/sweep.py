@@ -10,7 +10,8 @@ from rich.console import Console
 
 from scope.cli.config import NO_USE, Job, build, default_budget, files_of, unused
 from scope.runs.forecast import show_plan
-from scope.runs.run import SamplesFailedError, finished, how_to_score
+from scope.runs.run import SamplesFailedError, finished
+from scope.runs.unscored import how_to_score
 from scope.util.errors import BugError, ConfigError, ImpossibleError, ScopeError, of_the_machine, one_line, shown
 from scope.util.files import require_place
 from scope.util.importing import uncollected

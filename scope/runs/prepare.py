@@ -40,8 +40,12 @@ class Prepared:
     forced: Mapping[int, Forced] | None = None
 
 
-def prepare(experiment: Experiment, place: Place, asked: Sequence[Request]) -> Prepared:
-    """Encode the prompts and check the run. Writes nothing. asked: the requests of this run or shard.
+def prepare(
+    experiment: Experiment, place: Place, before: Mapping[str, Any] | None, asked: Sequence[Request]
+) -> Prepared:
+    """Encode the prompts and check the run. Writes nothing.
+
+    before: the manifest, as `place.begun()` gives it. asked: the requests of this run or shard.
 
     Raises ScopeError for anything that cannot run: a prompt that does not fit, a scorer that fails, a folder that
     cannot be made, a sample that was answered for another prompt.
@@ -53,7 +57,6 @@ def prepare(experiment: Experiment, place: Place, asked: Sequence[Request]) -> P
         except ScorerError as error:
             raise error.at("an empty text") from error
     require_place(place.output)
-    before = place.begun()
     day = template_day(before)
     config, tokenizer = models.load_shape(experiment.model)
     prompts = encode_all(experiment, config, tokenizer, day)

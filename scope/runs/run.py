@@ -3,7 +3,7 @@
 How a run is kept is here and in `place`. What is measured of a sample is in `answers` and `replays`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -27,11 +27,10 @@ from scope.runs.replays import Replays
 from scope.runs.summary import headline, running, sample_row, summary
 from scope.runs.traces import record_trace
 from scope.runs.tracking import NoTracking, RunInfo, Tracker
-from scope.scoring import ScorerError
-from scope.scoring.scorers import short_name
+from scope.runs.unscored import faults, how_to_score, unscored
 from scope.util.errors import ScopeError, before_it_runs
 from scope.util.progress import Progress
-from scope.util.secrets import command_line, redact
+from scope.util.secrets import redact
 from scope.util.stopping import Stopped, Stopping
 
 FULL_TEXTS = "full_texts"  # beside the folders of all sweeps: what the full cache wrote, for replays
@@ -54,11 +53,13 @@ def run(
         experiment.require()  # first: a run that was finished on another machine does not excuse what cannot run here
         place = Place.of(experiment, output, keeping)
         asked = share(experiment.requests(), keeping.part)
-        if (answered := nothing_left(experiment, place, asked, console)) is not None:
-            if names := unscored(experiment, answered.values(), place.folder):
+        before = place.begun()
+        if (answered := nothing_left(experiment, place, before, asked, console)) is not None:
+            names, _ = unscored(experiment, answered.values(), place.folder)
+            if names:
                 announce(experiment, how_to_score(names, "1 finished run", [place.folder], experiment.scoring), console)
             return place.folder
-        ready = prepare(experiment, place, asked)
+        ready = prepare(experiment, place, before, asked)
     if experiment.replay:
         ready = with_forced(ready, experiment.replay, console)
     opened = Records(place.folder, as_yaml(experiment.config), ready.manifest, keeping)
@@ -67,8 +68,8 @@ def run(
     trace_prompts(ready)
     if kept.done:
         announce(experiment, headline(list(kept.done.values())), console)
-    if names := unscored(experiment, kept.done.values(), place.folder):
-        lacking = sum(bool(unscored(experiment, [line], place.folder)) for line in kept.done.values())
+    names, lacking = unscored(experiment, kept.done.values(), place.folder)
+    if names:
         where = f"{lacking} of {len(kept.done)} answers"
         announce(experiment, how_to_score(names, where, [place.folder], experiment.scoring), console)
     if failed:
@@ -96,7 +97,7 @@ def with_forced(ready: Prepared, replaying: Replaying, console: Console) -> Prep
     with before_it_runs():
         tokenizer = models.load_shape(ready.experiment.model)[1]
         forced = forced_texts(ready.experiment, ready.asked, ready.prompts, tokenizer, folder)
-        if place.begun():
+        if place.begun():  # asked anew: the full cache may have written for hours
             place.require_same_forced({request.name: forced[request.index].hash for request in ready.asked})
     return replace(ready, forced=forced)
 
@@ -122,44 +123,28 @@ def finished(
     """
     place = Place.of(experiment, output, keeping)
     asked = share(experiment.requests(), keeping.part)
-    answered = nothing_left(experiment, place, asked, console)
-    return None if answered is None else (place.folder, unscored(experiment, answered.values(), place.folder))
+    answered = nothing_left(experiment, place, place.begun(), asked, console)
+    return None if answered is None else (place.folder, unscored(experiment, answered.values(), place.folder)[0])
 
 
 def nothing_left(
-    experiment: Experiment, place: Place, asked: Sequence[Request], console: Console
+    experiment: Experiment,
+    place: Place,
+    before: Mapping[str, Any] | None,
+    asked: Sequence[Request],
+    console: Console,
 ) -> Mapping[str, Mapping[str, Any]] | None:
     """The records of a run whose samples are all answered, and of which no trace is to be made; None for any other.
 
-    Prints its headline.
+    before: the manifest, as `place.begun()` gives it. Prints the run's headline.
     """
-    if experiment.trace or not place.begun():
+    if experiment.trace or not before:
         return None
     answered = place.answered()
     if any(request.name not in answered for request in asked):
         return None
     announce(experiment, f"{headline(list(answered.values()))} (was finished already)", console)
     return answered
-
-
-def unscored(experiment: Experiment, answered: Iterable[Mapping[str, Any]], folder: Path) -> list[str]:
-    """The scorers that have not scored all of these records of the run in `folder`, or whose code has changed since.
-
-    Only those that the experiment asks for, in its order.
-    """
-    asked = [question["scores"] for line in answered for question in line["questions"]]
-    before, now = records.read_manifest(folder).get("scoring_code", {}), experiment.scoring_code()
-    edited = {name for name in now if name in before and before[name] != now[name]} if asked else set()
-    lacking = {name for name in now if not all(name in scores for scores in asked)}
-    return [name for name in experiment.scoring if short_name(name) in lacking | edited]
-
-
-def how_to_score(names: Sequence[str], where: str, folders: Iterable[Path], scoring: Iterable[str]) -> str:
-    """Says which scorers have not scored as they are now, and the command that does it. scoring: all that are asked."""
-    words = ["python", "-m", "scope.scoring", *map(str, folders), "--scoring", ",".join(scoring), "--write"]
-    listed = ", ".join(f"`{short_name(name)}`" for name in names)
-    were = "was" if len(names) == 1 else "were"
-    return f"{listed} {were} not scored by the present code in {where}: {command_line(words)}"
 
 
 def work(ready: Prepared, kept: Records, stopping: Stopping, tracker: Tracker, console: Console) -> list[str]:
@@ -187,12 +172,10 @@ def work(ready: Prepared, kept: Records, stopping: Stopping, tracker: Tracker, c
                 kept.append(lines)
                 progress.finish(lines)
                 failed += [str(line.get("reason")) for line in lines if line["status"] != OK]
-                for line in lines:
-                    for scorer, why in line.get("unscored", {}).items():
-                        if scorer not in faulty:
-                            error = ScorerError(scorer, why, f"sample {line['sample']}")
-                            announce(experiment, f"{error}; the text is kept", console)
-                    faulty |= line.get("unscored", {}).keys()
+                for fault in faults(lines):
+                    if fault.scorer not in faulty:
+                        announce(experiment, f"{fault}; the text is kept", console)
+                    faulty.add(fault.scorer)
                 tracker.log(running(list(kept.done.values()), lines))
             if experiment.trace or any(request.name not in kept.done for request in ready.asked):
                 stopping.check()
