@@ -6,7 +6,7 @@ python -m analysis.figures outputs/demo
 import io
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -100,18 +100,34 @@ def position(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
     several = [run for run in runs if any(len(s.correct) > 1 for s in run.samples)]
     if not several:
         raise NothingToShowError("no run asks several questions in one prompt")
-    alike = _asked(runs, frame)
-    groups = _grouped(several, lambda run: (*alike[run.folder], run.labels["method"]))
+    labels = ("place of the question in its prompt", "answers right, %")
+    figure, _ = _by_place(several, _asked(runs, frame), by_position, labels)
+    return figure
+
+
+def _by_place(
+    runs: Sequence[Run],
+    alike: Mapping[Path, tuple[str, str]],
+    line: Callable[[Sequence[Sample]], Sequence[Sequence[float]]],
+    labels: tuple[str, str],
+) -> tuple[Any, Sequence[Any]]:
+    """A panel for each method, with a line for each run. -> the figure and its axes.
+
+    alike: as of `_asked`. line: from a run's samples to places, values and, if there are any, their lower and upper
+    bounds. labels: of the axis of places, and of that of values.
+    """
+    groups = _grouped(runs, lambda run: (*alike[run.folder], run.labels["method"]))
     figure, axes = panels(len(groups))
     for axis, (names, members) in zip(axes, groups.items(), strict=True):
         for run, style in _told_apart(members):
-            places, shares, low, high = by_position(run.samples)
+            places, values, *bounds = line(run.samples)
             shade = colour(run.labels["decoding"])
-            axis.plot(places, shares, style, color=shade, label=_name(run, members), marker="o", ms=2.5, lw=1.3)
-            axis.fill_between(places, low, high, color=shade, alpha=0.13, lw=0)
-        dress(axis, _title(names, groups), "place of the question in its prompt", "answers right, %")
+            axis.plot(places, values, style, color=shade, label=_name(run, members), marker="o", ms=2.5, lw=1.3)
+            if bounds:
+                axis.fill_between(places, *bounds, color=shade, alpha=0.13, lw=0)
+        dress(axis, _title(names, groups), *labels)
         axis.legend(fontsize=6, framealpha=0.8, loc="best")
-    return figure
+    return figure, axes
 
 
 def by_position(samples: Sequence[Sample]) -> tuple[list[float], list[float], list[float], list[float]]:
@@ -213,17 +229,10 @@ def divergence_position(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
     replays = [run for run in runs if run.compressed and any(s.replay for s in run.samples)]
     if not replays:
         raise NothingToShowError("no compressed run replays a text")
-    alike = _asked(runs, frame)
-    groups = _grouped(replays, lambda run: (*alike[run.folder], run.labels["method"]))
-    figure, axes = panels(len(groups))
-    for axis, (names, members) in zip(axes, groups.items(), strict=True):
-        for run, style in _told_apart(members):
-            places, means = divergence_by_place(run.samples)
-            shade = colour(run.labels["decoding"])
-            axis.plot(places, means, style, color=shade, label=_name(run, members), marker="o", ms=2.5, lw=1.3)
-        dress(axis, _title(names, groups), "place in the forced text", "KL, nats/token")
+    labels = ("place in the forced text", "KL, nats/token")
+    figure, axes = _by_place(replays, _asked(runs, frame), divergence_by_place, labels)
+    for axis in axes:
         logarithmic(axis, LEAST_NATS)
-        axis.legend(fontsize=6, framealpha=0.8, loc="best")
     return figure
 
 
