@@ -2,10 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
-
-import torch
 
 from scope.cache import sizes
 from scope.generation.engine import devices_of
@@ -17,7 +14,7 @@ from scope.generation.replay import Replayed
 from scope.generation.rows import Generated, Prompt
 from scope.generation.sampling import Sampling
 from scope.generation.stream import stream
-from scope.runs.batches import OK, Lines
+from scope.runs.batches import OK, Begun, Lines
 from scope.runs.experiment import Experiment, Request
 from scope.runs.forecast import notes, unknown_words
 from scope.scoring import Scorer, attempt, scorers
@@ -25,7 +22,6 @@ from scope.scoring.thinking import Markers, without_thinking
 from scope.tasks import Sample, Task
 from scope.util.memory import rows_that_fit
 from scope.util.progress import Progress
-from scope.util.speeds import CpuWait
 from scope.util.stopping import Stopping
 
 
@@ -77,7 +73,7 @@ class Answers:
         experiment = self.experiment
         prompts = (self.prompt(request) for request in requests if not stopping.asked)
         options = Options(self.engine, rows, experiment.engine.prefill_chunk, hooks=Hooks(progress.step))
-        began, waiting = datetime.now(UTC).isoformat(timespec="milliseconds"), CpuWait()
+        began, device = Begun(), self.loaded.model.device.type
         for place, made in stream(
             self.loaded.model,
             self.loaded.tokenizer,
@@ -87,16 +83,7 @@ class Answers:
             experiment.sampling,
             options,
         ):
-            waited = waiting.share()  # since the batch began
-            batch = {
-                "batch": began,
-                "batch_rows": min(rows, len(requests)),
-                "engine": self.engine,  # with `compile`, a batch's seconds hold those of compiling
-                "batch_seconds": round(made.batch_seconds, 4),
-                "device": self.loaded.model.device.type,
-                "threads": torch.get_num_threads(),
-                "cpu_wait": None if waited is None else round(waited, 3),
-            }
+            batch = began.fields(min(rows, len(requests)), self.engine, device, made.batch_seconds)
             yield requests[place], [self.line(requests[place], made, batch)]
 
     def prompt(self, request: Request) -> Prompt:

@@ -3,6 +3,7 @@
 import gc
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from traceback import walk_tb
 from types import FrameType
@@ -14,12 +15,33 @@ from scope.util.errors import ScopeError
 from scope.util.importing import allowed_packages
 from scope.util.memory import out_of_memory
 from scope.util.secrets import redact
+from scope.util.speeds import CpuWait
 
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Lines = list[dict[str, Any]]
 OWN_ROOMS = ("prefill", "decoding", "tasks", "scoring")  # of scope: where a user adds files
 OK, FAILED, OUT_OF_MEMORY = "ok", "failed", "out of memory"  # a record's status
+
+
+class Begun:
+    """A batch that begins now: when that was, and for how much of its time the process has waited for a processor."""
+
+    def __init__(self) -> None:
+        self._at, self._waiting = datetime.now(UTC).isoformat(timespec="milliseconds"), CpuWait()
+
+    def fields(self, rows: int, engine: str, device: str, seconds: float) -> dict[str, Any]:
+        """What a record tells of its batch. seconds: of decoding; with `compile` those of compiling are among them."""
+        waited = self._waiting.share()  # since the batch began
+        return {
+            "batch": self._at,
+            "batch_rows": rows,
+            "engine": engine,
+            "batch_seconds": round(seconds, 4),
+            "device": device,
+            "threads": torch.get_num_threads(),
+            "cpu_wait": None if waited is None else round(waited, 3),
+        }
 
 
 def share(items: Sequence[T], part: tuple[int, int]) -> list[T]:

@@ -3,11 +3,9 @@
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from math import fsum, isfinite
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from scope.cache import sizes
@@ -15,12 +13,11 @@ from scope.generation.models import Loaded
 from scope.generation.prompts import Encoded
 from scope.generation.replay import Reference, Replayed, ReplayOptions, reference, replay
 from scope.runs.answers import held, names
-from scope.runs.batches import FAILED, OK, Lines
+from scope.runs.batches import FAILED, OK, Begun, Lines
 from scope.runs.experiment import Experiment, Request
 from scope.runs.forced import Forced
 from scope.util.memory import rows_that_fit
 from scope.util.progress import Progress
-from scope.util.speeds import CpuWait
 from scope.util.stopping import Stopping
 
 KEPT_BYTES = 2**30  # of references, for the other runs of this process
@@ -68,10 +65,11 @@ class Replays:
             for request in together:
                 if not self.forced[request.index].tokens:
                     yield request, self.failed(request, FAILED, "its text has no token to force")
-            yield from self._batch([r for r in together if self.forced[r.index].tokens], progress)
+            if some := [request for request in together if self.forced[request.index].tokens]:
+                yield from self._batch(some, progress)
 
     def _batch(self, requests: Sequence[Request], progress: Progress) -> Iterator[tuple[Request, Lines]]:
-        began, waiting = datetime.now(UTC).isoformat(timespec="milliseconds"), CpuWait()
+        began = Begun()
         forced = [self.forced[request.index].tokens for request in requests]
         of_batch, told = sum(map(len, forced)), 0
 
@@ -87,15 +85,7 @@ class Replays:
         prompts = [self.prompts[request.index].tokens for request in requests]
         against = self._reference(prompts, forced)
         made = replay(self.loaded.model, prompts, forced, self.experiment.policy, options, against)
-        waited = waiting.share()
-        batch = {
-            "batch": began,
-            "batch_rows": len(requests),
-            "engine": "eager",
-            "device": self.loaded.model.device.type,
-            "threads": torch.get_num_threads(),
-            "cpu_wait": None if waited is None else round(waited, 3),
-        }
+        batch = began.fields(len(requests), "eager", self.loaded.model.device.type, made[0].steps_seconds)
         for request, row in zip(requests, made, strict=True):
             yield request, [self.line(request, row, batch)]
 
@@ -134,7 +124,6 @@ class Replays:
             "questions": [],
             "prefill_seconds": round(made.prefill_seconds, 4),
             "decode_seconds": round(made.steps_seconds, 4),
-            "batch_seconds": round(made.steps_seconds, 4),
             "tokens_per_second": None,
             **held(made),
             **means(tokens),
