@@ -19,6 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
 from scope.tasks import Reference, Sample
+from scope.tasks.task import require_offsets
 from scope.util.errors import ConfigError, ImpossibleError, ScopeError, one_line, shown
 
 LAYOUTS = ("auto", "chat", "plain", "paper")
@@ -52,6 +53,11 @@ class TemplateInput:
     day: date | None = None
 
 
+def hash_of(tokens: Sequence[int]) -> str:
+    """16 hex digits: a hash of tokens, by which records tell prompts and forced texts apart."""
+    return hashlib.sha256(" ".join(map(str, tokens)).encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Encoded:
     """A prompt as the model reads it.
@@ -68,7 +74,7 @@ class Encoded:
     @cached_property
     def hash(self) -> str:
         """16 hex digits: a hash of the tokens."""
-        return hashlib.sha256(" ".join(map(str, self.tokens)).encode()).hexdigest()[:16]
+        return hash_of(self.tokens)
 
     def starts_thinking(self, markers: tuple[str, str] | None) -> bool:
         """Whether the prompt ends with the mark that opens a thinking part, as with some templates."""
@@ -195,8 +201,7 @@ def forced_tokens(tokenizer: PreTrainedTokenizerBase, gold: Reference) -> tuple[
 
     Raises ImpossibleError for a tokenizer that does not say where in the text its tokens lie.
     """
-    if not tokenizer.is_fast:
-        raise ImpossibleError("the tokenizer does not say where its tokens lie in a text: take a fast one")
+    require_offsets(tokenizer)
     encoded = tokenizer(gold.text, add_special_tokens=False, return_offsets_mapping=True)
     return list(encoded.input_ids), gold.answer_tokens(encoded.offset_mapping)
 

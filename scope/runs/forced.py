@@ -1,6 +1,5 @@
 """The texts that a replay forces, as tokens."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from scope import records
 from scope.decoding import KeepAll
-from scope.generation.prompts import Encoded, forced_tokens
+from scope.generation.prompts import Encoded, forced_tokens, hash_of
 from scope.prefill import Full
 from scope.runs.experiment import Experiment, Request
 from scope.util.errors import ScopeError
@@ -31,7 +30,7 @@ class Forced:
     @cached_property
     def hash(self) -> str:
         """16 hex digits: a hash of the tokens."""
-        return hashlib.sha256(" ".join(map(str, self.tokens)).encode()).hexdigest()[:16]
+        return hash_of(self.tokens)
 
 
 def forced_texts(

@@ -12,7 +12,7 @@ from scope.tasks.longgenbench import LongGenBench
 from scope.tasks.numbered import steps_of
 from scope.tasks.sets import stamped
 from scope.tasks.sources import Hub, Row
-from scope.tasks.task import SPLITS, Sample
+from scope.tasks.task import SPLITS, BuiltOnce, Sample
 from scope.util.errors import ScopeError, check_choice, check_count
 
 MOST_PROMPTS = 1000
@@ -20,7 +20,7 @@ ORDER = " Give the result as your final answer. Do not include units."  # the pa
 
 
 @dataclass(frozen=True)
-class GSMSymbolic:
+class GSMSymbolic(BuiltOnce):
     """`questions` sums in each prompt, after worked examples, with solutions that replay can force.
 
     split: what the samples are for; its seeds are those of no other. seed: of the sums. prompts: how many samples; the
@@ -43,15 +43,9 @@ class GSMSymbolic:
         check_count(self, "seed")
         check_count(self, "prompts", low=1, high=MOST_PROMPTS)
 
-    def samples(self) -> list[Sample]:
-        """Raises ScopeError where reasoning-gym is not installed."""
-        return list(self._samples)
-
-    def measures(self, sample: Sample, generation: str) -> dict[str, float]:
-        return {}
-
     @cached_property
     def _samples(self) -> tuple[Sample, ...]:
+        """Raises ScopeError where reasoning-gym is not installed."""
         count = self.questions * self.prompts
         made = LongGenBench(
             f"gsm_symbolic-{self.split}-{self.seed}",

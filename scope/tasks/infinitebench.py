@@ -8,12 +8,12 @@ from pathlib import Path
 from scope.scoring import rouge
 from scope.tasks.sets import advice, stamped, write_set, written_gold
 from scope.tasks.sources import WORKED, Hub, Row, read, read_text, require
-from scope.tasks.task import Reference, Sample
+from scope.tasks.task import BuiltOnce, Reference, Sample
 from scope.util.errors import ConfigError, SettingError, check_count
 
 
 @dataclass(frozen=True)
-class InfiniteBench:
+class InfiniteBench(BuiltOnce):
     """One text per prompt. The generated summary is scored by ROUGE against reference summaries.
 
     name: of the samples. hub: the data set, with columns context and answer.
@@ -37,15 +37,12 @@ class InfiniteBench:
         check_count(self, "max_new_tokens", low=1)
         check_count(self, "prompt_tokens", low=2)
 
-    def samples(self) -> list[Sample]:
-        """Raises ConfigError for a source that is malformed, ScopeError where the hub is out of reach."""
-        return list(self._samples)
-
     def measures(self, sample: Sample, generation: str) -> dict[str, float]:
         return rouge.score(sample.references, generation)
 
     @cached_property
     def _samples(self) -> tuple[Sample, ...]:
+        """Raises ConfigError for a source that is malformed, ScopeError where the hub is out of reach."""
         file = Path(self.template) if self.template else WORKED / "en_sum.txt"
         template = read_text(file, "task.template")
         if "{text}" not in template:

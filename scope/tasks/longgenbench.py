@@ -13,7 +13,6 @@ from scope.scoring import FORMS
 from scope.tasks.numbered import (
     PARTS,
     Item,
-    NumberedQuestions,
     Worked,
     asked_in,
     check_prompts,
@@ -24,12 +23,12 @@ from scope.tasks.numbered import (
 )
 from scope.tasks.sets import advice, stamped, write_set
 from scope.tasks.sources import WORKED, Hub, Row, read, read_examples, read_text, require
-from scope.tasks.task import Sample
+from scope.tasks.task import BuiltOnce, Sample
 from scope.util.errors import ConfigError, SettingError, check_choice, check_count, nearest
 
 
 @dataclass(frozen=True)
-class LongGenBench(NumberedQuestions):
+class LongGenBench(BuiltOnce):
     """K questions of a data set in each prompt. If the questions have subjects, each prompt asks about one subject.
 
     name: of the samples. hub: the data set.

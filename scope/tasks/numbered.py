@@ -4,7 +4,6 @@ The prompt has LongGenBench's form (arXiv 2410.04199). Worked examples come firs
 questions that are asked follow and go on with the next number. Scorers find an answer by its header, `Answer_12:`."""
 
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
@@ -13,7 +12,7 @@ from typing import Any
 from scope.scoring.answer import Question
 from scope.tasks.sets import written_gold
 from scope.tasks.sources import Row, require
-from scope.tasks.task import Pieces, Reference, Sample
+from scope.tasks.task import Pieces, Reference
 from scope.util.errors import ConfigError, shown
 
 PARTS = ("question", "answer", "choices", "subject")  # what `columns` may name
@@ -22,26 +21,6 @@ HEADER = re.compile(r"^Question_(\d+):", re.MULTILINE)
 NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)")
 SOLUTION = re.compile(r"####\s*(.+?)\s*$")  # how GSM8K ends an answer
 CALCULATION = re.compile(r"<<[^<>\n]*>>")  # its notes for a calculator
-
-
-class NumberedQuestions(ABC):
-    """What tasks of numbered questions share: their samples are built once, and no measure scores the whole text."""
-
-    @property
-    @abstractmethod
-    def _samples(self) -> tuple[Sample, ...]:
-        """The samples, built when they are first asked for."""
-
-    def samples(self) -> list[Sample]:
-        """The prompts with their questions, in a fixed order.
-
-        Raises ConfigError if the source is malformed, ScopeError if the hub cannot be reached.
-        """
-        return list(self._samples)
-
-    def measures(self, sample: Sample, generation: str) -> dict[str, float]:
-        """Empty: the scorers read the answers."""
-        return {}
 
 
 @dataclass(frozen=True)

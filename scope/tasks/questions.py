@@ -16,7 +16,6 @@ from scope.scoring.answer import Question
 from scope.tasks.numbered import (
     PARTS,
     Item,
-    NumberedQuestions,
     Worked,
     as_printed,
     asked_in,
@@ -30,14 +29,14 @@ from scope.tasks.numbered import (
 )
 from scope.tasks.sets import advice, stamped, write_set
 from scope.tasks.sources import Hub, Row, read, read_examples, require
-from scope.tasks.task import Pieces, Sample
+from scope.tasks.task import BuiltOnce, Pieces, Sample
 from scope.util.errors import ConfigError, SettingError, check_choice, check_count, nearest, shown
 
 IN_THE_SAMPLES = {"limit": True}  # not part of the identity itself: the hash in `origin` covers it
 
 
 @dataclass(frozen=True)
-class Questions(NumberedQuestions):
+class Questions(BuiltOnce):
     """K rows of a data set in each prompt, as numbered questions. The last prompt asks the rest of the rows.
 
     The prompt has LongGenBench's form (scope.tasks.numbered): worked examples, then the questions.

@@ -1,10 +1,12 @@
 """What a task is: samples with the questions that scorers look for, and measures of a whole text."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from scope.scoring.answer import Question
+from scope.util.errors import ImpossibleError
 
 SPLITS = ("search", "choice", "report")  # what made samples are for; none of one split is in another
 Pieces = Iterable[tuple[str, bool]]  # parts of a text, each with whether it is a value that has to be recalled
@@ -34,6 +36,12 @@ class Reference:
     def answer_tokens(self, offsets: Sequence[tuple[int, int]]) -> list[bool]:
         """Of each token, whether it overlaps a value. offsets: its begin and end, in characters of the text."""
         return [any(begin < last and first < end for first, last in self.spans) for begin, end in offsets]
+
+
+def require_offsets(tokenizer: Any, key: str = "") -> None:
+    """Raises ImpossibleError, which begins with `key`, for a tokenizer that does not say where its tokens lie."""
+    if not tokenizer.is_fast:
+        raise ImpossibleError(f"{key}the tokenizer does not say where its tokens lie in a text: take a fast one")
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,23 @@ class Sample:
     gold: Reference | None = field(default=None, repr=False)  # `origin` is a hash of the repr
     as_text: bool = field(default=False, repr=False)
     cluster: str = field(default="", repr=False)
+
+
+class BuiltOnce(ABC):
+    """A task whose samples are built once, when they are first asked for. By itself it measures no whole text."""
+
+    @property
+    @abstractmethod
+    def _samples(self) -> tuple[Sample, ...]:
+        """The samples; a `cached_property`. Raises as `Task.samples` does."""
+
+    def samples(self) -> list[Sample]:
+        """All samples, in a fixed order. Raises as `Task.samples` does."""
+        return list(self._samples)
+
+    def measures(self, sample: Sample, generation: str) -> dict[str, float]:
+        """Empty: what is read of a generation, the scorers read."""
+        return {}
 
 
 class Task(Protocol):

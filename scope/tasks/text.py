@@ -12,8 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from scope.tasks.sets import stamped
 from scope.tasks.sources import read, read_text, require
-from scope.tasks.task import Reference, Sample
-from scope.util.errors import ConfigError, ImpossibleError, check_count
+from scope.tasks.task import BuiltOnce, Reference, Sample, require_offsets
+from scope.util.errors import ConfigError, check_count
 
 KINDS = (".txt", ".md", ".jsonl")
 WORD_END = re.compile(r"(?<=\S)(?=\s|\Z)")
@@ -28,7 +28,7 @@ class HasTokenizer(Protocol):
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(BuiltOnce):
     """Windows of texts: a prompt of at most `prompt_tokens`, and of its continuation at most `continuation_tokens`.
 
     The windows of a text do not overlap, and begin and end between words; what is left at a text's end is too short for
@@ -36,8 +36,7 @@ class Text:
 
     model: whose tokenizer counts. source: a .txt, .md or .jsonl file, a folder of such, or a pattern like notes/*.md;
     None is the English that Python carries. column: of a .jsonl file, what holds the text; every row is a text.
-    prompts:
-    how many samples at most; one window of every text is taken before the second of any.
+    prompts: how many samples at most; one window of every text is taken before the second of any.
     Raises SettingError for values that cannot be.
     """
 
@@ -57,20 +56,11 @@ class Text:
     def max_new_tokens(self) -> int:
         return self.continuation_tokens
 
-    def samples(self) -> list[Sample]:
-        """Raises ConfigError for a source that cannot be read, or has no text that is long enough."""
-        return list(self._samples)
-
-    def measures(self, sample: Sample, generation: str) -> dict[str, float]:
-        return {}
-
     @cached_property
     def _samples(self) -> tuple[Sample, ...]:
+        """Raises ConfigError for a source that cannot be read, or has no text that is long enough."""
         tokenizer = self.model.tokenizer()
-        if not tokenizer.is_fast:
-            raise ImpossibleError(
-                "task=text: the tokenizer does not say where its tokens lie in a text: take a fast one"
-            )
+        require_offsets(tokenizer, "task=text: ")
         sizes = (self.prompt_tokens, self.continuation_tokens)
         cut = [[(name, *parts) for parts in windows(tokenizer, text, sizes)] for name, text in self._texts()]
         taken = [window for window in chain.from_iterable(zip_longest(*cut)) if window is not None]
