@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.quick import slow
 from tiny_models import SCOPE, WORDS, Trace, generate, random_prompts, tiny
 
 from scope import decoding, prefill
@@ -46,7 +47,7 @@ def test_a_refilled_row_is_what_it_is_alone(
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral_sliding", "gemma3"])
-@pytest.mark.parametrize("chunk", [1, 7, 16])
+@pytest.mark.parametrize("chunk", [slow(1), 7, slow(16)])
 @every_pair
 def test_a_prompt_in_chunks_is_the_prompt(pair: str, chunk: int, family: str) -> None:
     model = tiny(family, SCOPE, torch.float64)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from helpers.command import SMALL, Scope, runs
+from helpers.quick import every
 
 from scope import records
 from scope.prefill import KNorm, SnapKV
@@ -86,7 +87,7 @@ def command(folder: Path) -> list[str]:
     return [f"hydra.searchpath=[file://{folder / 'conf'}]", "method=mine", "decoding=none", *SMALL]
 
 
-@pytest.mark.parametrize("what", EDITS)
+@pytest.mark.parametrize("what", every(2, EDITS))
 def test_a_finished_run_is_refused_once_its_formula_was_edited(what: str, scope: Scope, tmp_path: Path) -> None:
     words = command(tmp_path)
     scope(*words)
@@ -102,6 +103,7 @@ def test_a_finished_run_is_refused_once_its_formula_was_edited(what: str, scope:
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_what_to_do_about_it(scope: Scope, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     words = command(tmp_path)
     scope(*words)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.library import TIMINGS, experiment
+from helpers.quick import slow
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
@@ -169,6 +170,14 @@ def test_a_shard_that_cannot_be(shard: str) -> None:
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+@pytest.fixture(autouse=True)
+def interrupts_are_heard() -> Iterator[None]:
+    """A shell starts what runs in the background with interrupts ignored, and a run keeps that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("second", SIGNALS)
 @pytest.mark.parametrize("first", SIGNALS)
 def test_a_signal_waits_for_the_batch_and_a_second_does_not(first: signal.Signals, second: signal.Signals) -> None:
@@ -220,7 +229,10 @@ class Signalling(NoTracking):
             os.kill(os.getpid(), self.after.pop(0)[1])
 
 
-@pytest.mark.parametrize(("first", "second"), [(15, 15), (15, 2), (2, 15), (1, 1)])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [slow(15, 15), (15, 2), slow(2, 15), (1, 1)],
+)
 def test_a_second_signal_loses_nothing_that_is_recorded(tmp_path: Path, first: int, second: int) -> None:
     what = experiment(task=Arithmetic(questions=4, max_new_tokens=100, prompts=6))
     whole = go(what, tmp_path / "whole")
@@ -382,6 +394,7 @@ WORDS = st.builds(
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sweep=st.booleans(), word=WORDS)
+@pytest.mark.slow
 def test_no_override_ends_in_a_traceback_or_leaves_anything(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, sweep: bool, word: str
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.quick import slow
 from tiny_models import WORDS, generate, random_prompts, strategies, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -34,7 +35,7 @@ def write(strategy: DecodingStrategy, **options: Any) -> list[Any]:
     return texts(generate(tiny(), WORDS, random_prompts(*LENGTHS), prefill.H2O(16, 4), strategy, TOKENS, **options))
 
 
-@pytest.mark.parametrize("strategy", ["slide", "h2o", "discontinuous"])
+@pytest.mark.parametrize("strategy", ["slide", "h2o", slow("discontinuous")])
 def test_a_replayed_step_is_the_step(strategy: str) -> None:
     alone = [
         texts(generate(tiny(), WORDS, [prompt], prefill.H2O(16, 4), DECODING[strategy], TOKENS))[0]

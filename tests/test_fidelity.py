@@ -33,6 +33,7 @@ from helpers.by_hand import (
     ran,
 )
 from helpers.pairs import DECODING, PREFILL
+from helpers.quick import slow
 from helpers.stock import LENGTHS, TOKENS, stock_writes
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -446,7 +447,7 @@ BY_QUERY_HEAD = [
 by_query_head = pytest.mark.parametrize("pair", BY_QUERY_HEAD, ids="-".join)
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral_sliding", "qwen2", "qwen3", "gemma3"])
+@pytest.mark.parametrize("family", ["llama", slow("mistral_sliding"), slow("qwen2"), slow("qwen3"), "gemma3"])
 @by_query_head
 def test_slots_per_query_head_are_those_of_repeated_heads(pair: tuple[str, str], family: str) -> None:
     rows, trace, nbytes = watched(tiny(family), pair, LENGTHS, "query_head")

@@ -13,7 +13,7 @@ def last(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out.splitlines()[-1]
 
 
-@pytest.mark.parametrize(("cases", "seed"), [(25, 0), pytest.param(300, 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("cases", "seed"), [(10, 0), pytest.param(300, 1, marks=pytest.mark.slow)])
 def test_odd_requests_are_answered_or_refused_in_a_line(
     cases: int, seed: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -417,6 +417,7 @@ def test_ties_are_those_of_a_block(tmp_path: Path) -> None:
 # --- TeX ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_preset_compiles_and_prints_its_figures(tmp_path: Path) -> None:
     sweep = write_paper_sweep(tmp_path / "sweep")
     write_run(sweep, "odd", records(3, 0.5, 4), method="a_b & 50% {$x^2$} ~\\", created=9, samples=33)

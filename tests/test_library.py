@@ -516,6 +516,7 @@ def python(code: str, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_importing_scope_patches_nothing_and_needs_no_hydra() -> None:
     done = python(IMPORTS)
     assert done.returncode == 0, done.stderr

@@ -12,19 +12,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from helpers.command import ROOT, SMALL, Scope, in_a_process, runs
+from helpers.quick import every, slow
 
 import main
 from scope.util.errors import BugError
-
-
-def slow(*values: Any) -> Any:
-    """A parameter of the slow tests."""
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def test_help_names_every_group_in_a_line(scope: Scope) -> None:
@@ -208,7 +203,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("arguments", REFUSED)
+@pytest.mark.parametrize("arguments", every(3, REFUSED))
 def test_bad_input_is_one_line_and_leaves_nothing(scope: Scope, tmp_path: Path, arguments: str) -> None:
     done = scope(*arguments.split(), code=2)
     assert re.fullmatch(rf"error: {REFUSED[arguments]}\n", done.err), done.err
@@ -217,7 +212,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(scope: Scope, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("mode", [[], ["-m"]])
-@pytest.mark.parametrize("digits", [slow(400), 4200, slow(5000), 50_000])
+@pytest.mark.parametrize("digits", [slow(400), slow(4200), slow(5000), 50_000])
 def test_a_number_of_any_length_is_refused_in_a_short_line(scope: Scope, mode: list[str], digits: int) -> None:
     for key in ("seed", "task.max_new_tokens", "budget.prefill", "records.wait_seconds", "limit"):
         said = scope(*mode, f"{key}={'9' * digits}", "plan=true", code=2).err
@@ -255,7 +250,7 @@ YAML = {
 
 
 @pytest.mark.parametrize("mode", [[], ["-m"], slow(["--cfg=job"])])
-@pytest.mark.parametrize("text", YAML)
+@pytest.mark.parametrize("text", every(2, YAML))
 def test_a_preset_that_cannot_be_read_is_named(scope: Scope, tmp_path: Path, text: str, mode: list[str]) -> None:
     group = tmp_path / "conf" / "method"
     group.mkdir(parents=True)
@@ -266,7 +261,7 @@ def test_a_preset_that_cannot_be_read_is_named(scope: Scope, tmp_path: Path, tex
     assert not (tmp_path / "outputs").exists()
 
 
-@pytest.mark.parametrize("text", ["- 1\n- 2\n", "hello\n", "", "# nothing\n", "1: 2\n"])
+@pytest.mark.parametrize("text", every(4, ["- 1\n- 2\n", "hello\n", "", "# nothing\n", "1: 2\n"]))
 def test_a_preset_that_is_no_mapping_is_no_option(scope: Scope, tmp_path: Path, text: str) -> None:
     group = tmp_path / "conf" / "method"
     group.mkdir(parents=True)
@@ -386,6 +381,7 @@ def test_stdout_that_cannot_be_written_is_a_failure(tmp_path: Path, words: str) 
     assert re.fullmatch(r"error: (standard output: )?No space left on device\n", done.stderr)
 
 
+@pytest.mark.slow
 def test_a_folder_of_any_name_is_printed(scope: Scope, tmp_path: Path) -> None:
     """Also one that no text can hold: a byte that is no UTF-8."""
     folder = tmp_path / os.fsdecode(b"caf\xe9")
@@ -477,6 +473,7 @@ def test_bytes_say_what_d_is(scope: Scope, tmp_path: Path) -> None:
     assert "note: budget.decode=64 changes nothing" in again.out
 
 
+@pytest.mark.slow
 def test_lines_of_a_sweep_say_what_differs_and_nothing_else(scope: Scope) -> None:
     command = ["-m", "method=snapkv,full", "budget.decode=32,400", "budget.recent=16,40", "name=bd", *SMALL[:-2]]
     command += ["task.prompts=1", "task.max_new_tokens=12"]
@@ -579,6 +576,7 @@ def test_wandb_offline_from_the_command_line(tmp_path: Path) -> None:
     assert list(run.glob("wandb/offline-run-*/run-*.wandb"))
 
 
+@pytest.mark.slow
 def test_the_library_imports_no_package_that_it_can_do_without() -> None:
     """In one process, that of the fewest packages first."""
     code = "import sys"

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers.quick import slow
 
 from experiments.mutants import EXPLAINED, KILLED, LATE, ROOT, STALE, SURVIVED, Mutant, mutants, verdict
 
@@ -35,7 +36,7 @@ def test_no_fault_is_there_twice() -> None:
         (replace(NOTICED, explained="it is not so"), KILLED),
         (replace(NOTICED, old="c > d"), STALE),
         (replace(NOTICED, old="a"), STALE),
-        (replace(NOTICED, old="return", new="while True: "), LATE),
+        slow(replace(NOTICED, old="return", new="while True: "), LATE),
         (replace(NOTICED, old="def larger", new="def smaller"), KILLED),
     ],
     ids=str,

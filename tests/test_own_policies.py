@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.command import SMALLEST, Scope, in_a_process, runs
+from helpers.quick import every
 from tiny_models import tiny
 from torch import Tensor
 
@@ -132,7 +133,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("base", ["Windowed", "Eviction"])
-@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("case", every(2, WRONG))
 def test_a_wrong_score_is_told_in_one_line(case: str, base: str, scope: Scope, tmp_path: Path) -> None:
     body, wanted = WRONG[case]
     said = scope(*write(tmp_path, LINES.format(base=base, body=body)), code=1)
@@ -166,6 +167,7 @@ def test_a_score_that_raises_is_told_with_its_line(case: str, base: str, scope: 
     assert "tokens/s" not in said.out
 
 
+@pytest.mark.slow
 def test_the_traceback_can_be_had(tmp_path: Path) -> None:
     words = write(tmp_path, LINES.format(base="Windowed", body="attention.kys"))
     about = {"SCOPE_ALLOW": "ownkv", "PYTHONPATH": str(tmp_path)}
@@ -207,7 +209,7 @@ TARGETS = {
 }
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", every(2, TARGETS))
 def test_a_target_that_names_no_class_says_which_part_is_wrong(target: str, scope: Scope, tmp_path: Path) -> None:
     words = write(tmp_path, LINES.format(base="Windowed", body="attention.keys.norm(dim=-1)"))
     (tmp_path / "conf" / "method" / "mine.yaml").write_text(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.pairs import DECODING, PREFILL
+from helpers.quick import slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import (
@@ -138,7 +139,9 @@ def test_the_case_that_was_seen() -> None:
 
 # gemma3 has layers of both kinds; where all slide, one method is enough for a start
 EVERYWHERE = [
-    pytest.param(method, family, marks=() if family == "gemma3" or method == "snapkv" else pytest.mark.slow)
+    pytest.param(
+        method, family, marks=() if (family, method) in (("gemma3", "h2o"), (family, "snapkv")) else pytest.mark.slow
+    )
     for method in ("full", "snapkv", "pyramidkv", "h2o", "streamingllm")
     for family in SLIDING
 ]
@@ -213,7 +216,7 @@ def test_rows_are_those_of_the_sample_alone(family: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ["graph"])
-@pytest.mark.parametrize("strategy", ["none", "slide", "h2o"])
+@pytest.mark.parametrize("strategy", [slow("none"), "slide", slow("h2o")])
 def test_recorded_steps_are_those_that_run(strategy: str, engine: str) -> None:
     args = (tiny("gemma3"), WORDS, random_prompts(30, 9), PREFILL["snapkv"], DECODING[strategy], 40)
     plain, recorded = generate(*args), generate(*args, engine=engine)
