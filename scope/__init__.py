@@ -11,7 +11,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PLACES = {
-    "scope.cache": ("CompressedCache", "Policy"),
+    "scope.cache": ("CompressedCache", "Policy", "with_most_slots"),
     "scope.prefill": ("Full", "PyramidKV", "SnapKV"),
     "scope.decoding": ("Adaptive", "Discontinuous", "KeepAll", "Slide"),
     "scope.generation.stream": ("generate", "stream"),

@@ -2,6 +2,7 @@
 
 from scope.cache.compressed import CompressedCache
 from scope.cache.policy import Policy
+from scope.cache.sizes import with_most_slots
 from scope.cache.slots import Layout
 
-__all__ = ["CompressedCache", "Layout", "Policy"]
+__all__ = ["CompressedCache", "Layout", "Policy", "with_most_slots"]

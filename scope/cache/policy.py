@@ -14,6 +14,7 @@ from scope.prefill.budget import Budget
 from scope.util.errors import CombinationError, SettingError, check_choice, check_count, without_score
 
 MANY = 2**40  # tokens: more than any budget leaves
+SIZES = ("budget", "window", "recent")  # settings that are always shown
 GRANULARITIES = ("kv_head", "query_head")
 
 
@@ -69,11 +70,15 @@ class Policy:
 
 
 def short(settings: object) -> str:
-    """A method or strategy as it may have been written: without the fields that have their default."""
+    """A method or strategy as it may have been written: its sizes, and the other fields that have no default value."""
     if not is_dataclass(settings):
         return type(settings).__name__
     given = {each.name: getattr(settings, each.name) for each in fields(settings)}
-    told = [f"{each.name}={given[each.name]!r}" for each in fields(settings) if given[each.name] != _default(each)]
+    told = [
+        f"{each.name}={given[each.name]!r}"
+        for each in fields(settings)
+        if given[each.name] != _default(each) or (each.name in SIZES and given[each.name] is not None)
+    ]
     return f"{type(settings).__name__}({', '.join(told)})"
 
 

@@ -11,6 +11,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from scope.cache.policy import Policy
 from scope.decoding import DecodingStrategy
+from scope.decoding.eviction import Eviction, largest_within
 from scope.policy.attention import Attention
 from scope.policy.plan import View
 from scope.prefill import PrefillMethod
@@ -40,6 +41,22 @@ def full_bytes(config: PretrainedConfig, dtype: str, tokens: int) -> int:
         reached(tokens, window) * slot_bytes_of(config, Policy(), dtype, layer)
         for layer, window in enumerate(windows_of(config))
     )
+
+
+def with_most_slots(policy: Policy, config: PretrainedConfig, prompt: int, slots: int) -> Policy:
+    """The policy with the largest D whose cache never holds more than `slots` slots, for a prompt of P tokens.
+
+        policy = with_most_slots(Policy(SnapKV(0.5), Distinct()), model.config, prompt=1000, slots=640)
+
+    config: of the model. prompt: P. slots: a layer's, in the mean over the layers; what is added between two evictions
+    counts. `recent` as a share follows D.
+    Raises ScopeError if nothing fits or if the strategy has no D: one that keeps all, or is not an `Eviction`.
+    """
+    if not isinstance(policy.decoding, Eviction):
+        raise ScopeError(f"{type(policy.decoding).__name__} has no decoding budget that could be fitted")
+    views = after_prefill(replace(policy, max_bytes=None), prompt, windows_of(config))
+    fitted = largest_within(policy.decoding, views[0].at(0, 0), slots)
+    return replace(policy, decoding=fitted, max_bytes=None)
 
 
 def after_prefill(

@@ -51,6 +51,7 @@ MAYBE = ("trace", "replay")  # nodes that may be empty
 PARTS = tuple(name for name in KINDS if name not in MAYBE)
 NO_USE = "note: {} changes nothing: none of the options taken uses it"
 DEFAULT_BUDGET = "note: budget=tiny is the default: C = {}, D = {}; budget=... chooses another"
+IGNORED = 2**20  # D, in slots, where the bytes decide it and `recent` is a share of it
 MANY = 2**62  # a number of slots, where a check is of another value
 SHARED: Mapping[str, Mapping[str, Callable[[Any], object]]] = {  # the class that checks the value of a key
     "budget": {
@@ -98,7 +99,8 @@ def build(cfg: Any, choices: Mapping[str, str], files: Sequence[Path] = ()) -> J
     _check_shared(config)
     if _by_bytes(config):  # the bytes decide D: budget.decode has no effect, and must not change the identity
         cfg = copy.deepcopy(cfg)
-        cfg.budget.decode = config["budget"]["recent"]
+        recent = config["budget"]["recent"]
+        cfg.budget.decode = recent if isinstance(recent, int) else IGNORED
         config = _resolved(cfg)
     _check_names(config)
     _check_switches(config, files)

@@ -40,11 +40,11 @@ class Adaptive(Slide):
         """delta in steps: as given, or by equation 4."""
         if self.delta is not None:
             return self.delta
-        return max(1, (self.tokens - self.recent) // max(1, self.budget - self.recent))
+        return max(1, (self.tokens - self.newest) // max(1, self.budget - self.newest))
 
     def decoded(self, view: View) -> int:
-        grown = view.step if self.growth == "start" else max(0, view.step - self.recent)
-        size = self.recent + grown // self.interval
+        grown = view.step if self.growth == "start" else max(0, view.step - self.newest)
+        size = self.newest + grown // self.interval
         return min(self.limit(view), size) if self.capped else size
 
     def most(self, view: View) -> int | None:

@@ -51,8 +51,8 @@ class Discontinuous(Adaptive):
         since = []
         for layer in map(view.of, range(view.layers)):
             missing = self.protected(layer) + self.shared(layer) - layer.kept - 1
-            start = 0 if self.growth == "start" else self.recent
-            full = first_full(missing + self.recent, self.interval, start, self.tokens)
+            start = 0 if self.growth == "start" else self.newest
+            full = first_full(missing + self.newest, self.interval, start, self.tokens)
             since.append(min(full, max(0, missing + self.limit(layer))) if self.capped else full)
         return since
 

@@ -10,7 +10,15 @@ from torch import Tensor
 
 from scope.policy.attention import Attention
 from scope.policy.plan import Plan, View
-from scope.util.errors import CombinationError, ScopeError, check_choice, check_count, without_score
+from scope.util.errors import (
+    MOST,
+    CombinationError,
+    ScopeError,
+    SettingError,
+    check_choice,
+    check_count,
+    without_score,
+)
 
 
 class DecodingStrategy(Protocol):
@@ -64,16 +72,17 @@ class Eviction:
     everything, and its size is C + D. A subclass gives the score, and may change a default or how the size grows.
 
     budget: D, in slots, 1 or more.
-    recent: the newest slots, which always stay, 1 .. D. With recent = D the score has nothing to choose from: the
-    newest D stay, as with `Recent`.
+    recent: the newest slots, which always stay: a count, 1 .. D, or a share of D (a float, 0 < recent < 1). A share
+    follows D where a bound in bytes chooses it. With recent = D the score has nothing to choose from: the newest D
+    stay, as with `Recent`.
     protect: "prompt" or "nothing".
     boundary: what counts as left by the prefill. "kept" is the slots that were kept. "budget" is the first C slots,
     even if fewer or more were kept, as in the released code.
     Raises SettingError for an invalid value, CombinationError if recent is more than D.
     """
 
-    budget: int
-    recent: int
+    budget: int = 512
+    recent: int | float = 0.5
     protect: str = "prompt"
     boundary: str = "kept"
 
@@ -83,11 +92,20 @@ class Eviction:
 
     def __post_init__(self) -> None:
         check_count(self, "budget", low=1)
-        check_count(self, "recent", low=1)
+        share = isinstance(self.recent, float) and 0 < self.recent < 1
+        count = isinstance(self.recent, int) and not isinstance(self.recent, bool) and 1 <= self.recent <= MOST
+        if not share and not count:
+            allowed = "a number of slots (1 or more), or a share of D (above 0, below 1)"
+            raise SettingError(self, "recent", self.recent, allowed)
         check_choice(self, "protect", ("prompt", "nothing"))
         check_choice(self, "boundary", ("kept", "budget"))
-        if self.recent > self.budget:
+        if self.newest > self.budget:
             raise CombinationError(self, "recent", self.recent, f"at most the decoding budget, {self.budget}")
+
+    @property
+    def newest(self) -> int:
+        """The slots that always stay, as a count: `recent`, or its share of D, rounded, 1 at the least."""
+        return self.recent if isinstance(self.recent, int) else max(1, round(self.recent * self.budget))
 
     @property
     def queries(self) -> int:
@@ -143,7 +161,7 @@ class Eviction:
 
     def cut(self, head: int, size: int) -> Plan:
         """The plan that protects the first `head` slots and cuts the region behind them to `size` slots."""
-        return Plan(head=head, best=size - self.recent, tail=self.recent)
+        return Plan(head=head, best=size - self.newest, tail=self.newest)
 
     def most(self, view: View) -> int | None:
         fit = self.within(view)
@@ -159,7 +177,7 @@ class Eviction:
     def evictable(self, attention: Attention) -> Tensor:
         """The slots that may be evicted, [B, H, S] bool: not empty, not recent, not of a protected prompt."""
         positions = attention.positions
-        free = (positions >= 0) & (positions <= attention.now - self.recent)
+        free = (positions >= 0) & (positions <= attention.now - self.newest)
         if self.protect == "nothing":
             return free
         assert attention.prompt is not None
@@ -180,8 +198,11 @@ def largest_within(strategy: Eviction, view: View, max_slots: int) -> Eviction:
     sizes = view.slot_bytes or (1,) * len(views)
     given = max_slots * sum(sizes)
     budget = given // min(sizes) if any(view.windows) else max_slots
-    while budget >= strategy.recent:
-        tried = replace(strategy, budget=budget)
+    while budget >= 1:
+        try:
+            tried = replace(strategy, budget=budget)
+        except CombinationError:  # D has become too small for the strategy's own settings
+            break
         over = (
             sum(_within_window(tried.most(each), each) * size for each, size in zip(views, sizes, strict=True)) - given
         )
@@ -192,7 +213,7 @@ def largest_within(strategy: Eviction, view: View, max_slots: int) -> Eviction:
     beside = [_within_window(max(v.kept, strategy.protected(v) + strategy.shared(v)), v) for v in views]
     prompt = math.ceil(sum(n * size for n, size in zip(beside, sizes, strict=True)) / sum(sizes))
     left = f"{max_slots - prompt} beside {prompt} for a prompt of {view.prompt} tokens"
-    raise ScopeError(f"{max_slots} slots a layer leave {left}: recent, {strategy.recent}, and a period have to fit")
+    raise ScopeError(f"{max_slots} slots a layer leave {left}: recent, {strategy.recent:g}, and a period have to fit")
 
 
 def _within_window(slots: int | None, view: View) -> int:

@@ -39,7 +39,7 @@ class LazyEviction(Eviction):
 
     @property
     def period(self) -> int:
-        return self.recent
+        return self.newest
 
     def observe(self, attention: Attention) -> Mapping[str, Tensor]:
         if not attention.decoding:

@@ -33,7 +33,7 @@ class MorphKV(Eviction):
 
     @property
     def queries(self) -> int:
-        return self.recent
+        return self.newest
 
     def score(self, attention: Attention) -> Tensor:
         return scores.votes(attention) if self.fusion == "sum" else scores.looks(attention).mean(2).amax(2)

@@ -40,8 +40,8 @@ class Polled(Periodic):
         super().__post_init__()
         check_count(self, "window", low=1)
         check_odd(self, "kernel")
-        if self.window > self.recent:
-            raise CombinationError(self, "window", self.window, f"at most the slots that always stay, {self.recent}")
+        if self.window > self.newest:
+            raise CombinationError(self, "window", self.window, f"at most the slots that always stay, {self.newest}")
 
     @property
     def queries(self) -> int:

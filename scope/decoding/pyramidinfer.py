@@ -37,5 +37,5 @@ class PyramidInfer(H2O):
     def limit(self, view: View) -> int:
         if self.spread == "flat":
             return self.budget
-        mean = self.budget - self.recent
-        return self.recent + pyramid(view.layer, view.layers, mean, 2 * mean, self.beta, self.pyramid)
+        mean = self.budget - self.newest
+        return self.newest + pyramid(view.layer, view.layers, mean, 2 * mean, self.beta, self.pyramid)

@@ -16,4 +16,4 @@ class StreamingLLM(Eviction):
     protect: str = "nothing"
 
     def cut(self, head: int, size: int) -> Plan:
-        return Plan(head=head + size - self.recent, best=0, tail=self.recent)
+        return Plan(head=head + size - self.newest, best=0, tail=self.newest)

@@ -45,11 +45,11 @@ class VASE(Periodic):
 
     @property
     def queries(self) -> int:
-        return self.recent
+        return self.newest
 
     def score(self, attention: Attention) -> Tensor:
         free = self.evictable(attention)
-        votes = scores.votes(attention).masked_fill(attention.positions > attention.now - self.recent, 0.0)
+        votes = scores.votes(attention).masked_fill(attention.positions > attention.now - self.newest, 0.0)
         weights = scores.neighbourhood(votes, attention.positions, self.kernel, average=True)
         lots = scores.noise(attention, self.seed).clamp(2**-25, 1 - 2**-25)
         # the largest of these are a draw without replacement (Gumbel top-k)

@@ -55,7 +55,7 @@ class Budget:
     Raises SettingError if `budget` is neither a count nor a share.
     """
 
-    budget: int | float
+    budget: int | float = 0.5
 
     layer_inputs: ClassVar[bool] = False
 
@@ -95,7 +95,7 @@ class Windowed(Budget):
     Raises SettingError for an invalid value, CombinationError if a count C is no more than the window.
     """
 
-    window: int
+    window: int = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()

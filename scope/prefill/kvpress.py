@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -35,7 +35,7 @@ class KVPress(Budget):
     that merges, masks, reads the prompt a second time, or loads weights of its own.
     """
 
-    press: str
+    press: str = field(kw_only=True)
     args: Mapping[str, Any] | None = None
     seed: int = 0
 
