@@ -393,6 +393,7 @@ SCHEDULES = [
     (5, 5, 30),
     (6, 1, 3),
     (20, 8, 5),
+    (8, 4, 19),  # one token more gives another delta
 ]
 
 

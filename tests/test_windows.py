@@ -147,6 +147,16 @@ EVERYWHERE = [
 ]
 
 
+@pytest.mark.parametrize("prompt", [3, SLIDING_WINDOW - 1, SLIDING_WINDOW, 40])
+def test_what_is_kept_of_a_prompt_is_what_transformers_own_cache_keeps(prompt: int) -> None:
+    config = tiny("gemma3").config
+    theirs = DynamicCache(config=config)
+    states = torch.zeros(1, 1, prompt, 8)
+    held = [theirs.update(states, states, layer) and theirs.layers[layer].keys.shape[2] for layer in range(LAYERS)]
+    views = sizes.after_prefill(Policy(), prompt, sizes.windows_of(config))
+    assert [view.kept for view in views] == held
+
+
 @pytest.mark.parametrize("strategy", DECODING)
 @pytest.mark.parametrize(("method", "family"), EVERYWHERE)
 def test_in_place_is_the_twin_and_no_layer_holds_more_than_its_window(method: str, strategy: str, family: str) -> None:
