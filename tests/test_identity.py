@@ -14,6 +14,7 @@ import yaml
 from golden import composed
 
 from scope import records
+from scope.generation.source import ModelSource
 from scope.prefill import SnapKV
 from scope.records import describe, name_of
 
@@ -99,6 +100,12 @@ def targets() -> set[str]:
 def class_of(target: str) -> type:
     module, _, name = target.rpartition(".")
     return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+
+
+def test_fields_that_change_no_answer_are_described_where_asked_for() -> None:
+    source = ModelSource(path="x", threads=3)
+    assert describe(source)["threads"] == 3
+    assert "threads" not in describe(source, limits=False)
 
 
 def test_every_settings_class_is_recorded_as_ever() -> None:

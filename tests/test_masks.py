@@ -147,6 +147,13 @@ def test_a_bias_is_no_mask() -> None:
         model(IDS, attention_mask=mask, past_key_values=CompressedCache(model.config))
 
 
+@pytest.mark.parametrize("hidden", [-1.5, -100.0])
+def test_what_hides_too_little_is_a_bias(hidden: float) -> None:
+    model = model_of("sdpa")
+    with torch.no_grad(), pytest.raises(ScopeError):
+        model(IDS, attention_mask=numbers(causal(), hidden), past_key_values=CompressedCache(model.config))
+
+
 def steps(change: Callable[[Tensor, int], Tensor]) -> None:
     """A padded prompt, and steps with masks that `change` makes of what they should be."""
     model, mask = model_of("sdpa"), zeros(second=slice(0, 5))

@@ -58,6 +58,23 @@ def test_a_torn_line_is_kept_aside_and_its_sample_is_to_do_again(tmp_path: Path)
     assert records.read(tmp_path) == [line("one"), line("two")]
 
 
+def test_a_record_that_lacks_only_its_newline_counts_and_the_next_begins_a_line(tmp_path: Path) -> None:
+    Records(tmp_path, "", MANIFEST, KEEP).append([line("one")])
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(path.read_bytes()[:-1])
+    again = Records(tmp_path, "", MANIFEST, KEEP)
+    assert set(again.done) == {"one"}
+    again.append([line("two")])
+    assert records.read(tmp_path) == [line("one"), line("two")]
+
+
+def test_a_run_that_plans_no_more_leaves_its_manifest_alone(tmp_path: Path) -> None:
+    Records(tmp_path, "name: x\n", MANIFEST, KEEP).close()
+    before = [(tmp_path / name).stat().st_ino for name in ("manifest.json", "config.yaml")]
+    Records(tmp_path, "name: x\n", MANIFEST, KEEP).close()
+    assert [(tmp_path / name).stat().st_ino for name in ("manifest.json", "config.yaml")] == before
+
+
 def test_another_runs_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
     Records(tmp_path, "mine", MANIFEST, KEEP).append([line("one")])
     with pytest.raises(ScopeError, match="another run"):

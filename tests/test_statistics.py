@@ -192,6 +192,7 @@ def test_pairing_sees_what_single_intervals_cannot() -> None:
     assert lost.estimate == pytest.approx(0.5 / 30)
     assert 0 < lost.low < lost.estimate < lost.high
     assert tied_with_best([less, best]) == [False, True]
+    assert tied_with_best([less, best], larger_is_better=False) == [True, False]
 
 
 def test_ties_are_over_the_prompts_that_both_have() -> None:
