@@ -18,6 +18,7 @@ from scope import records
 from scope.records import RecordKeeping, Records
 from scope.records.lines import DamagedLineError, parse, seal
 from scope.records.merge import Joined, main, merge
+from scope.records.read import TORN, UNREADABLE, read_lines
 from scope.util.errors import ScopeError
 
 MANIFEST = {"identity": "a" * 64, "samples": 2}
@@ -73,6 +74,23 @@ def test_a_run_that_plans_no_more_leaves_its_manifest_alone(tmp_path: Path) -> N
     before = [(tmp_path / name).stat().st_ino for name in ("manifest.json", "config.yaml")]
     Records(tmp_path, "name: x\n", MANIFEST, KEEP).close()
     assert [(tmp_path / name).stat().st_ino for name in ("manifest.json", "config.yaml")] == before
+
+
+def test_a_line_without_a_checksum_is_told_as_such() -> None:
+    with pytest.raises(DamagedLineError, match="no checksum"):
+        parse(b'{"sample": "one"}', MANIFEST["identity"])
+
+
+def test_only_the_last_line_can_be_torn(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(b'{"sample\n{"sample')
+    assert [problem.kind for problem in read_lines(path, "a" * 64)[1]] == [UNREADABLE, TORN]
+
+
+def test_a_part_of_the_shards_bounds_the_samples_of_the_run() -> None:
+    """Shard 1 of 3 with 4 samples has the places 1, 4, 7, 10; so a run of 13 would give it another."""
+    assert Joined({"1/3": 4}).most_samples == 12
+    assert Joined({"1/3": 4, "2/3": 3}).most_samples == 10  # places 2, 5, 8; not 11
 
 
 def test_another_runs_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
