@@ -18,7 +18,7 @@ from scope import records
 from scope.records import RecordKeeping, Records
 from scope.records.lines import DamagedLineError, parse, seal
 from scope.records.merge import Joined, main, merge
-from scope.records.read import TORN, UNREADABLE, read_lines
+from scope.records.read import AGAIN, TORN, UNREADABLE, read_lines, read_run
 from scope.util.errors import ScopeError
 
 MANIFEST = {"identity": "a" * 64, "samples": 2}
@@ -335,7 +335,10 @@ def test_a_merge_before_shards_were_counted_is_mended(tmp_path: Path) -> None:
     ((folder, *_),) = merge([tmp_path])
     path = folder / "manifest.json"
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "joined"}))
+    before = (folder / "records.jsonl").read_bytes()
     merge([tmp_path])
+    assert (folder / "records.jsonl").read_bytes().startswith(before)
+    assert not [problem for problem in read_run(folder).problems if problem.kind == AGAIN]
     assert json.loads(path.read_text())["joined"] == {"1/3": 1}
 
 
