@@ -15,7 +15,7 @@ from scope.decoding import Discontinuous, Distinct, KeepAll, Slide, SnapKVD
 from scope.decoding.eviction import Eviction
 from scope.prefill import Full, SnapKV, StreamingLLM
 from scope.prefill.budget import Budget
-from scope.util.errors import ScopeError, SettingError
+from scope.util.errors import CombinationError, ScopeError, SettingError
 
 NEEDED: dict[str, dict[str, Any]] = {  # what no default can stand for
     "Adaptive": {"tokens": 40},
@@ -111,6 +111,15 @@ def test_what_cannot_be_fitted_is_one_line() -> None:
         with_most_slots(Policy(Full(), SnapKVD(recent=0.5, window=8)), config, 30, 40)
     with pytest.raises(ScopeError, match=r"recent, 5, and a period have to fit"):
         with_most_slots(Policy(Full(), Discontinuous(10, 5, tokens=40, delta=20)), config, 30, 40)
+
+
+def test_a_share_and_a_bound_in_bytes_are_refused(scope: Any) -> None:
+    """Each row has its own D then, and scores such as morphkv's ask how many slots are recent, whatever the row."""
+    with pytest.raises(CombinationError, match="max_bytes=500000: must be null where `recent` is a share of D"):
+        Policy(SnapKV(8, 3), Slide(), max_bytes=500_000)
+    for decoding in ("slide", "morphkv"):
+        refused = scope("plan=true", f"decoding={decoding}", "budget.recent=0.5", "budget.bytes=500000", code=2).err
+        assert refused == "error: budget.bytes=500000: must be null where `recent` is a share of D\n"
 
 
 def test_from_the_command_line(scope: Any, tmp_path: Any) -> None:

@@ -33,7 +33,7 @@ class Policy:
     D is then the largest that fits beside the prompt, and the strategy's own budget is ignored.
 
     Raises SettingError for a value that is not allowed. Raises CombinationError for `max_bytes` with a strategy that
-    grows without bound.
+    grows without bound, or whose `recent` is a share of D.
     """
 
     prefill: PrefillMethod = field(default_factory=Full)
@@ -52,6 +52,9 @@ class Policy:
         _check_score("decoding", self.decoding, Eviction, anywhere)
         if self.max_bytes is not None:
             check_count(self, "max_bytes", low=1)
+            if isinstance(self.decoding, Eviction) and isinstance(self.decoding.recent, float):
+                # D differs from row to row then, and a score that asks how many slots are recent is not told the row
+                raise CombinationError(self, "max_bytes", self.max_bytes, "null where `recent` is a share of D")
             if self._grows():
                 allowed = "null where nothing is evicted while decoding, or D may be passed (capped=false)"
                 raise CombinationError(self, "max_bytes", self.max_bytes, allowed)

@@ -51,7 +51,6 @@ MAYBE = ("trace", "replay")  # nodes that may be empty
 PARTS = tuple(name for name in KINDS if name not in MAYBE)
 NO_USE = "note: {} changes nothing: none of the options taken uses it"
 DEFAULT_BUDGET = "note: budget=tiny is the default: C = {}, D = {}; budget=... chooses another"
-IGNORED = 2**20  # D, in slots, where the bytes decide it and `recent` is a share of it
 MANY = 2**62  # a number of slots, where a check is of another value
 SHARED: Mapping[str, Mapping[str, Callable[[Any], object]]] = {  # the class that checks the value of a key
     "budget": {
@@ -97,10 +96,10 @@ def build(cfg: Any, choices: Mapping[str, str], files: Sequence[Path] = ()) -> J
     config = _resolved(cfg)
     _check_keys(config)
     _check_shared(config)
-    if _by_bytes(config):  # the bytes decide D: budget.decode has no effect, and must not change the identity
+    recent = config["budget"].get("recent")
+    if _by_bytes(config) and isinstance(recent, int):  # a share is refused, by Policy
         cfg = copy.deepcopy(cfg)
-        recent = config["budget"]["recent"]
-        cfg.budget.decode = recent if isinstance(recent, int) else IGNORED
+        cfg.budget.decode = recent  # the bytes decide D: budget.decode has no effect, and must not change the identity
         config = _resolved(cfg)
     _check_names(config)
     _check_switches(config, files)
