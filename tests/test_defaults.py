@@ -17,30 +17,22 @@ from scope.prefill import Full, SnapKV, StreamingLLM
 from scope.prefill.budget import Budget
 from scope.util.errors import CombinationError, ScopeError, SettingError
 
-NEEDED: dict[str, dict[str, Any]] = {  # what no default can stand for
-    "Adaptive": {"tokens": 40},
-    "Discontinuous": {"tokens": 40},
-    "KVPress": {"press": "KnormPress"},
-}
+NEEDED = {"Adaptive": {"tokens": 40}, "Discontinuous": {"tokens": 40}}  # what no default can stand for
+CLASSES = [
+    getattr(package, name)
+    for package in (scope.prefill, scope.decoding)
+    for name in package.__all__
+    if name not in ("PrefillMethod", "DecodingStrategy", "KVPress")  # no classes of one's own; it needs a press
+]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name
-        for package in (scope.prefill, scope.decoding)
-        for name in package.__all__
-        if name not in ("PrefillMethod", "DecodingStrategy", "KVPress")
-    ],
-)
-def test_every_class_can_be_made_without_budgets(name: str) -> None:
-    for package in (scope.prefill, scope.decoding):
-        if name in package.__all__:
-            made = getattr(package, name)(**NEEDED.get(name, {}))
-            if isinstance(made, Budget):
-                assert made.slots(1000) == 500
-            if isinstance(made, Eviction):
-                assert (made.budget, made.newest) == (512, 256)
+@pytest.mark.parametrize("kind", CLASSES)
+def test_every_class_can_be_made_without_budgets(kind: type) -> None:
+    made = kind(**NEEDED.get(kind.__name__, {}))
+    if isinstance(made, Budget):
+        assert made.slots(1000) == 500
+    if isinstance(made, Eviction):
+        assert (made.budget, made.newest) == (512, 256)
 
 
 def test_the_shortest_way_to_a_compressed_cache() -> None:
@@ -50,9 +42,9 @@ def test_the_shortest_way_to_a_compressed_cache() -> None:
     assert cache.positions(0).shape[-1] == 20
 
 
-def steps(policy: Policy, prompt: int, tokens: int, **more: Any) -> list[Any]:
+def steps(policy: Policy, prompt: int, tokens: int) -> list[Any]:
     trace = Trace()
-    generate(tiny(), WORDS, random_prompts(prompt), policy.prefill, policy.decoding, tokens, observe=trace, **more)
+    generate(tiny(), WORDS, random_prompts(prompt), policy.prefill, policy.decoding, tokens, observe=trace)
     return trace.steps
 
 
@@ -70,13 +62,9 @@ def test_a_recent_that_is_neither_is_refused(value: Any) -> None:
 
 
 def peak(policy: Policy, prompt: int, tokens: int) -> float:
-    """The most slots held at once in the mean over the layers, counted after each step, the new token included."""
-    held = [
-        [max(len(head) for head in row[0]) for row in step]  # the layers of the only row
-        for step in steps(policy, prompt, tokens)
-    ]
-    after, before = held, [[n + 1 for n in layers] for layers in held[:-1]]
-    return max(sum(layers) / len(layers) for layers in [after[0], *before])
+    """The most slots held at once in the mean over the layers: a step adds one to what the step before it left."""
+    held = [[max(map(len, heads)) for (heads,) in step] for step in steps(policy, prompt, tokens)]  # of the only row
+    return max(sum(layers) / len(layers) + 1 for layers in held[:-1])
 
 
 @pytest.mark.parametrize("strategy", [name for name, made in DECODING.items() if isinstance(made, Eviction)])
@@ -122,7 +110,7 @@ def test_a_share_and_a_bound_in_bytes_are_refused(scope: Any) -> None:
         assert refused == "error: budget.bytes=500000: must be null where `recent` is a share of D\n"
 
 
-def test_from_the_command_line(scope: Any, tmp_path: Any) -> None:
+def test_from_the_command_line(scope: Any) -> None:
     said = scope("plan=true", "decoding=slide", "budget.recent=0.5").out
     assert said
     refused = scope("decoding=slide", "budget.recent=1.5", code=2)

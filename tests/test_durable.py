@@ -229,10 +229,7 @@ class Signalling(NoTracking):
             os.kill(os.getpid(), self.after.pop(0)[1])
 
 
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [slow(15, 15), (15, 2), slow(2, 15), (1, 1)],
-)
+@pytest.mark.parametrize(("first", "second"), [slow(15, 15), (15, 2), slow(2, 15), (1, 1)])
 def test_a_second_signal_loses_nothing_that_is_recorded(tmp_path: Path, first: int, second: int) -> None:
     what = experiment(task=Arithmetic(questions=4, max_new_tokens=100, prompts=6))
     whole = go(what, tmp_path / "whole")
@@ -392,9 +389,9 @@ WORDS = st.builds(
 ).filter(lambda word: not word.startswith("-"))  # that is an option, and argparse's
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sweep=st.booleans(), word=WORDS)
-@pytest.mark.slow
 def test_no_override_ends_in_a_traceback_or_leaves_anything(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, sweep: bool, word: str
 ) -> None:

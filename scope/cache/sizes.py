@@ -11,7 +11,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from scope.cache.policy import Policy
 from scope.decoding import DecodingStrategy
-from scope.decoding.eviction import Eviction, largest_within
+from scope.decoding.eviction import Eviction
 from scope.policy.attention import Attention
 from scope.policy.plan import View
 from scope.prefill import PrefillMethod
@@ -55,8 +55,7 @@ def with_most_slots(policy: Policy, config: PretrainedConfig, prompt: int, slots
     if not isinstance(policy.decoding, Eviction):
         raise ScopeError(f"{type(policy.decoding).__name__} has no decoding budget that could be fitted")
     views = after_prefill(replace(policy, max_bytes=None), prompt, windows_of(config))
-    fitted = largest_within(policy.decoding, views[0].at(0, 0), slots)
-    return replace(policy, decoding=fitted, max_bytes=None)
+    return replace(policy, decoding=policy.decoding.within(replace(views[0], max_slots=slots)), max_bytes=None)
 
 
 def after_prefill(

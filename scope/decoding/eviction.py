@@ -11,12 +11,11 @@ from torch import Tensor
 from scope.policy.attention import Attention
 from scope.policy.plan import Plan, View
 from scope.util.errors import (
-    MOST,
     CombinationError,
     ScopeError,
-    SettingError,
     check_choice,
     check_count,
+    check_count_or_share,
     without_score,
 )
 
@@ -72,9 +71,9 @@ class Eviction:
     everything, and its size is C + D. A subclass gives the score, and may change a default or how the size grows.
 
     budget: D, in slots, 1 or more.
-    recent: the newest slots, which always stay: a count, 1 .. D, or a share of D (a float, 0 < recent < 1). Where a
-    bound in bytes chooses D, it must be a count. With recent = D the score has nothing to choose from: the newest D stay,
-    as with `Recent`.
+    recent: the newest slots, which always stay: a count, 1 .. D, or a share of D (a float, 0 < recent < 1). It must be a
+    count where a bound in bytes chooses D. With recent = D the score has nothing to choose from: the newest D stay, as
+    with `Recent`.
     protect: "prompt" or "nothing".
     boundary: what counts as left by the prefill. "kept" is the slots that were kept. "budget" is the first C slots,
     even if fewer or more were kept, as in the released code.
@@ -92,11 +91,7 @@ class Eviction:
 
     def __post_init__(self) -> None:
         check_count(self, "budget", low=1)
-        share = isinstance(self.recent, float) and 0 < self.recent < 1
-        count = isinstance(self.recent, int) and not isinstance(self.recent, bool) and 1 <= self.recent <= MOST
-        if not share and not count:
-            allowed = "a number of slots (1 or more), or a share of D (above 0, below 1)"
-            raise SettingError(self, "recent", self.recent, allowed)
+        check_count_or_share(self, "recent", low=1, whole="D")
         check_choice(self, "protect", ("prompt", "nothing"))
         check_choice(self, "boundary", ("kept", "budget"))
         if self.newest > self.budget:

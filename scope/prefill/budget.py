@@ -7,7 +7,7 @@ from torch import Tensor
 
 from scope.policy.attention import Attention
 from scope.policy.plan import ROUNDINGS, Plan, View, pyramid
-from scope.util.errors import MOST, CombinationError, SettingError, check_choice, check_count, without_score
+from scope.util.errors import CombinationError, check_choice, check_count, check_count_or_share, without_score
 
 
 class PrefillMethod(Protocol):
@@ -64,11 +64,7 @@ class Budget:
         return None
 
     def __post_init__(self) -> None:
-        share = isinstance(self.budget, float) and 0 < self.budget < 1
-        count = isinstance(self.budget, int) and not isinstance(self.budget, bool) and 2 <= self.budget <= MOST
-        if not share and not count:
-            allowed = "a number of slots (2 or more), or a share of the prompt (above 0, below 1)"
-            raise SettingError(self, "budget", self.budget, allowed)
+        check_count_or_share(self, "budget", low=2, whole="the prompt")
 
     def slots(self, prompt: int) -> int:
         """C, in slots, for a prompt of `prompt` tokens. A share becomes max(2, round(budget * prompt))."""

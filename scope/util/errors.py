@@ -118,6 +118,16 @@ def check_count(owner: object, field: str, low: int = 0, high: int = MOST) -> No
         raise SettingError(owner, field, value, f"a whole number of at most {high}")
 
 
+def check_count_or_share(owner: object, field: str, low: int, whole: str) -> None:
+    """Refuse a field that is neither a number of slots of at least `low`, an int, nor a share of `whole`, a float."""
+    value = getattr(owner, field)
+    share = isinstance(value, float) and 0 < value < 1
+    count = isinstance(value, int) and not isinstance(value, bool) and low <= value <= MOST
+    if not share and not count:
+        allowed = f"a number of slots ({low} or more), or a share of {whole} (above 0, below 1)"
+        raise SettingError(owner, field, value, allowed)
+
+
 def check_odd(owner: object, field: str) -> None:
     """Refuse a field that is not an odd whole number, such as a width of pooling."""
     check_count(owner, field, low=1)
