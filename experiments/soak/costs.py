@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HUNDRED = ["-m", "method=full,snapkv,h2o,streamingllm,recent", "decoding=none,slide,h2o,adaptive,discontinuous"]
 HUNDRED += ["budget.decode=20,22,24,26", "task.questions=1", "task.max_new_tokens=4", "task.prompts=1", "name=hundred"]
 HUNDRED += ["budget.recent=8"]
-MOST_SECONDS, MOST_SHARE = 10.0, 0.02
+MOST_SECONDS, MOST_SHARE = 12.0, 0.02  # of the seconds, half are Hydra's, which composes a hundred configurations
 
 
 def finished(folder: Path, _: Answers) -> Found:
@@ -51,7 +51,11 @@ def overhead(folder: Path, _: Answers) -> Found:
     """The embedded task as it comes, 16 prompts, on one thread: processor time within generate, and beside it."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         job = build(compose("config", [f"output={folder}", "name=overhead", "model.threads=1"]), {})
-    models.load(job.experiment.model)  # once a process, and not once a sample
+    models.load(job.experiment.model)  # this and the hashes of the code: once a process, and not once a sample
+    hashing = time.process_time()
+    job.experiment.code()
+    job.experiment.scoring_code()
+    hashing = time.process_time() - hashing
     within = 0.0
     stream = scope.runs.answers.stream
 
@@ -80,6 +84,8 @@ def overhead(folder: Path, _: Answers) -> Found:
         "ms_beside_a_sample": round(1000 * beside / samples, 2),
         "ms_within_a_sample": round(1000 * within / samples, 2),
         "share": round(share, 4),
+        "ms_once_for_hashes_of_the_code": round(1000 * hashing),
     }
     said = "{ms_beside_a_sample} ms a sample beside {ms_within_a_sample} ms within generate".format(**figures)
-    return Found(f"{said}: {share:.2%}", figures)
+    once = "; once a process, {ms_once_for_hashes_of_the_code} ms for hashes of the code".format(**figures)
+    return Found(f"{said}: {share:.2%}{once}", figures)

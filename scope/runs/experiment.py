@@ -86,8 +86,13 @@ class Experiment:
 
     def requests(self) -> list["Request"]:
         """All generations to make, prompt by prompt, `sampling.samples` of each."""
-        asked = [(s, draw) for s in self.task.samples()[: self.limit] for draw in range(self.sampling.samples)]
+        asked = [(s, draw) for s in self.samples for draw in range(self.sampling.samples)]
         return [Request(index, sample, draw) for index, (sample, draw) in enumerate(asked)]
+
+    @cached_property
+    def samples(self) -> Sequence[Sample]:
+        """The task's samples up to the limit. They are kept: a run needs them often, and making them takes time."""
+        return self.task.samples()[: self.limit]
 
     @cached_property
     def dtype(self) -> str:
@@ -99,7 +104,7 @@ class Experiment:
 
         Raises ScopeError for a model, or data, that cannot be reached.
         """
-        forced = self.replay.origin(self.task.samples()[: self.limit]) if self.replay else ""
+        forced = self.replay.origin(self.samples) if self.replay else ""
         beside = {"weights": self.model.fingerprint()} | ({"forced": forced} if forced else {})
         return records.identity(self.settings(limits=False) | beside)
 
@@ -120,7 +125,7 @@ class Experiment:
         """
         described = self._described(limits)
         described["model"]["dtype"] = self.dtype
-        if origin := self.task.samples()[0].origin:
+        if origin := self.samples[0].origin:
             described["task"]["origin"] = origin
         if self.replay:
             described["replay"]["of"] = self.replay.told

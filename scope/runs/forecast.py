@@ -59,7 +59,7 @@ class Forecaster:
         self._had: dict[str, Any] = {}
 
     def forecast(self, run: Experiment) -> Forecast:
-        samples = self._once(f"{run.task} {run.limit}", lambda: run.task.samples()[: run.limit])
+        samples = self._once(f"{run.task} {run.limit}", lambda: run.samples)
         shape = self._once(f"{run.model}", lambda: models.load_shape(run.model))
         made = Forecast()
         if samples:
@@ -136,7 +136,7 @@ def notes(run: Experiment, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         slow = "is 7 to 40 times slower than float32 on a CPU; model.dtype=auto takes float32 there"
         said.append(f"note: model.dtype={source.dtype} {slow}")
     if "released" in map(short_name, run.scoring):
-        said += _misread(run.task.samples()[: run.limit])
+        said += _misread(run.samples)
     return said
 
 

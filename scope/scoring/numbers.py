@@ -18,6 +18,7 @@ The rules:
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 from math import isqrt
 
 MOST_BITS = 4096  # the longest computed value: Python refuses to print whole numbers that are much longer
@@ -84,6 +85,7 @@ class _NoValueError(Exception):
     """The text does not state exactly one number."""
 
 
+@lru_cache(maxsize=4096)  # every scorer reads the same answers
 def number(text: str) -> str | None:
     """The number that an answer states; None if it states none, or more than one.
 
