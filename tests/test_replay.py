@@ -5,7 +5,8 @@ The oracles: a loop that feeds one token after the other through the public API,
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pydoc_data.topics import topics
 from typing import Any
@@ -23,6 +24,7 @@ from scope.cache.ahead import BYTES, STEPS, steps_together
 from scope.cache.slots import Slots, StorageFactory
 from scope.cache.twin import Concatenated
 from scope.decoding import DecodingStrategy, KeepAll
+from scope.generation.read import Reads, read
 from scope.generation.replay import Reference, ReplayOptions, reference, replay
 from scope.generation.rows import pad_left
 from scope.policy.attention import Attention
@@ -239,6 +241,69 @@ def test_a_reference_serves_several_policies_and_no_other_tokens_or_model() -> N
         replay(tiny(), PROMPTS, CONTINUATIONS[::-1], Policy(), against=made)
     with pytest.raises(ScopeError, match="another model"):
         replay(tiny("qwen3"), PROMPTS, CONTINUATIONS, Policy(), against=made)
+
+
+@contextmanager
+def lengths_fed(family: str) -> Iterator[list[int]]:
+    """The number of tokens of each call of the model."""
+    fed: list[int] = []
+
+    def note(_: Any, args: Any, named: Any) -> None:
+        fed.append(named["input_ids"].shape[1])
+
+    hook = tiny(family).register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield fed
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+@pytest.mark.parametrize("granularity", ["kv_head", "query_head"])
+def test_prompts_are_read_once_for_all_policies_of_a_reference(family: str, granularity: str) -> None:
+    made, alone = reference(tiny(family), PROMPTS, CONTINUATIONS), ReplayOptions(batch_size=2)
+    rows: dict[str, list[Any]] = {"shared": [], "own": []}
+    with lengths_fed(family) as fed:
+        for name in ("H2O", "MorphKV", "Slide"):
+            policy = Policy(SNAPKV, every_strategy()[name], granularity)
+            rows["shared"] += replay(tiny(family), PROMPTS, CONTINUATIONS, policy, alone, made)
+        assert sorted(n for n in fed if n in map(len, PROMPTS)) == sorted([max(map(len, PROMPTS[:2])), len(PROMPTS[2])])
+    for name in ("H2O", "MorphKV", "Slide"):
+        policy = Policy(SNAPKV, every_strategy()[name], granularity)
+        rows["own"] += replay(tiny(family), PROMPTS, CONTINUATIONS, policy, alone)
+    for shared, own in zip(rows["shared"], rows["own"], strict=True):
+        assert shared.kl.tolist() == own.kl.tolist()
+        assert (shared.trace, shared.cache_bytes) == (own.trace, own.cache_bytes)
+
+
+def test_prompts_that_memory_cannot_keep_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    slot, longest = 2 * 2 * 16 * 8, max(map(len, PROMPTS))  # of keys and values; as many bytes of queries
+    needed = 3 * longest * LAYERS * 2 * slot
+    for free, times in ((4 * needed, 1), (4 * needed - 4, 2)):
+        monkeypatch.setattr("scope.generation.read.free_memory", lambda _, free=free: free)
+        made = reference(tiny(), PROMPTS, CONTINUATIONS)
+        with lengths_fed("llama") as fed:
+            one, two = (replay(tiny(), PROMPTS, CONTINUATIONS, Policy(SNAPKV), against=made) for _ in range(2))
+        assert fed.count(longest) == times
+        assert [row.kl.tolist() for row in one] == [row.kl.tolist() for row in two]
+
+
+def test_what_was_read_is_dropped_where_something_else_is_begun() -> None:
+    reads, prompts = Reads(), tuple(map(tuple, PROMPTS))
+    reads.begin("one")
+    first = reads.of(tiny(), prompts)
+    reads.begin("one")
+    assert reads.of(tiny(), prompts) is first
+    reads.begin("other")
+    assert reads.of(tiny(), prompts) is not first
+
+
+def test_a_cache_with_prompts_takes_no_others() -> None:
+    layers = read(tiny(), [tuple(row) for row in PROMPTS]).layers
+    cache = CompressedCache(tiny().config, SNAPKV)
+    cache.take(layers)
+    with pytest.raises(ScopeError, match="takes one prompt"):
+        cache.take(layers)
 
 
 def test_memory_of_a_reference_does_not_grow_with_the_vocabulary() -> None:

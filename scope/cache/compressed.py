@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import Cache, PretrainedConfig
 
 from scope.cache.fused import Storages
-from scope.cache.layer import CompressedLayer
+from scope.cache.layer import USED, CompressedLayer
 from scope.cache.policy import Policy, short
 from scope.cache.rows import Rows
 from scope.cache.seam import adopt
@@ -93,6 +93,19 @@ class CompressedCache(Cache):
         """Announce prompts that come in chunks. real [B, P] bool: True for a token, False for padding on the left."""
         self.rows.columns = real.shape[1]
         self.rows.settle(real, real.shape[0], real.shape[1], real.device)
+
+    def take(self, layers: Sequence[Attention]) -> None:
+        """Take prompts that the model has read already: a cache of the same model was shown the attention `layers`.
+
+        A prefill method that needs the layers' inputs (`layer_inputs = True`) cannot work so. Raises ScopeError for a
+        cache that has its prompts.
+        """
+        if any(layer.seen for layer in self._layers):
+            raise ScopeError(USED)
+        columns = layers[0].query_positions
+        self.rows.settle(columns >= 0, columns.shape[0], columns.shape[1], columns.device)
+        for layer, attention in zip(self._layers, layers, strict=True):
+            layer.take(attention)
 
     def force(self, tokens: int, told: Callable[[], None] | None = None) -> None:
         """The next call of the model brings so many tokens of each row at once: a continuation that is known already.

@@ -209,7 +209,17 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             if queries is None:
                 return
             query, self._chunks = queries, None
-        attention = self._prompt_attention(module, query, keys, values, scaling, sliding_window)
+        attention = self._prompt_attention(query, keys, values, scaling, sliding_window)
+        self._compress(replace(attention, inputs=taken(module)))
+
+    def take(self, read: Attention) -> None:
+        """Keep what the prefill method chooses of prompts whose attention has been computed for another cache."""
+        self.lazy_initialization(read.keys, read.values)
+        self.seen = read.keys.shape[2]
+        self.rows.entered += 1
+        self._compress(self._prompt_attention(read.queries, read.keys, read.values, read.scaling, read.sliding_window))
+
+    def _compress(self, attention: Attention) -> None:
         if self.watch:
             self.watch(attention)
         self.views = self._views_after(attention)
@@ -217,7 +227,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         capacity = max(map(self._capacity, self.views))
         self.storage = (self.layout.storage or Slots)(kept, capacity, self.layout.whole)
         if self.decoding.queries > 1:
-            self.recent_queries = Ring(query, attention.query_positions, self.decoding.queries)
+            self.recent_queries = Ring(attention.queries, attention.query_positions, self.decoding.queries)
         self.prompt = attention.query_positions[:, -1] + 1
         self._alike = self.decoding.heads_agree and bool((kept.positions == kept.positions[:, :1]).all())
         self.accounts = [Account(n) for n in kept.stored]
@@ -225,7 +235,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.rows.filled += 1
 
     def _prompt_attention(
-        self, module: nn.Module, query: Tensor, keys: Tensor, values: Tensor, scaling: float, window: int | None
+        self, query: Tensor, keys: Tensor, values: Tensor, scaling: float, window: int | None
     ) -> Attention:
         """The prompt's attention as the policies see it, with keys and values for every head that is stored."""
         positions = self.rows.positions
@@ -235,8 +245,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             keys, values = self._copied(keys), self._copied(values)
         columns = positions.to(keys.device)  # layers may lie on several devices
         by_head = columns[:, None].expand(-1, keys.shape[1], -1)
-        attention = Attention(query, keys, values, by_head, columns, scaling, self.index, window)
-        return replace(attention, inputs=taken(module))
+        return Attention(query, keys, values, by_head, columns, scaling, self.index, window)
 
     def _views_after(self, attention: Attention) -> list[View]:
         """The view of each row after the prefill. It is computed once for each prompt length, for all layers."""

@@ -189,13 +189,18 @@ def prefill_bytes(config: PretrainedConfig, policy: Policy, dtype: str, columns:
     size = getattr(torch, dtype).itemsize
     scores = 2 * prompt * text.num_attention_heads * 4  # of one query
     layers = range(text.num_hidden_layers)
-    pairs, grouped = (
-        [slot_bytes_of(config, Policy(granularity=heads), dtype, layer) for layer in layers]
-        for heads in ("query_head", "kv_head")
-    )
-    held = prompt * max(pairs)
+    held = prompt * max(slot_bytes_of(config, Policy(granularity="query_head"), dtype, layer) for layer in layers)
     if columns < prompt:
         recent = policy.recent_queries
-        queries = prompt if recent is None else min(recent, prompt)
-        held += prompt * sum(grouped) + queries * sum(pairs) // 2
+        held += attention_bytes(config, dtype, prompt, prompt if recent is None else min(recent, prompt))
     return int(columns * wide * size + held + scores + text.vocab_size * 4)
+
+
+def attention_bytes(config: PretrainedConfig, dtype: str, keys: int, queries: int) -> int:
+    """Bytes of the keys and values of so many tokens, and of so many queries, in all layers of one row."""
+    layers = range(config.get_text_config(decoder=True).num_hidden_layers)
+    pairs, grouped = (
+        sum(slot_bytes_of(config, Policy(granularity=heads), dtype, layer) for layer in layers)
+        for heads in ("query_head", "kv_head")
+    )
+    return keys * grouped + queries * pairs // 2

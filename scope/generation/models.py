@@ -9,6 +9,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from scope.cache.seam import implementation
 from scope.generation.random_model import RandomModel
+from scope.generation.read import Reads
 from scope.generation.source import EMBEDDED, ModelSource, named
 
 __all__ = ["EMBEDDED", "Loaded", "ModelSource", "RandomModel", "context", "load", "load_shape"]
@@ -19,7 +20,8 @@ class Loaded:
     """A model with its tokenizer.
 
     references: what it says with its full cache, as of `Reference.hidden`, by the tokens of a prompt and of its
-    continuation. Replays fill it, so that the runs of a sweep make each only once.
+    continuation. reads: what it made of the prompts alone. Replays fill both, so that the runs of a sweep make each
+    only once.
     """
 
     model: PreTrainedModel
@@ -27,6 +29,7 @@ class Loaded:
     references: dict[tuple[tuple[int, ...], tuple[int, ...]], Tensor] = field(
         default_factory=dict, compare=False, repr=False
     )
+    reads: Reads = field(default_factory=Reads, compare=False, repr=False)
 
 
 @lru_cache(maxsize=1)

@@ -8,7 +8,7 @@ at each step is what token-by-token decoding would store.
 import math
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import index
 from typing import NamedTuple, cast
 
@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from scope.cache import CompressedCache, Layout, Policy
 from scope.cache.slots import StorageFactory
 from scope.generation.clock import synchronised
+from scope.generation.read import Reads
 from scope.generation.rows import Prompt, held_by
 from scope.generation.stream import prefill
 from scope.policy.attention import Attention
@@ -61,6 +62,7 @@ class Reference:
     continuations: tuple[tuple[int, ...], ...]
     hidden: tuple[Tensor, ...]  # per prompt [T, E]: the output layer's input that predicts each token
     model: "weakref.ref[PreTrainedModel]"
+    reads: Reads | None = None  # what the model made of the prompts alone; None: every policy has them read again
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Replayed:
     full_log_likelihood: Tensor  # [T] and with the full one
     recalls: Tensor  # [T] bool: the token itself is the most likely one, with the compressed cache
     full_recalls: Tensor  # [T] bool: and with the full one
-    prefill_seconds: float  # wall time of all prompts that went through together
+    prefill_seconds: float  # wall time of all prompts that went through together; of their compression, if read before
     steps_seconds: float  # and of all their steps and logits
     prefill_kept: tuple[int, ...]  # slots left by the prefill
     slots_kept: tuple[int, ...]  # slots at the end, the last token not fed
@@ -119,7 +121,7 @@ def reference(
         read = torch.tensor([[*prompt, *continuation[:-1]]], device=model.device)
         states = _decoder(model)(input_ids=read, use_cache=False).last_hidden_state
         hidden.append(states[0, len(prompt) - 1 :].clone())  # the prompt's can be freed
-    return Reference(asked, forced, tuple(hidden), weakref.ref(model))
+    return Reference(asked, forced, tuple(hidden), weakref.ref(model), Reads())
 
 
 def replay(
@@ -139,10 +141,11 @@ def replay(
     The results are those of feeding the tokens one by one, `model(ids[:, t : t + 1], past_key_values=cache)`, but for
     rounding. Rows may differ in length. against: `reference(model, prompts, continuations)`, made once for several
     policies; None: it is made here. Raises ScopeError as `reference` and `CompressedCache` do, and for a reference of
-    other tokens or another model.
+    other tokens or another model. The model reads the prompts once for all policies that are replayed against one
+    reference, if a quarter of the free memory holds their queries, keys and values.
     """
     options = options or ReplayOptions()
-    against = against or reference(model, prompts, continuations)
+    against = against or replace(reference(model, prompts, continuations), reads=None)
     if against.model() is not model:
         raise ScopeError("against: this reference was made with another model")
     asked, forced = _tokens(model, "prompts", prompts), _tokens(model, "continuations", continuations)
@@ -181,8 +184,7 @@ def _batch(
     longest = max(map(len, continuations))
     cache = CompressedCache.of(model.config, policy, Layout(longest, options.storage), options.watch)
     began = synchronised(model.device)
-    named = [Prompt(str(b), prompt) for b, prompt in enumerate(prompts)]
-    first, last = prefill(model, cache, named, 0, options.prefill_chunk)
+    first, last = _prefilled(model, cache, prompts, options.prefill_chunk, against.reads)
     read = synchronised(model.device)
     hidden = _stepped(model, cache, continuations, last, told)
     head = _head(model)
@@ -201,6 +203,20 @@ def _batch(
         )
         for b, numbers in enumerate(compared)
     ]
+
+
+def _prefilled(
+    model: PreTrainedModel,
+    cache: CompressedCache,
+    prompts: tuple[tuple[int, ...], ...],
+    chunk: int | None,
+    reads: Reads | None,
+) -> tuple[Tensor, Tensor]:
+    """Fill the cache with the prompts -> logits [B, V] after their last tokens, and the positions [B, 1] of these."""
+    if reads and chunk is None and not cache.policy.prefill.layer_inputs and (read := reads.of(model, prompts)):
+        cache.take(read.layers)
+        return read.logits, read.last
+    return prefill(model, cache, [Prompt(str(b), prompt) for b, prompt in enumerate(prompts)], 0, chunk)
 
 
 def _stepped(

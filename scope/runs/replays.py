@@ -58,6 +58,7 @@ class Replays:
         self, requests: Sequence[Request], rows: int, progress: Progress, stopping: Stopping
     ) -> Iterator[tuple[Request, Lines]]:
         """Each request with its record, batch by batch. No batch is started once the run has to stop."""
+        self.loaded.reads.begin(tuple(prompt.hash for prompt in self.prompts))
         for start in range(0, len(requests), rows):
             if stopping.asked:
                 return
@@ -96,7 +97,8 @@ class Replays:
         if new := [row for row in dict.fromkeys(rows) if row not in kept]:
             made = reference(model, [prompt for prompt, _ in new], [tokens for _, tokens in new])
             kept.update(zip(new, made.hidden, strict=True))
-        found = Reference(tuple(prompts), tuple(forced), tuple(kept[row] for row in rows), weakref.ref(model))
+        hidden = tuple(kept[row] for row in rows)
+        found = Reference(tuple(prompts), tuple(forced), hidden, weakref.ref(model), self.loaded.reads)
         if sum(hidden.nbytes for hidden in kept.values()) > KEPT_BYTES:
             kept.clear()
         return found
