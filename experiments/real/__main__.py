@@ -1,0 +1,73 @@
+"""Real models, replayed: which policy keeps what, where. `experiments/real/README.md` was written before any of it ran.
+
+python -m experiments.real                          # all rows, in the order of the page; continues where it stopped
+python -m experiments.real --hours 1                # for so long
+python -m experiments.real --model smollm2 --task text recall
+python -m experiments.real --recorded               # the tables and figures of the rows that have run
+"""
+
+import argparse
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from experiments.measure import composed
+from experiments.real import report
+from experiments.real.results import Result, append, of_records, read
+from experiments.real.rows import PLANS, SEED, TASKS, Row
+from scope import records
+from scope.runs.run import run
+from scope.util.errors import ScopeError
+
+
+def asked(models: list[str] | None, tasks: list[str] | None) -> Iterator[tuple[str, str, Row]]:
+    """Every row that is to run, in order. The rows of a task follow each other, since they share what is read."""
+    for model, names, rows in PLANS:
+        for task in names:
+            if (not models or model in models) and (not tasks or task in tasks):
+                yield from ((model, task, row) for row in rows)
+
+
+def measured(model: str, name: str, row: Row, output: Path, console: Console) -> Result:
+    """Replay a row. Its records are below `output` meanwhile, so that a run that was killed goes on."""
+    task, began = TASKS[name], time.monotonic()
+    common = [f"model={model}", *task.overrides, f"seed={SEED}", "measure=replay", f"output={output}", "name=real"]
+    job = composed([*row.overrides(task.written), *common])
+    folder = run(job.experiment, job.tracker, job.output, console, job.keeping)
+    lines = [line for line in records.read(folder) if line["status"] == "ok"]
+    if len(lines) != len(job.experiment.requests()):
+        raise ScopeError(f"{folder}: {len(lines)} of {len(job.experiment.requests())} prompts were replayed")
+    result = Result(row, job.experiment.identity(), time.monotonic() - began, of_records(lines))
+    shutil.rmtree(folder)  # each token of each row: more than is kept
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hours", type=float, default=float("inf"), help="no row is begun after that")
+    parser.add_argument("--model", nargs="+", choices=sorted({plan[0] for plan in PLANS}))
+    parser.add_argument("--task", nargs="+", choices=sorted(TASKS))
+    parser.add_argument("--recorded", action="store_true", help="run nothing: tables and figures of what has run")
+    parser.add_argument("--output", type=Path, default=Path("outputs"), help="where the run under way is recorded")
+    args = parser.parse_args()
+    if not args.recorded:
+        until = time.monotonic() + 3600 * args.hours
+        left = [(m, t, row) for m, t, row in asked(args.model, args.task) if row not in read(m, t)]
+        console = Console(stderr=True)
+        with Progress(console=console, disable=not console.is_terminal) as progress:
+            bar = progress.add_task("rows", total=len(left))
+            for model, task, row in left:
+                if time.monotonic() > until:
+                    break
+                progress.update(bar, description=f"{model} {task} {row.label}")
+                append(model, task, measured(model, task, row, args.output, Console(quiet=True)))
+                progress.advance(bar)
+    report.write()
+
+
+if __name__ == "__main__":
+    main()
