@@ -33,14 +33,21 @@ def asked(models: list[str] | None, tasks: list[str] | None) -> Iterator[tuple[s
 
 
 def measured(model: str, name: str, row: Row, output: Path, console: Console) -> Result:
-    """Replay a row. Its records are below `output` meanwhile, so that a run that was killed goes on."""
+    """Replay a row, or let the model write. Its records are below `output` meanwhile, so a run that was killed goes on."""
     task, began = TASKS[name], time.monotonic()
-    common = [f"model={model}", *task.overrides, f"seed={SEED}", "measure=replay", f"output={output}", "name=real"]
+    common = [
+        f"model={model}",
+        *task.overrides,
+        f"seed={SEED}",
+        f"measure={task.measure}",
+        f"output={output}",
+        "name=real",
+    ]
     job = composed([*row.overrides(task.written), *common])
     folder = run(job.experiment, job.tracker, job.output, console, job.keeping)
     lines = [line for line in records.read(folder) if line["status"] == "ok"]
     if len(lines) != len(job.experiment.requests()):
-        raise ScopeError(f"{folder}: {len(lines)} of {len(job.experiment.requests())} prompts were replayed")
+        raise ScopeError(f"{folder}: {len(lines)} of {len(job.experiment.requests())} prompts have a result")
     result = Result(row, job.experiment.identity(), time.monotonic() - began, of_records(lines))
     shutil.rmtree(folder)  # each token of each row: more than is kept
     return result

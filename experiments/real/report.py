@@ -1,2 +1,158 @@
+"""Tables and figures of the rows that have run: `results.md`, `protection.png`, `methods.png`."""
+
+from collections.abc import Mapping, Sequence
+from math import isnan
+
+from analysis.statistics import Interval
+from experiments.real import picture
+from experiments.real.questions import ORDERS, QUESTIONS, Difference, Results, agreement, told_alike
+from experiments.real.results import HERE, read
+from experiments.real.rows import FULL, MAIN, PLANS, ROWS, SHARES, TASKS
+from scope.util.files import write_whole
+
+All = Mapping[tuple[str, str], Results]  # by model and task
+EMBEDDED = ("embedded", "arithmetic")
+
+
 def write() -> None:
-    pass
+    """Write the tables and figures. Rows that have not run are left out."""
+    found = everything()
+    write_whole(HERE.parent / "results.md", markdown(found))
+    picture.draw(found, HERE.parent)
+
+
+def everything(free: bool = False) -> dict[tuple[str, str], Results]:
+    """The results so far, of those models and tasks that have some. free: of generations, else of replays."""
+    measure = "generation" if free else "replay"
+    pairs = dict.fromkeys((m, task) for m, tasks, _ in PLANS for task in tasks if TASKS[task].measure == measure)
+    return {pair: results for pair in pairs if (results := read(*pair))}
+
+
+def markdown(found: All) -> str:
+    parts = ["Made by `python -m experiments.real --recorded`. The plan and the reading are in [README.md](README.md)."]
+    parts.append(_progress())
+    for question, differences in QUESTIONS.items():
+        parts += [
+            f"## {question}",
+            _differences(found, differences, "kl", "KL, nats a token; less is better"),
+            _differences(found, differences, "answers_recalled", "answer tokens recalled, points; more is better"),
+        ]  # fmt: skip
+    parts += ["## 5. Is the order of policies the same?", _orders(found)]
+    parts += _free(everything(free=True))
+    for pair, results in found.items():
+        parts += [f"## {' + '.join(pair)}: the main rows", _main(results, TASKS[pair[1]].answers)]
+        parts += [f"## {' + '.join(pair)}: all shares", _shares(results, TASKS[pair[1]].answers)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _progress() -> str:
+    planned: dict[tuple[str, str], int] = {}
+    for model, tasks, rows in PLANS:
+        for task in tasks:
+            planned[model, task] = planned.get((model, task), 0) + len(rows)
+    lines = ["| model, task | rows that have run | planned | prompts | hours |", "| --- | ---: | ---: | ---: | ---: |"]
+    for pair, count in planned.items():
+        results = read(*pair)
+        prompts = len(next(iter(results.values())).prompts) if results else 0
+        hours = sum(result.seconds for result in results.values()) / 3600
+        lines.append(f"| {', '.join(pair)} | {len(results)} | {count} | {prompts} | {hours:.1f} |")
+    return "\n".join(lines)
+
+
+def _differences(found: All, differences: Sequence[Difference], measure: str, title: str) -> str:
+    pairs = [pair for pair in found if measure == "kl" or TASKS[pair[1]].answers]
+    scale, form = (1, "+.3f") if measure == "kl" else (100, "+.1f")
+    lines = []
+    for difference in differences:
+        cells = [
+            _cell(results[difference.one].minus(results[difference.other], measure), scale, form)
+            if (results := found[pair]) and difference.one in results and difference.other in results
+            else ""
+            for pair in pairs
+        ]
+        if any(cells):
+            lines.append([difference.label, *cells])
+    return _table([title, *map(" ".join, pairs)], lines) if lines else ""
+
+
+def _orders(found: All) -> str:
+    lines = []
+    for pair, results in found.items():
+        if pair == EMBEDDED or EMBEDDED not in found:
+            continue
+        cells = []
+        for rows in ORDERS.values():
+            correlation, count = agreement(found[EMBEDDED], results, rows)
+            cells.append(f"{_cell(correlation, 1, '.2f', star=False)}; {count}" if count >= 3 else "")
+        lines.append([" ".join(pair), *cells])
+    return _table(["against the embedded task: Spearman's correlation of mean KL [95%]; rows", *ORDERS], lines)
+
+
+def _free(found: All) -> list[str]:
+    """Whether a generation of the model's own and a replay tell the same of a policy."""
+    parts = []
+    for (model, task), results in found.items():
+        replayed = read(model, task.removesuffix("_free"))
+        if len([row for row in results if row in replayed]) < 3:
+            continue
+        pearson, spearman, rows = told_alike(results, replayed)
+        prompts = len(next(iter(results.values())).prompts)
+        said = (
+            f"Over {len(rows)} rows, {prompts} prompts: Pearson's correlation {_cell(pearson, 1, '.2f', star=False)}, "
+            f"Spearman's {_cell(spearman, 1, '.2f', star=False)}."
+        )
+        lines = [
+            [row.label, *(_cell(side, 100, ".1f", star=False) for side in
+             (results[row].mean("values"), replayed[row].mean("answers_recalled")))]
+            for row in sorted(rows, key=lambda row: -results[row].mean("values").estimate)
+        ]  # fmt: skip
+        head = ["policy", "values right that the model wrote, %", "answer tokens recalled in replay, %"]
+        parts += [f"## {model} + recall: what the model writes by itself, and replay", said, _table(head, lines)]
+    return parts
+
+
+def _main(results: Results, answers: bool) -> str:
+    rows = sorted((row for row in MAIN if row in results), key=lambda row: results[row].mean("kl").estimate)
+    lines = []
+    for row in rows:
+        result = results[row]
+        lines.append([
+            f"{row.label}{'' if row == FULL else f' ({row.share:.0%})'}",
+            _cell(result.mean("kl"), 1, ".4f", star=False),
+            _cell(result.mean("agreement"), 100, ".1f", star=False),
+            *([_cell(result.mean("answers_recalled"), 100, ".1f", star=False)] if answers else []),
+            f"{100 * result.of_full:.1f}",
+        ])  # fmt: skip
+    recalled = ["answer tokens recalled, %"] if answers else []
+    return _table(["policy", "KL, nats a token", "same top token, %", *recalled, "bytes, % of full"], lines)
+
+
+def _shares(results: Results, answers: bool) -> str:
+    """KL, and answer tokens recalled, at each share: one line a policy, designs below each other."""
+    lines: dict[str, dict[float, str]] = {}
+    for row in ROWS:
+        if row in results and row != FULL:
+            kl = f"{results[row].mean('kl').estimate:.3f}"
+            recalled = f"; {100 * results[row].mean('answers_recalled').estimate:.0f}%" if answers else ""
+            lines.setdefault(f"{row.design}: {row.label}", {})[row.share] = kl + recalled
+    if all(len(cells) < 2 for cells in lines.values()):
+        return "Only the main rows have run."
+    what = "KL; answer tokens recalled" if answers else "KL"
+    return _table(
+        [f"{what}, by share", *(f"{share:.0%}" for share in SHARES)],
+        [[label, *(cells.get(share, "") for share in SHARES)] for label, cells in lines.items()],
+    )
+
+
+def _cell(value: Interval, scale: float, form: str, star: bool = True) -> str:
+    """An estimate with its interval; a star where the interval excludes 0."""
+    estimate, low, high = (scale * number for number in value)
+    if isnan(low):
+        return format(estimate, form)
+    differs = " *" if star and (low > 0 or high < 0) else ""
+    return f"{estimate:{form}} [{low:{form}}, {high:{form}}]{differs}"
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    shown = [head, ["---", *["---:"] * (len(head) - 1)], *lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in shown)

@@ -12,15 +12,8 @@ from analysis.statistics import Interval, mean_by_prompt
 from experiments.real.rows import ROWS, Row
 
 HERE = Path(__file__).parent / "results"
-MEASURED = (
-    "kl",
-    "agreement",
-    "log_likelihood_lost",
-    "answers_recalled",
-    "answers_kl",
-    "cache_bytes",
-    "full_cache_bytes",
-)
+REPLAYED = ("kl", "agreement", "log_likelihood_lost", "answers_recalled", "answers_kl")
+HELD = ("cache_bytes", "full_cache_bytes")
 DIGITS = 5  # significant ones that are kept
 
 
@@ -91,11 +84,13 @@ def append(model: str, task: str, result: Result) -> None:
 
 
 def of_records(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What is kept of a run's records, by the name of the prompt."""
-    return {
-        line["sample"]: {"cluster": line.get("cluster") or line["sample"]} | {n: _short(line[n]) for n in MEASURED}
-        for line in lines
-    }
+    """What is kept of a run's records, by the name of the prompt: of a generation the task's own measures."""
+    found = {}
+    for line in lines:
+        measured = {name: line[name] for name in REPLAYED if name in line} | line.get("measures", {})
+        kept = {name: _short(value) for name, value in measured.items()} | {name: line[name] for name in HELD}
+        found[line["sample"]] = {"cluster": line.get("cluster") or line["sample"]} | kept
+    return found
 
 
 def _short(value: float | None) -> float | None:

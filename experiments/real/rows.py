@@ -35,6 +35,7 @@ class Task:
     overrides: tuple[str, ...]
     written: int
     answers: bool = True  # whether it has answer tokens
+    measure: str = "replay"  # or generation: the model writes its own text
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ REST = (*both(0.5), *both(0.25), *decode(0.1), *prefill(0.25), *decode(0.5), *pr
 ROWS = (*MAIN, *REST)
 
 SEED = 500  # of the split `report`, which no search and no choice has used
+FREE = "recall_free"  # the first prompts of recall, written by the model itself
 TASKS = {
     task.name: task
     for task in (
@@ -109,6 +111,7 @@ TASKS = {
             False,
         ),
         Task("recall", ("task=recall", "task.max_new_tokens=240", "task.prompts=24"), 220),
+        Task(FREE, ("task=recall", "task.max_new_tokens=240", "task.prompts=12"), 220, measure="generation"),
         Task("recall_written", ("task=recall_written", "task.max_new_tokens=480", "task.prompts=16"), 440),
         Task(
             "gsm_symbolic", ("task=gsm_symbolic", "task.questions=4", "task.max_new_tokens=600", "task.prompts=16"), 400
@@ -119,6 +122,7 @@ TASKS = {
 PLANS = (  # model, tasks, rows; in this order
     ("embedded", ("arithmetic",), MAIN),
     ("smollm2", ("text", "recall", "recall_written", "gsm_symbolic"), MAIN),
+    ("smollm2", (FREE,), MAIN),
     ("gemma3_270m", ("text", "recall"), MAIN),
     ("smollm2", ("text", "recall", "recall_written", "gsm_symbolic"), REST),
     ("gemma3_270m", ("text", "recall"), (*both(0.5), *both(0.25))),
