@@ -33,7 +33,7 @@ def asked(models: list[str] | None, tasks: list[str] | None) -> Iterator[tuple[s
 
 
 def measured(model: str, name: str, row: Row, output: Path, console: Console) -> Result:
-    """Replay a row, or let the model write. Its records are below `output` meanwhile, so a run that was killed goes on."""
+    """Replay a row, or let the model write. Until then its records are below `output`: a run that was killed goes on."""
     task, began = TASKS[name], time.monotonic()
     common = [
         f"model={model}",
