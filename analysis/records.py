@@ -171,11 +171,11 @@ class Run:
 
     @property
     def bound(self) -> str | None:
-        """What decides D, in words: `300000 bytes`, `640 slots`, `0.5 of the full slots`; None: D was given."""
+        """What decides D, in words: `300000 bytes`, `640 slots`, `0.5 of the full cache's slots`; None: D was given."""
         if self.max_bytes is not None:
             return f"{self.max_bytes} bytes"
         if isinstance(self.max_slots, float):
-            return f"{self.max_slots:g} of the full slots"
+            return f"{self.max_slots:g} of the full cache's slots"
         return None if self.max_slots is None else f"{self.max_slots} slots"
 
     @property
