@@ -125,15 +125,17 @@ def needed(
     None if all prompts fit. Where `max_slots` is a share and no share is enough, the answer is a count of slots.
     Arguments are those of `require_fit`.
     """
+    if policy.bound is None:
+        return None
     enough, needy = policy, None
     for prompt in sorted(set(prompts), reverse=True):
-        if policy.bound is None or _fits(enough, prompt, windows, of_slot):
+        if _fits(enough, prompt, windows, of_slot):
             continue
         least, needy = _least(policy, prompt, windows, of_slot), prompt
         if isinstance(policy.max_slots, float) and isinstance(least, int):
             return needed(replace(policy, max_slots=1), prompts, windows, of_slot)
         enough = _with_bound(policy, least)
-    if policy.bound is None or needy is None:
+    if needy is None:
         return None
     least = getattr(enough, policy.bound)
     return (f"{least} slots" if isinstance(enough.max_slots, int) else f"{least}"), needy
