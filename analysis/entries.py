@@ -78,7 +78,8 @@ def placed(layout: Layout, runs: Sequence[Run], frame: pd.DataFrame) -> list[Ent
     Runs that would share a cell get rows of their own: told apart by the settings that differ, else by their names.
     frame: that of the same runs, by `analysis.frame.of_runs`.
     """
-    telling = [c for c in settings(frame) if c not in ("method.budget", "decoding.budget", "budget.bytes")]
+    told = ("method.budget", "decoding.budget", "budget.bytes", "budget.total")
+    telling = [c for c in settings(frame) if c not in told]
     by_prefill = "method.budget" in settings(frame) and not layout.split
     made = []
     for figures, run in zip(frame.to_dict("records"), ordered(runs), strict=True):
@@ -113,7 +114,7 @@ def extra(figures: Mapping[str, Any], telling: Sequence[str]) -> str:
 def _block(layout: Layout, run: Run) -> str:
     """The budget that a run's block of rows is named by."""
     prefill, decode = run.budgets
-    parts = [f"D = what {run.max_bytes} bytes leave"] * (run.max_bytes is not None)
+    parts = [f"D = what {run.bound} leave"] * (run.bound is not None)
     parts = [f"D = {_budget(decode)}"] * (decode is not None) + parts
     if layout.split:
         parts = [f"C = {_budget(prefill)}"] * (prefill is not None) + parts

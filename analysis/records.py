@@ -164,16 +164,31 @@ class Run:
         return None if found is None else int(found)
 
     @property
+    def max_slots(self) -> int | float | None:
+        """The most slots of a sequence, or a share of the full cache's, where they are the budget and not D."""
+        found = (self.settings.get("cache") or {}).get("max_slots")
+        return found if found is None or isinstance(found, float) else int(found)
+
+    @property
+    def bound(self) -> str | None:
+        """What decides D, in words: `300000 bytes`, `640 slots`, `0.5 of the full cache's slots`; None: D was given."""
+        if self.max_bytes is not None:
+            return f"{self.max_bytes} bytes"
+        if isinstance(self.max_slots, float):
+            return f"{self.max_slots:g} of the full cache's slots"
+        return None if self.max_slots is None else f"{self.max_slots} slots"
+
+    @property
     def budgets(self) -> tuple[Any, Any]:
-        """C and D. None where there is none; D is None too where `max_bytes` is the budget."""
-        decode = (self.settings.get("decoding") or {}).get("budget") if self.max_bytes is None else None
+        """C and D. None where there is none; D is None too where a bound in bytes or slots decides it."""
+        decode = (self.settings.get("decoding") or {}).get("budget") if self.bound is None else None
         return (self.settings.get("method") or {}).get("budget"), decode
 
     @property
     def budget_words(self) -> list[str]:
         """All budgets in words: `0.6` and `128`, or `0.6` and `300000 bytes`."""
         words = [f"{budget:g}" for budget in self.budgets if budget is not None]
-        return words + [f"{self.max_bytes} bytes"] * (self.max_bytes is not None)
+        return words if self.bound is None else [*words, self.bound]
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:

@@ -6,17 +6,21 @@ from typing import Any
 
 from analysis.records import Run
 
-TYPED = {"cache.max_bytes": "budget.bytes", "cache.granularity": "fidelity.granularity"}
+TYPED = {
+    "cache.max_bytes": "budget.bytes",
+    "cache.max_slots": "budget.total",
+    "cache.granularity": "fidelity.granularity",
+}
 """Keys of recorded settings that the command line calls something else."""
 
 
 def settings_of(run: Run) -> dict[str, Any]:
     """All that a run was asked for, by the keys of the command line, its seed included.
 
-    Where `budget.bytes` decide, `decoding.budget` (D) is None: it is what the bytes leave.
+    Where `budget.bytes` or `budget.total` decides, `decoding.budget` (D) is None: it is what that leaves.
     """
     found = {TYPED.get(key, key): value for key, value in flat(run.settings).items() if key != "replay.type"}
-    if run.max_bytes is not None:
+    if run.bound is not None:
         found["decoding.budget"] = None
     return found | {"seed": run.seed}
 

@@ -27,6 +27,7 @@ GOLDEN = {
     ("method=streamingllm", "decoding=tova", "model=random", "task=arithmetic_long", "seed=3"): "d5a0b6fddd3da086",
     ("method=full", "decoding=none", "model.dtype=bfloat16", "attention=eager"): "95611f52a1524881",
     ("method=r_kv", "decoding=r_kv", "budget.bytes=500000", "sampling=qwen3_thinking"): "4b8ffffcd83408fd",
+    ("decoding=distinct", "budget.total=0.5"): "eacfc77259b42774",
     ("method=pyramidinfer", "decoding=pyramidinfer", "model.thinking=null", "task.questions=8"): "893153f26dd8e510",
     (
         "method=keydiff",

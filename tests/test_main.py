@@ -133,6 +133,13 @@ REFUSED = {
     "task.prompts=1 task.questions=8 budget.bytes=1000": "budget.bytes=1000: must be at least 299520 for a prompt .*",
     "task.prompts=1 task.questions=8 budget.bytes=299519": "budget.bytes=299519: must be at least 299520 for .*",
     "task.prompts=1 task.questions=8 budget.bytes=1000 plan=true": "budget.bytes=1000: must be at least 299520 .*",
+    "task.prompts=1 task.questions=8 budget.total=194": "budget.total=194: must be at least 195 slots for a prompt of "
+    "227 tokens: what stays of it, and D of at least budget.recent, have to fit",
+    "task.prompts=1 task.questions=8 budget.total=194 plan=true": "budget.total=194: must be at least 195 slots .*",
+    "task.prompts=1 task.questions=8 task.max_new_tokens=10 budget.total=0.8262": "budget.total=0.8262: must be at "
+    "least 0.8263 for a prompt of 227 tokens: .*",
+    "budget.total=1.5": r"budget.total=1.5: must be a number of slots \(.*\), or a share of the full cache \(.*\)",
+    "budget.total=300 budget.bytes=3000000": "budget.total=300: must be null where the bytes are bounded",
     "task.prompts=1 task.questions=8 budget.window=170": "budget.window=170: must be smaller than the prefill budget, "
     "170: 0.75 of a prompt of 227 tokens",
     "task.prompts=1 method=streamingllm method.window=999": "method.window=999: must be smaller than .*",
@@ -436,6 +443,12 @@ def test_the_bytes_that_a_refusal_names_are_enough(scope: Scope, tmp_path: Path)
     assert line["cache_bytes"] <= 299520
 
 
+def test_a_plan_shows_the_total_in_the_place_of_d(scope: Scope) -> None:
+    done = scope("-m", "budget.total=0.7,300", "task.prompts=1", "task.questions=8", "plan=true")
+    assert re.findall(r"^snapkv +(total \S+) ", done.out, re.M) == ["total 0.7", "total 300"]
+    assert "budget.total" not in done.err
+
+
 def test_an_impossible_pair_in_a_sweep_is_skipped_with_its_reason(scope: Scope, tmp_path: Path) -> None:
     done = scope("-m", "budget.recent=16,99", "name=pairs", *SMALL[:-1])
     assert len(runs(tmp_path)) == 1
@@ -464,9 +477,10 @@ def test_the_line_that_repeats_a_job_of_an_experiment_runs(scope: Scope, tmp_pat
     assert "1 of 1 runs failed" in done.err
 
 
-def test_bytes_say_what_d_is(scope: Scope, tmp_path: Path) -> None:
+@pytest.mark.parametrize("bound", ["budget.bytes=400000", "budget.total=0.9"])
+def test_a_bound_says_what_d_is(bound: str, scope: Scope, tmp_path: Path) -> None:
     """Whatever is given of it: also below the slots that always stay. It tells no run from another."""
-    small = ["task.prompts=1", "task.questions=8", "task.max_new_tokens=60", "budget.bytes=400000", "budget.recent=40"]
+    small = ["task.prompts=1", "task.questions=8", "task.max_new_tokens=60", bound, "budget.recent=40"]
     scope(*small)
     again = scope(*small, "budget.decode=64")
     assert len(runs(tmp_path)) == 1

@@ -232,6 +232,7 @@ MANIFESTS: dict[str, Any] = {
     "method a text": manifest(settings={"method": "snapkv"}),
     "a budget a text": manifest(settings={"decoding": {"budget": "many"}}),
     "max_bytes a text": manifest(settings={"cache": {"max_bytes": "many"}}),
+    "max_slots a text": manifest(settings={"cache": {"max_slots": "many"}}),
     "markers a text": manifest(settings={"model": {"thinking": "think"}}),
     "three markers": manifest(settings={"model": {"thinking": ["a", "b", "c"]}}),
     "created no date": manifest(created="yesterday"),

@@ -265,6 +265,7 @@ class Scaled(Full):
         ({"model": ModelSource(template={"x": 2**64})}, "model.template={.*}: holds a whole number of more"),
         ({"method": SnapKV(2**60, window=8)}, f"method.budget={2**60}: must be less"),
         ({"max_bytes": 2**60, "decoding": Slide(64, 32)}, f"budget.bytes={2**60}: must be less"),
+        ({"max_slots": 2**60, "decoding": Slide(64, 32)}, f"budget.total={2**60}: must be less"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

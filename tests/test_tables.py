@@ -590,19 +590,29 @@ def test_shares_of_different_things_are_marked(tmp_path: Path) -> None:
     assert "of own texts:" in text
 
 
-def test_bytes_that_bind_are_named_as_they_are_typed_and_leave_no_d(tmp_path: Path) -> None:
-    bound = {"granularity": "layer", "max_bytes": 300_000}
+@pytest.mark.parametrize(
+    ("field", "key", "value", "told"),
+    [
+        ("max_bytes", "budget.bytes", 300_000, "300000 bytes leave"),
+        ("max_slots", "budget.total", 640, "640 slots leave"),
+        ("max_slots", "budget.total", 0.55, "0.55 of the full cache's slots leave"),
+    ],
+)
+def test_a_bound_is_named_as_it_is_typed_and_leaves_no_d(
+    field: str, key: str, value: float, told: str, tmp_path: Path
+) -> None:
+    bound = {"granularity": "layer", field: value}
     folder = write_run(tmp_path, "bound", [sample(i) for i in range(2)], budgets=(0.6, 36))
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["settings"]["cache"] = bound
     (folder / "manifest.json").write_text(json.dumps(manifest))
     write_run(tmp_path, "free", [sample(i) for i in range(2)], budgets=(0.6, 64), created=1)
     frame = build(tmp_path)
-    assert "cache.max_bytes" not in frame
-    assert list(frame["budget.bytes"]) == [300_000, None]
+    assert f"cache.{field}" not in frame
+    assert list(frame[key]) == [value, None]
     assert list(frame["decoding.budget"]) == [None, 64]
     assert not re.search(r"\b36\b", printed(frame, 200))
     for preset in ("table1_4k", "table2", "table5", "table3"):
         text = write_preset(read_runs([tmp_path]), preset, tmp_path / "out")[1][1].read_text()
         assert "D = 36" not in text
-        assert "300000" in text, preset
+        assert (f"{key} {value}" if preset == "table3" else f"D = what {told}") in text, preset

@@ -33,7 +33,7 @@ class CompressedCache(Cache):
     config: the model's configuration, `model.config`.
     prefill: the prefill method, which compresses the prompt; None: nothing is evicted from it.
     decoding: the decoding strategy, which compresses the generation; None: nothing is evicted while decoding.
-    granularity, max_bytes: as in `Policy`.
+    granularity, max_bytes: as in `Policy`. `of` takes a whole policy, with `max_slots` too.
     layout: how slots lie in memory; None: as is usual. It changes no answer.
     watch: is called with the attention of each layer, for the prompt and in each step, before anything is evicted. It
     must not keep the tensors.
@@ -76,7 +76,11 @@ class CompressedCache(Cache):
         watch: Callable[[Attention], None] | None = None,
     ) -> Self:
         """Make a cache for a `Policy`. Other arguments and errors are those of the class."""
-        return cls(config, policy.prefill, policy.decoding, policy.granularity, policy.max_bytes, layout, watch)
+        cache = cls(config, layout=layout, watch=watch)
+        cache.policy = policy
+        for layer in cache._layers:
+            layer.follow(policy)
+        return cache
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object

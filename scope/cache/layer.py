@@ -58,7 +58,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         """index: of the layer, from 0. rows: shared by all layers. layout, watch: as in `CompressedCache`."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.index, self.layers = index, rows.config.num_hidden_layers
-        self.policy, self.prefill, self.decoding = policy, policy.prefill, policy.decoding
+        self.follow(policy)
         self.rows = rows
         self.layout = layout
         self.watch = watch
@@ -77,6 +77,10 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self._unseen: Tensor | None = None  # scores of the last step, in which nobody has looked for NaN yet
         self._front = 0  # slots at the front that no row can lose in this step, if the strategy asks for it
         self._alike = False  # all heads hold the same tokens in the same slots, and the strategy treats them alike
+
+    def follow(self, policy: Policy) -> None:
+        """Compress as this policy says. To be called before the prompt comes."""
+        self.policy, self.prefill, self.decoding = policy, policy.prefill, policy.decoding
 
     # transformers' interface
 
@@ -253,8 +257,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         if any(n not in rows.views for n in rows.lengths):
             bounded = self.policy.max_bytes is not None
             bytes_of = stored_slot_bytes(rows.config, self.policy, attention) if bounded else ()
-            for n in sorted(set(rows.lengths), reverse=True):
-                require_fit(self.policy, n, rows.windows, bytes_of)
+            require_fit(self.policy, rows.lengths, rows.windows, bytes_of)
+            for n in set(rows.lengths):
                 rows.views[n] = after_prefill(self.policy, n, rows.windows, bytes_of)
         return [rows.views[n][self.index] for n in rows.lengths]
 

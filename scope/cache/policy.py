@@ -11,7 +11,14 @@ from scope.decoding.eviction import Eviction
 from scope.policy.plan import View
 from scope.prefill import Full, PrefillMethod
 from scope.prefill.budget import Budget
-from scope.util.errors import CombinationError, SettingError, check_choice, check_count, without_score
+from scope.util.errors import (
+    CombinationError,
+    SettingError,
+    check_choice,
+    check_count,
+    check_count_or_share,
+    without_score,
+)
 
 MANY = 2**40  # tokens: more than any budget leaves
 SIZES = ("budget", "window", "recent")  # settings that are always shown
@@ -31,15 +38,23 @@ class Policy:
     heads.
     max_bytes: the most bytes that the slots of one sequence may take in all layers, channels included; None: no bound.
     D is then the largest that fits beside the prompt, and the strategy's own budget is ignored.
+    max_slots: the most slots that one sequence may hold at once in a layer, in the mean over the layers; what is added
+    between two evictions counts. None: no bound. D follows as with `max_bytes`. A count (an integer, 1 or more), or a
+    share (a float, 0 < max_slots < 1) of what the full cache holds after T tokens were generated, rounded down. There
+    a layer with a sliding window counts no more than its window.
+    tokens: T, the most tokens that are generated. It is needed, and read, only where `max_slots` is a share.
 
-    Raises SettingError for a value that is not allowed. Raises CombinationError for `max_bytes` with a strategy that
-    grows without bound, or whose `recent` is a share of D.
+    Raises SettingError for a value that is not allowed. Raises CombinationError for `max_slots` beside `max_bytes` or
+    as a share without `tokens`, and for either bound with a strategy that grows without bound, or whose `recent` is a
+    share of D.
     """
 
     prefill: PrefillMethod = field(default_factory=Full)
     decoding: DecodingStrategy = field(default_factory=KeepAll)
     granularity: str = "kv_head"
     max_bytes: int | None = None
+    max_slots: int | float | None = None
+    tokens: int | None = None
 
     def __post_init__(self) -> None:
         check_choice(self, "granularity", GRANULARITIES)
@@ -50,14 +65,14 @@ class Policy:
         _check_score("prefill", self.prefill, Budget, View(0, 1, prompt=MANY, stored=MANY))
         anywhere = View(0, 1, prompt=1, stored=MANY, budget=1, capacity=1, prefilled=(1,))
         _check_score("decoding", self.decoding, Eviction, anywhere)
-        if self.max_bytes is not None:
-            check_count(self, "max_bytes", low=1)
-            if isinstance(self.decoding, Eviction) and isinstance(self.decoding.recent, float):
-                # D differs from row to row then, and a score that asks how many slots are recent is not told the row
-                raise CombinationError(self, "max_bytes", self.max_bytes, "null where `recent` is a share of D")
-            if self._grows():
-                allowed = "null where nothing is evicted while decoding, or D may be passed (capped=false)"
-                raise CombinationError(self, "max_bytes", self.max_bytes, allowed)
+        if self.bound is not None:
+            self._check_bound(self.bound)
+
+    @property
+    def bound(self) -> str | None:
+        """The field that decides D in the strategy's place: `max_bytes` or `max_slots`; None: there is no bound."""
+        given = [name for name in ("max_slots", "max_bytes") if getattr(self, name) is not None]
+        return given[0] if given else None
 
     @property
     def recent_queries(self) -> int | None:
@@ -65,6 +80,26 @@ class Policy:
         if self.prefill.queries is None or self.decoding.channels:
             return None
         return max(self.prefill.queries, self.decoding.queries)
+
+    def _check_bound(self, name: str) -> None:
+        """Refuse a bound that is no number, and one that does not go with the rest. name: its field."""
+        value = getattr(self, name)
+        if name == "max_bytes":
+            check_count(self, name, low=1)
+        else:
+            check_count_or_share(self, name, low=1, whole="the full cache")
+            if self.max_bytes is not None:
+                raise CombinationError(self, name, value, "null where the bytes are bounded")
+        if isinstance(value, float):
+            if self.tokens is None:
+                raise CombinationError(self, name, value, "a number of slots where `tokens`, T, is not given")
+            check_count(self, "tokens", low=1)
+        if isinstance(self.decoding, Eviction) and isinstance(self.decoding.recent, float):
+            # D differs from row to row then, and a score that asks how many slots are recent is not told the row
+            raise CombinationError(self, name, value, "null where `recent` is a share of D")
+        if self._grows():
+            allowed = "null where nothing is evicted while decoding, or D may be passed (capped=false)"
+            raise CombinationError(self, name, value, allowed)
 
     def _grows(self) -> bool:
         """Whether the strategy has no bound. The answer is the same for every prompt and layer."""

@@ -3,6 +3,8 @@
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
+from math import ceil
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from scope.prefill import PrefillMethod
 from scope.util.errors import ScopeError
 
 CHANNEL_BYTES = 4  # float32
+DECIMALS = 4  # of the smallest share that an error names
 
 
 def cache_bytes(config: PretrainedConfig, policy: Policy, dtype: str, prompt: int, tokens: int) -> int:
@@ -25,7 +28,7 @@ def cache_bytes(config: PretrainedConfig, policy: Policy, dtype: str, prompt: in
 
     dtype: of keys and values, as "bfloat16". prompt: P. tokens: T, how many are generated. The records count the same
     way: a layer with a sliding window holds no more than its window.
-    Raises ScopeError if the policy's `max_bytes` are too few for the prompt.
+    Raises ScopeError if the policy's `max_bytes` or `max_slots` are too few for the prompt.
     """
     steps = tokens - 1  # the last token is never fed back
     windows = windows_of(config)
@@ -54,8 +57,9 @@ def with_most_slots(policy: Policy, config: PretrainedConfig, prompt: int, slots
     """
     if not isinstance(policy.decoding, Eviction):
         raise ScopeError(f"{type(policy.decoding).__name__} has no decoding budget that could be fitted")
-    views = after_prefill(replace(policy, max_bytes=None), prompt, windows_of(config))
-    return replace(policy, decoding=policy.decoding.within(replace(views[0], max_slots=slots)), max_bytes=None)
+    free = replace(policy, max_bytes=None, max_slots=None)
+    views = after_prefill(free, prompt, windows_of(config))
+    return replace(free, decoding=policy.decoding.within(replace(views[0], max_slots=slots)))
 
 
 def after_prefill(
@@ -68,41 +72,102 @@ def after_prefill(
     """
     layers, prefill = len(windows), policy.prefill
     left = tuple(prefilled(prefill, prompt, layers))
-    max_slots = None if policy.max_bytes is None else policy.max_bytes // sum(of_slot)
+    max_slots = slots_of_bound(policy, prompt, windows, of_slot)
+    weights = tuple(of_slot) if policy.max_bytes is not None and len(set(of_slot)) > 1 else ()
     views = [View(layer, layers, prompt, stored=prompt, max_slots=max_slots) for layer in range(layers)]
-    more: dict[str, Any] = {"windows": tuple(windows), "slot_bytes": tuple(of_slot) if len(set(of_slot)) > 1 else ()}
+    more: dict[str, Any] = {"windows": tuple(windows), "slot_bytes": weights}
     return [
         replace(view, budget=prefill.slots(prompt), capacity=prefill.capacity(view), prefilled=left, **more)
         for view in views
     ]
 
 
-def require_fit(policy: Policy, prompt: int, windows: Sequence[int | None], of_slot: Sequence[int]) -> None:
-    """Raises ScopeError if the policy's `max_bytes` are too few for a prompt of `prompt` tokens.
+def slots_of_bound(
+    policy: Policy, prompt: int, windows: Sequence[int | None], of_slot: Sequence[int] = ()
+) -> int | None:
+    """The most slots a layer, in the mean over the layers, by `max_bytes` or `max_slots`; None: there is no bound.
 
-    Arguments are those of `after_prefill`.
+    Arguments are those of `after_prefill`. A share counts as the decimal that it is written as: 0.29 of 100 is 29.
     """
-    if policy.max_bytes is not None and not _fits(policy, prompt, windows, of_slot):
-        least = least_bytes(policy, prompt, windows, of_slot)
-        raise ScopeError(
-            f"max_bytes={policy.max_bytes}: too small for a prompt of {prompt} tokens: needs at least {least}"
-        )
+    if policy.max_bytes is not None:
+        return policy.max_bytes // sum(of_slot)
+    if isinstance(policy.max_slots, float):
+        return int(Fraction(str(policy.max_slots)) * _full_slots(policy, prompt, windows))
+    return policy.max_slots
 
 
-def least_bytes(policy: Policy, prompt: int, windows: Sequence[int | None], of_slot: Sequence[int]) -> int:
-    """The smallest `max_bytes` that works for a prompt of `prompt` tokens. Arguments are those of `after_prefill`."""
+def _full_slots(policy: Policy, prompt: int, windows: Sequence[int | None]) -> Fraction:
+    """Slots a layer that transformers' own cache holds after `policy.tokens` tokens, in the mean over the layers."""
+    assert policy.tokens is not None
+    tokens = prompt + policy.tokens - 1  # the last token is never fed back
+    return Fraction(sum(reached(tokens, window) for window in windows), len(windows))
+
+
+def require_fit(
+    policy: Policy, prompts: Sequence[int], windows: Sequence[int | None], of_slot: Sequence[int] = ()
+) -> None:
+    """Raises ScopeError if the policy's `max_bytes` or `max_slots` are too few for one of the prompts.
+
+    prompts: tokens of each. Other arguments are those of `after_prefill`.
+    """
+    if found := needed(policy, prompts, windows, of_slot):
+        assert policy.bound is not None
+        least, prompt = found
+        given = f"{policy.bound}={getattr(policy, policy.bound)}"
+        raise ScopeError(f"{given}: too small for a prompt of {prompt} tokens: needs at least {least}")
+
+
+def needed(
+    policy: Policy, prompts: Sequence[int], windows: Sequence[int | None], of_slot: Sequence[int] = ()
+) -> tuple[str, int] | None:
+    """What the policy's bound must at least be, in words, and the tokens of the prompt that needs so much.
+
+    None if all prompts fit. Where `max_slots` is a share and no share is enough, the answer is a count of slots.
+    Arguments are those of `require_fit`.
+    """
+    if policy.bound is None:
+        return None
+    enough, needy = policy, None
+    for prompt in sorted(set(prompts), reverse=True):
+        if _fits(enough, prompt, windows, of_slot):
+            continue
+        least, needy = _least(policy, prompt, windows, of_slot), prompt
+        if isinstance(policy.max_slots, float) and isinstance(least, int):
+            return needed(replace(policy, max_slots=1), prompts, windows, of_slot)
+        enough = _with_bound(policy, least)
+    if needy is None:
+        return None
+    least = getattr(enough, policy.bound)
+    return (f"{least} slots" if isinstance(enough.max_slots, int) else f"{least}"), needy
+
+
+def _least(policy: Policy, prompt: int, windows: Sequence[int | None], of_slot: Sequence[int]) -> int | float:
+    """The smallest value of the policy's bound that works for such a prompt: bytes, a count of slots, or a share.
+
+    A share is rounded up to so many DECIMALS. If no share is enough, it is a count.
+    """
+    unit = 1 if policy.max_bytes is None else sum(of_slot)
 
     def fits(slots: int) -> bool:
-        return slots > 0 and _fits(replace(policy, max_bytes=slots * sum(of_slot)), prompt, windows, of_slot)
+        return slots > 0 and _fits(_with_bound(policy, slots * unit), prompt, windows, of_slot)
 
     most = 1
     while not fits(most):
         most *= 2
-    return bisect_left(range(most), True, key=fits) * sum(of_slot)
+    slots = bisect_left(range(most), True, key=fits)
+    if isinstance(policy.max_slots, float):
+        parts = ceil(slots / _full_slots(policy, prompt, windows) * 10**DECIMALS)
+        return parts / 10**DECIMALS if parts < 10**DECIMALS else slots
+    return slots * unit
+
+
+def _with_bound(policy: Policy, value: int | float) -> Policy:
+    """The policy with another value of the bound that it has."""
+    return replace(policy, max_slots=value) if policy.max_bytes is None else replace(policy, max_bytes=int(value))
 
 
 def _fits(policy: Policy, prompt: int, windows: Sequence[int | None], of_slot: Sequence[int]) -> bool:
-    """Whether the strategy finds a D for its `max_bytes`."""
+    """Whether the strategy finds a D for its bound."""
     try:
         for view in after_prefill(policy, prompt, windows, of_slot):
             policy.decoding.most(view)

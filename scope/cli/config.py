@@ -47,6 +47,13 @@ KINDS: Mapping[str, type] = {  # the class that each node's object must have
     "trace": Trace,
     "replay": Replaying,
 }
+TYPED = {  # fields of a policy that the command line calls something else
+    "granularity": "fidelity.granularity",
+    "max_bytes": "budget.bytes",
+    "max_slots": "budget.total",
+    "tokens": "task.max_new_tokens",
+    "prefill": "method",
+}
 MAYBE = ("trace", "replay")  # nodes that may be empty
 PARTS = tuple(name for name in KINDS if name not in MAYBE)
 NO_USE = "note: {} changes nothing: none of the options taken uses it"
@@ -97,9 +104,9 @@ def build(cfg: Any, choices: Mapping[str, str], files: Sequence[Path] = ()) -> J
     _check_keys(config)
     _check_shared(config)
     recent = config["budget"].get("recent")
-    if _by_bytes(config) and isinstance(recent, int):  # a share is refused, by Policy
+    if _bounded(config) and isinstance(recent, int):  # a share is refused, by Policy
         cfg = copy.deepcopy(cfg)
-        cfg.budget.decode = recent  # the bytes decide D: budget.decode has no effect, and must not change the identity
+        cfg.budget.decode = recent  # the bound decides D: budget.decode has no effect, and must not change the identity
         config = _resolved(cfg)
     _check_names(config)
     _check_switches(config, files)
@@ -121,13 +128,12 @@ def _experiment(config: dict[str, Any], parts: Mapping[str, Any], labels: Mappin
             limit=config["limit"],
             granularity=config["fidelity"].get("granularity"),
             max_bytes=config["budget"].get("bytes"),
+            max_slots=config["budget"].get("total"),
             scoring=_scoring(config),
             config=config,
         )
     except SettingError as error:
-        key = {"granularity": "fidelity.granularity", "max_bytes": "budget.bytes", "prefill": "method"}.get(
-            error.field, error.field
-        )
+        key = TYPED.get(error.field, error.field)
         kind = ImpossibleError if isinstance(error, CombinationError) else ConfigError
         raise kind(error.describe(key)) from error
 
@@ -202,10 +208,10 @@ def _check_switches(node: Any, files: Sequence[Path], key: str = "") -> None:
         _check_switches(value, files, place)
 
 
-def _by_bytes(config: Any) -> bool:
-    """Whether a bound in bytes decides D."""
+def _bounded(config: Any) -> bool:
+    """Whether a bound in bytes or slots decides D."""
     budget = config["budget"]
-    return budget.get("bytes") is not None and {"decode", "recent"} <= set(budget)
+    return any(budget.get(key) is not None for key in ("bytes", "total")) and {"decode", "recent"} <= set(budget)
 
 
 def _check_shared(config: Mapping[str, Any]) -> None:
@@ -227,8 +233,9 @@ def unused(cfg: Any, words: Iterable[str]) -> list[str]:
 
     nodes = (cfg.get(key) for key in (*GROUPS, "sampling"))
     raw = [OmegaConf.to_container(node, resolve=False) for node in nodes if OmegaConf.is_config(node)]
-    used = {"budget.bytes", "fidelity.granularity", *re.findall(r"\$\{([\w.]+)\}", str(raw))}  # `build` takes two
-    if _by_bytes(cfg):
+    used = {"budget.bytes", "budget.total", "fidelity.granularity"}  # which `build` takes
+    used |= {*re.findall(r"\$\{([\w.]+)\}", str(raw))}
+    if _bounded(cfg):
         used.discard("budget.decode")
     return [word for word in words if re.match(r"(budget|fidelity)\.", word) and word.partition("=")[0] not in used]
 

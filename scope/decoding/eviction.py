@@ -72,8 +72,8 @@ class Eviction:
 
     budget: D, in slots, 1 or more.
     recent: the newest slots, which always stay: a count, 1 .. D, or a share of D (a float, 0 < recent < 1). It must
-    be a count where a bound in bytes chooses D. With recent = D the score has nothing to choose from: the newest D
-    stay, as with `Recent`.
+    be a count where a bound in bytes or slots chooses D. With recent = D the score has nothing to choose from: the
+    newest D stay, as with `Recent`.
     protect: "prompt" or "nothing".
     boundary: what counts as left by the prefill. "kept" is the slots that were kept. "budget" is the first C slots,
     even if fewer or more were kept, as in the released code.
@@ -113,7 +113,7 @@ class Eviction:
         return 1
 
     def within(self, view: View) -> "Eviction":
-        """This strategy with the D that the bound in bytes leaves (`view.max_slots`), and all that follows from D.
+        """This strategy with the D that a bound leaves (`view.max_slots`), and all that follows from D.
 
         Returns itself if there is no bound. Raises ScopeError if fewer than `recent` slots are left.
         """

@@ -207,6 +207,7 @@ class Policy(TypedDict, total=False):
 @_open
 class Cache(TypedDict, total=False):
     max_bytes: Count | None
+    max_slots: Number | None
 
 
 @_open

@@ -38,6 +38,7 @@ class Experiment:
     labels: Mapping[str, str]
     granularity: str = "kv_head"
     max_bytes: int | None = None  # of one sequence's cache; D is what is left of them beside the prompt
+    max_slots: int | float | None = None  # of one sequence, or a share of the full cache's; D as with max_bytes
     engine: Engine = field(default_factory=Engine)
     limit: int | None = None  # only so many prompts, the first ones
     trace: Trace | None = None  # what is recorded for figures; changes no answer
@@ -64,7 +65,8 @@ class Experiment:
     @property
     def policy(self) -> Policy:
         """How the cache is compressed. Raises SettingError for values that do not go together."""
-        return Policy(self.method, self.decoding, self.granularity, self.max_bytes)
+        tokens = self.task.max_new_tokens
+        return Policy(self.method, self.decoding, self.granularity, self.max_bytes, self.max_slots, tokens)
 
     @property
     def parts(self) -> dict[str, object]:
@@ -114,7 +116,8 @@ class Experiment:
         Raises ConfigError for a value that a manifest cannot hold, such as infinity.
         """
         if fault := records.fault_of_settings(self._described()):
-            raise ConfigError(fault.replace("cache.max_bytes=", "budget.bytes="))
+            typed = fault.replace("cache.max_bytes=", "budget.bytes=").replace("cache.max_slots=", "budget.total=")
+            raise ConfigError(typed)
         self.model.require()
         self.engine.on(self.model.expected_devices())
 
@@ -133,7 +136,8 @@ class Experiment:
 
     def _described(self, limits: bool = True) -> dict[str, dict[str, Any]]:
         """The settings as they were given."""
-        bound = {} if self.max_bytes is None else {"max_bytes": self.max_bytes}
+        bounds = {"max_bytes": self.max_bytes, "max_slots": self.max_slots}
+        bound = {name: value for name, value in bounds.items() if value is not None}
         described = {name: records.describe(part, limits) for name, part in self.parts.items()}
         replay = {"replay": records.describe(self.replay, limits)} if self.replay else {}
         return described | {"cache": {"granularity": self.granularity, **bound}} | replay

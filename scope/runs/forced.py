@@ -81,6 +81,7 @@ def of_the_full_cache(experiment: Experiment) -> Experiment:
         decoding=KeepAll(),
         granularity="kv_head",
         max_bytes=None,
+        max_slots=None,
         replay=None,
         labels=labels,
         setting="",

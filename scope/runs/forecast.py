@@ -174,9 +174,13 @@ def _read(
 
 
 def _names(run: Experiment) -> dict[str, str]:
-    """What tells the runs of a sweep apart: labels, and the budgets C and D (slots, shares or MiB)."""
-    bound = describe(run.decoding).get("budget", "-") if run.max_bytes is None else f"{run.max_bytes / 2**20:.3g} MiB"
-    budgets = {"C": describe(run.method).get("budget", "-"), "D": bound}
+    """What tells the runs of a sweep apart: labels, and the budgets C and D (slots, shares or MiB), or D's bound."""
+    decode = describe(run.decoding).get("budget", "-")
+    if run.max_bytes is not None:
+        decode = f"{run.max_bytes / 2**20:.3g} MiB"
+    elif run.max_slots is not None:
+        decode = f"total {run.max_slots}"
+    budgets = {"C": describe(run.method).get("budget", "-"), "D": decode}
     labels = {part: run.labels.get(part, "") for part in ("task", "method", "decoding")}
     labels = {"model": model_name(run.labels, describe(run.model)), **labels}
     return labels | {name: str(budget) for name, budget in budgets.items()}
@@ -204,19 +208,13 @@ def require_fit(run: Experiment, config: PretrainedConfig, lengths: Sequence[int
             except CombinationError as error:
                 taken = run.config.get("budget", {}).get(error.field) == error.value
                 raise ImpossibleError(error.describe(f"{'budget' if taken else 'method'}.{error.field}")) from error
-        try:
-            cache_bytes(run, config, length)
-        except ScopeError as error:
-            least = f"must be at least {_least_bytes(run, config, max(lengths))} for a prompt of {max(lengths)} tokens"
-            why = "what stays of it, and D of at least budget.recent, have to fit"
-            raise ImpossibleError(f"budget.bytes={run.max_bytes}: {least}: {why}") from error
-
-
-def _least_bytes(run: Experiment, config: PretrainedConfig, prompt: int) -> int:
-    """The smallest `budget.bytes` that works for a prompt of that many tokens."""
     windows = sizes.windows_of(config)
     of_slot = [sizes.slot_bytes_of(config, run.policy, run.dtype, layer) for layer in range(len(windows))]
-    return sizes.least_bytes(run.policy, prompt, windows, of_slot)
+    if found := sizes.needed(run.policy, lengths, windows, of_slot):
+        least, prompt = found
+        given = f"budget.total={run.max_slots}" if run.max_bytes is None else f"budget.bytes={run.max_bytes}"
+        why = "what stays of it, and D of at least budget.recent, have to fit"
+        raise ImpossibleError(f"{given}: must be at least {least} for a prompt of {prompt} tokens: {why}")
 
 
 def _cells(forecast: Forecast) -> list[str]:
