@@ -235,6 +235,14 @@ def test_hours_are_batches_times_steps(scope: Scope, no_weights: None) -> None:
     assert "steps_per_second=0: must be a number above 0" in scope("steps_per_second=0", code=2).err
 
 
+def test_hours_of_a_replay_are_not_those_of_writing(scope: Scope, no_weights: None) -> None:
+    said = scope("measure=replay", "task.prompts=5", "engine.batch_size=4", "plan=true").out
+    assert re.search(r"^snapkv +5 .* \?$", said, re.M)
+    assert re.search(
+        r"^1 run, 5 samples, 3200 tokens to force, 0\.0 CPU hours; a replay's hours are not forecast", said, re.M
+    )
+
+
 def test_a_plan_of_a_model_that_is_not_there_is_refused(scope: Scope, tmp_path: Path) -> None:
     """A hub that cannot be reached is a `?`; a folder that is not there is a mistake."""
     empty = tmp_path / "empty"

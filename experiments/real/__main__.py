@@ -33,7 +33,7 @@ def asked(models: list[str] | None, tasks: list[str] | None) -> Iterator[tuple[s
 
 
 def measured(model: str, name: str, row: Row, output: Path, console: Console) -> Result:
-    """Replay a row, or let the model write. Until then its records are below `output`: a run that was killed goes on."""
+    """Replay a row, or let the model write. Until it ends its records are below `output`, so a killed run goes on."""
     task, began = TASKS[name], time.monotonic()
     common = [
         f"model={model}",

@@ -37,7 +37,7 @@ class Forecast:
 
     prompt_tokens: the length of each prompt. The other figures are upper bounds: every sample generates T tokens.
     cache_bytes and full_cache_bytes: of one sequence, the one with the longest prompt. hours: of decoding only;
-    None if the run chooses its batch size.
+    None for a replay, which takes no steps one by one, and if the run chooses its batch size.
     """
 
     samples: int | None = None
@@ -65,7 +65,11 @@ class Forecaster:
         if samples:
             most, count = run.task.max_new_tokens, len(samples) * run.sampling.samples
             rows = run.engine.batch_size
-            hours = None if isinstance(rows, str) else ceil(count / rows) * most / self.steps_per_second / 3600
+            hours = (
+                None
+                if run.replay or isinstance(rows, str)
+                else ceil(count / rows) * most / self.steps_per_second / 3600
+            )
             made = Forecast(count, generated_tokens=count * most, hours=hours)
         if samples and shape:
             self.notes |= dict.fromkeys(notes(run, shape[1]))
@@ -240,9 +244,12 @@ def _total(runs: Sequence[Experiment], seen: Sequence[Forecast]) -> str:
     hours = sum(forecast.hours or 0 for forecast in seen)
     samples, tokens = (sum(getattr(f, part) or 0 for f in seen) for part in ("samples", "generated_tokens"))
     rest = f"; {unknown} of them unknown" if unknown else ""
-    untimed = sum(forecast.samples is not None and forecast.hours is None for forecast in seen)
+    untimed = sum(f.samples is not None and f.hours is None and not r.replay for r, f in zip(runs, seen, strict=True))
     rest += f"; the hours of {untimed} are not known before a run finds its batch size" if untimed else ""
+    if any(run.replay for run in runs):
+        rest += "; a replay's hours are not forecast: it takes about as long as reading its prompts and texts"
     units = {DEVICES.get(run.model.torch_device().type, "device") for run in runs}
     unit = f"{units.pop()} hours" if len(units) == 1 else "hours"
     made = f"{counted(len(seen), 'run')}, {counted(samples, 'sample')}"
-    return f"{made}, {tokens} tokens to write, {hours:.1f} {unit}{rest}"
+    what = "force" if all(run.replay for run in runs) else "write"
+    return f"{made}, {tokens} tokens to {what}, {hours:.1f} {unit}{rest}"
