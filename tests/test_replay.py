@@ -276,6 +276,18 @@ def test_prompts_are_read_once_for_all_policies_of_a_reference(family: str, gran
         assert (shared.trace, shared.cache_bytes) == (own.trace, own.cache_bytes)
 
 
+def test_the_full_cache_says_once_what_follows() -> None:
+    made, given = reference(tiny(), PROMPTS, CONTINUATIONS), []
+    hook = tiny().get_output_embeddings().register_forward_pre_hook(lambda _, args: given.append(args[0].shape[-2]))
+    for policy, full in ((Policy(SNAPKV), 1), (Policy(decoding=decoding.Slide(D, RECENT)), 0)):
+        given.clear()
+        replay(tiny(), PROMPTS, CONTINUATIONS, policy, against=made)
+        own = sum(len(row) - 1 for row in CONTINUATIONS)
+        first = full  # of all rows together, after the prompts are read
+        assert sum(given) == own + full * (own + len(CONTINUATIONS)) + first
+    hook.remove()
+
+
 def test_prompts_that_memory_cannot_keep_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     slot, longest = 2 * 2 * 16 * 8, max(map(len, PROMPTS))  # of keys and values; as many bytes of queries
     needed = 3 * longest * LAYERS * 2 * slot

@@ -1,8 +1,9 @@
 """Replay against token-by-token decoding of the same tokens, in turns: `python -m experiments.benchmarks.replay`.
 
-Both start behind the same prompts, whose prefill is not in the comparison. Token by token is the bare loop,
-`model(ids[:, t : t + 1], past_key_values=cache)`. Replay's time has all that it delivers: steps, the logits of both
-sides, and the numbers of each token. Exit code 1 where the target is missed.
+The target is on the time behind the prompts. Token by token is the bare loop,
+`model(ids[:, t : t + 1], past_key_values=cache)`. Replay's time has all that it delivers: steps, logits, and the numbers
+of each token. What the full cache says is computed once for all policies, in the first turn. The prompts are read once
+for all replays and every time for the loop; "with the prompts" counts that too. Exit code 1 where the target is missed.
 """
 
 import argparse
@@ -67,33 +68,36 @@ def _model(folder: str | None) -> PreTrainedModel:
 
 
 def _compared(model: PreTrainedModel, against: Reference, policy: Policy, turns: int) -> list[Target]:
-    name, ratios, seconds, prefills, alone = type(policy.decoding).__name__.lower(), [], [], [], []
+    name, ratios, whole, seconds, alone = type(policy.decoding).__name__.lower(), [], [], [], []
     for _ in range(turns):
         row = replay(model, against.prompts, against.continuations, policy, against=against)[0]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         seconds.append(row.steps_seconds)
-        prefills.append(row.prefill_seconds)
-        alone.append(_token_by_token(model, against, policy))
-        ratios.append(row.steps_seconds / alone[-1])
+        prompts, steps = _token_by_token(model, against, policy)
+        alone.append(steps)
+        ratios.append(row.steps_seconds / steps)
+        whole.append((row.prefill_seconds + row.steps_seconds) / (prompts + steps))
     return [
         Target(f"{name}: replay / token by token", median(ratios), AT_MOST),
         Target(f"{name}: replay, seconds", median(seconds)),
         Target(f"{name}: token by token, seconds", median(alone)),
-        Target(f"{name}: prefill of either, seconds", median(prefills)),
+        Target(f"{name}: the same with the prompts, which replay has read before", median(whole)),
         Target(f"{name}: the process at its peak so far, GiB", peak),
     ]
 
 
 @torch.inference_mode()
-def _token_by_token(model: PreTrainedModel, against: Reference, policy: Policy) -> float:
+def _token_by_token(model: PreTrainedModel, against: Reference, policy: Policy) -> tuple[float, float]:
+    """Seconds of the prefill, and of the steps."""
+    began = time.perf_counter()
     tokens = torch.tensor(against.continuations)
     cache = CompressedCache.of(model.config, policy, Layout(tokens.shape[1]))
     _, positions = prefill(model, cache, [Prompt(str(i), row) for i, row in enumerate(against.prompts)], 0, None)
-    began = time.perf_counter()
+    read = time.perf_counter()
     for t in range(tokens.shape[1] - 1):
         positions = positions + 1
         model(input_ids=tokens[:, t : t + 1], position_ids=positions, past_key_values=cache, use_cache=True)
-    return time.perf_counter() - began
+    return read - began, time.perf_counter() - read
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ class Loaded:
     """A model with its tokenizer.
 
     references: what it says with its full cache, as of `Reference.hidden`, by the tokens of a prompt and of its
-    continuation. reads: what it made of the prompts alone. Replays fill both, so that the runs of a sweep make each
-    only once.
+    continuation. reads: what it made of the prompts alone, and its logits. Replays fill both, so that the runs of a
+    sweep make each only once.
     """
 
     model: PreTrainedModel

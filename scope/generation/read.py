@@ -1,10 +1,14 @@
-"""Prompts that a model reads once for many policies: no policy changes what the prompt's own attention is given."""
+"""What a model makes of prompts and continuations with its full cache, once for many policies.
 
-from collections.abc import Hashable, Sequence
+No policy changes what the prompt's own attention is given, nor what the full cache says of a continuation.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from scope.cache import CompressedCache, Layout, Policy
@@ -27,12 +31,12 @@ class Read:
 
 
 class Reads:
-    """Keeps what a model has read, batch by batch, as long as it fits into a quarter of the memory that was free."""
+    """Keeps what a model has made of prompts and texts, if it fits into a quarter of the memory that was free."""
 
     def __init__(self) -> None:
         self._of: Hashable = None
-        self._kept: dict[tuple[tuple[int, ...], ...], Read] = {}
-        self._left: int | None = None  # bytes; None: nothing has been read yet
+        self._kept: dict[Hashable, Read | Tensor] = {}
+        self._left: int | None = None  # bytes; None: nothing is kept yet
 
     def begin(self, of: Hashable) -> None:
         """What comes is read for `of`. What was kept for anything else is dropped."""
@@ -41,16 +45,28 @@ class Reads:
 
     def of(self, model: PreTrainedModel, prompts: tuple[tuple[int, ...], ...]) -> Read | None:
         """What the model makes of these prompts. None: it would not fit beside what is kept."""
-        if prompts not in self._kept:
+        dtype, longest = str(model.dtype).partition(".")[2], max(map(len, prompts))
+        needed = len(prompts) * attention_bytes(model.config, dtype, longest, longest)
+        return cast(Read | None, self._keep(prompts, needed, model.device, lambda: read(model, prompts)))
+
+    def logits(self, head: nn.Module, hidden: Tensor, of: Hashable, some: slice) -> Tensor:
+        """What the output layer makes of some of the hidden states [T, E]: [n, V]. Kept if it fits. of: whose states."""
+        part = hidden[some]
+        needed = part.shape[0] * cast(Tensor, head.weight).shape[0] * hidden.element_size()
+        kept = self._keep((of, some.start, some.stop), needed, hidden.device, lambda: cast(Tensor, head(part)))
+        return cast(Tensor, head(part) if kept is None else kept)
+
+    def _keep(
+        self, of: Hashable, needed: int, device: torch.device, make: Callable[[], Read | Tensor]
+    ) -> Read | Tensor | None:
+        if of not in self._kept:
             if self._left is None:
-                self._left = int(SHARE * free_memory(model.device))
-            dtype = str(model.dtype).partition(".")[2]
-            needed = len(prompts) * attention_bytes(model.config, dtype, *[max(map(len, prompts))] * 2)
+                self._left = int(SHARE * free_memory(device))
             if needed > self._left:
                 return None
             self._left -= needed
-            self._kept[prompts] = read(model, prompts)
-        return self._kept[prompts]
+            self._kept[of] = make()
+        return self._kept[of]
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ import math
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import index
 from typing import NamedTuple, cast
 
@@ -62,7 +63,7 @@ class Reference:
     continuations: tuple[tuple[int, ...], ...]
     hidden: tuple[Tensor, ...]  # per prompt [T, E]: the output layer's input that predicts each token
     model: "weakref.ref[PreTrainedModel]"
-    reads: Reads | None = None  # what the model made of the prompts alone; None: every policy has them read again
+    reads: Reads | None = None  # what is kept from one policy for the next; None: nothing
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,8 @@ def replay(
     The results are those of feeding the tokens one by one, `model(ids[:, t : t + 1], past_key_values=cache)`, but for
     rounding. Rows may differ in length. against: `reference(model, prompts, continuations)`, made once for several
     policies; None: it is made here. Raises ScopeError as `reference` and `CompressedCache` do, and for a reference of
-    other tokens or another model. The model reads the prompts once for all policies that are replayed against one
-    reference, if a quarter of the free memory holds their queries, keys and values.
+    other tokens or another model. For all policies that are replayed against one reference, the model reads the prompts
+    once, and says once what follows with the full cache, if a quarter of the free memory holds it.
     """
     options = options or ReplayOptions()
     against = against or replace(reference(model, prompts, continuations), reads=None)
@@ -189,10 +190,12 @@ def _batch(
     hidden = _stepped(model, cache, continuations, last, told)
     head = _head(model)
     assert head is not None  # the reference has seen to it
-    compared = [
-        _compared(head, of_row, own, logits, tokens, options.block)
-        for of_row, own, logits, tokens in zip(against.hidden[rows], hidden, first, continuations, strict=True)
-    ]
+    compared = []
+    for b, (of_row, own) in enumerate(zip(against.hidden[rows], hidden, strict=True)):
+        pair = prompts[b], continuations[b]
+        reads = against.reads
+        full = partial(reads.logits, head, of_row, pair) if reads else partial(_logits, head, of_row)
+        compared.append(_compared(full, partial(_logits, head, own), first[b], pair[1], options.block))
     ended = synchronised(model.device)
     return [
         Replayed(
@@ -258,15 +261,25 @@ class _Compared(NamedTuple):
     full_recalls: Tensor
 
 
+def _logits(head: nn.Module, hidden: Tensor, some: slice) -> Tensor:
+    """What the output layer makes of some of the hidden states [T, E]."""
+    logits: Tensor = head(hidden[some])
+    return logits
+
+
 def _compared(
-    head: nn.Module, full: Tensor, own: Tensor, first: Tensor, tokens: Sequence[int], block: int
+    full: Callable[[slice], Tensor],
+    own: Callable[[slice], Tensor],
+    first: Tensor,
+    tokens: Sequence[int],
+    block: int,
 ) -> _Compared:
-    """full [T, E], own [T - 1 or more, E]: hidden states that predict each token, own from the second token on; first
-    [V]: its own logits for the first one. `block` tokens at a time."""
-    parts = [_of_logits(head(full[:1]), first[None], tokens[:1])]
+    """full, own: give the logits that predict some of the tokens, own from the second token on; first [V]: its own for
+    the first one. `block` tokens at a time."""
+    parts = [_of_logits(full(slice(0, 1)), first[None], tokens[:1])]
     for start in range(1, len(tokens), block):
         stop = min(start + block, len(tokens))
-        parts.append(_of_logits(head(full[start:stop]), head(own[start - 1 : stop - 1]), tokens[start:stop]))
+        parts.append(_of_logits(full(slice(start, stop)), own(slice(start - 1, stop - 1)), tokens[start:stop]))
     return _Compared(*(torch.cat(numbers).cpu() for numbers in zip(*parts, strict=True)))
 
 
