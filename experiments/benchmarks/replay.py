@@ -1,9 +1,10 @@
 """Replay against token-by-token decoding of the same tokens, in turns: `python -m experiments.benchmarks.replay`.
 
 The target is on the time behind the prompts. Token by token is the bare loop,
-`model(ids[:, t : t + 1], past_key_values=cache)`. Replay's time has all that it delivers: steps, logits, and the numbers
-of each token. What the full cache says is computed once for all policies, in the first turn. The prompts are read once
-for all replays and every time for the loop; "with the prompts" counts that too. Exit code 1 where the target is missed.
+`model(ids[:, t : t + 1], past_key_values=cache)`. Replay's time has all that it delivers: steps, logits, and the
+numbers of each token. What the full cache says is computed once for all policies, in the first turn. The prompts are
+read once for all replays and every time for the loop; "with the prompts" counts that too. Exit code 1 where the target
+is missed.
 """
 
 import argparse

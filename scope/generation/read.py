@@ -50,7 +50,7 @@ class Reads:
         return cast(Read | None, self._keep(prompts, needed, model.device, lambda: read(model, prompts)))
 
     def logits(self, head: nn.Module, hidden: Tensor, of: Hashable, some: slice) -> Tensor:
-        """What the output layer makes of some of the hidden states [T, E]: [n, V]. Kept if it fits. of: whose states."""
+        """What the output layer makes of some hidden states [T, E]: [n, V]. It is kept if it fits. of: whose states."""
         part = hidden[some]
         needed = part.shape[0] * cast(Tensor, head.weight).shape[0] * hidden.element_size()
         kept = self._keep((of, some.start, some.stop), needed, hidden.device, lambda: cast(Tensor, head(part)))
