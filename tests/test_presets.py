@@ -321,3 +321,17 @@ def test_the_fewest_bytes_that_a_refusal_names_are_the_fewest(name: str, method:
     require_fit(replace(what, max_bytes=least), config, [60, 91])
     with pytest.raises(ImpossibleError, match=f"least {least} for"):
         require_fit(replace(what, max_bytes=least - 1), config, [60, 91])
+
+
+@pytest.mark.parametrize("task", sorted(path.stem for path in (ROOT / "conf" / "task").glob("*.yaml")))
+def test_every_strategy_is_composed_with_every_task(task: str) -> None:
+    """Some strategies are computed from T, which tasks call by different names."""
+    names = sorted(path.stem for path in (ROOT / "conf" / "decoding").glob("*.yaml"))
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for name in names:
+            composed = compose("config", [f"task={task}", f"decoding={name}"])
+            if "tokens" in composed.decoding:
+                sizes = composed.task
+                written = sizes.continuation_tokens if task == "text" else sizes.max_new_tokens
+                assert composed.decoding.tokens == written
+                assert isinstance(written, int)
