@@ -1,6 +1,6 @@
-"""The results as pictures: what protection does, what prefill methods lose, at the main shares."""
+"""The results as pictures: what protection of the prompt does, and what prefill methods lose, at the main shares."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,46 +10,61 @@ from experiments.real.questions import Results, method, strategy
 from experiments.real.rows import METHODS, PROTECTED, UNPROTECTED
 
 TWINS = {"slide": "h2o"}  # the same score without protection has another name
+NAMES = [name for name in PROTECTED if TWINS.get(name, name) in UNPROTECTED]
+MODELS = {"embedded": "embedded model", "smollm2": "SmolLM2-135M", "gemma3_270m": "Gemma-3-270M"}
+X = "KL from the full cache, nats a token"
+PROTECTION = (
+    "25% of the generation's slots. Filled: the prompt is protected; hollow: it is not, with as many slots in all"
+)
+LEFT = "50% of the prompt's slots and the whole generation"
 
 
 def draw(found: Mapping[tuple[str, str], Results], folder: Path) -> None:
     """Write the PNGs, a panel for each model and task."""
-    _each(found, folder / "protection.png", _protection)
-    _each(found, folder / "methods.png", _methods)
+    labels = [f"{name} / {TWINS[name]}" if name in TWINS else name for name in NAMES]
+    _each(found, folder / "protection.png", _protection, labels, PROTECTION)
+    _each(found, folder / "methods.png", _methods, METHODS, LEFT)
 
 
-def _each(found: Mapping[tuple[str, str], Results], path: Path, one: Any) -> None:
-    figure, axes = panels(len(found), (3.4, 4.6))
-    for axis, (pair, results) in zip(axes, found.items(), strict=True):
+def _each(
+    found: Mapping[tuple[str, str], Results],
+    path: Path,
+    one: Callable[[Any, Results], None],
+    labels: Any,
+    title: str,
+) -> None:
+    columns = 3
+    figure, axes = panels(len(found), (3.6, 4.2), columns)
+    for i, (axis, (pair, results)) in enumerate(zip(axes, found.items(), strict=True)):
         one(axis, results)
-        axis.set_title(" ".join(pair), fontsize=9)
+        axis.set_title(f"{MODELS[pair[0]]}, {pair[1]}", fontsize=9)
         axis.set_xscale("log")
-        axis.set_xlabel("KL from the full cache, nats a token", fontsize=8)
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("")
+        axis.set_xlabel(X, fontsize=8)
+        axis.set_ylim(len(labels) - 0.5, -0.5)
+        axis.set_yticks(range(len(labels)), labels if i % columns == 0 else [""] * len(labels))
         axis.grid(alpha=0.25, lw=0.5)
         axis.tick_params(labelsize=8)
+    figure.suptitle(title, fontsize=9)
     figure.savefig(path, dpi=130, metadata={"Software": None})
 
 
 def _protection(axis: Any, results: Results) -> None:
-    """A line a strategy: filled where the prompt is protected, hollow where it is not."""
-    names = [name for name in PROTECTED if TWINS.get(name, name) in UNPROTECTED]
-    for place, name in enumerate(reversed(names)):
+    for place, name in enumerate(NAMES):
         ends = (strategy(name, "prompt"), strategy(TWINS.get(name, name), "nothing"))
-        there = [results[row].mean("kl") for row in ends if row in results]
-        if len(there) == 2:
-            axis.plot([end.estimate for end in there], [place] * 2, color=colour(name), lw=1.5, alpha=0.6)
+        there = [results[row].mean("kl").estimate for row in ends if row in results]
+        axis.plot(there, [place] * len(there), color=colour(name), lw=1.5, alpha=0.6)
         for row, fill in zip(ends, (colour(name), "white"), strict=True):
             if row in results:
                 mean = results[row].mean("kl")
-                axis.plot([mean.low, mean.high], [place] * 2, color=colour(name), lw=0.6)
+                axis.plot([mean.low, mean.high], [place] * 2, color=colour(name), lw=0.7)
                 axis.plot(mean.estimate, place, "o", color=colour(name), mfc=fill, ms=6)
-    axis.set_yticks(range(len(names)), [f"{n} / {TWINS[n]}" if n in TWINS else n for n in reversed(names)])
 
 
 def _methods(axis: Any, results: Results) -> None:
-    for place, name in enumerate(reversed(METHODS)):
+    for place, name in enumerate(METHODS):
         if (row := method(name)) in results:
             mean = results[row].mean("kl")
             axis.plot([mean.low, mean.high], [place] * 2, color=colour(name), lw=1)
             axis.plot(mean.estimate, place, marker(name), color=colour(name), ms=6)
-    axis.set_yticks(range(len(METHODS)), list(reversed(METHODS)))
