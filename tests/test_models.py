@@ -16,6 +16,7 @@ import torch
 from golden import composed
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from transformers import AutoTokenizer
+from transformers.utils import logging
 
 from scope.cache.seam import implementation
 from scope.generation import models, places
@@ -424,3 +425,12 @@ def test_a_random_model_refuses_what_cannot_be() -> None:
     for wrong in ({"preset": "huge"}, {"hidden_size": 500}, {"num_key_value_heads": 3}, {"num_hidden_layers": 0}):
         with pytest.raises(SettingError):
             RandomModel(**wrong)  # type: ignore[arg-type]
+
+
+def test_weights_load_without_bars_and_the_users_own_setting_stays(capfd: pytest.CaptureFixture[str]) -> None:
+    for drawn in (True, False):
+        (logging.enable_progress_bar if drawn else logging.disable_progress_bar)()
+        ModelSource(str(EMBEDDED)).weights("sdpa")
+        assert logging.is_progress_bar_enabled() == drawn
+    logging.enable_progress_bar()
+    assert "Loading weights" not in capfd.readouterr().err

@@ -1,8 +1,9 @@
 """Where a model comes from and how it runs: a hub id, a folder, or the embedded one."""
 
 import importlib.util
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from scope.cache.seam import BACKENDS, implementation
 from scope.generation import devices
@@ -189,15 +191,16 @@ class ModelSource:
         place = self.place()
         if place.commit is None and (Path(place.name) / ADAPTER).is_file() and not importlib.util.find_spec("peft"):
             raise ScopeError("it holds an adapter, which needs peft: pip install peft")
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            place.name,
-            dtype=getattr(torch, self.resolved_dtype()),
-            attn_implementation=attention,
-            device_map=self.device_map,
-            use_safetensors=True if self.safetensors_only else None,
-            **(gguf.unpacked() if place.gguf else {}),
-            **self._files(place),
-        )
+        with _without_bars() if place.local or not sys.stderr.isatty() else nullcontext():
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                place.name,
+                dtype=getattr(torch, self.resolved_dtype()),
+                attn_implementation=attention,
+                device_map=self.device_map,
+                use_safetensors=True if self.safetensors_only else None,
+                **(gguf.unpacked() if place.gguf else {}),
+                **self._files(place),
+            )
         if self.device_map is None:
             model.to(self.torch_device())  # type: ignore[arg-type]  # transformers wraps torch's own signature
         return model
@@ -216,6 +219,18 @@ class ModelSource:
             "local_files_only": place.local,
             "trust_remote_code": self.trust_remote_code,
         }
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """In this context transformers draws no progress bars, such as that of loading weights, which takes seconds."""
+    drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if drawn:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
