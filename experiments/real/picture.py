@@ -12,6 +12,7 @@ from experiments.real.rows import METHODS, PROTECTED, UNPROTECTED
 TWINS = {"slide": "h2o"}  # the same score without protection has another name
 NAMES = [name for name in PROTECTED if TWINS.get(name, name) in UNPROTECTED]
 MODELS = {"embedded": "embedded model", "smollm2": "SmolLM2-135M", "gemma3_270m": "Gemma-3-270M"}
+WIDE = 100  # a range of that factor and more has labels at powers of ten only
 X = "KL from the full cache, nats a token"
 PROTECTION = (
     "25% of the generation's slots. Filled: the prompt is protected; hollow: it is not, with as many slots in all"
@@ -33,12 +34,16 @@ def _each(
     labels: Any,
     title: str,
 ) -> None:
+    from matplotlib.ticker import LogLocator
+
     columns = 3
     figure, axes = panels(len(found), (3.6, 4.2), columns)
     for i, (axis, (pair, results)) in enumerate(zip(axes, found.items(), strict=True)):
         one(axis, results)
         axis.set_title(f"{MODELS[pair[0]]}, {pair[1]}", fontsize=9)
         axis.set_xscale("log")
+        low, high = axis.get_xlim()
+        axis.xaxis.set_major_locator(LogLocator(subs=(1,) if high > WIDE * low else (1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("")
         axis.set_xlabel(X, fontsize=8)
