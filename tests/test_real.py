@@ -80,9 +80,10 @@ def test_clusters_are_averaged_and_paired() -> None:
 
 
 def test_a_prompt_without_answer_tokens_counts_in_no_mean_of_them() -> None:
-    row = made(ROUND, kl=[1.0, 2.0])
+    row = made(ROUND, kl=[1.0, 2.0, 3.0])
     row.prompts["a"]["answers_recalled"], row.prompts["b"]["answers_recalled"] = None, 0.5  # type: ignore[index]
-    assert row.values("answers_recalled") == {"b": 0.5}
+    row.prompts["c"]["answers_recalled"] = 0.0  # type: ignore[index]
+    assert row.values("answers_recalled") == {"b": 0.5, "c": 0.0}
 
 
 def test_orders_are_compared_over_the_rows_that_both_have() -> None:

@@ -300,6 +300,17 @@ def test_prompts_that_memory_cannot_keep_are_read_again(monkeypatch: pytest.Monk
         assert [row.kl.tolist() for row in one] == [row.kl.tolist() for row in two]
 
 
+def test_what_is_kept_of_one_batch_leaves_less_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [prompt.tokens for prompt in random_prompts(40, 40)]
+    needed = 40 * LAYERS * 2 * (2 * 2 * 16 * 8)  # of one of them
+    monkeypatch.setattr("scope.generation.read.free_memory", lambda _: 4 * needed)
+    made, alone = reference(tiny(), prompts, CONTINUATIONS[:2]), ReplayOptions(batch_size=1)
+    with lengths_fed("llama") as fed:
+        for _ in range(2):
+            replay(tiny(), prompts, CONTINUATIONS[:2], Policy(SNAPKV), alone, made)
+    assert fed.count(40) == 3  # the first once, and the second twice
+
+
 def test_what_was_read_is_dropped_where_something_else_is_begun() -> None:
     reads, prompts = Reads(), tuple(map(tuple, PROMPTS))
     reads.begin("one")
