@@ -13,6 +13,7 @@ import made_up
 import pytest
 from helpers.command import ROOT, Scope, runs
 from helpers.library import Skies, experiment, go
+from helpers.quick import every
 from hydra import compose, initialize_config_dir
 from made_up import write
 from tiny_models import strategies
@@ -323,7 +324,7 @@ def test_the_fewest_bytes_that_a_refusal_names_are_the_fewest(name: str, method:
         require_fit(replace(what, max_bytes=least - 1), config, [60, 91])
 
 
-@pytest.mark.parametrize("task", sorted(path.stem for path in (ROOT / "conf" / "task").glob("*.yaml")))
+@pytest.mark.parametrize("task", every(3, sorted(path.stem for path in (ROOT / "conf" / "task").glob("*.yaml"))[::-1]))
 @pytest.mark.parametrize("strategy", ["adaptive", "discontinuous"])
 def test_a_strategy_that_is_computed_from_t_gets_it_from_every_task(task: str, strategy: str) -> None:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
