@@ -36,8 +36,8 @@ def _each(
 ) -> None:
     from matplotlib.ticker import LogLocator
 
-    columns = 3
-    figure, axes = panels(len(found), (3.6, 4.2), columns)
+    columns = 4
+    figure, axes = panels(len(found), (3.1, 4.2), columns)
     for i, (axis, (pair, results)) in enumerate(zip(axes, found.items(), strict=True)):
         one(axis, results)
         axis.set_title(f"{MODELS[pair[0]]}, {pair[1]}", fontsize=9)
