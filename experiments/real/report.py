@@ -95,12 +95,21 @@ def _free(found: All) -> list[str]:
         replayed = read(model, task.removesuffix("_free"))
         if len([row for row in results if row in replayed]) < 3:
             continue
-        pearson, spearman, rows = told_alike(results, replayed)
+        rows = [row for row in results if row in replayed]
         prompts = len(next(iter(results.values())).prompts)
-        said = (
-            f"Over {len(rows)} rows, {prompts} prompts: Pearson's correlation {_cell(pearson, 1, '.2f', star=False)}, "
-            f"Spearman's {_cell(spearman, 1, '.2f', star=False)}."
-        )
+        groups = {
+            "all rows": rows,
+            "prompt kept whole": [row for row in rows if row.design != "prefill"],
+            "prefill methods": [row for row in rows if row.design == "prefill"],
+        }
+        correlations = []
+        for name, some in groups.items():
+            if len(some) >= 3:
+                found_alike = told_alike({row: results[row] for row in some}, replayed)[:2]
+                told = (_cell(correlation, 1, ".2f", star=False) for correlation in found_alike)
+                correlations.append([f"{name}: {len(some)}", *told])
+        head = [f"rows; {prompts} prompts", "Pearson's correlation [95%]", "Spearman's correlation [95%]"]
+        said = _table(head, correlations)
         lines = [
             [row.label, *(_cell(side, 100, ".1f", star=False) for side in
              (results[row].mean("values"), replayed[row].mean("answers_recalled")))]
