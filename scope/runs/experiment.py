@@ -91,9 +91,9 @@ class Experiment:
         asked = [(s, draw) for s in self.samples for draw in range(self.sampling.samples)]
         return [Request(index, sample, draw) for index, (sample, draw) in enumerate(asked)]
 
-    @cached_property
+    @property
     def samples(self) -> Sequence[Sample]:
-        """The task's samples up to the limit. They are kept: a run needs them often, and making them takes time."""
+        """The task's samples up to the limit."""
         return self.task.samples()[: self.limit]
 
     @cached_property

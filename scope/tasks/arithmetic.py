@@ -2,11 +2,12 @@
 
 import random
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from scope.scoring.answer import Question
 from scope.tasks import language
 from scope.tasks.language import Document, Kind, Mix
-from scope.tasks.task import Reference, Sample
+from scope.tasks.task import BuiltOnce, Reference, Sample
 from scope.util.errors import SettingError, check_count
 
 MOST_PROMPTS = 100_000  # all samples are in memory at once
@@ -14,7 +15,7 @@ RECALLED = (Kind.FACT, Kind.TURNED, Kind.REFERENCE)  # what an answer takes from
 
 
 @dataclass(frozen=True)
-class Arithmetic:
+class Arithmetic(BuiltOnce):
     """K sums in one prompt, listed in shuffled order. One generation answers them in order of number.
 
     questions: K. max_new_tokens: T.
@@ -60,8 +61,9 @@ class Arithmetic:
             if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
                 raise SettingError(self, name, share, "a number from 0 to 1")
 
-    def samples(self) -> list[Sample]:
-        return [self._sample(i) for i in range(self.prompts)]
+    @cached_property
+    def _samples(self) -> tuple[Sample, ...]:
+        return tuple(self._sample(i) for i in range(self.prompts))
 
     def document(self, index: int) -> Document:
         """The i-th prompt with all that is known of its questions, and the generation of a perfect model."""
@@ -84,6 +86,3 @@ class Arithmetic:
         beyond = f"{language.ANSWER}{language.number(questions[-1].number + 1)}"
         gold = Reference.of((token, kind in RECALLED) for token, kind in made.generation if token != language.EOS)
         return Sample(self._name(index), language.text(made.prompt), questions, stop=(f"{beyond}:",), gold=gold)
-
-    def measures(self, sample: Sample, generation: str) -> dict[str, float]:
-        return {}

@@ -2,10 +2,11 @@
 
 import random
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from scope.tasks import facts as english
 from scope.tasks.facts import Fact
-from scope.tasks.task import Reference, Sample
+from scope.tasks.task import BuiltOnce, Reference, Sample
 from scope.util.errors import check_count
 
 MOST_IDLE = 1000
@@ -14,7 +15,7 @@ ASKING = "\nHere is the list once more, word for word, in the order {numbers}.\n
 
 
 @dataclass(frozen=True)
-class Recall:
+class Recall(BuiltOnce):
     """A prompt lists `facts` items, and the generation says again those that are asked for.
 
     The prompt is a text that ends after the first facts that are said again. The generation goes on with it, so a model
@@ -46,8 +47,9 @@ class Recall:
         check_count(self, "idle", high=MOST_IDLE)
         check_count(self, "distance", high=MOST_IDLE)
 
-    def samples(self) -> list[Sample]:
-        return [self._sample(index) for index in range(self.prompts)]
+    @cached_property
+    def _samples(self) -> tuple[Sample, ...]:
+        return tuple(self._sample(index) for index in range(self.prompts))
 
     def measures(self, sample: Sample, generation: str) -> dict[str, float]:
         """values: the share of all values that are asked for (owner, colour, thing, place, price) that are right."""

@@ -2,9 +2,10 @@
 
 import random
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from scope.tasks import facts as english
-from scope.tasks.task import Reference, Sample
+from scope.tasks.task import BuiltOnce, Reference, Sample
 
 AGAIN = "Once more:"
 PROMPT = (
@@ -14,7 +15,7 @@ PROMPT = (
 
 
 @dataclass(frozen=True)
-class RecallWritten:
+class RecallWritten(BuiltOnce):
     """A generation writes a list of items, and below it says again those of them that the prompt names.
 
     The facts stand in no prompt: a cache that loses what was generated loses them. A generation of the model's own has
@@ -35,8 +36,9 @@ class RecallWritten:
     def __post_init__(self) -> None:
         english.check_fields(self)
 
-    def samples(self) -> list[Sample]:
-        return [self._sample(index) for index in range(self.prompts)]
+    @cached_property
+    def _samples(self) -> tuple[Sample, ...]:
+        return tuple(self._sample(index) for index in range(self.prompts))
 
     def measures(self, sample: Sample, generation: str) -> dict[str, float]:
         """words: of what it wrote of the items asked for, the share of the words that it says again in their place.
