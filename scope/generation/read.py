@@ -18,7 +18,7 @@ from scope.generation.stream import prefill
 from scope.policy.attention import Attention
 from scope.util.memory import free_memory
 
-SHARE = 0.25  # of the free memory, which is kept of what was read
+SHARE = 0.25  # of the free memory, for what is kept
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,11 @@ class Read:
 
 
 class Reads:
-    """Keeps what a model has made of prompts and texts, if it fits into a quarter of the memory that was free."""
+    """Keeps what a model has made of prompts and texts, if it fits into a share of the memory that was free."""
 
-    def __init__(self) -> None:
+    def __init__(self, share: float = SHARE) -> None:
+        """share: of the free memory; 0 keeps nothing."""
+        self._share = share
         self._of: Hashable = None
         self._kept: dict[Hashable, Read | Tensor] = {}
         self._left: int | None = None  # bytes; None: nothing is kept yet
@@ -61,7 +63,7 @@ class Reads:
     ) -> Read | Tensor | None:
         if of not in self._kept:
             if self._left is None:
-                self._left = int(SHARE * free_memory(device))
+                self._left = int(self._share * free_memory(device))
             if needed > self._left:
                 return None
             self._left -= needed

@@ -63,7 +63,7 @@ class Reference:
     continuations: tuple[tuple[int, ...], ...]
     hidden: tuple[Tensor, ...]  # per prompt [T, E]: the output layer's input that predicts each token
     model: "weakref.ref[PreTrainedModel]"
-    reads: Reads | None = None  # what is kept from one policy for the next; None: nothing
+    reads: Reads  # what is kept from one policy for the next
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def replay(
     once, and says once what follows with the full cache, if a quarter of the free memory holds it.
     """
     options = options or ReplayOptions()
-    against = against or replace(reference(model, prompts, continuations), reads=None)
+    against = against or replace(reference(model, prompts, continuations), reads=Reads(share=0))
     if against.model() is not model:
         raise ScopeError("against: this reference was made with another model")
     asked, forced = _tokens(model, "prompts", prompts), _tokens(model, "continuations", continuations)
@@ -193,8 +193,7 @@ def _batch(
     compared = []
     for b, (of_row, own) in enumerate(zip(against.hidden[rows], hidden, strict=True)):
         pair = prompts[b], continuations[b]
-        reads = against.reads
-        full = partial(reads.logits, head, of_row, pair) if reads else partial(_logits, head, of_row)
+        full = partial(against.reads.logits, head, of_row, pair)
         compared.append(_compared(full, partial(_logits, head, own), first[b], pair[1], options.block))
     ended = synchronised(model.device)
     return [
@@ -213,10 +212,10 @@ def _prefilled(
     cache: CompressedCache,
     prompts: tuple[tuple[int, ...], ...],
     chunk: int | None,
-    reads: Reads | None,
+    reads: Reads,
 ) -> tuple[Tensor, Tensor]:
     """Fill the cache with the prompts -> logits [B, V] after their last tokens, and the positions [B, 1] of these."""
-    if reads and chunk is None and not cache.policy.prefill.layer_inputs and (read := reads.of(model, prompts)):
+    if chunk is None and not cache.policy.prefill.layer_inputs and (read := reads.of(model, prompts)):
         cache.take(read.layers)
         return read.logits, read.last
     return prefill(model, cache, [Prompt(str(b), prompt) for b, prompt in enumerate(prompts)], 0, chunk)
