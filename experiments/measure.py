@@ -1,7 +1,7 @@
 """Running one configuration for a report: composed as on the command line, recorded and found again like any run."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
@@ -50,8 +50,13 @@ def composed(overrides: Sequence[str]) -> Job:
 
 def measure(overrides: Sequence[str], output: Path) -> Measured:
     """The result of a configuration. It is run below `output`, unless a finished run is there."""
+    return _read(*ran(overrides, output))
+
+
+def ran(overrides: Sequence[str], output: Path) -> tuple[Job, Path]:
+    """A configuration's job and the folder of its run. It is run below `output`, unless a finished run is there."""
     job = _job(overrides, output)
-    return _read(job, run(job.experiment, job.tracker, job.output, _silent()))
+    return job, run(job.experiment, job.tracker, job.output, _silent())
 
 
 def recorded(overrides: Sequence[str], output: Path) -> Measured | None:
@@ -70,7 +75,7 @@ def _silent() -> Console:
 
 
 def _read(job: Job, folder: Path) -> Measured:
-    names = {sample.name for sample in job.experiment.task.samples()}
+    names = {sample.name for sample in job.experiment.samples}
     lines = [line for line in records.read(folder) if line["sample"] in names]
     return Measured(
         {line["sample"]: [answer["scores"]["aligned"]["correct"] for answer in line["questions"]] for line in lines},
@@ -90,3 +95,9 @@ def in_points(difference: Sequence[float | None]) -> str:
     if estimate is None or low is None or high is None:
         return f"{estimate:+.1f}, no interval" if estimate else "no prompt differs"
     return f"{estimate:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def pipe_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, the first column in words, the others numbers."""
+    shown = [head, ["---", *["---:"] * (len(head) - 1)], *lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in shown)

@@ -23,7 +23,7 @@ from rich.progress import track
 from analysis.statistics import Interval
 from experiments.frontier import picture
 from experiments.frontier.rows import FULL, MAIN, OWN, ROWS, SLIDE, Row, columns, fitted, matrix, size_kib
-from experiments.measure import Measured, composed, in_points, measure, recorded
+from experiments.measure import Measured, composed, in_points, measure, pipe_table, recorded
 from scope import records
 from scope.generation import models
 from scope.runs.forecast import cache_bytes
@@ -149,11 +149,10 @@ def _heads(made: Mapping[str, Any]) -> list[str]:
 
 def _crossed(found: Mapping[str, Mapping[str, Any]], title: str, cell: Callable[[Any], str]) -> str:
     strategies = columns(found)
-    lines = [f"| {title} | " + " | ".join(strategies) + " |", "| --- |" + " ---: |" * len(strategies)]
-    for method, row in found.items():
-        cells = [cell(row[name]) if name in row else "-" for name in strategies]
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    lines = [
+        [method, *(cell(row[name]) if name in row else "-" for name in strategies)] for method, row in found.items()
+    ]
+    return pipe_table([title, *strategies], lines)
 
 
 def _place(found: Mapping[int, Mapping[str, Any]]) -> tuple[bool, bool, float]:
@@ -163,10 +162,8 @@ def _place(found: Mapping[int, Mapping[str, Any]]) -> tuple[bool, bool, float]:
 
 
 def _table(title: str, head: Sequence[str], rows: Mapping[str, Any], sizes: Sequence[int], cell: Any) -> str:
-    lines = [f"| {title} | " + " | ".join(head) + " |", "| --- |" + " ---: |" * len(sizes)]
-    for label, found in rows.items():
-        lines.append(f"| {label} | " + " | ".join(cell(found[s]) if s in found else "-" for s in sizes) + " |")
-    return "\n".join(lines)
+    lines = [[label, *(cell(found[s]) if s in found else "-" for s in sizes)] for label, found in rows.items()]
+    return pipe_table([title, *head], lines)
 
 
 def _percent(found: Interval) -> list[float | None]:

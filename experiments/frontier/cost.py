@@ -14,7 +14,7 @@ import torch
 from experiments.benchmarks.steps import ours
 from experiments.benchmarks.timing import in_turns
 from experiments.frontier.rows import OURS, PLAIN, RIVALS, Row
-from experiments.measure import composed
+from experiments.measure import composed, pipe_table
 from scope import records
 from scope.cache import CompressedCache, Layout
 from scope.generation import models
@@ -62,13 +62,13 @@ def main() -> None:
         for (name, rows), (of, _) in found.items()
     }
     heads = [f"{MODELS[name]}, batch {rows} (slide: {slide:.1f} ms)" for (name, rows), (_, slide) in found.items()]
-    lines = ["| strategy | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(heads)]
-    for name in ["slide", *PLAIN, OURS, *RIVALS]:
-        cells = ["{:.2f} [{:.2f}, {:.2f}]".format(*of[name]) for of in made.values()]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines = [
+        [name, *("{:.2f} [{:.2f}, {:.2f}]".format(*of[name]) for of in made.values())]
+        for name in ["slide", *PLAIN, OURS, *RIVALS]
+    ]
     report = {"about": about, "ratios": made, "surroundings": records.surroundings()}
     write_whole(args.out.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
-    table = "\n".join([f"Made by `python -m experiments.frontier.cost`: {about}", "", *lines]) + "\n"
+    table = f"Made by `python -m experiments.frontier.cost`: {about}\n\n{pipe_table(['strategy', *heads], lines)}\n"
     write_whole(args.out.with_suffix(".md"), table)
     print(table)
 

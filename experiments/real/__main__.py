@@ -10,17 +10,17 @@ import argparse
 import shutil
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 
-from experiments.measure import composed
+from experiments.measure import ran
 from experiments.real import report
 from experiments.real.results import Result, append, of_records, read
 from experiments.real.rows import PLANS, SEED, TASKS, Row
 from scope import records
-from scope.runs.run import run
 from scope.util.errors import ScopeError
 
 
@@ -32,19 +32,11 @@ def asked(models: list[str] | None, tasks: list[str] | None) -> Iterator[tuple[s
                 yield from ((model, task, row) for row in rows)
 
 
-def measured(model: str, name: str, row: Row, output: Path, console: Console) -> Result:
+def measured(model: str, name: str, row: Row, output: Path) -> Result:
     """Replay a row, or let the model write. Until it ends its records are below `output`, so a killed run goes on."""
     task, began = TASKS[name], time.monotonic()
-    common = [
-        f"model={model}",
-        *task.overrides,
-        f"seed={SEED}",
-        f"measure={task.measure}",
-        f"output={output}",
-        "name=real",
-    ]
-    job = composed([*row.overrides(task.written), *common])
-    folder = run(job.experiment, job.tracker, job.output, console, job.keeping)
+    common = [f"model={model}", *task.overrides, f"seed={SEED}", f"measure={task.measure}"]
+    job, folder = ran([*row.overrides(task.written), *common], output / "real")
     lines = [line for line in records.read(folder) if line["status"] == "ok"]
     if len(lines) != len(job.experiment.requests()):
         raise ScopeError(f"{folder}: {len(lines)} of {len(job.experiment.requests())} prompts have a result")
@@ -63,7 +55,8 @@ def main() -> None:
     args = parser.parse_args()
     if not args.recorded:
         until = time.monotonic() + 3600 * args.hours
-        left = [(m, t, row) for m, t, row in asked(args.model, args.task) if row not in read(m, t)]
+        there = cache(read)
+        left = [(m, t, row) for m, t, row in asked(args.model, args.task) if row not in there(m, t)]
         console = Console(stderr=True)
         with Progress(console=console, disable=not console.is_terminal) as progress:
             bar = progress.add_task("rows", total=len(left))
@@ -71,7 +64,7 @@ def main() -> None:
                 if time.monotonic() > until:
                     break
                 progress.update(bar, description=f"{model} {task} {row.label}")
-                append(model, task, measured(model, task, row, args.output, Console(quiet=True)))
+                append(model, task, measured(model, task, row, args.output))
                 progress.advance(bar)
     report.write()
 

@@ -1,7 +1,8 @@
 """The questions of the page, asked of the results: paired differences, and how far two tasks order policies alike."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import pearsonr, spearmanr
@@ -79,12 +80,8 @@ def agreement(one: Results, other: Results, rows: Sequence[Row]) -> tuple[Interv
         return Interval(float("nan"), float("nan"), float("nan")), len(shared)
     tables = [_table(side, shared) for side in (one, other)]
     lots = np.random.default_rng(0)
-    drawn = []
-    for _ in range(RESAMPLES):
-        means = [table[:, lots.integers(table.shape[1], size=table.shape[1])].mean(1) for table in tables]
-        drawn.append(spearmanr(*means).statistic)
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    return Interval(float(spearmanr(*(table.mean(1) for table in tables)).statistic), low, high), len(shared)
+    picks = [[lots.integers(table.shape[1], size=table.shape[1]) for table in tables] for _ in range(RESAMPLES)]
+    return _correlated(spearmanr, tables, picks), len(shared)
 
 
 def told_alike(free: Results, replayed: Results) -> tuple[Interval, Interval, list[Row]]:
@@ -100,16 +97,24 @@ def told_alike(free: Results, replayed: Results) -> tuple[Interval, Interval, li
         for results, name in ((free, "values"), (replayed, "answers_recalled"))
     ]
     lots = np.random.default_rng(0)
-    picks = [lots.integers(len(prompts), size=len(prompts)) for _ in range(RESAMPLES)]
-    found = []
-    for correlation in (pearsonr, spearmanr):
-        drawn = [correlation(*(side[:, pick].mean(1) for side in sides)).statistic for pick in picks]
-        low, high = np.nanpercentile(drawn, [2.5, 97.5])
-        found.append(Interval(float(correlation(*(side.mean(1) for side in sides)).statistic), low, high))
-    return found[0], found[1], rows
+    picks = [[lots.integers(len(prompts), size=len(prompts))] * 2 for _ in range(RESAMPLES)]
+    return _correlated(pearsonr, sides, picks), _correlated(spearmanr, sides, picks), rows
+
+
+def _correlated(
+    correlation: Callable[..., Any], sides: Sequence[np.ndarray], picks: Sequence[Sequence[np.ndarray]]
+) -> Interval:
+    """The correlation over rows of two tables' means, with its percentile bootstrap's interval.
+
+    sides: two tables, rows by clusters. picks: for each resample the clusters that are drawn of each table.
+    """
+    means = [[side[:, pick].mean(1) for side, pick in zip(sides, both, strict=True)] for both in picks]
+    drawn = [correlation(*both).statistic for both in means]
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    return Interval(float(correlation(*(side.mean(1) for side in sides)).statistic), low, high)
 
 
 def _table(side: Results, rows: Sequence[Row]) -> np.ndarray:
     """The mean KL of each row in each cluster."""
-    clusters = sorted(side[rows[0]].values("kl"))
-    return np.array([[side[row].values("kl")[cluster] for cluster in clusters] for row in rows])
+    found = [side[row].values("kl") for row in rows]
+    return np.array([[values[cluster] for cluster in sorted(found[0])] for values in found])

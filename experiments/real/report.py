@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from math import isnan
 
 from analysis.statistics import Interval
+from experiments.measure import pipe_table
 from experiments.real import picture
 from experiments.real.questions import ORDERS, QUESTIONS, Difference, Results, agreement, told_alike
 from experiments.real.results import HERE, read
@@ -50,13 +51,13 @@ def _progress() -> str:
     for model, tasks, rows in PLANS:
         for task in tasks:
             planned[model, task] = planned.get((model, task), 0) + len(rows)
-    lines = ["| model, task | rows that have run | planned | prompts | hours |", "| --- | ---: | ---: | ---: | ---: |"]
+    lines = []
     for pair, count in planned.items():
         results = read(*pair)
         prompts = len(next(iter(results.values())).prompts) if results else 0
         hours = sum(result.seconds for result in results.values()) / 3600
-        lines.append(f"| {', '.join(pair)} | {len(results)} | {count} | {prompts} | {hours:.1f} |")
-    return "\n".join(lines)
+        lines.append([", ".join(pair), f"{len(results)}", f"{count}", f"{prompts}", f"{hours:.1f}"])
+    return pipe_table(["model, task", "rows that have run", "planned", "prompts", "hours"], lines)
 
 
 def _differences(found: All, differences: Sequence[Difference], measure: str, title: str) -> str:
@@ -72,7 +73,7 @@ def _differences(found: All, differences: Sequence[Difference], measure: str, ti
         ]
         if any(cells):
             lines.append([difference.label, *cells])
-    return _table([title, *map(" ".join, pairs)], lines) if lines else ""
+    return pipe_table([title, *map(" ".join, pairs)], lines) if lines else ""
 
 
 def _orders(found: All) -> str:
@@ -85,7 +86,7 @@ def _orders(found: All) -> str:
             correlation, count = agreement(found[EMBEDDED], results, rows)
             cells.append(f"{_cell(correlation, 1, '.2f', star=False)}; {count}" if count >= 3 else "")
         lines.append([" ".join(pair), *cells])
-    return _table(["against the embedded task: Spearman's correlation of mean KL [95%]; rows", *ORDERS], lines)
+    return pipe_table(["against the embedded task: Spearman's correlation of mean KL [95%]; rows", *ORDERS], lines)
 
 
 def _free(found: All) -> list[str]:
@@ -93,9 +94,9 @@ def _free(found: All) -> list[str]:
     parts = []
     for (model, task), results in found.items():
         replayed = read(model, task.removesuffix("_free"))
-        if len([row for row in results if row in replayed]) < 3:
-            continue
         rows = [row for row in results if row in replayed]
+        if len(rows) < 3:
+            continue
         prompts = len(next(iter(results.values())).prompts)
         groups = {
             "all rows": rows,
@@ -109,14 +110,14 @@ def _free(found: All) -> list[str]:
                 told = (_cell(correlation, 1, ".2f", star=False) for correlation in found_alike)
                 correlations.append([f"{name}: {len(some)}", *told])
         head = [f"rows; {prompts} prompts", "Pearson's correlation [95%]", "Spearman's correlation [95%]"]
-        said = _table(head, correlations)
+        said = pipe_table(head, correlations)
         lines = [
             [row.label, *(_cell(side, 100, ".1f", star=False) for side in
              (results[row].mean("values"), replayed[row].mean("answers_recalled")))]
             for row in sorted(rows, key=lambda row: -results[row].mean("values").estimate)
         ]  # fmt: skip
         head = ["policy", "values right that the model wrote, %", "answer tokens recalled in replay, %"]
-        parts += [f"## {model} + recall: what the model writes by itself, and replay", said, _table(head, lines)]
+        parts += [f"## {model} + recall: what the model writes by itself, and replay", said, pipe_table(head, lines)]
     return parts
 
 
@@ -133,7 +134,7 @@ def _main(results: Results, answers: bool) -> str:
             f"{100 * result.of_full:.1f}",
         ])  # fmt: skip
     recalled = ["answer tokens recalled, %"] if answers else []
-    return _table(["policy", "KL, nats a token", "same top token, %", *recalled, "bytes, % of full"], lines)
+    return pipe_table(["policy", "KL, nats a token", "same top token, %", *recalled, "bytes, % of full"], lines)
 
 
 def _shares(results: Results, answers: bool) -> str:
@@ -147,7 +148,7 @@ def _shares(results: Results, answers: bool) -> str:
     if all(len(cells) < 2 for cells in lines.values()):
         return "Only the main rows have run."
     what = "KL; answer tokens recalled" if answers else "KL"
-    return _table(
+    return pipe_table(
         [f"{what}, by share", *(f"{share:.0%}" for share in SHARES)],
         [[label, *(cells.get(share, "") for share in SHARES)] for label, cells in lines.items()],
     )
@@ -160,8 +161,3 @@ def _cell(value: Interval, scale: float, form: str, star: bool = True) -> str:
         return format(estimate, form)
     differs = " *" if star and (low > 0 or high < 0) else ""
     return f"{estimate:{form}} [{low:{form}}, {high:{form}}]{differs}"
-
-
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    shown = [head, ["---", *["---:"] * (len(head) - 1)], *lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in shown)

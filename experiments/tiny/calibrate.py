@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from analysis.statistics import Interval
-from experiments.measure import Measured, measure, points
+from experiments.measure import Measured, measure, pipe_table, points
 from experiments.tiny import calibration_figure
 from experiments.tiny.recipe import Recipe
 from scope.tasks import Arithmetic
@@ -167,10 +167,9 @@ def markdown(report: Mapping[str, Any]) -> str:
         labels = list(dict.fromkeys(label_of(r) for r in rows))
         cells = {(label_of(r), r["budget"]): f"{r['accuracy']:.1f} [{r['low']:.1f}, {r['high']:.1f}]" for r in rows}
         bytes_ = {b: f"{100 * mean(r['of_full'] for r in rows if r['budget'] == b):.0f}%" for b in budgets}
-        lines = [f"| {title} | " + " | ".join(f"{b:g}" for b in budgets) + " |", "| --- |" + " ---: |" * len(budgets)]
-        lines += [f"| {name} | " + " | ".join(cells.get((name, b), "") for b in budgets) + " |" for name in labels]
-        lines += ["| *bytes, of the full cache's* | " + " | ".join(bytes_[b] for b in budgets) + " |"]
-        parts.append("\n".join(lines))
+        shown = [[name, *(cells.get((name, b), "") for b in budgets)] for name in labels]
+        shown.append(["*bytes, of the full cache's*", *(bytes_[b] for b in budgets)])
+        parts.append(pipe_table([title, *(f"{b:g}" for b in budgets)], shown))
     names = list(dict.fromkeys(c["name"] for c in report["differences"]))
     lines = ["| difference, points | " + "at budget: difference [95% interval] |", "| --- | --- |"]
     for name in names:
