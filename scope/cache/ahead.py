@@ -5,6 +5,8 @@ query meets can be had before: those that are stored at the start, and those of 
 token takes over that token's products from then on.
 """
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,6 +21,14 @@ def steps_together(query: Tensor, slots: int) -> int:
     """How many steps of query [B, Hq, T, D] are taken together over so many slots."""
     batch, heads, steps, _ = query.shape
     return max(1, min(steps, STEPS, BYTES // (4 * batch * heads * slots)))
+
+
+class Known(Protocol):
+    """The attention of steps whose queries are known."""
+
+    def outputs(self) -> Tensor:
+        """After the last step -> what all of them attended to, [B, n, Hq, D]."""
+        ...
 
 
 class Ahead:

@@ -12,6 +12,7 @@ from transformers.cache_utils import CacheLayerMixin
 
 from scope.cache.account import Account
 from scope.cache.ahead import steps_together
+from scope.cache.by_head import ByHead
 from scope.cache.checks import can_wait, require_numbers, shaped
 from scope.cache.chunks import Chunks
 from scope.cache.inputs import taken
@@ -93,8 +94,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
     ) -> tuple[Tensor, Tensor]:
         """Take new keys and values [B, Hkv, n, D]: the prompt, whole or in chunks, then one token a step.
 
-        -> the keys and values to attend over: of the prompt so far, or of all slots. Raises ScopeError for anything
-        else, such as a second prompt.
+        -> the keys and values to attend over: of the prompt so far; in a decode step those of its token, beside what is
+        stored. Raises ScopeError for anything else, such as a second prompt.
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -116,7 +117,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
                 self.begin()
             self._begun = False
             self.storage.append(self._copied(key_states), self._copied(value_states))
-            keys, values = self.storage.keys, self.storage.values
+            # The attention function asks the storage for the rest. That may have to be put together.
+            keys, values = key_states.view_as(key_states), value_states
         self.seen += key_states.shape[2]
         keys.scope_layer = self  # type: ignore[attr-defined]  # how the attention function finds this layer
         return keys, values
@@ -229,7 +231,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.views = self._views_after(attention)
         kept = self._kept(attention)
         capacity = max(map(self._capacity, self.views))
-        self.storage = (self.layout.storage or Slots)(kept, capacity, self.layout.whole)
+        make, whole = self.layout.storage or Slots, self.layout.whole
+        self.storage = ByHead(kept, capacity, whole, make) if self._shared else make(kept, capacity, whole)
         if self.decoding.queries > 1:
             self.recent_queries = Ring(attention.queries, attention.query_positions, self.decoding.queries)
         self.prompt = attention.query_positions[:, -1] + 1
@@ -274,7 +277,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             require_numbers(scores, attention.positions, self.prefill, self.index)
         columns = kept_columns(plans, seen, attention.keys.shape[1:3], scores)
         del scores  # to free its memory before the copies are made
-        return gathered(attention, columns, lengths, self._observed(attention))
+        stored = [plan.slots if plan else n for plan, n in zip(plans, seen, strict=True)]
+        return gathered(attention, columns, stored, lengths, self._observed(attention))
 
     def _observed(self, attention: Attention) -> Mapping[str, Tensor]:
         """The channels [B, H, P] that the decoding strategy gives to the prompt's slots."""
@@ -406,13 +410,20 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
 
     def _protected_front(self, plans: Sequence[Plan | None]) -> int:
         """How many slots at the front no row can lose: a multiple of COARSE. 0 if the strategy does not ask for it."""
-        if not self.decoding.skips_protected or self.window is not None:  # a sliding window frees protected slots too
+        if not self.decoding.skips_protected or self._shared:  # where heads share slots the front differs between them
+            return 0
+        if self.window is not None:  # a sliding window frees protected slots too
             return 0
         heads = [plan.head for plan in plans if plan]
         if not heads:
             return 0
         front = min(heads + [view.kept for view in self.views])
         return front - front % COARSE
+
+    @property
+    def _shared(self) -> bool:
+        """Whether the heads of this layer share slots. With a sliding window none holds more than the window."""
+        return self.window is None and self.policy.shares_heads
 
     def _copied(self, states: Tensor) -> Tensor:
         """Keys or values [B, Hkv, n, D] -> [B, H, n, D], for every head that is stored."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from scope.cache.slots import Kept
 from scope.policy.attention import Attention
@@ -21,7 +22,7 @@ def kept_columns(
 
     plans: one for each row; None keeps all. seen: how many of each prompt's last tokens a plan chooses from. shape: H
     and P. scores [B, H, P]: needed where a plan has a `best`.
-    -> for each row [H, n], in the order in which the slots will lie.
+    -> for each row [H, n], in the order in which the slots will lie; -1 behind the last of a head that keeps fewer.
     """
     heads, longest = shape
     return [
@@ -39,26 +40,52 @@ def _of_row(plan: Plan | None, seen: int, first: int, heads: int, scores: Tensor
     if scores is None or not plan.best:
         return torch.cat([head, tail], -1)
     start, stop = first + plan.head, first + seen - plan.tail
+    if plan.least is not None:
+        return _of_shared(scores[:, start:stop], plan.best, plan.least, start, (head, tail))
     best = scores[:, start:stop].topk(plan.best, dim=-1).indices + start  # highest first
     if not plan.ranked:
         best = best.sort(-1).values
     return torch.cat([head.to(best.device), best, tail.to(best.device)], -1)
 
 
+def _of_shared(scores: Tensor, best: int, least: int, start: int, ends: tuple[Tensor, Tensor]) -> Tensor:
+    """-> [H, n]: the columns of one row whose heads share `best` * H slots, each getting at least `least`.
+
+    scores [H, M]: of the columns from `start` on. ends: the columns [H, .] before and behind these, which all stay.
+    """
+    scores = scores.float()
+    sure = scores.topk(least, dim=-1).indices
+    scores = scores.scatter(-1, sure, torch.inf)
+    chosen = torch.zeros_like(scores, dtype=torch.bool)
+    chosen.view(-1)[scores.flatten().topk(best * len(scores)).indices] = True
+    rows = [
+        torch.cat([head, columns.nonzero()[:, 0].to(head.device) + start, tail])
+        for columns, head, tail in zip(chosen, *ends, strict=True)
+    ]
+    return pad_sequence(rows, batch_first=True, padding_value=-1)
+
+
 def gathered(
-    attention: Attention, columns: Sequence[Tensor], lengths: Sequence[int], channels: Mapping[str, Tensor]
+    attention: Attention,
+    columns: Sequence[Tensor],
+    stored: Sequence[int],
+    lengths: Sequence[int],
+    channels: Mapping[str, Tensor],
 ) -> Kept:
     """Copy the kept columns out of the prompt, so that the rest of its keys and values can be freed.
 
-    columns: of each row, [H, n]. lengths: tokens of each prompt. channels [B, H, P]: of the whole prompt.
+    columns: of each row, [H, n]; -1: none. stored: tokens of each row, in the mean over the heads. lengths: tokens of
+    each prompt. channels [B, H, P]: of the whole prompt.
     """
     keys, values, longest = attention.keys, attention.values, attention.keys.shape[2]
-    stored = [kept.shape[1] for kept in columns]
-    slots = torch.zeros(len(columns), keys.shape[1], max(stored), dtype=torch.long, device=keys.device)
+    width = max(kept.shape[1] for kept in columns)
+    slots = torch.zeros(len(columns), keys.shape[1], width, dtype=torch.long, device=keys.device)
     positions = torch.full_like(slots, -1)
-    for row, (kept, n) in enumerate(zip(columns, stored, strict=True)):
-        slots[row, :, :n] = kept.to(keys.device)
-        positions[row, :, :n] = slots[row, :, :n] - (longest - lengths[row])
+    for row, kept in enumerate(columns):
+        n = kept.shape[1]
+        given = kept.to(keys.device)
+        slots[row, :, :n] = given.clamp_min(0)
+        positions[row, :, :n] = torch.where(given < 0, -1, given - (longest - lengths[row]))
     at = slots[..., None]
     return Kept(
         keys.gather(2, at.expand(-1, -1, -1, keys.shape[-1])),

@@ -75,6 +75,12 @@ class Policy:
         return given[0] if given else None
 
     @property
+    def shares_heads(self) -> bool:
+        """Whether the heads of a layer share the slots that the prefill method leaves."""
+        plan = self.prefill.plan(View(0, 1, prompt=MANY, stored=MANY))
+        return plan is not None and plan.least is not None
+
+    @property
     def recent_queries(self) -> int | None:
         """How many of a prompt's last queries the method and the strategy look at; None: all."""
         if self.prefill.queries is None or self.decoding.channels:

@@ -18,12 +18,12 @@ that `begin` returns, so steps with equal moves can be recorded and replayed.
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from scope.cache.ahead import Ahead
+from scope.cache.ahead import Ahead, Known
 from scope.cache.grouped import grouped
 from scope.cache.sizes import reached
 from scope.policy.plan import Plan
@@ -37,7 +37,8 @@ class Storage(Protocol):
     A decode step calls `begin`, `append`, `attend`, `write` if there are channels, and `evict`, in this order.
     """
 
-    stored: list[int]  # tokens in each row, the same number in every head
+    @property
+    def stored(self) -> list[int]: ...  # tokens in each row: the same number in every head, or the mean over the heads
 
     @property
     def keys(self) -> Tensor: ...  # [B, H, S, D]
@@ -79,13 +80,13 @@ class Storage(Protocol):
         """
         ...
 
-    def ahead(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Ahead | None:
+    def ahead(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Known | None:
         """The attention of the next n steps, whose queries [B, Hq, n, D], keys and values [B, H, n, D] are known, for
         `look`; None: this storage attends step by step."""
         ...
 
-    def look(self, ahead: Ahead, sliding_window: int | None) -> Tensor:
-        """`attend` by what is known ahead -> probabilities; the output comes with the other steps'."""
+    def look(self, ahead: Any, sliding_window: int | None) -> Tensor:
+        """`attend` by what this storage's `ahead` gave -> probabilities; the output comes with the other steps'."""
         ...
 
     def write(self, channels: Mapping[str, Tensor]) -> None:
@@ -110,12 +111,12 @@ class Storage(Protocol):
 
 @dataclass(frozen=True)
 class Kept:
-    """What the prefill left of the prompts in one layer: B rows, n slots in the longest, the oldest first."""
+    """What the prefill left of the prompts in one layer: B rows, n slots in the longest head, the oldest first."""
 
     keys: Tensor  # [B, H, n, D]
     values: Tensor  # [B, H, n, D]
-    positions: Tensor  # [B, H, n] int: of the tokens in the prompt; -1 behind a shorter row's last
-    stored: tuple[int, ...]  # tokens in each row
+    positions: Tensor  # [B, H, n] int: of the tokens in the prompt; -1 behind the last of a shorter row or head
+    stored: tuple[int, ...]  # tokens in each row, in the mean over the heads
     newest: Tensor  # [B] int32: the position of the prompt's last token
     channels: Mapping[str, Tensor]  # [B, H, n] float32 each
     window: int | None = None  # the layer's sliding window: tokens that a query sees, its own included

@@ -20,10 +20,13 @@ class Plan:
     best: int  # slots: of those in between, the ones with the highest scores
     tail: int  # slots: the newest ones
     ranked: bool = False  # after a prefill the best lie in order of score, the highest first; else in order of position
+    # After a prefill only. None: each head of the layer keeps its `best`. Else the heads of the layer share as many,
+    # wherever in the layer the highest scores lie, and each head keeps at least so many.
+    least: int | None = None
 
     @property
     def slots(self) -> int:
-        """How many slots stay."""
+        """How many slots stay; in the mean over the heads, if they share them."""
         return self.head + self.best + self.tail
 
 

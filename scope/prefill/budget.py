@@ -1,13 +1,21 @@
 """The rule that all prefill methods share: how many slots of the prompt stay, and which always stay."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
 
 from torch import Tensor
 
 from scope.policy.attention import Attention
 from scope.policy.plan import ROUNDINGS, Plan, View, pyramid
-from scope.util.errors import CombinationError, check_choice, check_count, check_count_or_share, without_score
+from scope.util.errors import (
+    CombinationError,
+    SettingError,
+    check_choice,
+    check_count,
+    check_count_or_share,
+    check_number,
+    without_score,
+)
 
 
 class PrefillMethod(Protocol):
@@ -115,7 +123,35 @@ class Windowed(Budget):
 
 
 @dataclass(frozen=True)
-class Pyramid(Windowed):
+class Scored(Windowed):
+    """The heads of a layer may share its slots, by their scores.
+
+    heads: `each`: every head keeps C slots. `shared`: the heads of a layer keep C slots in the mean. Those beside the
+    window go to the highest scores of the layer, whatever their head. In a layer with a sliding window each keeps C.
+    Source: Ada-KV, Feng et al. 2024, arXiv 2407.11550.
+    least: where heads share, the part of C - window that each head keeps in any case, in 0..1.
+    Raises SettingError or CombinationError for invalid settings.
+    """
+
+    heads: str = field(default="each", kw_only=True, metadata={"added": True})
+    least: float = field(default=0.2, kw_only=True, metadata={"added": True})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "heads", ("each", "shared"))
+        check_number(self, "least", low=0)
+        if self.least > 1:
+            raise SettingError(self, "least", self.least, "a number between 0 and 1")
+
+    def plan(self, view: View) -> Plan | None:
+        plan = super().plan(view)
+        if plan is None or self.heads == "each" or view.window is not None:
+            return plan
+        return replace(plan, least=int(self.least * plan.best))
+
+
+@dataclass(frozen=True)
+class Pyramid(Scored):
     """Spread the budget over the layers: more slots in the first layers, fewer in the last, C on average.
 
     With m = C - window and L layers, for a prompt of P tokens:

@@ -6,12 +6,12 @@ from torch import Tensor
 
 from scope.policy import scores
 from scope.policy.attention import Attention
-from scope.prefill.budget import Windowed
+from scope.prefill.budget import Scored
 from scope.util.errors import check_number
 
 
 @dataclass(frozen=True)
-class Distinct(Windowed):
+class Distinct(Scored):
     """Keep the last `window` slots and the others that are least like the rest of the prompt.
 
         score of slot j = - cos(k_j, mean direction of all keys) - values * cos(v_j, mean direction of all values)

@@ -9,12 +9,12 @@ from scope import kernels
 from scope.kernels.votes import votes
 from scope.policy import scores
 from scope.policy.attention import Attention
-from scope.prefill.budget import Windowed
+from scope.prefill.budget import Scored
 from scope.util.errors import check_choice, check_count
 
 
 @dataclass(frozen=True)
-class HeavyHitters(Windowed):
+class HeavyHitters(Scored):
     """Score each slot by the attention that it gets from all queries of the prompt.
 
     votes: `sum` adds over all causal queries. More queries see the early slots, so these get more.

@@ -6,11 +6,11 @@ from torch import Tensor
 
 from scope.policy import scores
 from scope.policy.attention import Attention
-from scope.prefill.budget import Windowed
+from scope.prefill.budget import Scored
 
 
 @dataclass(frozen=True)
-class KeyDiff(Windowed):
+class KeyDiff(Scored):
     """Keep the last `window` slots and the others whose keys are least similar to the mean direction of the keys.
 
         score of slot j = - cos(k_j, mean direction of the prompt's keys)

@@ -6,11 +6,11 @@ from torch import Tensor
 
 from scope.policy import scores
 from scope.policy.attention import Attention
-from scope.prefill.budget import Windowed
+from scope.prefill.budget import Scored
 
 
 @dataclass(frozen=True)
-class KNorm(Windowed):
+class KNorm(Scored):
     """Keep the last `window` slots and the others whose keys have the lowest L2 norm.
 
         score of slot j = - norm(k_j)

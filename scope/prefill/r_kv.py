@@ -6,12 +6,12 @@ from torch import Tensor
 
 from scope.policy.attention import Attention, latest
 from scope.policy.rkv import importance_without_redundancy
-from scope.prefill.budget import Windowed
+from scope.prefill.budget import Scored
 from scope.util.errors import SettingError, check_number, check_odd
 
 
 @dataclass(frozen=True)
-class RKV(Windowed):
+class RKV(Scored):
     """Keep the last `window` slots and the others of highest importance and lowest redundancy.
 
         score of slot j = balance * I_j - (1 - balance) * R_j

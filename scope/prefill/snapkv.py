@@ -6,12 +6,12 @@ from torch import Tensor
 
 from scope.policy import scores
 from scope.policy.attention import Attention
-from scope.prefill.budget import Windowed
+from scope.prefill.budget import Scored
 from scope.util.errors import check_odd
 
 
 @dataclass(frozen=True)
-class SnapKV(Windowed):
+class SnapKV(Scored):
     """Keep the last `window` slots and the others that the last `window` queries attend to most.
 
         score of slot j = max over the `kernel` slots around j of (sum over the last `window` queries i of a(i, j))

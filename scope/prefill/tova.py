@@ -6,11 +6,11 @@ from torch import Tensor
 
 from scope.policy import scores
 from scope.policy.attention import Attention
-from scope.prefill.budget import Windowed
+from scope.prefill.budget import Scored
 
 
 @dataclass(frozen=True)
-class TOVA(Windowed):
+class TOVA(Scored):
     """Keep the last `window` slots and the others that the last query attends to most.
 
         score of slot j = mean over all heads of the layer of a(last query, j)

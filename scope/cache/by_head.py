@@ -1,0 +1,165 @@
+"""A storage whose heads hold different numbers of tokens: one storage for each head, so that no slot is left unused."""
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scope.cache.ahead import Known
+from scope.cache.slots import Kept, Storage, StorageFactory
+from scope.policy.plan import Plan
+
+
+class ByHead:
+    """The heads of one layer, which shared the slots of the prompt, side by side.
+
+    A plan counts slots as if every head held the mean. A head that got more slots of the prompt keeps as many more than
+    the plan says, and one that got fewer as many fewer.
+    For a score the slots of all heads are put side by side. A head with fewer slots gets empty ones at its end. These
+    are copies, made only in a step that looks at them.
+    """
+
+    def __init__(self, kept: Kept, capacity: int, whole: bool, make: StorageFactory) -> None:
+        """make: makes the storage of one head. Other arguments are those of a `StorageFactory`."""
+        held = (kept.positions >= 0).sum(-1).tolist()  # [B][H]
+        self._mean = list(kept.stored)  # slots of each row after the prefill, in the mean over the heads
+        self._more = [[n - mean for n in heads] for heads, mean in zip(held, self._mean, strict=True)]
+        self._heads: list[Storage] = []
+        for head, counts in enumerate(zip(*held, strict=True)):
+            most = capacity + max(row[head] for row in self._more)
+            self._heads.append(make(_of_head(kept, head, counts), most, whole))
+
+    @property
+    def stored(self) -> list[int]:
+        return [n - more[0] for n, more in zip(self._heads[0].stored, self._more, strict=True)]
+
+    @property
+    def keys(self) -> Tensor:
+        return _joined([F.pad(head.keys, (0, 0, 0, more)) for head, more in self._missing()])
+
+    @property
+    def values(self) -> Tensor:
+        return _joined([F.pad(head.values, (0, 0, 0, more)) for head, more in self._missing()])
+
+    @property
+    def positions(self) -> Tensor:
+        return _joined([F.pad(head.positions, (0, more), value=-1) for head, more in self._missing()])
+
+    @property
+    def newest(self) -> Tensor:
+        return self._heads[0].newest
+
+    @property
+    def nbytes(self) -> int:
+        return sum(head.nbytes for head in self._heads)
+
+    @property
+    def channels(self) -> Mapping[str, Tensor]:
+        parts = [(head.channels, more) for head, more in self._missing()]
+        return {name: _joined([F.pad(own[name], (0, more)) for own, more in parts]) for name in parts[0][0]}
+
+    def begin(self, plans: Sequence[Plan | None]) -> Hashable:
+        moves = []
+        for index, head in enumerate(self._heads):
+            rows = zip(plans, self._more, self._mean, strict=True)
+            moves.append(head.begin([plan and _shifted(plan, more[index], mean) for plan, more, mean in rows]))
+        return None if None in moves else tuple(moves)
+
+    def append(self, keys: Tensor, values: Tensor) -> None:
+        for head, key, value in self._each(keys, values):
+            head.append(key, value)
+
+    def attend(
+        self, query: Tensor, scaling: float, sliding_window: int | None, scored: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        found = [head.attend(asked, scaling, sliding_window, scored) for head, asked in self._each(query)]
+        looked = [probabilities for _, probabilities in found if probabilities is not None]
+        output = torch.cat([attended for attended, _ in found], 2)
+        return output, self._padded(looked) if len(looked) == len(found) else None
+
+    def ahead(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> "AheadByHead | None":
+        found = [head.ahead(*known, scaling) for head, *known in self._each(query, keys, values)]
+        heads = [known for known in found if known is not None]
+        return AheadByHead(heads) if len(heads) == len(found) else None
+
+    def look(self, ahead: "AheadByHead", sliding_window: int | None) -> Tensor:
+        pairs = zip(self._heads, ahead.heads, strict=True)
+        return self._padded([head.look(known, sliding_window) for head, known in pairs])
+
+    def write(self, channels: Mapping[str, Tensor]) -> None:
+        for index, head in enumerate(self._heads):
+            head.write({name: _part(marks, index, head) for name, marks in channels.items()})
+
+    def evict(self, scores: Tensor | None) -> None:
+        for index, head in enumerate(self._heads):
+            head.evict(None if scores is None else _part(scores, index, head))
+
+    def replace(self, rows: Sequence[int], other: Self) -> None:
+        for own, new in zip(self._heads, other._heads, strict=True):
+            own.replace(rows, new)
+        for source, row in enumerate(rows):
+            self._more[row], self._mean[row] = other._more[source], other._mean[source]
+
+    def clear(self, rows: Sequence[int]) -> None:
+        for head in self._heads:
+            head.clear(rows)
+
+    def _each(self, *states: Tensor) -> Iterator[tuple[Any, ...]]:
+        """Each head's storage with its part of these states [B, ., n, D]."""
+        return zip(self._heads, *(part.chunk(len(self._heads), 1) for part in states), strict=True)
+
+    def _missing(self) -> list[tuple[Storage, int]]:
+        """Each head's storage, and how many slots it has fewer than the widest."""
+        widths = [head.positions.shape[-1] for head in self._heads]
+        return [(head, max(widths) - width) for head, width in zip(self._heads, widths, strict=True)]
+
+    def _padded(self, looked: Sequence[Tensor]) -> Tensor:
+        """Probabilities of each head [B, 1, G, .] -> [B, H, G, S]."""
+        most = max(part.shape[-1] for part in looked)
+        return _joined([F.pad(part, (0, most - part.shape[-1])) for part in looked])
+
+
+class AheadByHead:
+    """What is known ahead of each head."""
+
+    def __init__(self, heads: Sequence[Known]) -> None:
+        self.heads = heads
+
+    def outputs(self) -> Tensor:
+        return torch.cat([head.outputs() for head in self.heads], 2)
+
+
+def _of_head(kept: Kept, head: int, counts: Sequence[int]) -> Kept:
+    """What was kept in one head. counts: its tokens in each row."""
+    one, slots = slice(head, head + 1), slice(max(counts))
+    return replace(
+        kept,
+        keys=kept.keys[:, one, slots],
+        values=kept.values[:, one, slots],
+        positions=kept.positions[:, one, slots],
+        stored=tuple(counts),
+        channels={name: marks[:, one, slots] for name, marks in kept.channels.items()},
+    )
+
+
+def _shifted(plan: Plan, more: int, mean: int) -> Plan:
+    """The plan for a head that got `more` slots of the prompt than the mean.
+
+    If the plan protects all that the mean head got, it protects all that this one got. Else this one keeps more of the
+    best.
+    """
+    if plan.head >= mean:
+        return replace(plan, head=plan.head + more)
+    return replace(plan, best=plan.best + more)
+
+
+def _part(marks: Tensor, index: int, head: Storage) -> Tensor:
+    """[B, H, S] -> [B, 1, .], of one head and the slots that it has."""
+    return marks[:, index : index + 1, : head.positions.shape[-1]]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(parts), 1)
