@@ -1,5 +1,6 @@
 """Settings for library use: defaults, `recent` as a share of D, and the largest D for a number of slots."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from tiny_models import WORDS, Trace, generate, random_prompts, tiny
 import scope.decoding
 import scope.prefill
 from scope.cache import CompressedCache, Policy, with_most_slots
-from scope.decoding import Discontinuous, Distinct, KeepAll, Slide, SnapKVD
+from scope.decoding import Discontinuous, Distinct, KeepAll, MorphKV, Slide, SnapKVD
 from scope.decoding.eviction import Eviction
 from scope.prefill import Full, SnapKV, StreamingLLM
 from scope.prefill.budget import Budget
@@ -93,21 +94,25 @@ def test_what_cannot_be_fitted_is_one_line() -> None:
     config = tiny().config
     with pytest.raises(ScopeError, match="KeepAll has no decoding budget"):
         with_most_slots(Policy(SnapKV(8, 3), KeepAll()), config, 30, 20)
-    with pytest.raises(ScopeError, match="20 slots a layer leave -10 beside 30 for a prompt of 30 tokens"):
-        with_most_slots(Policy(Full(), Slide(recent=0.5)), config, 30, 20)
-    with pytest.raises(ScopeError, match=r"recent, 0\.5, and a period have to fit"):
-        with_most_slots(Policy(Full(), SnapKVD(recent=0.5, window=8)), config, 30, 40)
-    with pytest.raises(ScopeError, match=r"recent, 5, and a period have to fit"):
-        with_most_slots(Policy(Full(), Discontinuous(10, 5, tokens=40, delta=20)), config, 30, 40)
+    for decoding in (Slide(recent=0.5), SnapKVD(recent=0.5, window=8), Discontinuous(10, 5, tokens=40, delta=20)):
+        policy = Policy(Full(), decoding)
+        with pytest.raises(
+            ScopeError, match=r"^slots=20: too few for a prompt of 30 tokens: needs at least"
+        ) as refused:
+            with_most_slots(policy, config, 30, 20)
+        least = int(re.findall(r"needs at least (\d+)$", str(refused.value))[0])
+        assert with_most_slots(policy, config, 30, least)
+        with pytest.raises(ScopeError, match="too few"):
+            with_most_slots(policy, config, 30, least - 1)
 
 
-def test_a_share_and_a_bound_in_bytes_are_refused(scope: Any) -> None:
-    """Each row has its own D then, and scores such as morphkv's ask how many slots are recent, whatever the row."""
-    with pytest.raises(CombinationError, match="max_bytes=500000: must be null where `recent` is a share of D"):
-        Policy(SnapKV(8, 3), Slide(), max_bytes=500_000)
-    for decoding in ("slide", "morphkv"):
-        refused = scope("plan=true", f"decoding={decoding}", "budget.recent=0.5", "budget.bytes=500000", code=2).err
-        assert refused == "error: budget.bytes=500000: must be null where `recent` is a share of D\n"
+def test_a_share_of_queries_and_a_bound_are_refused(scope: Any) -> None:
+    """Each row has its own D then, and would look at another number of queries."""
+    said = "must be null where `recent` is a share of D and says how many queries are looked at: give a count"
+    with pytest.raises(CombinationError, match=f"max_bytes=500000: {said}"):
+        Policy(SnapKV(8, 3), MorphKV(), max_bytes=500_000)
+    refused = scope("plan=true", "decoding=vase", "budget.recent=0.5", "budget.bytes=500000", code=2).err
+    assert refused == f"error: budget.bytes=500000: {said}\n"
 
 
 def test_from_the_command_line(scope: Any) -> None:

@@ -1,7 +1,7 @@
 """A cache that is given slots in all instead of D: no row ever holds more, one more of D would, and runs say so."""
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from golden import composed
 from helpers.library import experiment, go
 from helpers.quick import every
 from tiny_models import DIM, HEADS, LAYERS, SLIDING_WINDOW, WORDS, Trace, random_prompts, tiny
+from torch import Tensor
 
 from scope import decoding, prefill
 from scope.cache import CompressedCache, Policy, sizes, with_most_slots
@@ -20,6 +21,7 @@ from scope.generation import models
 from scope.generation.options import Hooks, Options
 from scope.generation.rows import Generated, Prompt
 from scope.generation.stream import generate
+from scope.policy.attention import Attention
 from scope.prefill import PrefillMethod
 from scope.runs.forced import of_the_full_cache
 from scope.runs.forecast import cache_bytes, require_fit
@@ -45,6 +47,7 @@ OTHERS: dict[str, tuple[PrefillMethod, DecodingStrategy]] = {
     "lazyeviction": (PYRAMIDKV, decoding.LazyEviction(8, 4)),
     "boundary": (PYRAMIDKV, decoding.PyramidInfer(8, 4, "prompt", "budget")),
 }
+SLOT = LAYERS * HEADS * 2 * DIM * 8  # bytes
 TOTALS = {"llama": 36, "gemma3": 27}  # a window holds 17 slots at most, in two of the three layers
 
 
@@ -138,6 +141,39 @@ def test_tokens_change_nothing_beside_a_count() -> None:
     assert Policy(*EACH_STEP["slide"], tokens=7).bound is None
 
 
+@dataclass(frozen=True)
+class Eldest(Eviction):
+    """Of the slots that may go, the newest goes. The score asks how many slots are recent."""
+
+    def score(self, attention: Attention) -> Tensor:
+        return -attention.positions.float().masked_fill(~self.evictable(attention), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "bound"),
+    [
+        (Eldest(recent=0.3), {"max_bytes": 40 * LAYERS * HEADS * 2 * DIM * 8}),
+        (decoding.Slide(recent=0.5), {"max_slots": 0.5}),
+        (decoding.LazyEviction(recent=0.3, protect="prompt"), {"max_slots": 40}),
+    ],
+)
+def test_recent_may_be_a_share_of_what_the_bound_leaves(strategy: Eviction, bound: dict[str, Any]) -> None:
+    """Rows of one batch, and rows that come later, are what each is alone with its own D and count of recent slots."""
+    policy, (config, config_of) = Policy(SNAPKV, strategy, tokens=TOKENS, **bound), (tiny().config, sizes.windows_of)
+    later = (*PROMPTS, *random_prompts(26, 17, seed=4))
+    together = generate(tiny(), WORDS, later, policy, TOKENS, options=Options(batch_size=3))
+    found = set()
+    for prompt, row in zip(later, together, strict=True):
+        of_slot = [sizes.slot_bytes_of(config, policy, "float64")] * LAYERS
+        view = sizes.after_prefill(policy, len(prompt.tokens), config_of(config), of_slot)[0]
+        own = strategy.within(view)
+        fixed = Policy(SNAPKV, replace(own, recent=own.newest))
+        (alone,) = generate(tiny(), WORDS, [prompt], fixed, TOKENS)
+        assert (row.tokens, row.trace) == (alone.tokens, alone.trace)
+        found.add(own.budget)
+    assert len(found) > 1
+
+
 @pytest.mark.parametrize("value", [0, -1, 0.0, 1.0, 1.5, True, "half", float("nan")])
 def test_neither_a_count_nor_a_share_is_refused(value: Any) -> None:
     with pytest.raises(SettingError, match=r"max_slots=.*a number of slots \(1 or more\), or a share of the full"):
@@ -152,8 +188,8 @@ def test_combinations_that_cannot_be_are_refused() -> None:
         Policy(method, strategy, max_slots=0.5)
     with pytest.raises(SettingError, match=r"tokens=0: must be a whole number of at least 1"):
         Policy(method, strategy, max_slots=0.5, tokens=0)
-    with pytest.raises(CombinationError, match="max_slots=40: must be null where `recent` is a share of D"):
-        Policy(method, decoding.Slide(8, 0.5), max_slots=40)
+    with pytest.raises(CombinationError, match="max_slots=40: must be null where `recent` is a share of D and says"):
+        Policy(method, decoding.MorphKV(8, 0.5), max_slots=40)
     for grows in (decoding.KeepAll(), decoding.Adaptive(8, 4, tokens=TOKENS, capped=False)):
         with pytest.raises(CombinationError, match="max_slots=40: must be null where nothing is evicted"):
             Policy(method, grows, max_slots=40)
@@ -202,8 +238,8 @@ def test_the_command_line_refuses_it_by_name() -> None:
         composed("decoding=none", "budget.total=90")
     with pytest.raises(ImpossibleError, match=r"^budget\.total=90: must be null where the bytes are bounded$"):
         composed("budget.total=90", "budget.bytes=9000")
-    with pytest.raises(ImpossibleError, match=r"^budget\.total=0\.5: must be null where `recent` is a share of D$"):
-        composed("budget.total=0.5", "budget.recent=0.5")
+    with pytest.raises(ImpossibleError, match=r"^budget\.total=0\.5: must be null where `recent` is a share of D and"):
+        composed("budget.total=0.5", "budget.recent=0.5", "decoding=morphkv")
 
 
 def test_a_share_is_of_the_tasks_own_length() -> None:

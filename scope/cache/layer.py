@@ -22,6 +22,7 @@ from scope.cache.ring import Ring
 from scope.cache.rows import Rows
 from scope.cache.sizes import after_prefill, most_slots, reached, require_fit, stored_slot_bytes
 from scope.cache.slots import GROWTH, Kept, Layout, Slots, Storage
+from scope.decoding.eviction import Eviction
 from scope.policy.attention import Attention, by_rows
 from scope.policy.plan import Plan, View
 from scope.util.errors import ScopeError
@@ -71,6 +72,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.seen = 0  # columns so far, padding included: transformers computes positions from it
         self._chunks: Chunks | None = None
         self.views: list[View] = []  # per row, after the prefill
+        self._own: list[Eviction] = []  # per row the strategy with the row's D, where its score may depend on D
         self.accounts: list[Account] = []  # per row
         self.steps: list[int] = []  # t of the current step, per row; -1 before the first
         self._begun = False  # `begin` has been called for the coming step
@@ -173,7 +175,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         for account, before, after in zip(self.accounts, held, storage.stored, strict=True):
             account.step(before - after)
         self._begun = True
-        return None if move is None else (self._scored, self._front, self._alike, move)
+        sizes = tuple([own.budget for own in self._own])
+        return None if move is None else (self._scored, self._front, self._alike, sizes, move)
 
     # what the attention function calls
 
@@ -239,6 +242,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self._alike = self.decoding.heads_agree and bool((kept.positions == kept.positions[:, :1]).all())
         self.accounts = [Account(n) for n in kept.stored]
         self.steps = [-1] * len(kept.stored)
+        self._own = self._fitted()
         self.rows.filled += 1
 
     def _prompt_attention(
@@ -332,9 +336,23 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
                 storage.write(self.decoding.observe(attention))
                 attention = replace(attention, channels=storage.channels)
             if self._scored:
-                scores = shaped(by_rows(self.decoding.score, attention), attention, self.decoding)
+                scores = shaped(self._scores(attention), attention, self.decoding)
                 self._unseen = scores if can_wait(scores) else None
         storage.evict(scores)
+
+    def _fitted(self) -> list[Eviction]:
+        """Of each row the strategy with the D that a bound leaves it, if `recent` is a share of D."""
+        strategy = self.decoding
+        if not isinstance(strategy, Eviction) or not self.policy.shares_d:
+            return []
+        return [strategy.within(view) for view in self.views]
+
+    def _scores(self, attention: Attention) -> Tensor:
+        """The scores of a step. Rows with another D are scored apart, since a score may read `recent`."""
+        own = self._own
+        if all(strategy == own[0] for strategy in own):
+            return by_rows((own[0] if own else self.decoding).score, attention)
+        return torch.cat([one.score(attention.of_rows(slice(i, i + 1))) for i, one in enumerate(own)])
 
     @property
     def _looked_at(self) -> bool:
@@ -391,6 +409,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         for source, row in enumerate(rows):
             self.views[row], self.accounts[row] = other.views[source], other.accounts[source]
             self.steps[row] = other.steps[source]
+        self._own = self._fitted()
 
     def rest(self, rows: Sequence[int]) -> None:
         """These rows have ended. If the strategy has no bound, their slots are cleared, so that they do not grow on."""

@@ -1,6 +1,6 @@
 """`Policy`: a prefill method, a decoding strategy, and what holds for both."""
 
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -45,8 +45,8 @@ class Policy:
     tokens: T, the most tokens that are generated. It is needed, and read, only where `max_slots` is a share.
 
     Raises SettingError for a value that is not allowed. Raises CombinationError for `max_slots` beside `max_bytes` or
-    as a share without `tokens`, and for either bound with a strategy that grows without bound, or whose `recent` is a
-    share of D.
+    as a share without `tokens`. Raises it for either bound with a strategy that grows without bound, and with one that
+    looks at as many queries as `recent` says where that is a share of D: D differs from row to row then.
     """
 
     prefill: PrefillMethod = field(default_factory=Full)
@@ -75,6 +75,13 @@ class Policy:
         return given[0] if given else None
 
     @property
+    def shares_d(self) -> bool:
+        """Whether `recent` is a share of a D that a bound chooses, so that both differ from row to row."""
+        return (
+            self.bound is not None and isinstance(self.decoding, Eviction) and isinstance(self.decoding.recent, float)
+        )
+
+    @property
     def shares_heads(self) -> bool:
         """Whether the heads of a layer share the slots that the prefill method leaves."""
         plan = self.prefill.plan(View(0, 1, prompt=MANY, stored=MANY))
@@ -100,9 +107,9 @@ class Policy:
             if self.tokens is None:
                 raise CombinationError(self, name, value, "a number of slots where `tokens`, T, is not given")
             check_count(self, "tokens", low=1)
-        if isinstance(self.decoding, Eviction) and isinstance(self.decoding.recent, float):
-            # D differs from row to row then, and a score that asks how many slots are recent is not told the row
-            raise CombinationError(self, name, value, "null where `recent` is a share of D")
+        if self.shares_d and replace(self.decoding, budget=MANY).queries != self.decoding.queries:  # type: ignore[type-var]
+            allowed = "null where `recent` is a share of D and says how many queries are looked at: give a count"
+            raise CombinationError(self, name, value, allowed)
         if self._grows():
             allowed = "null where nothing is evicted while decoding, or D may be passed (capped=false)"
             raise CombinationError(self, name, value, allowed)

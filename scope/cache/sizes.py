@@ -11,7 +11,7 @@ import torch
 from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from scope.cache.policy import Policy
+from scope.cache.policy import MANY, Policy
 from scope.decoding import DecodingStrategy
 from scope.decoding.eviction import Eviction
 from scope.policy.attention import Attention
@@ -58,8 +58,18 @@ def with_most_slots(policy: Policy, config: PretrainedConfig, prompt: int, slots
     if not isinstance(policy.decoding, Eviction):
         raise ScopeError(f"{type(policy.decoding).__name__} has no decoding budget that could be fitted")
     free = replace(policy, max_bytes=None, max_slots=None)
-    views = after_prefill(free, prompt, windows_of(config))
-    return replace(free, decoding=policy.decoding.within(replace(views[0], max_slots=slots)))
+    first, decoding = after_prefill(free, prompt, windows_of(config))[0], policy.decoding
+
+    def within(slots: int) -> Eviction | None:
+        try:
+            return decoding.within(replace(first, max_slots=slots))
+        except ScopeError:
+            return None
+
+    if found := within(slots):
+        return replace(free, decoding=found)
+    least = bisect_left(range(MANY), True, key=lambda n: within(n) is not None)
+    raise ScopeError(f"slots={slots}: too few for a prompt of {prompt} tokens: needs at least {least}")
 
 
 def after_prefill(

@@ -71,9 +71,9 @@ class Eviction:
     everything, and its size is C + D. A subclass gives the score, and may change a default or how the size grows.
 
     budget: D, in slots, 1 or more.
-    recent: the newest slots, which always stay: a count, 1 .. D, or a share of D (a float, 0 < recent < 1). It must
-    be a count where a bound in bytes or slots chooses D. With recent = D the score has nothing to choose from: the
-    newest D stay, as with `Recent`.
+    recent: the newest slots, which always stay: a count, 1 .. D, or a share of D (a float, 0 < recent < 1). Where a
+    bound in bytes or slots chooses D, the share is of each row's own D. With recent = D the score has nothing to choose
+    from: the newest D stay, as with `Recent`.
     protect: "prompt" or "nothing".
     boundary: what counts as left by the prefill. "kept" is the slots that were kept. "budget" is the first C slots,
     even if fewer or more were kept, as in the released code.
