@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from scope.cache.slots import Kept
+from scope.cache.storage import Kept
 from scope.policy.attention import Attention
 from scope.policy.plan import Plan
 
