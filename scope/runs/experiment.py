@@ -137,9 +137,9 @@ class Experiment:
 
     def _described(self, limits: bool = True) -> dict[str, dict[str, Any]]:
         """The settings as they were given."""
-        chosen = {"max_bytes": self.max_bytes, "max_slots": self.max_slots}
         # left out by default, so that runs from before there was a choice keep their identity
-        chosen["precision"] = None if self.precision == "float" else self.precision
+        precision = None if self.precision == "float" else self.precision
+        chosen = {"max_bytes": self.max_bytes, "max_slots": self.max_slots, "precision": precision}
         cache = {"granularity": self.granularity} | {name: what for name, what in chosen.items() if what is not None}
         described = {name: records.describe(part, limits) for name, part in self.parts.items()}
         replay = {"replay": records.describe(self.replay, limits)} if self.replay else {}
