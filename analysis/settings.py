@@ -12,6 +12,7 @@ TYPED = {
     "cache.granularity": "fidelity.granularity",
 }
 """Keys of recorded settings that the command line calls something else."""
+PRECISION = "cache.precision"
 
 
 def settings_of(run: Run) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def settings_of(run: Run) -> dict[str, Any]:
     found = {TYPED.get(key, key): value for key, value in flat(run.settings).items() if key != "replay.type"}
     if run.bound is not None:
         found["decoding.budget"] = None
-    return found | {"seed": run.seed}
+    return {PRECISION: "float"} | found | {"seed": run.seed}  # a manifest names the precision only where it is another
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from scope import kernels, prefill
 from scope.cache.fused import FusedSlots, Storages
-from scope.cache.slots import Kept, Slots
+from scope.cache.slots import Slots
+from scope.cache.storage import Kept
 from scope.kernels import decode
 from scope.kernels.votes import votes, votes_twin
 

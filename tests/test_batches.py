@@ -8,7 +8,8 @@ from helpers.quick import slow
 from tiny_models import SCOPE, WORDS, Trace, generate, random_prompts, tiny
 
 from scope import decoding, prefill
-from scope.cache.slots import Slots, StorageFactory
+from scope.cache.slots import Slots
+from scope.cache.storage import StorageFactory
 from scope.cache.twin import Concatenated
 from scope.decoding import DecodingStrategy
 from scope.generation.rows import Generated

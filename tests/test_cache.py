@@ -29,7 +29,8 @@ import scope.cache.layer
 import scope.cache.slots
 from scope import decoding
 from scope.cache import CompressedCache
-from scope.cache.slots import Kept, Slots, StorageFactory
+from scope.cache.slots import Slots
+from scope.cache.storage import Kept, StorageFactory
 from scope.cache.twin import Concatenated
 from scope.decoding import DecodingStrategy
 from scope.generation.rows import pad_left

@@ -28,6 +28,8 @@ GOLDEN = {
     ("method=full", "decoding=none", "model.dtype=bfloat16", "attention=eager"): "95611f52a1524881",
     ("method=r_kv", "decoding=r_kv", "budget.bytes=500000", "sampling=qwen3_thinking"): "4b8ffffcd83408fd",
     ("decoding=distinct", "budget.total=0.5"): "eacfc77259b42774",
+    ("cache.precision=float",): "cc872036c09e2c17",
+    ("cache.precision=int4",): "bce917d5fe946861",
     ("method=pyramidinfer", "decoding=pyramidinfer", "model.thinking=null", "task.questions=8"): "893153f26dd8e510",
     (
         "method=keydiff",

@@ -21,7 +21,8 @@ import scope
 from scope import decoding, prefill
 from scope.cache import CompressedCache, Layout, Policy
 from scope.cache.ahead import BYTES, STEPS, steps_together
-from scope.cache.slots import Slots, StorageFactory
+from scope.cache.slots import Slots
+from scope.cache.storage import StorageFactory
 from scope.cache.twin import Concatenated
 from scope.decoding import DecodingStrategy, KeepAll
 from scope.generation.read import Reads, read

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scope.cache.grouped import grouped
+from scope.cache.states import Plain
 from scope.policy import prompt_votes, scores
 from scope.policy.attention import Attention, scaled_products
 from scope.policy.scores import age, noise, pooled, received, votes
@@ -139,7 +140,7 @@ def step_attention(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_steps_attention_is_torchs_with_the_heads_repeated(masked: bool) -> None:
     query, keys, values, visible = step_attention()
-    output, probabilities = grouped(query, keys, values, visible if masked else None, 0.4)
+    output, probabilities = grouped(query, Plain(keys), Plain(values), LENGTH, visible if masked else None, 0.4)
     repeated = [x.repeat_interleave(GROUP, dim=1) for x in (keys, values, visible)]
     mask = repeated[2][:, :, None] if masked else None
     expected = F.scaled_dot_product_attention(query, repeated[0], repeated[1], attn_mask=mask, scale=0.4)
@@ -152,14 +153,14 @@ def test_a_steps_attention_is_torchs_with_the_heads_repeated(masked: bool) -> No
 def test_low_precision_attention_keeps_its_softmax_in_float32() -> None:
     query, keys, values, visible = step_attention()
     half = [x.to(torch.bfloat16) for x in (query, keys, values)]
-    output, probabilities = grouped(*half, visible, 0.4)
+    output, probabilities = grouped(half[0], Plain(half[1]), Plain(half[2]), LENGTH, visible, 0.4)
     assert (output.dtype, probabilities.dtype) == (torch.bfloat16, torch.float32)
     assert probabilities.sum(-1).flatten().tolist() == pytest.approx([1.0] * BATCH * HEADS * GROUP, abs=1e-6)
 
 
 def test_what_a_step_gave_each_slot_is_the_mean_over_its_group() -> None:
     query, keys, values, visible = step_attention()
-    _, probabilities = grouped(query, keys, values, visible, 0.4)
+    _, probabilities = grouped(query, Plain(keys), Plain(values), LENGTH, visible, 0.4)
     positions = torch.where(visible, torch.arange(LENGTH), -1)
     now = torch.full((BATCH, 1), LENGTH)
     prompt = torch.ones(BATCH, dtype=torch.int32)

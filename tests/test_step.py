@@ -8,7 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from scope import decoding, prefill
 from scope.cache import CompressedCache, Layout
-from scope.cache.slots import Slots, StorageFactory
+from scope.cache.slots import Slots
+from scope.cache.storage import StorageFactory
 from scope.cache.twin import Concatenated
 
 C, D = 192, 64  # large beside the model's own activations, so that a copy of the cache stands out

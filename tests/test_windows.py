@@ -41,7 +41,8 @@ from transformers import (
 
 from scope import decoding, prefill
 from scope.cache import CompressedCache, Layout, Policy, sizes
-from scope.cache.slots import Kept, Slots
+from scope.cache.slots import Slots
+from scope.cache.storage import Kept
 from scope.cache.twin import Concatenated
 from scope.decoding import DecodingStrategy, KeepAll
 from scope.policy.plan import Plan

@@ -3,6 +3,6 @@
 from scope.cache.compressed import CompressedCache
 from scope.cache.policy import Policy
 from scope.cache.sizes import with_most_slots
-from scope.cache.slots import Layout
+from scope.cache.storage import Layout
 
 __all__ = ["CompressedCache", "Layout", "Policy", "with_most_slots"]

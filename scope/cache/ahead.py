@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scope.cache.states import States
 from scope.policy.attention import LEAST, scaled_products
 
 STEPS = 32  # taken together at the most
@@ -35,18 +36,19 @@ class Ahead:
     """n steps over one layer's slots: G query heads share a key/value head, W slots are in use at the start."""
 
     def __init__(
-        self, stored: tuple[Tensor, Tensor], query: Tensor, keys: Tensor, values: Tensor, scaling: float
+        self, stored: tuple[States, States], slots: int, query: Tensor, new: tuple[Tensor, Tensor], scaling: float
     ) -> None:
-        """stored: keys and values [B, H, W, D] at the start; of the n steps query [B, Hq, n, D], keys, values
-        [B, H, n, D]."""
+        """stored: keys and values, of which the first W = `slots` slots are in use at the start; of the n steps query
+        [B, Hq, n, D], and new keys and values [B, H, n, D]."""
+        keys, values = (states.rounded(some) for states, some in zip(stored, new, strict=True))
         batch, heads, n, _ = keys.shape
         asked = query.reshape(batch, heads, -1, query.shape[-1])  # [B, H, G * n, D]
         shape = (batch, heads, -1, n)
         self._new = scaled_products(asked, keys, scaling).view(*shape, n)
-        products = scaled_products(asked, stored[0], scaling)
+        products = stored[0].products(asked, scaling, slots)
         # [B, H, G, n, W + n]: of the steps to come logits, of those that were taken probabilities
         self._table = F.pad(products, (0, n)).view(*shape, products.shape[-1] + n)
-        self._values = stored[1].clone(), values  # a slot's own is overwritten by the tokens that come
+        self._values = stored[1].copied(slots), values  # a slot's own is overwritten by the tokens that come
         self._slots = torch.empty(batch, heads, n, dtype=torch.long, device=keys.device)  # where each new token went
         self._step = 0
 
@@ -81,6 +83,5 @@ class Ahead:
         there = table.gather(-1, at)  # [B, H, G, n, n]: what each step gave to the slot of each new token
         to_new = there.masked_fill((step < token) | (step >= until), 0)
         table.scatter_(-1, at, there.masked_fill(step >= first, 0))  # what is left went to what was stored
-        width = stored.shape[2]
-        output = table[..., :width].to(stored.dtype).flatten(2, 3) @ stored + to_new.to(new.dtype).flatten(2, 3) @ new
+        output = stored.mixed(table[..., : stored.capacity].flatten(2, 3)) + to_new.to(new.dtype).flatten(2, 3) @ new
         return output.view(batch, heads * group, n, -1).transpose(1, 2)

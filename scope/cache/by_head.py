@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scope.cache.ahead import Known
-from scope.cache.slots import Kept, Storage, StorageFactory
+from scope.cache.storage import Kept, Storage, StorageFactory
 from scope.policy.plan import Plan
 
 

@@ -12,7 +12,7 @@ from scope.util.errors import ScopeError
 
 def shaped(scores: Tensor, attention: Attention, policy: object) -> Tensor:
     """The scores of a prefill method or a decoding strategy. Raises ScopeError if they are not [B, H, S]."""
-    wanted = list(attention.keys.shape[:3])
+    wanted = list(attention.positions.shape)
     given = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
     if given != wanted:
         raise ScopeError(

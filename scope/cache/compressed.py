@@ -14,7 +14,7 @@ from scope.cache.policy import Policy, short
 from scope.cache.rows import Rows
 from scope.cache.seam import adopt
 from scope.cache.sizes import reached, slot_bytes, windows_of
-from scope.cache.slots import Layout, Storage
+from scope.cache.storage import Layout, Storage
 from scope.decoding import DecodingStrategy, KeepAll
 from scope.policy.attention import Attention
 from scope.prefill import Full, PrefillMethod
@@ -197,15 +197,17 @@ class CompressedCache(Cache):
 
     def full_bytes(self, tokens: int) -> int:
         """Bytes of these slots: keys and values of each key/value head, stored once. To be had after the first call."""
-        of_slot = [self.slot_bytes(i, channels=False) // layer.copies for i, layer in enumerate(self._layers)]
+        of_slot = [self._slot_bytes(i, Policy()) // layer.copies for i, layer in enumerate(self._layers)]
         return sum(n * size for n, size in zip(self.full_slots(tokens), of_slot, strict=True))
 
-    def slot_bytes(self, layer: int, channels: bool = True) -> int:
-        """Bytes of one token in one layer, all heads: its key, its value and, with `channels`, its channels."""
-        storage = self._storage(layer)
-        keys, values = storage.keys, storage.values
-        numbers = len(storage.channels) if channels else 0
-        return slot_bytes(keys.shape[1], keys.shape[3] + values.shape[3], keys.element_size(), numbers)
+    def slot_bytes(self, layer: int) -> int:
+        """Bytes of one token in one layer, all heads: its key, its value and its channels."""
+        return self._slot_bytes(layer, self.policy)
+
+    def _slot_bytes(self, layer: int, policy: Policy) -> int:
+        """As `slot_bytes`, were the slots those of another policy."""
+        heads, of_layer = self.positions(layer).shape[1], self._layers[layer]
+        return slot_bytes(heads, of_layer.dims, of_layer.dtype.itemsize, policy)
 
     def _storage(self, layer: int) -> Storage:
         storage = self._layers[layer].storage

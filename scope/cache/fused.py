@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from scope import kernels
-from scope.cache.slots import Kept, Slots
+from scope.cache.slots import Slots
+from scope.cache.storage import Kept
 from scope.kernels import decode
 from scope.kernels.decode import Cached, Eligible, Token, Workspace
 
 
 class Storages:
-    """Makes the storages of one cache: `FusedSlots` if the kernels run on the device and take the shape, else `Slots`.
+    """Makes the storages of one cache: `FusedSlots` if the kernels run on the device and take the states, else `Slots`.
 
     Layers run one after the other, so they share a workspace.
     """
@@ -21,7 +22,8 @@ class Storages:
         self._workspaces: dict[Hashable, Workspace] = {}
 
     def __call__(self, kept: Kept, capacity: int, whole: bool) -> Slots:
-        if kernels.runs_on(kept.keys.device) and kernels.takes(kept.keys, kept.values):
+        plain = kept.precision == "float"  # the kernels read the model's own numbers
+        if plain and kernels.runs_on(kept.keys.device) and kernels.takes(kept.keys, kept.values):
             return FusedSlots(kept, capacity, whole, self)
         return Slots(kept, capacity, whole)
 
@@ -70,7 +72,7 @@ class FusedSlots(Slots):
             scaling,
             minimum=None if sliding_window is None else self.newest - (sliding_window - 1),
             scored=scored,
-            workspace=self._storages.workspace(row, self.keys, self._keys.shape[2]),
+            workspace=self._storages.workspace(row, self.keys, self._keys.capacity),
         )
         received = None if found.received is None else found.received[:, :, None]
         return found.output[:, None], received

@@ -21,7 +21,8 @@ from scope.cache.policy import Policy
 from scope.cache.ring import Ring
 from scope.cache.rows import Rows
 from scope.cache.sizes import after_prefill, most_slots, reached, require_fit, stored_slot_bytes
-from scope.cache.slots import GROWTH, Kept, Layout, Slots, Storage
+from scope.cache.slots import GROWTH, Slots
+from scope.cache.storage import Kept, Layout, Storage
 from scope.decoding.eviction import Eviction
 from scope.policy.attention import Attention, by_rows
 from scope.policy.plan import Plan, View
@@ -66,6 +67,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.watch = watch
         self.window = rows.windows[index]
         self.copies = 1  # how often each key/value head is stored
+        self.dims = (0, 0)  # the head dim of keys and of values
         self.storage: Storage | None = None
         self.prompt: Tensor | None = None  # [B] int32: the length of each row's prompt
         self.recent_queries: Ring | None = None  # only if the strategy looks at more than the query of the step
@@ -89,6 +91,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
+        self.dims = key_states.shape[3], value_states.shape[3]
         self.is_initialized = True
 
     def update(
@@ -96,8 +99,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
     ) -> tuple[Tensor, Tensor]:
         """Take new keys and values [B, Hkv, n, D]: the prompt, whole or in chunks, then one token a step.
 
-        -> the keys and values to attend over: of the prompt so far; in a decode step those of its token, beside what is
-        stored. Raises ScopeError for anything else, such as a second prompt.
+        -> the keys and values to attend over: of the prompt so far. In a step the storage has them all, and those that
+        came are given back. Raises ScopeError for anything else, such as a second prompt.
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -112,18 +115,21 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
                 self.rows.entered += 1
                 # A view, so that the attribute below is not set on the model's own tensor.
                 keys, values = key_states.view_as(key_states), value_states
-        elif self.rows.forced:  # the attention function, which has the queries, takes the steps
-            keys, values = key_states.view_as(key_states), value_states
         else:
-            if not self._begun:
-                self.begin()
-            self._begun = False
-            self.storage.append(self._copied(key_states), self._copied(value_states))
-            # The attention function asks the storage for the rest. That may have to be put together.
             keys, values = key_states.view_as(key_states), value_states
+            if not self.rows.forced:  # there the attention function, which has the queries, takes the steps
+                self._append(key_states, value_states)
         self.seen += key_states.shape[2]
         keys.scope_layer = self  # type: ignore[attr-defined]  # how the attention function finds this layer
         return keys, values
+
+    def _append(self, keys: Tensor, values: Tensor) -> None:
+        """Store the new token of a step in each row: keys and values [B, Hkv, 1, D]."""
+        assert self.storage is not None
+        if not self._begun:
+            self.begin()
+        self._begun = False
+        self.storage.append(self._copied(keys), self._copied(values))
 
     def get_seq_length(self) -> int:
         return self.seen
@@ -282,7 +288,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         columns = kept_columns(plans, seen, attention.keys.shape[1:3], scores)
         del scores  # to free its memory before the copies are made
         stored = [plan.slots if plan else n for plan, n in zip(plans, seen, strict=True)]
-        return gathered(attention, columns, stored, lengths, self._observed(attention))
+        kept = gathered(attention, columns, stored, lengths, self._observed(attention))
+        return replace(kept, precision=self.policy.precision)
 
     def _observed(self, attention: Attention) -> Mapping[str, Tensor]:
         """The channels [B, H, P] that the decoding strategy gives to the prompt's slots."""
@@ -309,32 +316,16 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         """After a step's attention: note what the strategy remembers, and evict as it says."""
         storage = self.storage
         assert storage is not None
-        queries, query_positions = query, storage.newest[:, None]
         if self.recent_queries is not None:
             self.recent_queries.add(query, storage.newest)
-            queries, query_positions = self.recent_queries.queries, self.recent_queries.positions
         scores = None
         if self._looked_at:
-            attention = Attention(
-                queries,
-                storage.keys,
-                storage.values,
-                storage.positions,
-                query_positions,
-                scaling,
-                self.index,
-                sliding_window,
-                probabilities,
-                storage.channels,
-                self.prompt,
-                self._front,
-                self._alike,
-            )
+            attention = self._seen(query, probabilities, scaling, sliding_window)
             if self.watch:
                 self.watch(attention)
             if self.decoding.channels:
                 storage.write(self.decoding.observe(attention))
-                attention = replace(attention, channels=storage.channels)
+                attention = self._seen(query, probabilities, scaling, sliding_window)
             if self._scored:
                 scores = shaped(self._scores(attention), attention, self.decoding)
                 self._unseen = scores if can_wait(scores) else None
@@ -353,6 +344,31 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         if all(strategy == own[0] for strategy in own):
             return by_rows((own[0] if own else self.decoding).score, attention)
         return torch.cat([one.score(attention.of_rows(slice(i, i + 1))) for i, one in enumerate(own)])
+
+    def _seen(
+        self, query: Tensor, probabilities: Tensor | None, scaling: float, sliding_window: int | None
+    ) -> Attention:
+        """The step's attention as the strategy sees it, after the query was added to the recent ones."""
+        storage = self.storage
+        assert storage is not None
+        queries, query_positions = query, storage.newest[:, None]
+        if self.recent_queries is not None:
+            queries, query_positions = self.recent_queries.queries, self.recent_queries.positions
+        return Attention(
+            queries,
+            lambda: storage.keys,
+            lambda: storage.values,
+            storage.positions,
+            query_positions,
+            scaling,
+            self.index,
+            sliding_window,
+            probabilities,
+            storage.channels,
+            self.prompt,
+            self._front,
+            self._alike,
+        )
 
     @property
     def _looked_at(self) -> bool:
@@ -375,7 +391,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         assert storage is not None
         keys, values = self._copied(keys), self._copied(values)
         outputs = []
-        together = steps_together(query, storage.keys.shape[2])
+        together = steps_together(query, storage.positions.shape[2])
         for some in zip(*(torch.split(states, together, 2) for states in (query, keys, values)), strict=True):
             ahead = storage.ahead(some[0], some[1], some[2], scaling)
             for asked, key, value in zip(*(torch.split(states, 1, 2) for states in some), strict=True):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from scope.cache.slots import Kept
+from scope.cache.storage import Kept
 from scope.policy.attention import Attention
 from scope.policy.plan import Plan
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import scope.decoding
 import scope.prefill
+from scope.cache.precision import PRECISIONS
 from scope.decoding import DecodingStrategy, KeepAll
 from scope.decoding.eviction import Eviction
 from scope.policy.plan import View
@@ -43,6 +44,8 @@ class Policy:
     share (a float, 0 < max_slots < 1) of what the full cache holds after T tokens were generated, rounded down. There
     a layer with a sliding window counts no more than its window.
     tokens: T, the most tokens that are generated. It is needed, and read, only where `max_slots` is a share.
+    precision: how the kept keys and values are stored. `float`: in the model's own numbers. `int8`, `int4`: rounded to
+    so many bits. `k8v4`: keys to 8 bits and values to 4. The prompt's own attention is not rounded.
 
     Raises SettingError for a value that is not allowed. Raises CombinationError for `max_slots` beside `max_bytes` or
     as a share without `tokens`. Raises it for either bound with a strategy that grows without bound, and with one that
@@ -55,9 +58,11 @@ class Policy:
     max_bytes: int | None = None
     max_slots: int | float | None = None
     tokens: int | None = None
+    precision: str = "float"
 
     def __post_init__(self) -> None:
         check_choice(self, "granularity", GRANULARITIES)
+        check_choice(self, "precision", PRECISIONS)
         methods = ("slots", "capacity", "plan", "score")
         _check_is_one("prefill", self.prefill, methods, scope.prefill, "SnapKV(budget=2048, window=8)")
         methods = ("most", "plan", "observe", "score")

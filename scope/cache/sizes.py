@@ -12,6 +12,7 @@ from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from scope.cache.policy import MANY, Policy
+from scope.cache.precision import pair_bytes
 from scope.decoding import DecodingStrategy
 from scope.decoding.eviction import Eviction
 from scope.policy.attention import Attention
@@ -220,13 +221,14 @@ def windows_of(config: PretrainedConfig) -> tuple[int | None, ...]:
     return tuple(windows)
 
 
-def slot_bytes(heads: int, numbers: int, itemsize: int, channels: int) -> int:
+def slot_bytes(heads: int, dims: tuple[int, int], itemsize: int, policy: Policy) -> int:
     """Bytes of one token in one layer.
 
-    heads: how many are stored. numbers: in its key and value together, in one head. itemsize: bytes of one number.
-    channels: float32 numbers that the strategy keeps for each token and head.
+    heads: how many are stored. dims: how many numbers its key has in one head, and its value. itemsize: bytes of one of
+    the model's own numbers. policy: its precision, and the float32 numbers that its strategy keeps for each token and
+    head. Raises ScopeError for heads that cannot be stored in this precision.
     """
-    return heads * (numbers * itemsize + CHANNEL_BYTES * channels)
+    return heads * (pair_bytes(policy.precision, dims, itemsize) + CHANNEL_BYTES * len(policy.decoding.channels))
 
 
 def slot_bytes_of(config: PretrainedConfig, policy: Policy, dtype: str, layer: int = 0) -> int:
@@ -236,7 +238,7 @@ def slot_bytes_of(config: PretrainedConfig, policy: Policy, dtype: str, layer: i
     queries = text.num_attention_heads
     heads = queries if policy.granularity == "query_head" else (getattr(text, "num_key_value_heads", None) or queries)
     dim = getattr(text, "head_dim", None) or text.hidden_size // queries
-    return slot_bytes(heads, 2 * dim, getattr(torch, dtype).itemsize, len(policy.decoding.channels))
+    return slot_bytes(heads, (dim, dim), getattr(torch, dtype).itemsize, policy)
 
 
 def stored_slot_bytes(config: PretrainedConfig, policy: Policy, attention: Attention) -> list[int]:
@@ -244,8 +246,8 @@ def stored_slot_bytes(config: PretrainedConfig, policy: Policy, attention: Atten
 
     The other layers are scaled by the ratio of their bytes in the configuration.
     """
-    keys, channels = attention.keys, len(policy.decoding.channels)
-    own = slot_bytes(keys.shape[1], keys.shape[3] + attention.values.shape[3], keys.element_size(), channels)
+    keys = attention.keys
+    own = slot_bytes(keys.shape[1], (keys.shape[3], attention.values.shape[3]), keys.element_size(), policy)
     dtype = str(keys.dtype).partition(".")[2]
     layers = config.get_text_config(decoder=True).num_hidden_layers
     expected = [slot_bytes_of(config, policy, dtype, layer) for layer in range(layers)]

@@ -16,139 +16,22 @@ that `begin` returns, so steps with equal moves can be recorded and replayed.
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from scope.cache.ahead import Ahead, Known
+from scope.cache.ahead import Ahead
 from scope.cache.grouped import grouped
-from scope.cache.sizes import reached
+from scope.cache.precision import ROUNDINGS
+from scope.cache.quantised import states_of
+from scope.cache.states import longer
+from scope.cache.storage import Kept, stays
 from scope.policy.plan import Plan
 
 GROWTH = 256  # slots that are added at a time if no bound is known
-
-
-class Storage(Protocol):
-    """The interface of a layer's storage. Shapes: B rows, H heads, S slots, D head dim.
-
-    A decode step calls `begin`, `append`, `attend`, `write` if there are channels, and `evict`, in this order.
-    """
-
-    @property
-    def stored(self) -> list[int]: ...  # tokens in each row: the same number in every head, or the mean over the heads
-
-    @property
-    def keys(self) -> Tensor: ...  # [B, H, S, D]
-
-    @property
-    def values(self) -> Tensor: ...  # [B, H, S, D]
-
-    @property
-    def positions(self) -> Tensor: ...  # [B, H, S] int32, -1 = empty
-
-    @property
-    def newest(self) -> Tensor: ...  # [B] int32: the position of each row's newest token
-
-    @property
-    def nbytes(self) -> int: ...  # bytes allocated for keys, values and channels
-
-    @property
-    def channels(self) -> Mapping[str, Tensor]: ...  # [B, H, S] float32 each
-
-    def begin(self, plans: Sequence[Plan | None]) -> Hashable:
-        """Begin a step, on the host. plans: what each row keeps, after it got its new token; None: everything.
-
-        Afterwards `stored` has the counts at the end of the step. -> equal for steps that run the same operations;
-        None: the step cannot be replayed.
-        """
-        ...
-
-    def append(self, keys: Tensor, values: Tensor) -> None:
-        """Store one new token in each row: keys and values [B, H, 1, D]. Its channels are 0."""
-        ...
-
-    def attend(
-        self, query: Tensor, scaling: float, sliding_window: int | None, scored: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """Attend over all slots: query [B, Hq, 1, D] -> output [B, 1, Hq, D], and probabilities.
-
-        sliding_window: tokens that the query sees; None: all. scored: whether probabilities are needed; if not, they
-        may be None. They are [B, H, G, S] for the G query heads that share a head, or [B, H, 1, S], their mean.
-        """
-        ...
-
-    def ahead(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Known | None:
-        """The attention of the next n steps, whose queries [B, Hq, n, D], keys and values [B, H, n, D] are known, for
-        `look`; None: this storage attends step by step."""
-        ...
-
-    def look(self, ahead: Any, sliding_window: int | None) -> Tensor:
-        """`attend` by what this storage's `ahead` gave -> probabilities; the output comes with the other steps'."""
-        ...
-
-    def write(self, channels: Mapping[str, Tensor]) -> None:
-        """Set the channels of all slots, [B, H, S] float32 each."""
-        ...
-
-    def evict(self, scores: Tensor | None) -> None:
-        """Free the slots that the step's plans do not keep.
-
-        scores [B, H, S]: higher stays, of equal scores the newer; None: newer stays.
-        """
-        ...
-
-    def replace(self, rows: Sequence[int], other: Self) -> None:
-        """Put the rows of `other` in place of these rows, whose tokens are dropped."""
-        ...
-
-    def clear(self, rows: Sequence[int]) -> None:
-        """Drop all tokens of these rows."""
-        ...
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What the prefill left of the prompts in one layer: B rows, n slots in the longest head, the oldest first."""
-
-    keys: Tensor  # [B, H, n, D]
-    values: Tensor  # [B, H, n, D]
-    positions: Tensor  # [B, H, n] int: of the tokens in the prompt; -1 behind the last of a shorter row or head
-    stored: tuple[int, ...]  # tokens in each row, in the mean over the heads
-    newest: Tensor  # [B] int32: the position of the prompt's last token
-    channels: Mapping[str, Tensor]  # [B, H, n] float32 each
-    window: int | None = None  # the layer's sliding window: tokens that a query sees, its own included
-
-
-def stays(plan: Plan | None, held: int, window: int | None) -> int:
-    """How many of `held` slots a step leaves: those that the plan keeps, but no more than the next token can see."""
-    slots = held if plan is None else min(held, plan.slots)
-    return reached(slots, window)
-
-
-class StorageFactory(Protocol):
-    """Makes the storage of a layer from what the prefill kept."""
-
-    def __call__(self, kept: Kept, capacity: int, whole: bool) -> Storage:
-        """capacity: slots to allocate. whole: attend over all of them from the start, with the empty ones masked."""
-        ...
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a cache lies in memory. It changes speed and memory, not the answers. It is for engines and tests.
-
-    tokens: T, the most tokens that will be generated; None: unknown. If it is known, all slots that they may need are
-    allocated at once, else piece by piece.
-    storage: makes the storage of each layer; None: `Slots`, with Triton kernels where they run.
-    whole: a step attends over all allocated slots, with the empty ones masked. Its shapes then never change.
-    """
-
-    tokens: int | None = None
-    storage: StorageFactory | None = None
-    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,9 +55,8 @@ class Slots:
         keys, values, stored = kept.keys, kept.values, kept.stored
         batch, heads, width, _ = keys.shape
         capacity = max(capacity, width)
-        self._keys = keys.new_zeros(batch, heads, capacity, keys.shape[-1])
-        self._values = values.new_zeros(batch, heads, capacity, values.shape[-1])
-        self._keys[:, :, :width], self._values[:, :, :width] = keys, values
+        roundings = ROUNDINGS[kept.precision]
+        self._keys, self._values = map(states_of, (keys, values), (capacity, capacity), roundings)
         self._marks = torch.full((2, batch, heads, capacity), -1, dtype=torch.int32, device=keys.device)
         index = torch.arange(width, dtype=torch.int32, device=keys.device)
         self._marks[0, :, :, :width] = torch.where(kept.positions >= 0, index, -1)
@@ -203,11 +85,11 @@ class Slots:
 
     @property
     def keys(self) -> Tensor:
-        return self._keys[:, :, : self._width]
+        return self._keys.read(self._width)
 
     @property
     def values(self) -> Tensor:
-        return self._values[:, :, : self._width]
+        return self._values.read(self._width)
 
     @property
     def positions(self) -> Tensor:
@@ -252,7 +134,7 @@ class Slots:
                     self._head[row] = min(self._head[row], heads[row])
                     self._tail[row] = min(self._tail[row], tails[row])
         self._move = Move(
-            capacity=self._keys.shape[2],
+            capacity=self._keys.capacity,
             width=self._width,
             full=full,
             remembered=self._remembered,
@@ -268,16 +150,16 @@ class Slots:
     def append(self, keys: Tensor, values: Tensor) -> None:
         self._last += 1
         if self._move.full:
-            new = slice(self._width - 1, self._width)
-            self._keys[:, :, new], self._values[:, :, new] = keys, values
-            self._marks[..., new] = self._last
+            last = self._width - 1
+            self._keys.put_alike(last, keys)
+            self._values.put_alike(last, values)
+            self._marks[..., last : self._width] = self._last
             self._at = None
             return  # a slot that was never used has no channels to clear
         empty = self._empty if self._move.remembered else self.ordinals.argmin(-1, keepdim=True)
         self._at = empty
-        at = empty[..., None].expand_as(keys)
-        self._keys.scatter_(2, at, keys)
-        self._values.scatter_(2, at, values)
+        self._keys.put(empty, keys)
+        self._values.put(empty, values)
         self._marks.scatter_(3, empty.expand(2, -1, -1, -1), self._last.expand(-1, -1, empty.shape[1], -1))
         if self._names:
             self._channels.scatter_(3, empty.expand(len(self._names), -1, -1, -1), 0.0)
@@ -285,10 +167,10 @@ class Slots:
     def attend(
         self, query: Tensor, scaling: float, sliding_window: int | None, scored: bool
     ) -> tuple[Tensor, Tensor | None]:
-        return grouped(query, self.keys, self.values, self._visible(sliding_window), scaling)
+        return grouped(query, self._keys, self._values, self._width, self._visible(sliding_window), scaling)
 
     def ahead(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Ahead | None:
-        return None if self._whole else Ahead((self.keys, self.values), query, keys, values, scaling)
+        return None if self._whole else Ahead((self._keys, self._values), self._width, query, (keys, values), scaling)
 
     def look(self, ahead: Ahead, sliding_window: int | None) -> Tensor:
         last = torch.full_like(self._empty, self._width - 1) if self._at is None else self._at
@@ -327,9 +209,10 @@ class Slots:
         """Put the rows of `other`, which has as many heads, in place of these rows, whose tokens are dropped."""
         while self._width < other._width:
             self._widen()
-        at = torch.tensor(rows, device=self._keys.device)
+        at = torch.tensor(rows, device=self._marks.device)
         width = other._width
-        self._keys[at, :, :width], self._values[at, :, :width] = other.keys, other.values
+        self._keys.replace(at, other._keys, width)
+        self._values.replace(at, other._values, width)
         self._marks[:, at] = -1
         self._marks[:, at, :, :width] = other._marks[..., :width]
         self._last[:, at] = other._last
@@ -341,7 +224,7 @@ class Slots:
 
     def clear(self, rows: Sequence[int]) -> None:
         if rows:
-            self._marks[:, torch.tensor(rows, device=self._keys.device)] = -1
+            self._marks[:, torch.tensor(rows, device=self._marks.device)] = -1
             self._remembered = False
         for row in rows:
             self.stored[row], self._head[row], self._tail[row] = 0, math.inf, 0
@@ -380,17 +263,11 @@ class Slots:
     def _widen(self) -> None:
         """Attend over one more slot in every row and head. If all are in use, allocate more."""
         self._width += 1
-        capacity = self._keys.shape[2]
+        capacity = self._keys.capacity
         if self._width > capacity:
             more = GROWTH if self._window is None else max(1, min(GROWTH, self._window - capacity))
-            self._keys, self._values = (_longer(x, 2, more, 0.0) for x in (self._keys, self._values))
-            self._marks, self._channels = _longer(self._marks, 3, more, -1), _longer(self._channels, 3, more, 0.0)
+            self._keys.widen(more)
+            self._values.widen(more)
+            self._marks, self._channels = longer(self._marks, 3, more, -1), longer(self._channels, 3, more, 0.0)
             if self._whole:
                 self._width = capacity + more
-
-
-def _longer(states: Tensor, dim: int, more: int, fill: float) -> Tensor:
-    """A copy with `more` entries added along `dim`, each set to `fill`."""
-    shape = list(states.shape)
-    shape[dim] = more
-    return torch.cat([states, states.new_full(shape, fill)], dim)

@@ -1,14 +1,20 @@
-"""The plain twin of `Slots`: it concatenates and gathers. Slow and simple: the tests compare with it."""
+"""The plain twin of `Slots`: it concatenates and gathers. Slow and simple: the tests compare with it.
+
+It holds rounded keys and values as the numbers that they stand for, so its `nbytes` says nothing of a precision.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from scope.cache.grouped import grouped
-from scope.cache.slots import Kept, stays
+from scope.cache.precision import ROUNDINGS, Rounding
+from scope.cache.states import Plain
+from scope.cache.storage import Kept, stays
 from scope.policy.plan import Plan
 
 
@@ -16,7 +22,9 @@ class Concatenated:
     """A storage in order of age. Each eviction copies everything that stays."""
 
     def __init__(self, kept: Kept, capacity: int, whole: bool = False) -> None:
-        self.keys, self.values, self.positions = kept.keys, kept.values, kept.positions.int()
+        self._roundings = ROUNDINGS[kept.precision]
+        self.keys, self.values = map(rounded, (kept.keys, kept.values), self._roundings)
+        self.positions = kept.positions.int()
         self.newest, self.channels, self.stored = kept.newest.int(), dict(kept.channels), list(kept.stored)
         self.ordinals = torch.arange(self.positions.shape[-1]).to(self.positions).expand_as(self.positions)
         self._last, self._window = [n - 1 for n in kept.stored], kept.window  # each row's newest ordinal
@@ -34,8 +42,8 @@ class Concatenated:
     def append(self, keys: Tensor, values: Tensor) -> None:
         self.newest = self.newest + 1
         self._last = [n + 1 for n in self._last]
-        self.keys = torch.cat([self.keys, keys], 2)
-        self.values = torch.cat([self.values, values], 2)
+        self.keys = torch.cat([self.keys, rounded(keys, self._roundings.keys)], 2)
+        self.values = torch.cat([self.values, rounded(values, self._roundings.values)], 2)
         new = self.newest[:, None, None].expand(*keys.shape[:3])
         self.positions = torch.cat([self.positions, new], 2)
         ordinals = torch.tensor(self._last).to(self.ordinals)[:, None, None].expand_as(new)
@@ -48,7 +56,7 @@ class Concatenated:
         visible = self.positions >= 0
         if sliding_window is not None:
             visible &= self.positions > self.newest[:, None, None] - sliding_window
-        return grouped(query, self.keys, self.values, visible, scaling)
+        return grouped(query, Plain(self.keys), Plain(self.values), visible.shape[-1], visible, scaling)
 
     def ahead(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> None:
         return None
@@ -136,3 +144,18 @@ def choose(order: list[int], plan: Plan, scores: Tensor | None) -> list[int]:
     best = sorted(middle, key=lambda i: (worth[i], i), reverse=True)[: plan.best]
     places = [*range(plan.head), *sorted(best), *range(len(order) - plan.tail, len(order))]
     return [order[i] for i in places]
+
+
+def rounded(states: Tensor, rounding: Rounding | None) -> Tensor:
+    """Keys or values [B, H, n, D] as they read after they were stored so, one number at a time."""
+    if rounding is None:
+        return states
+    group, highest = rounding.group(states.shape[-1]), 2**rounding.bits - 1
+    numbers = states.reshape(-1, group).cpu().float().numpy().copy()
+    for row in numbers:
+        offset = np.float32(np.float16(row.min()))
+        scale = np.float32(np.float16((row.max() - offset) / np.float32(highest)))
+        for i, number in enumerate(row):
+            code = round(float((number - offset) / scale)) if scale else 0
+            row[i] = np.float32(min(max(code, 0), highest)) * scale + offset
+    return torch.from_numpy(numbers).view(states.shape).to(states)

@@ -32,9 +32,9 @@ NAME = re.compile(r"\w[\w.-]{0,99}")
 GROUPS = ("model", "method", "decoding", "budget", "task", "fidelity", "engine", "tracking", "trace", "measure")
 UNLABELLED = ("engine", "tracking", "trace", "measure")  # groups that are not part of a run's name
 KEYS = {*GROUPS, "sampling", "name", "output", "seed", "attention", "limit", "plan", "steps_per_second"}
-KEYS |= {"records", "rerun", "shard", "scoring", "replay"}
+KEYS |= {"cache", "records", "rerun", "shard", "scoring", "replay"}
 KEYS -= {"measure"}  # whose options set `replay`
-OPTIONAL = {"trace", "scoring", "replay"}  # configurations of older runs do not have these
+OPTIONAL = {"cache", "trace", "scoring", "replay"}  # configurations of older runs do not have these
 KINDS: Mapping[str, type] = {  # the class that each node's object must have
     "model": ModelSource,
     "method": PrefillMethod,
@@ -51,6 +51,7 @@ TYPED = {  # fields of a policy that the command line calls something else
     "granularity": "fidelity.granularity",
     "max_bytes": "budget.bytes",
     "max_slots": "budget.total",
+    "precision": "cache.precision",
     "tokens": "task.max_new_tokens",
     "prefill": "method",
 }
@@ -129,6 +130,7 @@ def _experiment(config: dict[str, Any], parts: Mapping[str, Any], labels: Mappin
             granularity=config["fidelity"].get("granularity"),
             max_bytes=config["budget"].get("bytes"),
             max_slots=config["budget"].get("total"),
+            precision=_precision(config),
             scoring=_scoring(config),
             config=config,
         )
@@ -179,6 +181,14 @@ def files_of(hydra: Any) -> list[Path]:
     names = [f"{group}/{option}" for group, option in hydra.runtime.choices.items() if option]
     places = [folder / f"{name}.yaml" for name in (*names, hydra.job.config_name) for folder in folders]
     return [place for place in places if place.is_file()]
+
+
+def _precision(config: Mapping[str, Any]) -> Any:
+    """The precision of the cache, whose name `Policy` checks."""
+    cache = config.get("cache", {"precision": "float"})
+    if not isinstance(cache, dict) or set(cache) != {"precision"}:
+        raise ConfigError(f"cache={shown(cache)}: must be set by its key: cache.precision=int8")
+    return cache["precision"]
 
 
 def _scoring(config: Mapping[str, Any]) -> Sequence[str]:

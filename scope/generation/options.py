@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from scope.cache import CompressedCache
-from scope.cache.slots import StorageFactory
+from scope.cache.storage import StorageFactory
 from scope.generation.engine import KINDS
 from scope.policy.attention import Attention
 from scope.util.errors import check_choice, check_count

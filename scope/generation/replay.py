@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from scope.cache import CompressedCache, Layout, Policy
-from scope.cache.slots import StorageFactory
+from scope.cache.storage import StorageFactory
 from scope.generation.clock import synchronised
 from scope.generation.read import Reads
 from scope.generation.rows import Prompt, held_by

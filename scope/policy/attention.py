@@ -23,6 +23,27 @@ class LayerInputs:
     position_embeddings: tuple[Tensor, Tensor]  # cosine and sine, [B or 1, P, D]
 
 
+class Stored:
+    """A field of `Attention`: a tensor [B, H, S, D], given as it is, or by a function that makes it at the first look.
+
+    So a cache that stores its slots rounded makes keys or values only for a score that reads them.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = f"_{name}"
+
+    def __get__(self, instance: object | None, owner: type) -> Tensor:
+        if instance is None:
+            raise AttributeError  # so the field has no default value
+        found: Tensor | Callable[[], Tensor] = instance.__dict__[self._name]
+        if not isinstance(found, Tensor):
+            found = instance.__dict__[self._name] = found()
+        return found
+
+    def __set__(self, instance: object, given: Tensor | Callable[[], Tensor]) -> None:
+        instance.__dict__[self._name] = given
+
+
 @dataclass(frozen=True)
 class Attention:
     """What a score looks at: the attention of one layer, over the whole prompt or in one decode step.
@@ -33,12 +54,13 @@ class Attention:
     """
 
     queries: Tensor  # [B, Hq, Q, D], rotated
-    keys: Tensor  # [B, H, S, D], rotated
-    values: Tensor  # [B, H, S, D]
-    positions: Tensor  # [B, H, S] int: of the token in each slot, from 0; -1 = empty or padding
-    query_positions: Tensor  # [B, Q] int, -1 = padding or none yet
-    scaling: float  # logits are this times the products of queries and keys
-    layer: int  # from 0
+    keys: Stored = Stored()  # [B, H, S, D], rotated
+    values: Stored = Stored()  # [B, H, S, D]
+    # mypy takes the two above for fields with a default, after which no field without one may come
+    positions: Tensor  # type: ignore[misc]  # [B, H, S] int: of the token in each slot, from 0; -1 = empty or padding
+    query_positions: Tensor  # type: ignore[misc]  # [B, Q] int, -1 = padding or none yet
+    scaling: float  # type: ignore[misc]  # logits are this times the products of queries and keys
+    layer: int  # type: ignore[misc]  # from 0
     sliding_window: int | None = None  # tokens that a query sees in this layer; None: all
     probabilities: Tensor | None = None  # decode step: [B, H, G, S] float32, or their mean over G [B, H, 1, S]
     channels: Mapping[str, Tensor] = field(default_factory=dict)  # [B, H, S] float32: what the strategy remembers
@@ -79,8 +101,8 @@ def by_rows(score: Callable[[Attention], Tensor], attention: Attention) -> Tenso
     With many queries the logits of all rows do not fit into the processor's cache, and memory makes the score slow.
     """
     batch, heads, queries, _ = attention.queries.shape
-    together = max(1, ROWS_BYTES // (4 * heads * queries * attention.keys.shape[2]))
-    if together >= batch or attention.keys.is_cuda or torch.compiler.is_compiling():
+    together = max(1, ROWS_BYTES // (4 * heads * queries * attention.positions.shape[2]))
+    if together >= batch or attention.queries.is_cuda or torch.compiler.is_compiling():
         return score(attention)
     return torch.cat([score(attention.of_rows(slice(row, row + together))) for row in range(0, batch, together)])
 

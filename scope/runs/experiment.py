@@ -42,6 +42,7 @@ class Experiment:
     engine: Engine = field(default_factory=Engine)
     limit: int | None = None  # only so many prompts, the first ones
     trace: Trace | None = None  # what is recorded for figures; changes no answer
+    precision: str = "float"  # in which keys and values are stored
     replay: Replaying | None = None  # which texts are forced; None: the model writes its own
     scoring: Sequence[str] = STANDARD  # names of scorers; changes no answer
     setting: str = ""  # what differs from the other runs of a sweep, beside the labels; for people
@@ -65,8 +66,8 @@ class Experiment:
     @property
     def policy(self) -> Policy:
         """How the cache is compressed. Raises SettingError for values that do not go together."""
-        tokens = self.task.max_new_tokens
-        return Policy(self.method, self.decoding, self.granularity, self.max_bytes, self.max_slots, tokens)
+        bounds = self.max_bytes, self.max_slots, self.task.max_new_tokens
+        return Policy(self.method, self.decoding, self.granularity, *bounds, self.precision)
 
     @property
     def parts(self) -> dict[str, object]:
@@ -136,11 +137,13 @@ class Experiment:
 
     def _described(self, limits: bool = True) -> dict[str, dict[str, Any]]:
         """The settings as they were given."""
-        bounds = {"max_bytes": self.max_bytes, "max_slots": self.max_slots}
-        bound = {name: value for name, value in bounds.items() if value is not None}
+        # left out by default, so that runs from before there was a choice keep their identity
+        precision = None if self.precision == "float" else self.precision
+        chosen = {"max_bytes": self.max_bytes, "max_slots": self.max_slots, "precision": precision}
+        cache = {"granularity": self.granularity} | {name: what for name, what in chosen.items() if what is not None}
         described = {name: records.describe(part, limits) for name, part in self.parts.items()}
         replay = {"replay": records.describe(self.replay, limits)} if self.replay else {}
-        return described | {"cache": {"granularity": self.granularity, **bound}} | replay
+        return described | {"cache": cache} | replay
 
     def prompt_room(self, config: PretrainedConfig) -> int | None:
         """The most tokens that a prompt may have: the model's context less T. None where the context has no bound.

@@ -75,6 +75,7 @@ def of_the_full_cache(experiment: Experiment) -> Experiment:
     """The run in which the same model writes with its full cache, for `replay.of=full`."""
     labels = dict(experiment.labels) | {"method": "full", "decoding": "none"}
     parts = {"method": {"_target_": "scope.prefill.Full"}, "decoding": {"_target_": "scope.decoding.KeepAll"}}
+    parts["cache"] = {"precision": "float"}
     return replace(
         experiment,
         method=Full(),
@@ -82,6 +83,7 @@ def of_the_full_cache(experiment: Experiment) -> Experiment:
         granularity="kv_head",
         max_bytes=None,
         max_slots=None,
+        precision="float",
         replay=None,
         labels=labels,
         setting="",
