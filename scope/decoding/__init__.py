@@ -5,6 +5,7 @@ from scope.decoding.adaptive import Adaptive
 from scope.decoding.discontinuous import Discontinuous
 from scope.decoding.distinct import Distinct
 from scope.decoding.eviction import DecodingStrategy
+from scope.decoding.g_kv import GKV
 from scope.decoding.h2o import H2O
 from scope.decoding.keydiff import KeyDiff
 from scope.decoding.knorm import KNorm
@@ -23,6 +24,7 @@ from scope.decoding.tova import TOVA
 from scope.decoding.vase import VASE
 
 __all__ = [
+    "GKV",
     "H2O",
     "RKV",
     "TOVA",

@@ -151,10 +151,11 @@ def difference(states: Tensor, among: Tensor) -> Tensor:
     return -along[..., 0, :] / length
 
 
-def distinctness(attention: Attention, among: Tensor, values: float) -> Tensor:
-    """-> [B, H, S]: `difference` of the keys, plus `values` times that of the values.
+def distinctness(attention: Attention, among: Tensor, keys: float, values: float) -> Tensor:
+    """-> [B, H, S]: `keys` times the `difference` of the keys, plus `values` times that of the values.
 
-    among [B, H, S] bool: the slots that the mean directions are of.
+    among [B, H, S] bool: the slots that the mean directions are of. One of the two weights has to be above 0.
     """
-    found = difference(attention.keys, among)
-    return found + values * difference(attention.values, among) if values else found
+    parts = ((keys, attention.keys), (values, attention.values))
+    found = [weight * difference(states, among) for weight, states in parts if weight]
+    return found[0] if len(found) == 1 else found[0] + found[1]
