@@ -74,9 +74,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.steps: list[int] = []  # t of the current step, per row; -1 before the first
         self._begun = False  # `begin` has been called for the coming step
         self._scored = False  # the current step needs scores
-        self._leaving = torch.empty(
-            0
-        )  # [B] int32: slots that each row's plan evicts, in a step with scores
+        self._leaving = torch.empty(0)  # [B] int32: slots that each row's plan evicts, in a step with scores
         self._gone: list[int] = []  # the same, as the host sent it last
         self._unseen: Tensor | None = None  # scores of the last step, in which nobody has looked for NaN yet
         self._front = 0  # slots at the front that no row can lose in this step, if the strategy asks for it

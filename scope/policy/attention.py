@@ -45,9 +45,7 @@ class Attention:
     prompt: Tensor | None = None  # decode step: [B] int, the length of each row's prompt; None over a prompt
     front: int = 0  # decode step: so many slots at the front are protected in every row
     alike: bool = False  # decode step: all heads hold the same tokens in the same slots
-    leaving: Tensor | None = (
-        None  # decode step: [B] int, slots that each row's plan evicts; None: none by score
-    )
+    leaving: Tensor | None = None  # decode step: [B] int, slots that each row's plan evicts; None: none by score
     inputs: LayerInputs | None = None  # over a prompt, for a method with `layer_inputs = True`
 
     @property
