@@ -2,6 +2,7 @@
 
 from scope.decoding.accumulated_h2o import AccumulatedH2O
 from scope.decoding.adaptive import Adaptive
+from scope.decoding.ams import AMS
 from scope.decoding.discontinuous import Discontinuous
 from scope.decoding.distinct import Distinct
 from scope.decoding.eviction import DecodingStrategy
@@ -24,6 +25,7 @@ from scope.decoding.tova import TOVA
 from scope.decoding.vase import VASE
 
 __all__ = [
+    "AMS",
     "GKV",
     "H2O",
     "RKV",

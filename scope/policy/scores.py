@@ -113,6 +113,17 @@ def neighbourhood(weights: Tensor, positions: Tensor, kernel: int, average: bool
     return torch.empty_like(weights).scatter(-1, order, found.view_as(weights))
 
 
+def ranks(worth: Tensor, positions: Tensor) -> Tensor:
+    """-> [B, H, S] int: the rank of each slot by its worth, 0 = the least; of equal worth the older ranks lower.
+
+    worth, positions [B, H, S].
+    """
+    by_age = positions.argsort(-1)
+    order = by_age.gather(-1, worth.gather(-1, by_age).argsort(dim=-1, stable=True))
+    place = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter(-1, order, place)
+
+
 def across_heads(weights: Tensor, attention: Attention) -> Tensor:
     """-> [B, H, S]: the weight of a slot's token, averaged over all heads. A head without the token counts as 0.
 

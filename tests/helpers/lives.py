@@ -89,9 +89,13 @@ class Moment:
     life: Life
     head: int
     now: int  # the step's own token
-    tokens: list[int]  # all that are stored, ascending
-    free: list[int]  # those that may go
+    stored: list[list[int]]  # by head: all tokens, ascending
+    free: list[int]  # those of this head that may go
     places: int  # how many of them stay
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.stored[self.head]
 
 
 def check(policy: Periodic, choose: Callable[[dict[Any, float], Moment], set[int]]) -> None:
@@ -106,12 +110,13 @@ def check(policy: Periodic, choose: Callable[[dict[Any, float], Moment], set[int
             noted: dict[Any, float] = {}
             for t, (before, after) in enumerate(pairwise(life.held)):
                 now = life.prompt + t
-                tokens = [*before[head], now]
+                stored_now = [[*tokens, now] for tokens in before]
+                tokens = stored_now[head]
                 protected = [x for x in tokens if policy.protect == "prompt" and x < life.prompt]
                 size = policy.budget + (0 if policy.protect == "prompt" else C)
                 region = tokens[len(protected) :]
                 if t % policy.every == 0 and len(region) > size:
-                    moment = Moment(life, head, now, tokens, region[:-recent], size - recent)
+                    moment = Moment(life, head, now, stored_now, region[:-recent], size - recent)
                     chosen = choose(noted, moment)
                     assert len(chosen) == size - recent
                     evicted += len(region) - size
