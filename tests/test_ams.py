@@ -111,7 +111,7 @@ def test_segments_and_quotas_are_those_of_the_loops() -> None:
 
 
 @pytest.mark.parametrize("protect", ["nothing", "prompt"])
-@pytest.mark.parametrize("budget", [BUDGET, 6])
+@pytest.mark.parametrize("budget", [BUDGET, pytest.param(6, marks=pytest.mark.slow)])  # 6: no room for `least`
 def test_what_stays_is_what_the_formula_says(protect: str, budget: int) -> None:
     seen: set[int] = set()
 

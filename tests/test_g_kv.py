@@ -24,7 +24,7 @@ def redundancy(life: Life, head: int, tokens: list[int]) -> dict[int, float]:
     return {j: math.exp(x) for j, x in mean.items()}
 
 
-@pytest.mark.parametrize("protect", ["nothing", "prompt"])
+@pytest.mark.parametrize("protect", ["nothing", pytest.param("prompt", marks=pytest.mark.slow)])
 def test_what_stays_is_what_the_formula_says(protect: str) -> None:
     def choose(memory: dict[Any, float], m: Moment) -> set[int]:
         older = [x for x in m.tokens if x <= m.now - WINDOW]

@@ -46,9 +46,11 @@ def test_a_configuration_is_recorded_as_ever(overrides: tuple[str, ...]) -> None
 
 NAMES = {
     "scope.decoding.AccumulatedH2O": "scope.decoding.accumulated_h2o.AccumulatedH2O",
+    "scope.decoding.AMS": "scope.decoding.ams.AMS",
     "scope.decoding.Adaptive": "scope.decoding.adaptive.Adaptive",
     "scope.decoding.Discontinuous": "scope.decoding.discontinuous.Discontinuous",
     "scope.decoding.Distinct": "scope.decoding.distinct.Distinct",
+    "scope.decoding.Diverse": "scope.decoding.diverse.Diverse",
     "scope.decoding.GKV": "scope.decoding.g_kv.GKV",
     "scope.decoding.H2O": "scope.decoding.h2o.H2O",
     "scope.decoding.KNorm": "scope.decoding.knorm.KNorm",

@@ -31,6 +31,8 @@ POLICIES: dict[str, DecodingStrategy] = {
     "morphkv": decoding.MorphKV(D, RECENT),
     "r_kv": decoding.RKV(D, RECENT, every=EVERY, window=3, kernel=3),
     "g_kv": decoding.GKV(D, RECENT, every=EVERY, window=3),
+    "ams": decoding.AMS(D, RECENT, every=EVERY, window=3, shortest=4, least=2, share=0.1),
+    "diverse": decoding.Diverse(D, RECENT, every=EVERY, base=decoding.KNorm()),
     "raas": decoding.RaaS(D, RECENT),
     "vase": decoding.VASE(D, RECENT, every=EVERY, sinks=2, anchors=2, kernel=3),
     "lazyeviction": decoding.LazyEviction(D, RECENT, threshold=0.05),

@@ -5,6 +5,7 @@ from scope.decoding.adaptive import Adaptive
 from scope.decoding.ams import AMS
 from scope.decoding.discontinuous import Discontinuous
 from scope.decoding.distinct import Distinct
+from scope.decoding.diverse import Diverse
 from scope.decoding.eviction import DecodingStrategy
 from scope.decoding.g_kv import GKV
 from scope.decoding.h2o import H2O
@@ -36,6 +37,7 @@ __all__ = [
     "DecodingStrategy",
     "Discontinuous",
     "Distinct",
+    "Diverse",
     "KNorm",
     "KeepAll",
     "KeyDiff",

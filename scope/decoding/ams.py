@@ -34,7 +34,8 @@ class AMS(Over):
     in proportion to the segment's m, at most the segment's length. Quotas count slots that always stay, too.
 
     share: of the sum of m, above 0, at most 1. mix, decay: in 0..1. The paper has recent = 32 and sinks = 4.
-    The score that the cache sees is a rank: of the base's score, and above it for slots within their quota.
+    The score that the cache sees is the rank by the base's score, from 0 up to 1, plus 1 within the quota, plus 2 for
+    the first tokens.
     The formula is that of the authors' released code (EIT-NLP/AdaptiveMassSegment). Departures from it: there one
     segmentation serves all rows of a batch, and the largest u is that of the batch. The period is not the method's own;
     there it is 512.
@@ -86,13 +87,13 @@ class AMS(Over):
         region = self.region(attention)
         order = torch.where(region, attention.positions, torch.iinfo(torch.int32).max).argsort(-1)
         worth = self.base_score(attention)
-        rank = scores.ranks(worth, attention.positions)
         count = region.sum(-1, keepdim=True)
+        outside = region.shape[-1] - count
+        rank = scores.ranks(worth.masked_fill(~region, -torch.inf), attention.positions) - outside
         places = count - attention.leaving[:, None, None]
         chosen = self._chosen(rank.gather(-1, order), self._mass(attention, region).gather(-1, order), count, places)
         chosen = torch.empty_like(chosen).scatter(-1, order, chosen)
-        slots = rank.shape[-1]
-        found = (rank + slots * chosen + 2 * slots * (attention.positions < self.sinks)).float()
+        found = rank / count + chosen + 2 * (attention.positions < self.sinks)
         return torch.where(worth.isnan(), worth, found)
 
     def _looked_at(self, attention: Attention) -> Tensor:

@@ -62,11 +62,15 @@ def quotas(lengths: Tensor, mass: Tensor, places: Tensor, least: int) -> Tensor:
 
 
 def in_turns(room: Tensor, units: Tensor) -> Tensor:
-    """Hand out units [B, H, 1] one by one, in turns from the first segment on, to those of room [B, H, N] left."""
-    most = torch.zeros_like(units)  # whole turns
-    for bit in reversed(range(31)):  # from the largest power of 2 on that a count may have
-        more = most + 2**bit
-        most = torch.where(room.minimum(more).sum(-1, keepdim=True) <= units, more, most)
-    given = room.minimum(most)
-    further = room > most
+    """Hand out units [B, H, 1] one by one, in turns from the first segment on, to those that have room [B, H, N] left.
+
+    After t whole turns each got min(room, t). Together these are the least, over all i, of the i smallest rooms plus t
+    for each of the others. So the most turns that the units allow are the most that any i allows.
+    """
+    ordered = room.sort(-1).values
+    smaller = ordered.cumsum(-1) - ordered
+    others = torch.arange(room.shape[-1], 0, -1, device=room.device)
+    turns = ((units - smaller) // others).amax(-1, keepdim=True).clamp_min(0)
+    given = room.minimum(turns)
+    further = room > turns
     return given + (further & (further.cumsum(-1) <= units - given.sum(-1, keepdim=True)))
