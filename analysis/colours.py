@@ -18,6 +18,9 @@ COLOURS = {  # Okabe and Ito's palette, safe for colour-blind readers; greys for
     "none": "#882255",
     # No palette keeps so many colours apart for every reader. These are Tol's, and some in between.
     "accumulated_h2o": "#661100",
+    "ams": "#A6761D",
+    "diverse": "#E7298A",
+    "g_kv": "#1FA187",
     "keydiff": "#DDCC77",
     "knorm": "#6699CC",
     "kvpress": "#5F4690",

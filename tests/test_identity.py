@@ -5,7 +5,7 @@ runs become others: a class that has moved needs `recorded_as`, and a new field 
 """
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -48,9 +48,12 @@ def test_a_configuration_is_recorded_as_ever(overrides: tuple[str, ...]) -> None
 
 NAMES = {
     "scope.decoding.AccumulatedH2O": "scope.decoding.accumulated_h2o.AccumulatedH2O",
+    "scope.decoding.AMS": "scope.decoding.ams.AMS",
     "scope.decoding.Adaptive": "scope.decoding.adaptive.Adaptive",
     "scope.decoding.Discontinuous": "scope.decoding.discontinuous.Discontinuous",
     "scope.decoding.Distinct": "scope.decoding.distinct.Distinct",
+    "scope.decoding.Diverse": "scope.decoding.diverse.Diverse",
+    "scope.decoding.GKV": "scope.decoding.g_kv.GKV",
     "scope.decoding.H2O": "scope.decoding.h2o.H2O",
     "scope.decoding.KNorm": "scope.decoding.knorm.KNorm",
     "scope.decoding.KeepAll": "scope.decoding.none.KeepAll",
@@ -130,6 +133,18 @@ class Mine(Moved):
 @dataclass(frozen=True)
 class MineOfTheirs(SnapKV):
     pass
+
+
+@dataclass(frozen=True)
+class Grown:
+    budget: int = 3
+    window: int = field(default=1, metadata={"later": True})
+
+
+def test_a_field_that_came_later_is_recorded_where_it_changes_something() -> None:
+    assert describe(Grown()) == {"type": f"{__name__}.Grown", "budget": 3}
+    assert describe(Grown(window=1)) == describe(Grown())
+    assert describe(Grown(window=0))["window"] == 0
 
 
 def test_a_class_that_has_moved_is_recorded_as_before_and_one_that_extends_it_as_itself() -> None:

@@ -235,19 +235,19 @@ def test_keydiff_is_minus_the_cosine_to_the_mean_direction() -> None:
 
 
 @pytest.mark.parametrize("protect", ["prompt", "nothing"])
-@pytest.mark.parametrize("values", [0.0, 0.5])
-def test_distinct_is_unlike_the_region_in_key_and_value(protect: str, values: float) -> None:
+@pytest.mark.parametrize(("keys", "values"), [(1.0, 0.0), (1.0, 0.5), (0.0, 2.0), (0.7, 0.2)])
+def test_distinct_is_unlike_the_region_in_key_and_value(protect: str, keys: float, values: float) -> None:
     a = layer()
-    policy = decoding.Distinct(8, 3, protect=protect, values=values)
+    policy = decoding.Distinct(8, 3, protect=protect, keys=keys, values=values)
     assert (policy.queries, policy.period, policy.channels) == (1, 1, ())
 
     def expected(b: int, h: int, s: int) -> float:
         among = [x for x in slots_of(a, b, h) if protect == "nothing" or a.positions[b, h, x] >= PROMPT[b]]
-        return -likeness(a.keys[b, h], s, among) - values * likeness(a.values[b, h], s, among)
+        return -keys * likeness(a.keys[b, h], s, among) - values * likeness(a.values[b, h], s, among)
 
     check(policy.score(a), a, expected)
     if protect == "nothing":  # as over a whole prompt
-        check(prefill.Distinct(8, 3, values=values).score(a), a, expected)
+        check(prefill.Distinct(8, 3, keys=keys, values=values).score(a), a, expected)
 
 
 def test_snapkv_d_pools_the_last_queries_votes() -> None:
@@ -328,7 +328,8 @@ def test_r_kv_weighs_importance_against_redundancy(balance: float) -> None:
     turned = replace(a, queries=a.queries.roll(1, 2), query_positions=a.query_positions.roll(1, 1))
     check(policy.score(turned), a, expected, WINDOW)
     longer = torch.cat([torch.randn(BATCH, HEADS * GROUP, 9, DIM), a.queries], 2)  # a prompt has more queries
-    asked = torch.cat([torch.zeros(BATCH, 9, dtype=torch.long), a.query_positions], 1)
+    older = a.query_positions[:, :1].clamp(max=0).expand(-1, 9)  # a row that lacks queries has no older ones either
+    asked = torch.cat([older, a.query_positions], 1)
     prompt = replace(a, queries=longer, query_positions=asked, probabilities=None)
     at_once = prefill.RKV(8, window=WINDOW, kernel=3, balance=balance).score(prompt)
     check(at_once, a, expected, WINDOW)
@@ -582,6 +583,9 @@ POLICIES: dict[str, decoding.DecodingStrategy] = {
     "snapkv_d": decoding.SnapKVD(8, 5, window=WINDOW),
     "morphkv": decoding.MorphKV(8, WINDOW),
     "r_kv": decoding.RKV(8, 5, window=WINDOW),
+    "g_kv": decoding.GKV(8, 5, window=WINDOW),
+    "ams": decoding.AMS(8, 3, window=WINDOW, shortest=4, least=2),
+    "diverse": decoding.Diverse(8, 3, base=decoding.KNorm()),
     "raas": decoding.RaaS(8, 3),
     "vase": vase(),
     "lazyeviction": decoding.LazyEviction(8, 3),
@@ -593,6 +597,7 @@ def test_a_row_is_scored_alike_alone_and_in_any_slots(name: str) -> None:
     policy = POLICIES[name]
     a = layer(window=policy.queries)
     a = replace(a, channels={channel: torch.rand(BATCH, HEADS, SLOTS) for channel in policy.channels})
+    a = replace(a, leaving=torch.tensor([9, 5, 3]))
     together = policy.score(replace(a, channels=policy.observe(a)))
     for b in range(BATCH):
         order = torch.stack([torch.tensor(slots_of(a, b, h)) for h in range(HEADS)])[None]  # no empty slots, none moved
@@ -614,6 +619,7 @@ def test_a_row_is_scored_alike_alone_and_in_any_slots(name: str) -> None:
             probabilities=a.probabilities[b : b + 1].gather(3, at),
             channels={channel: here(values) for channel, values in a.channels.items()},
             prompt=torch.tensor(PROMPT[b : b + 1]),
+            leaving=a.leaving[b : b + 1],
         )
         found = policy.score(replace(alone, channels=policy.observe(alone)))
         torch.testing.assert_close(found, here(together), atol=1e-6, rtol=1e-6)
@@ -649,6 +655,17 @@ def test_sizes_are_the_rules(name: str, protect: str) -> None:
         (lambda: decoding.VASE(8, 3, kernel=4), "VASE.kernel=4"),
         (lambda: decoding.MorphKV(8, 3, fusion="mean"), "MorphKV.fusion=mean"),
         (lambda: decoding.RKV(8, 8, balance=2), "RKV.balance=2"),
+        (lambda: decoding.GKV(8, 3), "GKV.window=16"),
+        (lambda: decoding.GKV(8, 8, window=4, decay=1.1), "GKV.decay=1.1"),
+        (lambda: decoding.GKV(8, 8, window=4, balance=-1), "GKV.balance=-1"),
+        (lambda: decoding.Distinct(8, 3, keys=0, values=0), "Distinct.keys=0"),
+        (lambda: decoding.Distinct(8, 3, keys=-1), "Distinct.keys=-1"),
+        (lambda: prefill.Distinct(8, 3, keys=0.0, values=0.0), "Distinct.keys=0.0"),
+        (lambda: decoding.AMS(8, 3, share=0), "AMS.share=0"),
+        (lambda: decoding.AMS(8, 3, mix=1.1), "AMS.mix=1.1"),
+        (lambda: decoding.AMS(8, 3, kernel=2), "AMS.kernel=2"),
+        (lambda: decoding.AMS(8, 3, shortest=0), "AMS.shortest=0"),
+        (lambda: decoding.Diverse(8, 5, base=decoding.KNorm(), penalty=-1), "Diverse.penalty=-1"),
         (lambda: decoding.RaaS(8, 3, share=0), "RaaS.share=0"),
         (lambda: decoding.LazyEviction(8, 3, threshold=-1), "LazyEviction.threshold=-1"),
         (lambda: decoding.VASE(8, 3, sinks=-1), "VASE.sinks=-1"),

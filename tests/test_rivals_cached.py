@@ -30,6 +30,9 @@ POLICIES: dict[str, DecodingStrategy] = {
     "snapkv_d": decoding.SnapKVD(D, RECENT, every=EVERY, window=3, kernel=3),
     "morphkv": decoding.MorphKV(D, RECENT),
     "r_kv": decoding.RKV(D, RECENT, every=EVERY, window=3, kernel=3),
+    "g_kv": decoding.GKV(D, RECENT, every=EVERY, window=3),
+    "ams": decoding.AMS(D, RECENT, every=EVERY, window=3, shortest=4, least=2, share=0.1),
+    "diverse": decoding.Diverse(D, RECENT, every=EVERY, base=decoding.KNorm()),
     "raas": decoding.RaaS(D, RECENT),
     "vase": decoding.VASE(D, RECENT, every=EVERY, sinks=2, anchors=2, kernel=3),
     "lazyeviction": decoding.LazyEviction(D, RECENT, threshold=0.05),
@@ -84,7 +87,7 @@ def watched(name: str, protect: str) -> Seen:
     def copied(a: Attention) -> None:
         names = ("queries", "keys", "values", "positions", "query_positions", "probabilities")
         values = {name: None if (x := getattr(a, name)) is None else x.clone() for name in names}
-        seen.shown[a.layer].append(replace(a, **values, channels={}, prompt=None))
+        seen.shown[a.layer].append(replace(a, **values, channels={}, prompt=None, leaving=None))
 
     generate(
         tiny(),
@@ -127,6 +130,7 @@ class Row:
         """What each head keeps of the tokens before and this step's own."""
         now = LENGTHS[self.row] + t
         order = [[*head, now] for head in before]
+        plan = self.policy.plan(replace(self.view, stored=len(order[0]), step=t))
         at = a.query_positions[self.row].tolist().index(now)
         self.asked.append(a.queries[self.row, :, at])
         last = self.asked[-self.policy.queries :]
@@ -140,12 +144,12 @@ class Row:
             query_positions=torch.arange(now + 1 - len(last), now + 1)[None],
             channels=channels,
             prompt=torch.tensor([LENGTHS[self.row]]),
+            leaving=None if plan is None else torch.tensor([len(order[0]) - plan.slots]),
         )
         if channels:
             noted = self.policy.observe(alone)
             self.note(noted, order)
             alone = replace(alone, channels=noted)
-        plan = self.policy.plan(replace(self.view, stored=len(order[0]), step=t))
         if plan is None:
             return order
         worth = self.policy.score(alone)[0]

@@ -79,6 +79,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.steps: list[int] = []  # t of the current step, per row; -1 before the first
         self._begun = False  # `begin` has been called for the coming step
         self._scored = False  # the current step needs scores
+        self._leaving = torch.empty(0)  # [B] int32: slots that each row's plan evicts, in a step with scores
+        self._gone: list[int] = []  # the same, as the host sent it last
         self._unseen: Tensor | None = None  # scores of the last step, in which nobody has looked for NaN yet
         self._front = 0  # slots at the front that no row can lose in this step, if the strategy asks for it
         self._alike = False  # all heads hold the same tokens in the same slots, and the strategy treats them alike
@@ -175,7 +177,11 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.steps = [t + 1 for t in self.steps]
         held = [n + 1 for n in storage.stored]
         plans = self._plans(held)
-        self._scored = any(plan and plan.best and n > plan.slots for plan, n in zip(plans, held, strict=True))
+        gone = [max(0, n - plan.slots) if plan else 0 for plan, n in zip(plans, held, strict=True)]
+        self._scored = any(plan and plan.best and n for plan, n in zip(plans, gone, strict=True))
+        if self._scored and gone != self._gone:
+            self._leaving.copy_(torch.tensor(gone, dtype=torch.int32), non_blocking=True)
+            self._gone = gone
         self._front = self._protected_front(plans)
         move = storage.begin(plans)
         for account, before, after in zip(self.accounts, held, storage.stored, strict=True):
@@ -245,6 +251,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         if self.decoding.queries > 1:
             self.recent_queries = Ring(attention.queries, attention.query_positions, self.decoding.queries)
         self.prompt = attention.query_positions[:, -1] + 1
+        self._leaving = torch.zeros_like(self.prompt, dtype=torch.int32)
         self._alike = self.decoding.heads_agree and bool((kept.positions == kept.positions[:, :1]).all())
         self.accounts = [Account(n) for n in kept.stored]
         self.steps = [-1] * len(kept.stored)
@@ -324,8 +331,10 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             if self.watch:
                 self.watch(attention)
             if self.decoding.channels:
-                storage.write(self.decoding.observe(attention))
-                attention = self._seen(query, probabilities, scaling, sliding_window)
+                noted = self.decoding.observe(attention)
+                if noted is not attention.channels:
+                    storage.write(noted)
+                    attention = self._seen(query, probabilities, scaling, sliding_window)
             if self._scored:
                 scores = shaped(self._scores(attention), attention, self.decoding)
                 self._unseen = scores if can_wait(scores) else None
@@ -368,6 +377,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             self.prompt,
             self._front,
             self._alike,
+            self._leaving if self._scored else None,
         )
 
     @property

@@ -2,9 +2,12 @@
 
 from scope.decoding.accumulated_h2o import AccumulatedH2O
 from scope.decoding.adaptive import Adaptive
+from scope.decoding.ams import AMS
 from scope.decoding.discontinuous import Discontinuous
 from scope.decoding.distinct import Distinct
+from scope.decoding.diverse import Diverse
 from scope.decoding.eviction import DecodingStrategy
+from scope.decoding.g_kv import GKV
 from scope.decoding.h2o import H2O
 from scope.decoding.keydiff import KeyDiff
 from scope.decoding.knorm import KNorm
@@ -23,6 +26,8 @@ from scope.decoding.tova import TOVA
 from scope.decoding.vase import VASE
 
 __all__ = [
+    "AMS",
+    "GKV",
     "H2O",
     "RKV",
     "TOVA",
@@ -32,6 +37,7 @@ __all__ = [
     "DecodingStrategy",
     "Discontinuous",
     "Distinct",
+    "Diverse",
     "KNorm",
     "KeepAll",
     "KeyDiff",

@@ -1,6 +1,6 @@
 """distinct: keep slots whose key and value are unlike the others (our own strategy; see experiments/frontier)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch.nn.functional as F
@@ -9,29 +9,33 @@ from torch import Tensor
 from scope.decoding.eviction import Eviction
 from scope.policy import scores
 from scope.policy.attention import Attention, beyond
-from scope.util.errors import check_number
+from scope.util.errors import CombinationError, check_number
 
 
 @dataclass(frozen=True)
 class Distinct(Eviction):
     """Of the decoded slots keep D: the `recent` last, and the others that are least like the rest.
 
-        score of slot j = - cos(k_j, mean direction of keys) - values * cos(v_j, mean direction of values)
+        score of slot j = - keys * cos(k_j, mean direction of keys) - values * cos(v_j, mean direction of values)
 
     The means are over the decoded slots. If the prompt is not protected, they are over all stored slots.
     It reads no attention, so a slot that rarely gets attention can stay. It remembers nothing of a slot.
 
-    values: weight of the values' term, 0 or more. 0 uses the keys alone.
+    keys, values: weights of the two terms, each 0 or more, and one of them above 0. A term with weight 0 is left out.
     Raises SettingError or CombinationError for invalid settings.
     """
 
     values: float = 1.0
+    keys: float = field(default=1.0, metadata={"later": True})
 
     skips_protected: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number(self, "values", low=0)
+        check_number(self, "keys", low=0)
+        if not self.values and not self.keys:
+            raise CombinationError(self, "keys", self.keys, "above 0 where `values` is 0")
 
     def score(self, attention: Attention) -> Tensor:
         first = 0
@@ -41,4 +45,4 @@ class Distinct(Eviction):
             among = attention.positions >= attention.prompt[:, None, None]
         else:
             among = attention.positions >= 0
-        return F.pad(scores.distinctness(attention, among, self.values), (first, 0))
+        return F.pad(scores.distinctness(attention, among, self.keys, self.values), (first, 0))

@@ -85,7 +85,6 @@ class Eviction:
     protect: str = "prompt"
     boundary: str = "kept"
 
-    channels: ClassVar[tuple[str, ...]] = ()
     heads_agree: ClassVar[bool] = False
     skips_protected: ClassVar[bool] = False
 
@@ -101,6 +100,11 @@ class Eviction:
     def newest(self) -> int:
         """The slots that always stay, as a count: `recent`, or its share of D, rounded, 1 at the least."""
         return self.recent if isinstance(self.recent, int) else max(1, round(self.recent * self.budget))
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the numbers that the cache keeps for each slot."""
+        return ()
 
     @property
     def queries(self) -> int:
@@ -169,14 +173,16 @@ class Eviction:
         """Raises ScopeError: to keep the newest slots, return `scope.policy.scores.age(attention)`."""
         raise without_score(self)
 
-    def evictable(self, attention: Attention) -> Tensor:
-        """The slots that may be evicted, [B, H, S] bool: not empty, not recent, not of a protected prompt."""
-        positions = attention.positions
-        free = (positions >= 0) & (positions <= attention.now - self.newest)
+    def region(self, attention: Attention) -> Tensor:
+        """The slots that are not protected, [B, H, S] bool: not empty, and not of a protected prompt."""
         if self.protect == "nothing":
-            return free
+            return attention.positions >= 0
         assert attention.prompt is not None
-        return free & (positions >= attention.prompt[:, None, None])
+        return attention.positions >= attention.prompt[:, None, None]
+
+    def evictable(self, attention: Attention) -> Tensor:
+        """The slots that may be evicted, [B, H, S] bool: those of the region that are not recent."""
+        return self.region(attention) & (attention.positions <= attention.now - self.newest)
 
 
 @cache

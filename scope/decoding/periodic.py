@@ -1,4 +1,4 @@
-"""Eviction every few steps, by the votes of the last queries: what snapkv_d, r_kv and vase share."""
+"""Eviction every few steps, and by the votes of the last queries: what strategies with a period share."""
 
 from dataclasses import dataclass
 
@@ -29,20 +29,33 @@ class Periodic(Eviction):
 class Polled(Periodic):
     """The last `window` queries decide which slots stay. They do not vote on their own slots, which always stay.
 
-    window: queries, 1 .. recent. kernel: neighbouring slots that are pooled, an odd number.
+    window: queries, 1 .. recent.
     Raises SettingError for an invalid value, CombinationError if the window is more than `recent`.
     """
 
     window: int = 8
-    kernel: int = 7
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count(self, "window", low=1)
-        check_odd(self, "kernel")
         if self.window > self.newest:
             raise CombinationError(self, "window", self.window, f"at most the slots that always stay, {self.newest}")
 
     @property
     def queries(self) -> int:
         return self.window
+
+
+@dataclass(frozen=True)
+class Pooled(Polled):
+    """As `Polled`; a slot's votes count for its neighbours too.
+
+    kernel: neighbouring slots that are pooled, an odd number. The other parameters are those of `Polled`.
+    Raises SettingError or CombinationError for invalid settings.
+    """
+
+    kernel: int = 7
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_odd(self, "kernel")

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from scope.decoding.periodic import Polled
+from scope.decoding.periodic import Pooled
 from scope.policy.attention import Attention
 from scope.policy.rkv import importance_without_redundancy
 from scope.util.errors import SettingError, check_number
 
 
 @dataclass(frozen=True)
-class RKV(Polled):
+class RKV(Pooled):
     """Every `every` steps keep the `recent` last slots and the others of highest importance and lowest redundancy.
 
         score of slot j = balance * I_j - (1 - balance) * R_j

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from scope.decoding.periodic import Polled
+from scope.decoding.periodic import Pooled
 from scope.policy import scores
 from scope.policy.attention import Attention
 
 
 @dataclass(frozen=True)
-class SnapKVD(Polled):
+class SnapKVD(Pooled):
     """Every `every` steps keep the `recent` last slots and the others that the last `window` queries attend to most.
 
         score of slot j = max over the `kernel` slots around j of (sum over the last `window` queries i of a(i, j))

@@ -67,6 +67,7 @@ class Attention:
     prompt: Tensor | None = None  # decode step: [B] int, the length of each row's prompt; None over a prompt
     front: int = 0  # decode step: so many slots at the front are protected in every row
     alike: bool = False  # decode step: all heads hold the same tokens in the same slots
+    leaving: Tensor | None = None  # decode step: [B] int, slots that each row's plan evicts; None: none by score
     inputs: LayerInputs | None = None  # over a prompt, for a method with `layer_inputs = True`
 
     @property
@@ -92,6 +93,7 @@ class Attention:
             probabilities=None if self.probabilities is None else self.probabilities[rows],
             channels={name: marks[rows] for name, marks in self.channels.items()},
             prompt=self.prompt[rows],
+            leaving=None if self.leaving is None else self.leaving[rows],
         )
 
 
@@ -108,13 +110,14 @@ def by_rows(score: Callable[[Attention], Tensor], attention: Attention) -> Tenso
 
 
 def latest(attention: Attention, count: int) -> Attention:
-    """The attention with only its last `count` queries."""
-    return replace(
-        attention,
-        queries=attention.queries[:, :, -count:],
-        query_positions=attention.query_positions[:, -count:],
-        probabilities=None,
-    )
+    """The attention with only its last `count` queries, or all where there are no more."""
+    queries, positions = attention.queries, attention.query_positions
+    if not attention.decoding:
+        queries, positions = queries[:, :, -count:], positions[:, -count:]
+    elif count < positions.shape[1]:  # in no order
+        positions, at = positions.topk(count, dim=-1)
+        queries = queries.gather(2, at[:, None, :, None].expand(-1, queries.shape[1], -1, queries.shape[3]))
+    return replace(attention, queries=queries, query_positions=positions, probabilities=None)
 
 
 def beyond(attention: Attention) -> Attention:

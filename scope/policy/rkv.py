@@ -1,4 +1,4 @@
-"""The score of R-KV (Cai et al. 2025, arXiv 2505.24133): importance, less redundancy."""
+"""The score of R-KV (Cai et al. 2025, arXiv 2505.24133): importance, less redundancy; and its two parts."""
 
 import torch
 import torch.nn.functional as F
@@ -32,15 +32,24 @@ def redundancy(attention: Attention, threshold: float, block: int = 32) -> Tenso
     return mean.masked_fill(~there, -torch.inf).softmax(-1)
 
 
-def importance_without_redundancy(attention: Attention, balance: float, kernel: int, threshold: float) -> Tensor:
-    """-> [B, H, S]: balance * I - (1 - balance) * R, where R is the redundancy. Source: R-KV, arXiv 2505.24133.
+def of_the_queries(attention: Attention) -> Tensor:
+    """-> [B, H, S] bool: the slots of the tokens whose queries are asked, and of any that come later."""
+    return attention.positions >= attention.now - attention.queries.shape[2] + 1
 
-    I, the importance, comes from the probabilities of the last queries. They are max-pooled along the slots over
-    `kernel` slots; then comes the maximum over the group, and the mean over the queries. The slots of these queries
-    themselves have importance 0.
+
+def importance(attention: Attention, kernel: int = 1) -> Tensor:
+    """-> [B, H, S]: how much the last queries look at a slot. Source: R-KV, arXiv 2505.24133.
+
+    Their probabilities are max-pooled along the slots over `kernel` slots; then comes the maximum over the group, and
+    the mean over the queries. The slots of these queries themselves have importance 0.
     """
-    oldest = attention.now - attention.queries.shape[2] + 1
-    weights = looks(attention).masked_fill((attention.positions >= oldest)[:, :, None, None], 0.0)
+    weights = looks(attention).masked_fill(of_the_queries(attention)[:, :, None, None], 0.0)
+    if kernel > 1:
+        weights = neighbourhood(weights, attention.positions, kernel)
     count = (attention.query_positions >= 0).sum(-1)[:, None, None]
-    importance = neighbourhood(weights, attention.positions, kernel).amax(2).sum(2) / count
-    return balance * importance - (1 - balance) * redundancy(attention, threshold)
+    return weights.amax(2).sum(2) / count
+
+
+def importance_without_redundancy(attention: Attention, balance: float, kernel: int, threshold: float) -> Tensor:
+    """-> [B, H, S]: balance * importance - (1 - balance) * redundancy. Source: R-KV, arXiv 2505.24133."""
+    return balance * importance(attention, kernel) - (1 - balance) * redundancy(attention, threshold)

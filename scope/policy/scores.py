@@ -113,6 +113,17 @@ def neighbourhood(weights: Tensor, positions: Tensor, kernel: int, average: bool
     return torch.empty_like(weights).scatter(-1, order, found.view_as(weights))
 
 
+def ranks(worth: Tensor, positions: Tensor) -> Tensor:
+    """-> [B, H, S] int: the rank of each slot by its worth, 0 = the least; of equal worth the older ranks lower.
+
+    worth, positions [B, H, S].
+    """
+    by_age = positions.argsort(-1)
+    order = by_age.gather(-1, worth.gather(-1, by_age).argsort(dim=-1, stable=True))
+    place = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter(-1, order, place)
+
+
 def across_heads(weights: Tensor, attention: Attention) -> Tensor:
     """-> [B, H, S]: the weight of a slot's token, averaged over all heads. A head without the token counts as 0.
 
@@ -151,10 +162,11 @@ def difference(states: Tensor, among: Tensor) -> Tensor:
     return -along[..., 0, :] / length
 
 
-def distinctness(attention: Attention, among: Tensor, values: float) -> Tensor:
-    """-> [B, H, S]: `difference` of the keys, plus `values` times that of the values.
+def distinctness(attention: Attention, among: Tensor, keys: float, values: float) -> Tensor:
+    """-> [B, H, S]: `keys` times the `difference` of the keys, plus `values` times that of the values.
 
-    among [B, H, S] bool: the slots that the mean directions are of.
+    among [B, H, S] bool: the slots that the mean directions are of. One of the two weights has to be above 0.
     """
-    found = difference(attention.keys, among)
-    return found + values * difference(attention.values, among) if values else found
+    parts = ((keys, attention.keys), (values, attention.values))
+    found = [weight * difference(states, among) for weight, states in parts if weight]
+    return found[0] if len(found) == 1 else found[0] + found[1]

@@ -133,8 +133,8 @@ class Scored(Windowed):
     Raises SettingError or CombinationError for invalid settings.
     """
 
-    heads: str = field(default="each", kw_only=True, metadata={"added": True})
-    least: float = field(default=0.2, kw_only=True, metadata={"added": True})
+    heads: str = field(default="each", kw_only=True, metadata={"later": True})
+    least: float = field(default=0.2, kw_only=True, metadata={"later": True})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,17 +13,16 @@ ANY_MODEL = "hf"  # the option whose path names the model
 def describe(settings: object, limits: bool = True) -> dict[str, Any]:
     """A settings object as plain data: its type and fields. limits: whether to include fields that change no answer.
 
-    A field that was added to a class after runs had been recorded says so in its metadata (`added`). It is left out
-    while it has its default value, so that those runs stay what they are.
+    A field with `metadata={"later": True}` came after its class had been recorded. It is left out while it has its
+    default value, so that runs from before keep their identity.
     """
     if not is_dataclass(settings):
         raise TypeError(f"{type(settings).__name__} is not a dataclass: its settings cannot be recorded")
     described: dict[str, Any] = {"type": name_of(type(settings))}
     for f in fields(settings):
         value = getattr(settings, f.name)
-        if f.metadata.get("added") and value == f.default:
-            continue
-        if limits or not f.metadata.get("limit"):
+        as_before = f.metadata.get("later") and value == f.default
+        if (limits or not f.metadata.get("limit")) and not as_before:
             described[f.name] = describe(value, limits) if is_dataclass(value) else value
     return described
 
