@@ -5,6 +5,7 @@ from scope.decoding.adaptive import Adaptive
 from scope.decoding.discontinuous import Discontinuous
 from scope.decoding.distinct import Distinct
 from scope.decoding.eviction import DecodingStrategy
+from scope.decoding.expected_attention import ExpectedAttention
 from scope.decoding.h2o import H2O
 from scope.decoding.keydiff import KeyDiff
 from scope.decoding.knorm import KNorm
@@ -20,6 +21,7 @@ from scope.decoding.slide import Slide
 from scope.decoding.snapkv_d import SnapKVD
 from scope.decoding.streamingllm import StreamingLLM
 from scope.decoding.tova import TOVA
+from scope.decoding.triattention import TriAttention
 from scope.decoding.vase import VASE
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "DecodingStrategy",
     "Discontinuous",
     "Distinct",
+    "ExpectedAttention",
     "KNorm",
     "KeepAll",
     "KeyDiff",
@@ -44,4 +47,5 @@ __all__ = [
     "Slide",
     "SnapKVD",
     "StreamingLLM",
+    "TriAttention",
 ]

@@ -11,12 +11,15 @@ ANY_MODEL = "hf"  # the option whose path names the model
 
 
 def describe(settings: object, limits: bool = True) -> dict[str, Any]:
-    """A settings object as plain data: its type and fields. limits: whether to include fields that change no answer."""
+    """A settings object as plain data: its type and fields. limits: whether to include fields that change no answer.
+
+    A field that the object's own repr leaves out, such as a tensor for which a hash stands, is left out.
+    """
     if not is_dataclass(settings):
         raise TypeError(f"{type(settings).__name__} is not a dataclass: its settings cannot be recorded")
     described: dict[str, Any] = {"type": name_of(type(settings))}
     for f in fields(settings):
-        if limits or not f.metadata.get("limit"):
+        if f.repr and (limits or not f.metadata.get("limit")):
             value = getattr(settings, f.name)
             described[f.name] = describe(value, limits) if is_dataclass(value) else value
     return described
