@@ -18,6 +18,7 @@ COLOURS = {  # Okabe and Ito's palette, safe for colour-blind readers; greys for
     "none": "#882255",
     # No palette keeps so many colours apart for every reader. These are Tol's, and some in between.
     "accumulated_h2o": "#661100",
+    "expected_attention": "#9E4F00",
     "keydiff": "#DDCC77",
     "knorm": "#6699CC",
     "kvpress": "#5F4690",
@@ -27,6 +28,7 @@ COLOURS = {  # Okabe and Ito's palette, safe for colour-blind readers; greys for
     "raas": "#332288",
     "snapkv_d": "#AA4499",
     "tova": "#999933",
+    "triattention": "#0B525B",
     "vase": "#FB9A99",
 }
 FURTHER = ("#94346E", "#38A6A5", "#73AF48", "#EDAD08", "#1D6996", "#CC503E")  # for names not listed
