@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from scope import decoding
 from scope.cache import CompressedCache, Layout, Policy
+from scope.cache.inputs import layer_inputs
 from scope.cache.rotary import rotary_of
 from scope.cache.seam import implementation
 from scope.calibrate import calibrate
@@ -47,22 +48,12 @@ def made(family: str) -> PreTrainedModel:
 
 
 @torch.inference_mode()
-def read(model: PreTrainedModel, tokens: int, seed: int) -> tuple[list[Attention], list[Tensor]]:
-    """The attention of each layer over a random text, and what the layer was given."""
-    hidden: list[Tensor] = []
+def read(model: PreTrainedModel, tokens: int, seed: int) -> list[Attention]:
+    """The attention of each layer over a random text."""
     shown: list[Attention] = []
-
-    def note(_: Any, __: Any, named: dict[str, Any]) -> None:
-        hidden.append(named["hidden_states"])
-
-    modules = [layer.self_attn for layer in model.model.layers]
-    hooks = [module.register_forward_pre_hook(note, with_kwargs=True) for module in modules]
     ids = torch.randint(3, VOCABULARY, (1, tokens), generator=torch.Generator().manual_seed(seed))
     model(ids, past_key_values=CompressedCache.of(model.config, Policy(), Layout(1), shown.append))
-    for hook in hooks:
-        hook.remove()
-    turned = [replace(a, rotary=rotary_of(model.config, a.layer, "oracle")) for a in shown]
-    return turned, hidden
+    return [replace(a, rotary=rotary_of(model.config, a.layer, "oracle")) for a in shown]
 
 
 def equal(ours: Tensor, theirs: Tensor) -> list[bool]:
@@ -76,32 +67,22 @@ def expected_attention(model: PreTrainedModel, press: type, seed: int) -> list[b
     """Over whole prompts, where kvpress counts positions and sinks as its paper says."""
     found = []
     tokens = PROMPT + FIRST
-    for attention, hidden in zip(*read(model, tokens, seed), strict=True):
-        module = model.model.layers[attention.layer].self_attn
-        stand_in = _With(module, rotary_emb=model.model.rotary_emb)
-        asked = replace(
-            attention,
-            queries=attention.queries[:, :, SINKS:],
-            query_positions=attention.query_positions[:, SINKS:],
-            prompt=torch.tensor([tokens]),
-        )
-        for epsilon in (0.0, 1e-2):
-            judge = press(n_future_positions=FUTURE, n_sink=SINKS, epsilon=epsilon)
-            theirs = judge.score(stand_in, hidden, attention.keys, attention.values, None, {})
-            own = decoding.ExpectedAttention(window=tokens - SINKS, future=FUTURE, sinks=SINKS, epsilon=epsilon)
-            for kept in (10, 34):
-                found += equal(own.score(asked).topk(kept).indices, theirs.topk(kept).indices)
+    with layer_inputs(model):
+        for attention in read(model, tokens, seed):
+            assert attention.inputs is not None
+            asked = replace(
+                attention,
+                queries=attention.queries[:, :, SINKS:],
+                query_positions=attention.query_positions[:, SINKS:],
+                prompt=torch.tensor([tokens]),
+            )
+            given = (attention.inputs.module, attention.inputs.hidden_states, attention.keys, attention.values)
+            for epsilon in (0.0, 1e-2):
+                theirs = press(n_future_positions=FUTURE, n_sink=SINKS, epsilon=epsilon).score(*given, None, {})
+                own = decoding.ExpectedAttention(window=tokens - SINKS, future=FUTURE, sinks=SINKS, epsilon=epsilon)
+                for kept in (10, 34):
+                    found += equal(own.score(asked).topk(kept).indices, theirs.topk(kept).indices)
     return found
-
-
-class _With:
-    """Stands for an attention module, with one attribute more."""
-
-    def __init__(self, module: torch.nn.Module, **more: object) -> None:
-        self.__dict__ |= {"_module": module, **more}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
 
 
 @dataclass
@@ -158,7 +139,7 @@ class Theirs:
 def triattention(model: PreTrainedModel, statistics: QueryStatistics, theirs: Theirs, seed: int) -> list[bool]:
     """Two evictions of the decoded slots; after the first, each layer and head holds other tokens."""
     found: list[bool] = []
-    shown, _ = read(model, PROMPT + DECODED, seed)
+    shown = read(model, PROMPT + DECODED, seed)
     positions, before = torch.empty(LAYERS, HEADS, 0, dtype=torch.long), 0
     for now in (PROMPT + FIRST, PROMPT + DECODED):
         positions = torch.cat([positions, torch.arange(before, now).expand(LAYERS, HEADS, -1)], -1)

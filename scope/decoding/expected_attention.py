@@ -63,7 +63,7 @@ class ExpectedAttention(Periodic):
 
     def _logits(self, attention: Attention) -> Tensor:
         """-> [B, H, G, S]: the logarithm of the expected exp(logit) of each slot, for each query head."""
-        rotary, heads = attention.rotary, attention.keys.shape[1]
+        rotary, (batch, heads, _, dim) = attention.rotary, attention.keys.shape
         assert rotary is not None
         ahead = torch.arange(1, self.future + 1, device=attention.keys.device)
         steps = (attention.now[..., 0] - attention.query_positions)[:, None]
@@ -72,8 +72,8 @@ class ExpectedAttention(Periodic):
         coming = rotary.turned(attention.queries, steps, ahead) * there  # [B, Hq, Q, D]
         mean = coming.sum(2, keepdim=True) / count
         apart = (coming - mean) * there
-        covariance = (apart.transpose(-1, -2) @ apart / count).unflatten(1, (heads, -1))
+        covariance = (apart.transpose(-1, -2) @ apart / count).view(batch, heads, -1, dim, dim)
         keys = attention.keys.float()[:, :, None]  # [B, H, 1, S, D]
         spread = ((keys @ covariance) * keys).sum(-1)
-        along = mean.unflatten(1, (heads, -1)) @ keys.transpose(-1, -2)
-        return attention.scaling * along[..., 0, :] + attention.scaling**2 / 2 * spread
+        along: Tensor = (mean.view(batch, heads, -1, 1, dim) @ keys.transpose(-1, -2))[..., 0, :]
+        return attention.scaling * along + attention.scaling**2 / 2 * spread

@@ -66,9 +66,9 @@ class TriAttention(Periodic):
         if given != wanted:
             raise ScopeError(f"TriAttention.statistics: are of another model: {given} a layer, here {wanted}")
         offsets = 2 ** torch.arange(self.horizon.bit_length(), device=means.device)
-        everywhere = means.expand(len(attention.now), -1, -1)
-        coming = rotary.turned(everywhere, attention.now[..., 0] + 1, offsets)  # [B, Hq, 2F]
+        batch = len(attention.now)
+        coming = rotary.turned(means.expand(batch, -1, -1), attention.now[..., 0] + 1, offsets)  # [B, Hq, 2F]
         keys = attention.keys[..., : rotary.width].float()
-        along = coming.unflatten(1, (heads, -1)) @ keys.transpose(-1, -2)
-        spread = (magnitudes - rotary.lengths(means)).unflatten(0, (heads, -1))
+        along = coming.view(batch, heads, -1, rotary.width) @ keys.transpose(-1, -2)
+        spread = (magnitudes - rotary.lengths(means)).view(heads, -1, rotary.width // 2)
         return along + spread @ rotary.lengths(keys).transpose(-1, -2)

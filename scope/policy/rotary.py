@@ -51,9 +51,8 @@ class Rotary:
 
     def _parts(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The first and the second coordinate of each pair, and the coordinates that stay."""
-        half = len(self.frequencies)
-        first, second, rest = states.float().split([half, half, states.shape[-1] - 2 * half], -1)
-        return first, second, rest
+        half, states = len(self.frequencies), states.float()
+        return states[..., :half], states[..., half : 2 * half], states[..., 2 * half :]
 
 
 def _unit(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
