@@ -20,6 +20,7 @@ COLOURS = {  # Okabe and Ito's palette, safe for colour-blind readers; greys for
     "accumulated_h2o": "#661100",
     "ams": "#A6761D",
     "diverse": "#E7298A",
+    "expected_attention": "#9E4F00",
     "g_kv": "#1FA187",
     "keydiff": "#DDCC77",
     "knorm": "#6699CC",
@@ -30,6 +31,7 @@ COLOURS = {  # Okabe and Ito's palette, safe for colour-blind readers; greys for
     "raas": "#332288",
     "snapkv_d": "#AA4499",
     "tova": "#999933",
+    "triattention": "#0B525B",
     "vase": "#FB9A99",
 }
 FURTHER = ("#94346E", "#38A6A5", "#73AF48", "#EDAD08", "#1D6996", "#CC503E")  # for names not listed

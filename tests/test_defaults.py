@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.pairs import DECODING, PREFILL
-from tiny_models import WORDS, Trace, generate, random_prompts, tiny
+from tiny_models import WORDS, Trace, generate, made_up_statistics, random_prompts, tiny
 
 import scope.decoding
 import scope.prefill
@@ -18,7 +18,11 @@ from scope.prefill import Full, SnapKV, StreamingLLM
 from scope.prefill.budget import Budget
 from scope.util.errors import CombinationError, ScopeError, SettingError
 
-NEEDED = {"Adaptive": {"tokens": 40}, "Discontinuous": {"tokens": 40}}  # what no default can stand for
+NEEDED: dict[str, dict[str, Any]] = {  # what no default can stand for
+    "Adaptive": {"tokens": 40},
+    "Discontinuous": {"tokens": 40},
+    "TriAttention": {"statistics": made_up_statistics()},
+}
 CLASSES = [
     getattr(package, name)
     for package in (scope.prefill, scope.decoding)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import LAYERS, SLIDING_WINDOW, random_prompts, tiny
+from tiny_models import LAYERS, SLIDING_WINDOW, made_up_statistics, random_prompts, tiny
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig, GraniteConfig, PreTrainedModel
 
@@ -44,7 +44,16 @@ def every_strategy() -> dict[str, DecodingStrategy]:
     for name in set(decoding.__all__) - {"KeepAll", "DecodingStrategy"}:
         kind = getattr(decoding, name)
         names = {field.name for field in fields(kind)}
-        fitting = {"tokens": T, "window": 3, "every": 4, "sinks": 2, "anchors": 2, "kernel": 3}
+        fitting: dict[str, Any] = {
+            "tokens": T,
+            "window": 3,
+            "every": 4,
+            "sinks": 2,
+            "anchors": 2,
+            "kernel": 3,
+            "future": 5,
+        }
+        fitting["statistics"] = made_up_statistics()
         made[name] = kind(D, RECENT, **{key: value for key, value in fitting.items() if key in names})
     return dict(sorted(made.items()))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import DIM, HEADS, LAYERS, WORDS, Step, generate, random_prompts, stored, tiny
+from tiny_models import DIM, HEADS, LAYERS, WORDS, Step, generate, made_up_statistics, random_prompts, stored, tiny
 
 from scope import decoding, prefill
 from scope.cache import CompressedCache
@@ -36,6 +36,8 @@ POLICIES: dict[str, DecodingStrategy] = {
     "raas": decoding.RaaS(D, RECENT),
     "vase": decoding.VASE(D, RECENT, every=EVERY, sinks=2, anchors=2, kernel=3),
     "lazyeviction": decoding.LazyEviction(D, RECENT, threshold=0.05),
+    "triattention": decoding.TriAttention(D, RECENT, every=EVERY, statistics=made_up_statistics()),
+    "expected_attention": decoding.ExpectedAttention(D, RECENT, every=EVERY, window=5, future=7, sinks=2),
 }
 QUICK = ("snapkv_d", "lazyeviction", "distinct")  # queries and a period; channels; ours
 
@@ -220,7 +222,7 @@ def test_a_row_is_what_it_is_alone(name: str, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr("scope.policy.attention.ROWS_BYTES", 1)
 
 
-@pytest.mark.parametrize("name", all_of("tova", "vase"))
+@pytest.mark.parametrize("name", all_of("tova", "vase", "triattention", "expected_attention"))
 def test_a_cache_per_query_head_runs_too(name: str) -> None:
     together = write(POLICIES[name], granularity="query_head")
     assert together[1] == write(POLICIES[name], prompts=random_prompts(*LENGTHS)[1:2], granularity="query_head")[0]

@@ -32,6 +32,7 @@ from scope.generation import stream
 from scope.generation.options import Hooks, Options
 from scope.generation.rows import Generated, Prompt
 from scope.generation.sampling import Sampling
+from scope.policy.query_statistics import QueryStatistics
 from scope.prefill import PrefillMethod
 
 LAYERS, HEADS, GROUP, DIM, VOCABULARY = 3, 2, 2, 16, 97
@@ -151,6 +152,13 @@ def strategies(budget: int, recent: int, tokens: int) -> dict[str, DecodingStrat
         "recent": decoding.Recent(budget, recent),
         "random": decoding.Random(budget, recent),
     }
+
+
+def made_up_statistics() -> QueryStatistics:
+    """Query statistics of the tiny models' shape, drawn at random."""
+    lots = torch.Generator().manual_seed(5)
+    means = torch.randn(LAYERS, HEADS * GROUP, DIM, generator=lots)
+    return QueryStatistics(means, 2 + torch.rand(LAYERS, HEADS * GROUP, DIM // 2, generator=lots))
 
 
 class Trace:

@@ -19,6 +19,7 @@ from scope.cache.inputs import taken
 from scope.cache.placing import gathered, kept_columns
 from scope.cache.policy import Policy
 from scope.cache.ring import Ring
+from scope.cache.rotary import rotary_of
 from scope.cache.rows import Rows
 from scope.cache.sizes import after_prefill, most_slots, reached, require_fit, stored_slot_bytes
 from scope.cache.slots import GROWTH, Slots
@@ -61,8 +62,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         """index: of the layer, from 0. rows: shared by all layers. layout, watch: as in `CompressedCache`."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.index, self.layers = index, rows.config.num_hidden_layers
-        self.follow(policy)
         self.rows = rows
+        self.follow(policy)
         self.layout = layout
         self.watch = watch
         self.window = rows.windows[index]
@@ -86,8 +87,13 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self._alike = False  # all heads hold the same tokens in the same slots, and the strategy treats them alike
 
     def follow(self, policy: Policy) -> None:
-        """Compress as this policy says. To be called before the prompt comes."""
+        """Compress as this policy says. To be called before the prompt comes.
+
+        Raises ScopeError if the strategy asks for a rotary embedding that is not known.
+        """
         self.policy, self.prefill, self.decoding = policy, policy.prefill, policy.decoding
+        asking = type(self.decoding).__name__
+        self.rotary = rotary_of(self.rows.config, self.index, asking) if self.decoding.rotary else None
 
     # transformers' interface
 
@@ -252,6 +258,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             self.recent_queries = Ring(attention.queries, attention.query_positions, self.decoding.queries)
         self.prompt = attention.query_positions[:, -1] + 1
         self._leaving = torch.zeros_like(self.prompt, dtype=torch.int32)
+        self.rotary = self.rotary and self.rotary.to(attention.keys.device)
         self._alike = self.decoding.heads_agree and bool((kept.positions == kept.positions[:, :1]).all())
         self.accounts = [Account(n) for n in kept.stored]
         self.steps = [-1] * len(kept.stored)
@@ -378,6 +385,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             self._front,
             self._alike,
             self._leaving if self._scored else None,
+            rotary=self.rotary,
         )
 
     @property

@@ -3,41 +3,30 @@
 python -m scope.tasks build task=gsm8k_4k model=llama3.1_8b budget=4k_512
 """
 
-import os
-import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from scope.cli.trust import permitted
+from scope.cli.door import answered, composed
 from scope.generation.prompts import encode, render
 from scope.records.folder import unused
 from scope.runs.experiment import Experiment
 from scope.runs.forecast import notes, unknown_words
 from scope.tasks import Sample
 from scope.tasks.sets import as_lines, write_set
-from scope.util.errors import ConfigError, ImpossibleError, before_it_runs, counted, nearest, print_anything
+from scope.util.errors import ConfigError, ImpossibleError, before_it_runs, counted, nearest
 from scope.util.visible import visible
 
 USAGE = "python -m scope.tasks build task=gsm8k_4k model=llama3.1_8b budget=4k_512"
-CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def build(overrides: Sequence[str]) -> None:
     """Write the set that these overrides describe. Raises ScopeError for anything that a user can fix."""
-    from hydra import compose, initialize_config_dir  # the library runs without it
-    from hydra.core.hydra_config import HydraConfig
-
-    from scope.cli import config
     from scope.cli.explain import accounted
 
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", list(overrides), return_hydra_config=True)
-        HydraConfig.instance().set_config(cfg)
-        with accounted():
-            job = config.build(cfg, cfg.hydra.runtime.choices, config.files_of(cfg.hydra))
+    job, cfg = composed(overrides)
     with accounted():
         _write(job.experiment, cfg)
 
@@ -87,22 +76,15 @@ def _set_aside(path: Path, samples: Sequence[Sample]) -> Path | None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """-> the exit code: 0 done, 1 it could not be written, 2 refused, 70 a bug of this project."""
-    from scope.cli.explain import exit_code, told
-
+    """-> the exit code, as of `answered`."""
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0
-    print_anything()
-    try:
+
+    def act() -> None:
         if list(arguments[:1]) != ["build"]:
             given = f"{arguments[0]}: must be build{nearest(arguments[0], ['build'])}" if arguments else "nothing to do"
             raise ConfigError(f"{given}; as in: {USAGE}")
-        with permitted(arguments):
-            build(arguments[1:])
-    except Exception as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        print(told(error, CONF, arguments), file=sys.stderr)
-        return exit_code(error)
-    return 0
+        build(arguments[1:])
+
+    return answered(act, arguments)

@@ -7,6 +7,7 @@ from scope.decoding.discontinuous import Discontinuous
 from scope.decoding.distinct import Distinct
 from scope.decoding.diverse import Diverse
 from scope.decoding.eviction import DecodingStrategy
+from scope.decoding.expected_attention import ExpectedAttention
 from scope.decoding.g_kv import GKV
 from scope.decoding.h2o import H2O
 from scope.decoding.keydiff import KeyDiff
@@ -23,6 +24,7 @@ from scope.decoding.slide import Slide
 from scope.decoding.snapkv_d import SnapKVD
 from scope.decoding.streamingllm import StreamingLLM
 from scope.decoding.tova import TOVA
+from scope.decoding.triattention import TriAttention
 from scope.decoding.vase import VASE
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "Discontinuous",
     "Distinct",
     "Diverse",
+    "ExpectedAttention",
     "KNorm",
     "KeepAll",
     "KeyDiff",
@@ -50,4 +53,5 @@ __all__ = [
     "Slide",
     "SnapKVD",
     "StreamingLLM",
+    "TriAttention",
 ]

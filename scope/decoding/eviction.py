@@ -31,6 +31,8 @@ class DecodingStrategy(Protocol):
     heads_agree: whether all heads of a layer get the same scores while they hold the same tokens.
     skips_protected: whether the score needs to know how many slots at the front are protected in every row
     (`Attention.front`).
+    rotary: whether the score reads how queries and keys were rotated (`Attention.rotary`). A model of which the cache
+    does not know it is refused.
     """
 
     @property
@@ -41,6 +43,9 @@ class DecodingStrategy(Protocol):
 
     @property
     def skips_protected(self) -> bool: ...
+
+    @property
+    def rotary(self) -> bool: ...
 
     @property
     def queries(self) -> int: ...
@@ -87,6 +92,7 @@ class Eviction:
 
     heads_agree: ClassVar[bool] = False
     skips_protected: ClassVar[bool] = False
+    rotary: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_count(self, "budget", low=1)

@@ -18,6 +18,7 @@ class KeepAll:
     channels: ClassVar[tuple[str, ...]] = ()
     heads_agree: ClassVar[bool] = False
     skips_protected: ClassVar[bool] = False
+    rotary: ClassVar[bool] = False
     queries: ClassVar[int] = 1
 
     def most(self, view: View) -> int | None:

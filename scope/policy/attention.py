@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from scope.policy.rotary import Rotary
+
 ROWS_BYTES = 2**21  # bytes of logits that are computed together in a decode step on a CPU
 LEAST = torch.finfo(torch.float32).min  # the logit of a masked slot; unlike with -inf, a fully masked row gives no NaN
 
@@ -69,6 +71,7 @@ class Attention:
     alike: bool = False  # decode step: all heads hold the same tokens in the same slots
     leaving: Tensor | None = None  # decode step: [B] int, slots that each row's plan evicts; None: none by score
     inputs: LayerInputs | None = None  # over a prompt, for a method with `layer_inputs = True`
+    rotary: Rotary | None = None  # decode step: how queries and keys were rotated, for a strategy with `rotary = True`
 
     @property
     def now(self) -> Tensor:

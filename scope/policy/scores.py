@@ -170,3 +170,15 @@ def distinctness(attention: Attention, among: Tensor, keys: float, values: float
     parts = ((keys, attention.keys), (values, attention.values))
     found = [weight * difference(states, among) for weight, states in parts if weight]
     return found[0] if len(found) == 1 else found[0] + found[1]
+
+
+def standardised(weights: Tensor, among: Tensor) -> Tensor:
+    """Weights [B, H, G, S] less their mean, over their standard deviation; both are over some of the slots.
+
+    among: [B, H, 1, S] bool, those slots. A deviation below 1e-6 counts as 1e-6.
+    """
+    count = among.sum(-1, keepdim=True).clamp_min(1)
+    weights = weights.masked_fill(~among, 0.0)
+    apart = weights - weights.sum(-1, keepdim=True) / count
+    deviation = ((apart * among).square().sum(-1, keepdim=True) / count).sqrt()
+    return apart / deviation.clamp_min(1e-6)

@@ -15,6 +15,7 @@ def describe(settings: object, limits: bool = True) -> dict[str, Any]:
 
     A field with `metadata={"later": True}` came after its class had been recorded. It is left out while it has its
     default value, so that runs from before keep their identity.
+    A field that the object's own repr leaves out, such as a tensor for which a hash stands, is left out.
     """
     if not is_dataclass(settings):
         raise TypeError(f"{type(settings).__name__} is not a dataclass: its settings cannot be recorded")
@@ -22,7 +23,7 @@ def describe(settings: object, limits: bool = True) -> dict[str, Any]:
     for f in fields(settings):
         value = getattr(settings, f.name)
         as_before = f.metadata.get("later") and value == f.default
-        if (limits or not f.metadata.get("limit")) and not as_before:
+        if f.repr and (limits or not f.metadata.get("limit")) and not as_before:
             described[f.name] = describe(value, limits) if is_dataclass(value) else value
     return described
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from scope.cache import sizes
+from scope.cache.rotary import rotary_of
 from scope.generation import models
 from scope.generation.prompts import Encoded, unknown_share, unused_arguments
 from scope.prefill.budget import Budget
@@ -201,10 +202,11 @@ def full_cache_bytes(run: Experiment, config: PretrainedConfig, prompt: int) -> 
 
 
 def require_fit(run: Experiment, config: PretrainedConfig, lengths: Sequence[int]) -> None:
-    """Raises ImpossibleError, naming the key, if a prompt does not fit the budget.
+    """Raises ImpossibleError, naming the key, if a prompt does not fit the budget, or the model not the strategy.
 
     lengths: tokens of each prompt.
     """
+    _require_rotary(run, config)
     for length in sorted(set(lengths), reverse=True):
         if isinstance(run.method, Budget):
             try:
@@ -219,6 +221,16 @@ def require_fit(run: Experiment, config: PretrainedConfig, lengths: Sequence[int
         given = f"budget.total={run.max_slots}" if run.max_bytes is None else f"budget.bytes={run.max_bytes}"
         why = "what stays of it, and D of at least budget.recent, have to fit"
         raise ImpossibleError(f"{given}: must be at least {least} for a prompt of {prompt} tokens: {why}")
+
+
+def _require_rotary(run: Experiment, config: PretrainedConfig) -> None:
+    """Raises ImpossibleError if the strategy asks how the model rotates, and it is not known."""
+    layers = config.get_text_config(decoder=True).num_hidden_layers if run.decoding.rotary else 0
+    try:
+        for layer in range(layers):
+            rotary_of(config, layer, f"decoding={run.labels.get('decoding', '')}")
+    except ScopeError as error:
+        raise ImpossibleError(str(error)) from error
 
 
 def _cells(forecast: Forecast) -> list[str]:
