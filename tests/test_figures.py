@@ -145,11 +145,11 @@ def test_tasks_of_one_name_that_ask_otherwise_have_panels_of_their_own(tmp_path:
         path.write_text(json.dumps(manifest))
     runs, frame = read_runs([tmp_path]), build(tmp_path)
     assert list(frame["task.questions"]) == [8, 58]
-    for name, panels in {"frontier": 2, "position": 2, "prefill_share": 2, "cost": 4}.items():
+    for name, count_of_panels in {"frontier": 2, "position": 2, "prefill_share": 2, "cost": 4}.items():
         titles = [axis.get_title() for axis in FIGURES[name](runs, frame).axes]
-        assert len(titles) == panels
+        assert len(titles) == count_of_panels
         for count in (8, 58):
-            assert sum(f"arithmetic, questions {count}" in title for title in titles) == panels / 2, name
+            assert sum(f"arithmetic, questions {count}" in title for title in titles) == count_of_panels / 2, name
 
 
 def test_one_prompt_has_no_error_bar(tmp_path: Path) -> None:
