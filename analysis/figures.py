@@ -147,7 +147,7 @@ def by_position(samples: Sequence[Sample]) -> tuple[list[float], list[float], li
 
 def prefill_share(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
     """Accuracy against the share of the prompt's slots that the prefill left (figure 2a), a panel for each strategy."""
-    answered = [run for run in runs if run.samples]
+    answered = _answered(runs)
     if not any(run.compresses_prefill for run in answered):
         raise NothingToShowError("no run compresses the prompt")
     alike = _asked(runs, frame)
@@ -173,7 +173,7 @@ def decode_budget(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
     """Accuracy against the decode budget D (beta1 + beta2) and against beta2, its newest part, for each method."""
     figure_of, alike = [], _asked(runs, frame)
     for key, label in (("budget", "decode budget D, slots"), ("recent", "of D, the newest always kept (beta2)")):
-        known = [run for run in runs if run.samples and settings_of(run).get(f"decoding.{key}") is not None]
+        known = [run for run in _answered(runs) if settings_of(run).get(f"decoding.{key}") is not None]
         groups = _grouped(known, lambda run: (*alike[run.folder], run.labels["method"]))
         for names, members in groups.items():
             if len({run.settings["decoding"][key] for run in members}) > 1:
@@ -314,6 +314,13 @@ def _title(names: tuple[str, ...], groups: Iterable[tuple[str, ...]]) -> str:
     """The title of a panel: the names that tell it from the others, or else its last name."""
     columns = list(zip(*groups, strict=True))
     return ", ".join(n for n, column in zip(names, columns, strict=True) if len(set(column)) > 1) or names[-1]
+
+
+def _answered(runs: Sequence[Run]) -> list[Run]:
+    """The runs that answer questions, which a replay does not. Raises NothingToShowError where there is none."""
+    if answered := [run for run in runs if any(s.correct for s in run.samples)]:
+        return answered
+    raise NothingToShowError("no run answers a question")
 
 
 def _accuracy(samples: Sequence[Sample]) -> tuple[float, float, float]:

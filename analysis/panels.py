@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from scope.util.errors import ScopeError
 
 SIZE = (3.4, 2.7)  # inches of one panel
@@ -39,11 +41,20 @@ def dress(axis: Any, title: str, x: str, y: str) -> None:
 
 
 def logarithmic(axis: Any, least: float = 0.0) -> None:
-    """Make the y axis of a panel logarithmic, from `least` on where values reach below it."""
-    from matplotlib.ticker import LogFormatter
+    """Make the y axis of a panel logarithmic, from `least` on where values reach below it. Call it after all is drawn.
+
+    Labels are plain decimals. There are at least three, however few decades the axis has.
+    """
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     axis.set_yscale("log", nonpositive="clip")
-    for set_formatter in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
-        set_formatter(LogFormatter())  # the default one writes formulas
-    if axis.get_ylim()[0] < least:
-        axis.set_ylim(bottom=least)
+    low, high = axis.get_ylim()
+    low = max(low, least)
+    axis.set_ylim(low, high)
+    if high < 10 * low:
+        ticks = MaxNLocator(6, steps=(1, 2, 5, 10))
+    else:
+        ticks = LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,))
+    axis.yaxis.set_major_locator(ticks)
+    axis.yaxis.set_major_formatter(lambda value, _: np.format_float_positional(value, 3, fractional=False, trim="-"))
+    axis.yaxis.set_minor_formatter(NullFormatter())

@@ -11,7 +11,7 @@ from helpers.sweeps import sample, write_run, write_sweep
 from analysis.colours import COLOURS, MARKERS, OTHER, colour, marker
 from analysis.figures import FIGURES, by_position, main, pareto, prompt_share, save
 from analysis.frame import build
-from analysis.panels import NothingToShowError
+from analysis.panels import NothingToShowError, dress, logarithmic, panels
 from analysis.records import read_runs
 from analysis.traces import highest
 
@@ -87,6 +87,41 @@ def test_what_cannot_be_drawn_is_said(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main([str(tmp_path / "nowhere")]) == 2
 
 
+def test_runs_without_questions_have_no_accuracy_to_draw(tmp_path: Path) -> None:
+    """Such as replays, or summaries; beside runs with questions they are left out."""
+    for budget in (16, 32):
+        write_run(tmp_path / "none", f"run{budget}", [sample(0, ())], budgets=(0.5, budget))
+    for name in ("prefill_share", "decode_budget"):
+        with pytest.raises(NothingToShowError, match="no run answers a question"):
+            FIGURES[name](read_runs([tmp_path]), build(tmp_path))
+    for budget in (16, 32):
+        write_run(tmp_path / "some", f"run{budget}", [sample(0)], budgets=(0.5, budget), method="h2o", decoding="h2o")
+    for name in ("prefill_share", "decode_budget"):
+        figure = FIGURES[name](read_runs([tmp_path]), build(tmp_path))
+        assert len(figure.axes) == 1
+        assert figure.axes[0].get_legend_handles_labels()[1] == ["h2o"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.21, 0.29), (0.13, 1.2), (0.11, 0.99), (0.19, 2.1), (0.011, 1.2), (0.9e-4, 0.2), (1e-7, 30)]
+)
+def test_a_logarithmic_axis_has_enough_labels_of_one_kind_and_size(low: float, high: float) -> None:
+    axis = panels(1)[1][0]
+    axis.plot([0, 1], [low, high])
+    dress(axis, "", "x", "KL")
+    logarithmic(axis, 1e-5)
+    axis.figure.draw_without_rendering()
+    bottom, top = axis.get_ylim()
+    ticks = axis.yaxis.get_major_ticks() + axis.yaxis.get_minor_ticks()
+    labels = [tick.label1 for tick in ticks if bottom <= tick.get_loc() <= top and tick.label1.get_text()]
+    assert 3 <= len(labels) <= 10
+    assert {label.get_fontsize() for label in labels} == {7}
+    assert all(re.fullmatch(r"\d+(\.\d*[1-9])?", label.get_text()) for label in labels)
+    for tick in axis.yaxis.get_major_ticks():
+        if tick.label1 in labels:
+            assert float(tick.label1.get_text()) == pytest.approx(tick.get_loc())
+
+
 def test_accuracy_over_decode_budgets_is_that_of_each_run(tmp_path: Path) -> None:
     for budget, right in ((64, 1), (16, 3), (32, 2)):
         records = [sample(k, [n < right for n in range(4)]) for k in range(3)]
@@ -110,11 +145,11 @@ def test_tasks_of_one_name_that_ask_otherwise_have_panels_of_their_own(tmp_path:
         path.write_text(json.dumps(manifest))
     runs, frame = read_runs([tmp_path]), build(tmp_path)
     assert list(frame["task.questions"]) == [8, 58]
-    for name, panels in {"frontier": 2, "position": 2, "prefill_share": 2, "cost": 4}.items():
+    for name, count_of_panels in {"frontier": 2, "position": 2, "prefill_share": 2, "cost": 4}.items():
         titles = [axis.get_title() for axis in FIGURES[name](runs, frame).axes]
-        assert len(titles) == panels
+        assert len(titles) == count_of_panels
         for count in (8, 58):
-            assert sum(f"arithmetic, questions {count}" in title for title in titles) == panels / 2, name
+            assert sum(f"arithmetic, questions {count}" in title for title in titles) == count_of_panels / 2, name
 
 
 def test_one_prompt_has_no_error_bar(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 The oracles: a loop that feeds one token after the other through the public API, and a stock model without any cache.
 """
 
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from scope.decoding import DecodingStrategy, KeepAll
 from scope.generation.read import Reads, read
 from scope.generation.replay import Reference, ReplayOptions, reference, replay
 from scope.generation.rows import pad_left
+from scope.models.published import PUBLISHED
 from scope.policy.attention import Attention
 from scope.prefill import PrefillMethod
 from scope.util.errors import ScopeError, SettingError
@@ -393,15 +393,23 @@ def test_a_model_that_caps_or_scales_its_logits_is_refused() -> None:
             reference(model, [[1, 2, 3]], [[4, 5]])
 
 
+@pytest.fixture(scope="module")
+def real() -> tuple[PreTrainedModel, Any]:
+    """SmolLM2 and its tokenizer, where its folder was made."""
+    source = PUBLISHED["smollm2"]
+    if not source.made:
+        pytest.skip("not fetched: python -m scope.models get smollm2")
+    model = AutoModelForCausalLM.from_pretrained(source.folder, dtype=torch.float32, local_files_only=True).eval()
+    return model, AutoTokenizer.from_pretrained(source.folder, local_files_only=True)
+
+
 @pytest.mark.slow
-@pytest.mark.skipif("SCOPE_SMOLLM2" not in os.environ, reason="SCOPE_SMOLLM2 names no folder of SmolLM2")
-@pytest.mark.parametrize("name", ["Slide", "Distinct", "H2O", "Adaptive"])
-def test_a_real_model_replays_as_it_decodes(name: str) -> None:
-    folder = os.environ["SCOPE_SMOLLM2"]
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+@pytest.mark.parametrize("name", every_strategy())
+def test_a_real_model_replays_as_it_decodes(name: str, real: tuple[PreTrainedModel, Any]) -> None:
+    model, tokenizer = real
     text = " ".join(topics[key] for key in sorted(topics))
-    tokens = AutoTokenizer.from_pretrained(folder, local_files_only=True)(text[:20_000]).input_ids
-    prompts, forced = [tokens[:150], tokens[1000:1100]], [tokens[150:200], tokens[1100:1140]]
+    tokens = tokenizer(text[:10_000]).input_ids
+    prompts, forced = [tokens[:90], tokens[1000:1060]], [tokens[90:114], tokens[1060:1078]]
     policy, seen = Policy(prefill.SnapKV(0.5, 8), every_strategy()[name]), Seen()
     rows = replay(model, prompts, forced, policy, ReplayOptions(watch=seen))
     plain = by_hand(model, policy, prompts, forced, Layout(50))
