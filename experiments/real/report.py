@@ -8,7 +8,7 @@ from experiments.measure import pipe_table
 from experiments.real import picture
 from experiments.real.questions import ORDERS, QUESTIONS, Difference, Results, agreement, told_alike
 from experiments.real.results import HERE, read
-from experiments.real.rows import FULL, MAIN, PLANS, ROWS, SHARES, TASKS
+from experiments.real.rows import FULL, MAIN, PLANS, ROWS, SHARES, TASKS, VARIANTS
 from scope.util.files import write_whole
 
 All = Mapping[tuple[str, str], Results]  # by model and task
@@ -23,9 +23,14 @@ def write() -> None:
 
 
 def everything(free: bool = False) -> dict[tuple[str, str], Results]:
-    """The results so far, of those models and tasks that have some. free: of generations, else of replays."""
+    """The results so far, of those models and tasks that have some, variants aside.
+
+    free: of generations, else of replays.
+    """
     measure = "generation" if free else "replay"
-    pairs = dict.fromkeys((m, task) for m, tasks, _ in PLANS for task in tasks if TASKS[task].measure == measure)
+    pairs = dict.fromkeys(
+        (m, task) for m, tasks, _ in PLANS for task in tasks if TASKS[task].measure == measure and task not in VARIANTS
+    )
     return {pair: results for pair in pairs if (results := read(*pair))}
 
 
@@ -38,7 +43,7 @@ def markdown(found: All) -> str:
             _differences(found, differences, "kl", "KL, nats a token; less is better"),
             _differences(found, differences, "answers_recalled", "answer tokens recalled, points; more is better"),
         ]  # fmt: skip
-    parts += ["## 5. Is the order of policies the same?", _orders(found)]
+    parts += ["## 5. Is the order of policies the same?", _orders(found), _variants(found)]
     parts += _free(everything(free=True))
     for pair, results in found.items():
         parts += [f"## {' + '.join(pair)}: the main rows", _main(results, TASKS[pair[1]].answers)]
@@ -87,6 +92,22 @@ def _orders(found: All) -> str:
             cells.append(f"{_cell(correlation, 1, '.2f', star=False)}; {count}" if count >= 3 else "")
         lines.append([" ".join(pair), *cells])
     return pipe_table(["against the embedded task: Spearman's correlation of mean KL [95%]; rows", *ORDERS], lines)
+
+
+def _variants(found: All) -> str:
+    """How far each form of the embedded task orders policies as real models do."""
+    real = {pair: results for pair, results in found.items() if pair[0] != EMBEDDED[0]}
+    lines = []
+    for task in (EMBEDDED[1], *VARIANTS):
+        if not (results := read(EMBEDDED[0], task)):
+            continue
+        for name in ("32 strategies", "12 prefill methods"):
+            cells = []
+            for other in real.values():
+                correlation, count = agreement(results, other, ORDERS[name])
+                cells.append(_cell(correlation, 1, ".2f", star=False) if count == len(ORDERS[name]) else "")
+            lines.append([f"{task}: {name}", *cells])
+    return pipe_table(["forms of the embedded task: Spearman's correlation [95%]", *map(" ".join, real)], lines)
 
 
 def _free(found: All) -> list[str]:

@@ -117,10 +117,17 @@ TASKS = {
             "gsm_symbolic", ("task=gsm_symbolic", "task.questions=4", "task.max_new_tokens=600", "task.prompts=16"), 400
         ),
         Task("arithmetic", ("task=arithmetic", "task.prompts=24"), 510),
+        # Changes of the embedded task that need no training: does one of them order policies as real models do?
+        Task("arithmetic_dense", ("task=arithmetic", "task.prompts=24", "task.most_filler=0"), 510),
+        Task("arithmetic_diluted", ("task=arithmetic", "task.prompts=24", "task.most_filler=12"), 510),
+        Task("arithmetic_chained", ("task=arithmetic", "task.prompts=24", "task.reference_share=0.8"), 520),
+        Task("arithmetic_unchained", ("task=arithmetic", "task.prompts=24", "task.reference_share=0"), 500),
+        Task("arithmetic_long", ("task=arithmetic_long", "task.prompts=24"), 670),
     )
 }
+VARIANTS = ("arithmetic_dense", "arithmetic_diluted", "arithmetic_chained", "arithmetic_unchained", "arithmetic_long")
 PLANS = (  # model, tasks, rows; in this order
-    ("embedded", ("arithmetic",), MAIN),
+    ("embedded", ("arithmetic", *VARIANTS), MAIN),
     ("smollm2", ("text", "recall", "recall_written", "gsm_symbolic"), MAIN),
     ("smollm2", (FREE,), MAIN),
     ("gemma3_270m", ("text", "recall"), MAIN),
