@@ -110,8 +110,13 @@ TASKS = {
             256,
             False,
         ),
-        Task("recall", ("task=recall", "task.max_new_tokens=240", "task.prompts=24"), 220),
-        Task(FREE, ("task=recall", "task.max_new_tokens=240", "task.prompts=12"), 220, measure="generation"),
+        Task("recall", ("task=recall", "task.facts=8", "task.max_new_tokens=240", "task.prompts=24"), 220),
+        Task(
+            FREE,
+            ("task=recall", "task.facts=8", "task.max_new_tokens=240", "task.prompts=12"),
+            220,
+            measure="generation",
+        ),
         Task("recall_written", ("task=recall_written", "task.max_new_tokens=480", "task.prompts=16"), 440),
         Task(
             "gsm_symbolic", ("task=gsm_symbolic", "task.questions=4", "task.max_new_tokens=600", "task.prompts=16"), 400
