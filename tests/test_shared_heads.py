@@ -27,7 +27,8 @@ from tiny_models import HEADS, LAYERS, WORDS, generate, random_prompts, stored, 
 from scope import decoding, prefill
 from scope.cache import CompressedCache, Policy
 from scope.cache.sizes import cache_bytes
-from scope.cache.slots import Slots, StorageFactory
+from scope.cache.slots import Slots
+from scope.cache.storage import StorageFactory
 from scope.cache.twin import Concatenated
 from scope.records.identity import describe
 from scope.util.errors import SettingError
