@@ -445,11 +445,11 @@ COLUMNS: tuple[Column | Family, ...] = (
         "prompts",
         "prompts",
         digits=0,
-        value=lambda context: len(context.run.samples),
+        value=lambda context: context.run.prompts[0],
         out_of="planned_prompts",
         shown_in=TABLE_AND_PAGE | IN_PAPER_CSV,
     ),
-    Column("planned_prompts", digits=0, value=lambda context: context.run.planned, shown_in=IN_PAPER_CSV),
+    Column("planned_prompts", digits=0, value=lambda context: context.run.prompts[1], shown_in=IN_PAPER_CSV),
     Column("failed_prompts", digits=0, value=lambda context: len(context.run.failed)),
     Column(
         "questions",

@@ -4,6 +4,7 @@ All facts come from files, none from the names of folders. A run may still be go
 middle of a line. What can be read is returned, and `Run.notes` says what was left out.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -141,6 +142,16 @@ class Run:
     identity: str
     made_by: tuple[Mapping[str, Any], ...]
     scorers: Mapping[str, str]
+
+    @property
+    def prompts(self) -> tuple[int, int]:
+        """How many prompts are answered with all their draws, and how many there are to be.
+
+        The records tell the number of draws: it is the most that any prompt has.
+        """
+        drawn = Counter(sample.prompt for sample in self.samples).values()
+        draws = max(drawn, default=1)
+        return sum(count == draws for count in drawn), -(-self.planned // draws)
 
     @property
     def compresses_prefill(self) -> bool:

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.latex import compile_table
 from helpers.sweeps import sample, sealed, write_run, write_sweep
 from rich.console import Console
 from scipy import stats
@@ -160,11 +160,20 @@ def test_the_two_scorers_stand_side_by_side(tmp_path: Path) -> None:
 def test_draws_of_one_prompt_are_one_cluster(tmp_path: Path) -> None:
     draws = [sample(k, (True, False), prompt=f"p{k // 2}") for k in range(6)]
     write_run(tmp_path, "run", draws)
+    assert (only_row(tmp_path)["prompts"], only_row(tmp_path)["planned_prompts"]) == (3, 3)
     interval = clustered_proportion([2, 2, 2], [4, 4, 4])
     row = only_row(tmp_path)
     assert (row["accuracy_low_percent"], row["accuracy_high_percent"]) == pytest.approx(
         (100 * interval.low, 100 * interval.high)
     )
+
+
+def test_a_prompt_of_which_a_draw_is_missing_is_not_counted(tmp_path: Path) -> None:
+    draws = [sample(k, prompt=f"p{k // 2}") for k in range(5)]
+    write_run(tmp_path, "run", draws, samples=6)
+    row = only_row(tmp_path)
+    assert (row["prompts"], row["planned_prompts"]) == (2, 3)
+    assert row["notes"] == "partial: 5 of 6"
 
 
 def test_records_of_older_code_are_read_and_say_what_they_lack(tmp_path: Path) -> None:
@@ -460,14 +469,7 @@ def test_latex_is_escaped(tmp_path: Path) -> None:
 
 
 def test_latex_compiles(tmp_path: Path) -> None:
-    if shutil.which("pdflatex") is None:
-        pytest.skip("pdflatex is not installed: table.tex is checked for escapes and column counts only")
-    table = latex_of_odd_labels(tmp_path)
-    preamble = r"\documentclass{article}\usepackage{booktabs,siunitx,graphicx}\begin{document}"
-    (table.parent / "page.tex").write_text(f"{preamble}\\input{{table.tex}}\\end{{document}}")
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
-    done = subprocess.run(command, cwd=table.parent, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stdout[-2000:]
+    compile_table(latex_of_odd_labels(tmp_path))
 
 
 # --- the command line --------------------------------------------------------------------------------------------

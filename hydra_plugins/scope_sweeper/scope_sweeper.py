@@ -36,8 +36,9 @@ LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper
 
 ConfigStore.instance().store(group="hydra/sweeper", name="scope", node=ScopeSweeperConf, provider="scope")
 # The arguments of a chat template are not known in advance, so keys may be added without a +. YAML cannot say that.
+# It is in a group of its own, since it is no model.
 ConfigStore.instance().store(
-    group="model", name="template", node={"template": DictConfig({}, flags={"struct": False})}, provider="scope"
+    group="model/parts", name="template", node={"template": DictConfig({}, flags={"struct": False})}, provider="scope"
 )
 
 
