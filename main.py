@@ -107,6 +107,8 @@ def cli() -> int:
     workers = [str(CONF.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(workers)  # so that a launcher's processes import this checkout
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: not FLAG.match(word))  # Hydra wants them in front
+    if not sys.stderr.isatty():  # for bars that transformers' own setting does not reach, such as those of GGUF files
+        os.environ.setdefault("TQDM_DISABLE", "1")  # tqdm reads it when it is first imported
     print_anything()
     if TRACEBACKS:
         show_failures()

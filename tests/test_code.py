@@ -165,7 +165,7 @@ def test_a_sweep_names_the_run_of_the_edited_method(scope: Scope, tmp_path: Path
     scope(*words)
     edit(tmp_path, "the sign")
     said = scope(*words, code=1)
-    assert "FAILED mine + none" in said.out
+    assert "REFUSED mine + none" in said.out
     assert "mykv/methods.py" in said.out
     assert "recent + none: " in said.out
 

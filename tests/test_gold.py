@@ -10,13 +10,17 @@ from pathlib import Path
 import made_up
 import pytest
 from golden import composed
+from helpers.command import Scope, runs
 from helpers.tokenizers_made import KINDS, made
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import Row, write
+from transformers import AutoTokenizer
 
 from scope.generation.models import ModelSource
 from scope.generation.prompts import forced_tokens
+from scope.models.published import PUBLISHED
+from scope.records import read
 from scope.scoring import score, scorers
 from scope.tasks import Arithmetic, Questions, Reference, Sample
 from scope.tasks.sets import write_set
@@ -192,3 +196,37 @@ def test_gsm8k_itself_is_answered_by_its_own_solutions() -> None:
             assert solution.strip().startswith(steps)
         answers = score(sample.questions, sample.gold.text)
         assert all(answer.correct for answer in answers)
+
+
+# LongGenBench's real questions, through a real chat template
+
+
+@pytest.mark.slow
+def test_the_benchmarks_own_questions_are_replayed_through_a_real_chat_template(
+    scope: Scope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not GSM8K.exists():
+        pytest.skip(f"{GSM8K.name} of GSM8K is not there")
+    if not PUBLISHED["smollm2"].made:
+        pytest.skip("not fetched: python -m scope.models get smollm2")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    asked = ["task=gsm8k_4k", f"task.source={GSM8K}", "task.questions=2", "task.max_new_tokens=200", "limit=1"]
+    budget = ["budget.prefill=0.2", "budget.decode=32", "budget.recent=16"]
+    scope("-m", "measure=replay", "model=smollm2", "method=full,snapkv", "decoding=none,slide", *asked, *budget)
+    rows = [json.loads(line) for line in GSM8K.read_text().splitlines()[:2]]
+    tokenizer = AutoTokenizer.from_pretrained(PUBLISHED["smollm2"].folder, local_files_only=True)
+    kl = {}
+    for folder in runs(scope.folder):
+        (line,) = read(folder)
+        assert line["finish"] == "forced"  # whole
+        said = tokenizer.decode(line["replay"]["tokens"])
+        for row in rows:
+            steps, answer = re.sub("<<.*?>>", "", row["answer"]).split("\n#### ")
+            assert f"{steps}\nThe answer is {answer}." in said
+        marked = [n for n, flag in zip(line["replay"]["tokens"], line["replay"]["answers"], strict=True) if flag == "1"]
+        assert tokenizer.decode(marked).replace(" ", "") == "".join(row["answer"].split("#### ")[1] for row in rows)
+        labels = json.loads((folder / "manifest.json").read_text())["labels"]
+        kl[labels["method"], labels["decoding"]] = line["kl"]
+    assert len(kl) == 4
+    assert abs(kl["full", "none"]) < 1e-5
+    assert min(value for pair, value in kl.items() if pair != ("full", "none")) > 1e-4

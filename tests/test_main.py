@@ -67,6 +67,7 @@ REFUSED = {
     "budget.prefill=1.5": "budget.prefill=1.5: must be a number of slots .*",
     "method.kernel=4": "method.kernel=4: must be odd, .*",
     "task.questions=100": "task.questions=100: must be a whole number from 1 to 58",
+    "model=smolm2": "model=smolm2: must be one of {models}; did you mean model=smollm2\\?",
     "model.dtype=int8": "model.dtype=int8: must be one of auto, float32, bfloat16, float16",
     "model.device=toaster": "model.device=toaster: must be auto or a torch device .*",
     "model.device=meta": "model.device=meta: must be auto or a torch device .*",
@@ -213,7 +214,9 @@ REFUSED = {
 @pytest.mark.parametrize("arguments", every(3, REFUSED))
 def test_bad_input_is_one_line_and_leaves_nothing(scope: Scope, tmp_path: Path, arguments: str) -> None:
     done = scope(*arguments.split(), code=2)
-    assert re.fullmatch(rf"error: {REFUSED[arguments]}\n", done.err), done.err
+    models = ", ".join(sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml")))
+    expected = REFUSED[arguments].replace("{models}", re.escape(models))
+    assert re.fullmatch(rf"error: {expected}\n", done.err), done.err
     assert done.out == ""
     assert list(tmp_path.iterdir()) == []
 
@@ -302,7 +305,7 @@ def test_what_is_not_there_is_refused_before_anything_ran(scope: Scope, monkeypa
         assert "pip install 'scope-kv[flash]'" in scope("attention=flash_attention_2", code=2).err
         assert "pip install 'scope-kv[flash]'" in scope("-m", "attention=flash_attention_2", code=2).err
     assert scope("task=gsm8k_4k", code=2).err.startswith("error: openai/gsm8k: not built here and cannot be downloaded")
-    assert "FAILED snapkv + slide: openai/gsm8k" in scope("-m", "task=gsm8k_4k", code=2).out
+    assert "REFUSED snapkv + slide: openai/gsm8k" in scope("-m", "task=gsm8k_4k", code=2).out
     assert "model.path=some/model: the hub cannot be reached" in scope("model=hf", "model.path=some/model", code=2).err
 
 
@@ -461,10 +464,21 @@ def test_a_job_that_fails_does_not_stop_the_sweep(scope: Scope, tmp_path: Path) 
     nowhere = tmp_path / "nowhere"
     done = scope("-m", f"model.path={nowhere},embedded", "name=some", *SMALL, code=1)
     assert len(runs(tmp_path)) == 1
-    assert f"FAILED snapkv + slide (model.path={nowhere}): model.path={nowhere}: there is no such folder" in done.out
+    assert f"REFUSED snapkv + slide (model.path={nowhere}): model.path={nowhere}: there is no such folder" in done.out
     assert re.search(rf"repeat it alone: python main.py .*model.path={nowhere}", done.out)
-    assert "1 of 2 runs failed" in done.err
+    assert "1 of 2 runs refused" in done.err
     assert "Traceback" not in done.err
+
+
+def test_a_bound_that_is_too_small_for_every_prompt_is_refused_not_failed(scope: Scope, tmp_path: Path) -> None:
+    bounds = ["task.prompts=1", "task.questions=4", "budget.prefill=0.5", "budget.recent=4"]
+    small = r"budget\.total=9: must be at least \d+ slots for a prompt of \d+ tokens: .*\n"
+    assert re.fullmatch(f"error: {small}", scope("budget.total=9", *bounds, code=2).err)
+    swept = scope("-m", "budget.total=9", *bounds, code=2)
+    assert re.search(rf"^REFUSED snapkv \+ slide: {small}", swept.out, re.M)
+    assert swept.err == "error: 1 of 1 runs refused, with the reason above\n"
+    assert "FAILED" not in swept.out
+    assert runs(tmp_path) == []
 
 
 def test_the_line_that_repeats_a_job_of_an_experiment_runs(scope: Scope, tmp_path: Path) -> None:
@@ -474,7 +488,7 @@ def test_the_line_that_repeats_a_job_of_an_experiment_runs(scope: Scope, tmp_pat
     (repeated,) = re.findall(line, scope("-m", *paired, code=2).out, re.M)
     done = scope(*shlex.split(repeated), code=2)
     assert re.findall(line, done.out, re.M) == [repeated]
-    assert "1 of 1 runs failed" in done.err
+    assert "1 of 1 runs refused" in done.err
 
 
 @pytest.mark.parametrize("bound", ["budget.bytes=400000", "budget.total=0.9"])

@@ -118,6 +118,22 @@ def test_a_gguf_file_is_the_model_that_it_was_written_from(name: str, tmp_path: 
     assert load(ModelSource(path=str(file), device="cpu")).tokenizer.chat_template == TEMPLATE
 
 
+@pytest.mark.slow
+@needs_gguf
+def test_main_reads_a_gguf_file_without_bars_where_stderr_is_no_terminal(tmp_path: Path) -> None:
+    file = write_gguf(tiny_llama(), tmp_path / "a.gguf")
+    code = f"""
+import sys, main
+sys.argv = ["main.py", "--version"]
+main.cli()
+from scope import ModelSource
+ModelSource(path={str(file)!r}, device="cpu").weights("sdpa")
+"""
+    told = {key: value for key, value in os.environ.items() if key != "TQDM_DISABLE"} | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=told, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @needs_gguf
 def test_only_what_is_in_a_gguf_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write_gguf(tiny_llama(), tmp_path / "a.gguf")

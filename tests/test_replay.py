@@ -393,33 +393,46 @@ def test_a_model_that_caps_or_scales_its_logits_is_refused() -> None:
             reference(model, [[1, 2, 3]], [[4, 5]])
 
 
+@dataclass
+class Real:
+    """A real model with two prompts and their continuations, and what the full cache says of them."""
+
+    model: PreTrainedModel
+    prompts: list[list[int]]
+    forced: list[list[int]]
+    full: Reference
+
+
 @pytest.fixture(scope="module")
-def real() -> tuple[PreTrainedModel, Any]:
-    """SmolLM2 and its tokenizer, where its folder was made."""
+def real() -> Real:
+    """SmolLM2, where its folder was made."""
     source = PUBLISHED["smollm2"]
     if not source.made:
         pytest.skip("not fetched: python -m scope.models get smollm2")
     model = AutoModelForCausalLM.from_pretrained(source.folder, dtype=torch.float32, local_files_only=True).eval()
-    return model, AutoTokenizer.from_pretrained(source.folder, local_files_only=True)
+    text = " ".join(topics[key] for key in sorted(topics))[:10_000]
+    tokens = AutoTokenizer.from_pretrained(source.folder, local_files_only=True)(text).input_ids
+    prompts, forced = [tokens[:80], tokens[1000:1060]], [tokens[80:98], tokens[1060:1074]]
+    return Real(model, prompts, forced, reference(model, prompts, forced))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", every_strategy())
-def test_a_real_model_replays_as_it_decodes(name: str, real: tuple[PreTrainedModel, Any]) -> None:
-    model, tokenizer = real
-    text = " ".join(topics[key] for key in sorted(topics))
-    tokens = tokenizer(text[:10_000]).input_ids
-    prompts, forced = [tokens[:90], tokens[1000:1060]], [tokens[90:114], tokens[1060:1078]]
+def test_a_real_model_replays_as_it_decodes(name: str, real: Real) -> None:
     policy, seen = Policy(prefill.SnapKV(0.5, 8), every_strategy()[name]), Seen()
-    rows = replay(model, prompts, forced, policy, ReplayOptions(watch=seen))
-    plain = by_hand(model, policy, prompts, forced, Layout(50))
-    for b, (row, of_row) in enumerate(zip(rows, forced, strict=True)):
+    rows = replay(real.model, real.prompts, real.forced, policy, ReplayOptions(watch=seen), real.full)
+    plain = by_hand(real.model, policy, real.prompts, real.forced, Layout(18))
+    for b, (row, of_row) in enumerate(zip(rows, real.forced, strict=True)):
         n = len(of_row)
         assert seen.of_row(b, n - 1) == plain.seen.of_row(b, n - 1)
         own = plain.logits[b, :n].log_softmax(-1).gather(-1, torch.tensor(of_row)[:, None])[:, 0]
         torch.testing.assert_close(row.log_likelihood, own, atol=2e-4, rtol=0)
         assert row.mean_kl > 1e-3
-    for row in replay(model, prompts, forced, Policy()):
+
+
+@pytest.mark.slow
+def test_where_nothing_is_evicted_a_real_model_diverges_nowhere(real: Real) -> None:
+    for row in replay(real.model, real.prompts, real.forced, Policy(), against=real.full):
         assert float(row.kl.abs().max()) < 1e-5
         assert row.agreement == 1
 

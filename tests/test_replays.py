@@ -5,6 +5,7 @@ Oracles: a loop that feeds one token after the other, and sums over the records 
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,15 +15,17 @@ from typing import Any
 import pytest
 import torch
 from helpers.command import SMALL, Scope
+from helpers.latex import compile_table
 from helpers.library import Silent, Skies, but_for_timings, experiment, go
 from helpers.sweeps import sample, write_run
 from rich.console import Console
 from torch import Tensor
 
-from analysis import figures
-from analysis.frame import asked, build
+from analysis import dashboard, figures, report
+from analysis.frame import asked, build, columns_of
 from analysis.records import read_runs
 from analysis.statistics import clustered_proportion, mean_by_prompt
+from analysis.tables import write
 from scope import records
 from scope.cache import CompressedCache, Layout, Policy
 from scope.decoding import KeepAll, Slide
@@ -30,9 +33,11 @@ from scope.generation.engine import Engine
 from scope.generation.models import ModelSource, load
 from scope.generation.sampling import Sampling
 from scope.prefill import Full
-from scope.records.fields import fault_of_record
+from scope.records.fields import fault_of_record, scored
 from scope.runs.replaying import Replaying
+from scope.runs.replays import means
 from scope.runs.run import run
+from scope.runs.summary import summary
 from scope.runs.traces import Trace
 from scope.tasks import Arithmetic, Reference, Sample
 from scope.util.errors import ConfigError, ImpossibleError, SettingError
@@ -75,6 +80,10 @@ def test_a_record_holds_the_numbers_of_token_by_token_decoding(tmp_path: Path) -
     tracker = Silent()
     _, lines = go(what, tmp_path / "sweep", tracker)
     assert tracker.told == ["start", "log 1", "log 2", "log 3", "finish 3 3"]
+    for name in ("kl", "agreement", "log_likelihood_lost", "answers_recalled", "answers_kl"):
+        mean = sum(line[name] for line in lines) / 3
+        assert tracker.metrics[name] == tracker.summary[name] == pytest.approx(mean)
+        assert sorted(row[name] for row in tracker.samples) == sorted(line[name] for line in lines)
     tokenizer = load(what.model).tokenizer
     samples = {s.name: s for s in what.task.samples()}
     assert {line["sample"] for line in lines} == set(samples)
@@ -377,6 +386,52 @@ def test_figures_of_replays(tmp_path: Path) -> None:
     assert "$" not in "".join(label.get_text() for label in axis.get_yticklabels(which="both"))
     lines = [sorted(line.get_ydata()) for line in axis.lines if len(line.get_ydata()) == 2]
     assert pytest.approx([0.15 / 3, 1.5 / 3]) in lines  # one line through both budgets, and no uncompressed run
+
+
+def replayed_sweep(sweep: Path) -> Path:
+    """Replays of a compressed run and of the uncompressed one."""
+    for at, (method, level) in enumerate((("snapkv", 0.5), ("full", 0.0))):
+        rows = [replayed(i, [0, level, level / 2], "111", "011") for i in range(4)]
+        budgets = (0.5, None) if level else (None, None)
+        write_run(sweep, method, rows, method=method, decoding="none", budgets=budgets, created=at)
+    return sweep
+
+
+def test_the_page_has_replays_in_its_table_and_can_plot_them(tmp_path: Path) -> None:
+    sweep = replayed_sweep(tmp_path / "sweep")
+    assert report.main([str(sweep)]) == 0
+    (packed,) = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', (sweep / "report.html").read_text())
+    data = json.loads(packed)
+    columns = {column["heading"]: column for column in data["columns"]}
+    for heading in ("KL nats/token", "same top token %", "answer tokens recalled %", "KL on answer tokens nats/token"):
+        assert set(columns[heading]["bounds"]) <= set(data["rows"][0])
+    assert "accuracy %" not in columns
+    assert "tokens/s" not in columns
+    by_method = {row["method"]: row for row in data["rows"]}
+    assert by_method["snapkv"]["kl"] == pytest.approx((0.5 + 0.25) / 2)
+    assert by_method["full"]["kl"] == 0
+    assert len(data["runs"]) == 2
+
+
+def test_the_dashboard_asks_for_what_replays_report(tmp_path: Path) -> None:
+    pytest.importorskip("wandb_workspaces.workspaces")
+    frame = build(replayed_sweep(tmp_path / "sweep"))
+    text = dashboard.spec(dashboard.workspace("me", "scope", ["frontier_KL"], "x", columns_of(frame)))
+    shown = set(re.findall(r'"summary(?:_metrics\.|:)(\w+)"', text))
+    of_replays = {"kl", "agreement", "log_likelihood_lost", "answers_recalled", "answers_kl"}
+    assert of_replays <= shown
+    line = scored(replayed(0, [0, 0.1], "11", "01"))
+    assert shown <= set(summary([line | means(line["replay"])]))
+
+
+def test_latex_of_replays_has_their_columns_and_compiles(tmp_path: Path) -> None:
+    table = write(build(replayed_sweep(tmp_path / "sweep")), tmp_path / "out")[2]
+    text = table.read_text()
+    for heading in ("KL nats/token", r"answer tokens recalled \%", "KL on answer tokens nats/token"):
+        assert f"{{{heading}}}" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("snapkv") and "0.3750" in line]
+    assert "100.0" in row
+    compile_table(table)
 
 
 @pytest.mark.parametrize(

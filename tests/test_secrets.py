@@ -253,7 +253,7 @@ def test_what_is_printed_of_a_sweep_and_of_a_refusal_has_no_secret(tmp_path: Pat
     done = in_a_process(tmp_path, "-m", *words, *SMALLEST[:-1])
     assert done.returncode == 1
     said = done.stdout + done.stderr
-    for line in ("repeat it alone: python main.py", "skipped ", "FAILED "):
+    for line in ("repeat it alone: python main.py", "skipped ", "REFUSED "):
         assert line in said
     assert "# ***: a secret, to be put in again" in said
     assert LETTERS not in said

@@ -220,11 +220,11 @@ class Sweep:
             self.tell(reason)
         for overrides, job, error in failed:
             command = command_line(["python", "main.py", *repeat, *overrides])
-            self.tell(f"FAILED {job.experiment.title}: {one_line(str(redact(reason_of(error))))}")
+            word = "REFUSED" if isinstance(error, ConfigError) else "FAILED"
+            self.tell(f"{word} {job.experiment.title}: {one_line(str(redact(reason_of(error))))}")
             self.tell(f"  repeat it alone: {command}")
-        if failed:
-            said = f"{len(failed)} of {len(outcomes)} runs failed; the same command tries them again"
-            raise self._failure([error for *_, error in failed], bool(written))(said)
+        if errors := [error for *_, error in failed]:
+            raise self._failure(errors, bool(written))(_counted(errors, len(outcomes)))
 
     @staticmethod
     def _failure(errors: Sequence[Exception], ran: bool) -> type[Exception]:
@@ -233,3 +233,12 @@ class Sweep:
             return BugError
         refused = not ran and all(isinstance(error, ConfigError) for error in errors)
         return ConfigError if refused else SweepError
+
+
+def _counted(errors: Sequence[Exception], runs: int) -> str:
+    """How many of the runs were refused before anything ran, and how many failed, in words."""
+    refused = sum(isinstance(error, ConfigError) for error in errors)
+    said = [f"{refused} of {runs} runs refused, with the reason above"] * bool(refused)
+    if failed := len(errors) - refused:
+        said.append(f"{failed} of {runs} runs failed; the same command tries them again")
+    return "; ".join(said)

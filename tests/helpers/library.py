@@ -25,19 +25,24 @@ TIMINGS |= {"device", "threads", "cpu_wait"}
 
 
 class Silent:
-    """A tracker that remembers what it was told."""
+    """A tracker that remembers what it was told; of metrics, the summary and the samples the last ones, as they are."""
 
     def __init__(self) -> None:
         self.told: list[str] = []
+        self.metrics: Mapping[str, float] = {}
+        self.summary: Mapping[str, Any] = {}
+        self.samples: list[Mapping[str, Any]] = []
 
     def start(self, run: RunInfo) -> None:
         self.told.append("start")
 
     def log(self, metrics: Mapping[str, float]) -> None:
         self.told.append(f"log {metrics['samples']}")
+        self.metrics = metrics
 
     def finish(self, summary: Mapping[str, Any], samples: list[Mapping[str, Any]]) -> None:
         self.told.append(f"finish {summary['samples']} {len(samples)}")
+        self.summary, self.samples = summary, samples
 
 
 def experiment(**changes: Any) -> Experiment:
