@@ -59,11 +59,12 @@ def test_what_a_cache_holds_is_more_than_keys_and_values_and_each_storage_counts
     model = SMALL.weights(implementation("sdpa"))
     cache = CompressedCache(model.config, prefill.H2O(32, 8), SnapKVD(16, 8))
     steps.prefilled(model, cache, 64)
+    holders = [holder for layer in cache._layers for holder in (layer.storage, layer.recent_queries)]
+    holders += [states for layer in cache._layers for states in (layer.storage._keys, layer.storage._values)]
     storages = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-        for layer in range(2)
-        for held in (cache._storage(layer), cache._layers[layer].recent_queries)
-        for tensor in vars(held).values()
+        for holder in holders
+        for tensor in vars(holder).values()
         if isinstance(tensor, torch.Tensor)
     }
     assert cache.nbytes < sum(storages.values()) <= held_bytes(cache) < 1.1 * sum(storages.values())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_replay import CONTINUATIONS, PROMPTS, check, every_strategy
+from helpers.replays import CONTINUATIONS, PROMPTS, check, every_strategy
 from tiny_models import DIM, HEADS, LAYERS, WORDS, Trace, generate, random_prompts, tiny
 from torch import Tensor
 

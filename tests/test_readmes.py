@@ -218,8 +218,10 @@ def keys_of(group: str) -> set[str]:
     group = {"replay": "measure"}.get(group, group)  # the node that these options fill
     whole = yaml.safe_load((CONF / "config.yaml").read_text())
     nodes = [whole.get(group, {}), *(yaml.safe_load(path.read_text()) for path in (CONF / group).glob("*.yaml"))]
-    stored = ConfigStore.instance().repo.get(group, {}).values()  # what no file can say: model.template
-    return {str(key) for node in [*nodes, *(option.node for option in stored)] for key in node or ()}
+    # what no file can say, such as model.template; a group within this one is a mapping, and has no node
+    stored = [getattr(option, "node", None) for option in ConfigStore.instance().repo.get(group, {}).values()]
+    stored += [option.node for option in ConfigStore.instance().repo.get(group, {}).get("parts", {}).values()]
+    return {str(key) for node in [*nodes, *stored] for key in node or ()}
 
 
 def options(group: str) -> set[str]:

@@ -21,7 +21,7 @@ from helpers.by_hand import (
     prompt_pass,
     ran,
 )
-from test_replay import check
+from helpers.replays import check
 from tiny_models import HEADS, LAYERS, WORDS, generate, random_prompts, stored, tiny
 
 from scope import decoding, prefill

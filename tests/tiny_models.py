@@ -101,6 +101,7 @@ def tiny(family: str = "llama", attention: str = SCOPE, dtype: torch.dtype = tor
 
 
 @cache
+@torch.inference_mode(False)  # it is shared: its weights must serve outside of that mode too
 def _made(family: str, attention: str, dtype: torch.dtype) -> PreTrainedModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
