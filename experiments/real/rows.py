@@ -122,7 +122,7 @@ TASKS = {
             "gsm_symbolic", ("task=gsm_symbolic", "task.questions=4", "task.max_new_tokens=600", "task.prompts=16"), 400
         ),
         Task("arithmetic", ("task=arithmetic", "task.prompts=24"), 510),
-        # Changes of the embedded task that need no training: does one of them order policies as real models do?
+        # Forms of the embedded task that need no training: does one of them order policies as real models do?
         Task("arithmetic_dense", ("task=arithmetic", "task.prompts=24", "task.most_filler=0"), 510),
         Task("arithmetic_diluted", ("task=arithmetic", "task.prompts=24", "task.most_filler=12"), 510),
         Task("arithmetic_chained", ("task=arithmetic", "task.prompts=24", "task.reference_share=0.8"), 520),
