@@ -59,6 +59,12 @@ def test_in_every_storage_and_granularity(strategy: str, granularity: str, stora
     check("llama", Policy(SNAPKV, every_strategy()[strategy], granularity), storage=storage)
 
 
+@pytest.mark.parametrize("strategy", ["KeepAll", "Slide", "Distinct", "RaaS", "MorphKV"])
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_in_every_precision(strategy: str, precision: str) -> None:
+    check("llama", Policy(SNAPKV, every_strategy()[strategy], precision=precision))
+
+
 @pytest.mark.parametrize("strategy", ["Slide", "H2O", "RaaS"])
 def test_with_the_prompts_in_chunks_and_in_several_batches(strategy: str) -> None:
     policy = Policy(prefill.H2O(20, 4), every_strategy()[strategy])
