@@ -99,14 +99,15 @@ REFUSED = {
     "method=h2o,snapkv": "method=h2o,snapkv: several values are a sweep: add -m",
     "method": "method: cannot be read; write key=value, .*",
     "experiment=demo": "experiment=demo: is a sweep: add -m",
-    "method=h2o method.kernel=5": "method.kernel: no such key; the keys of method are budget, window, votes, block",
+    "method=h2o method.kernel=5": "method.kernel: no such key; the keys of method are budget, window, votes, "
+    "block, heads, least",
     "-m method=snapkv,h2o method.kernel=5": "method.kernel: another option taken here has no such key",
     "task=gsm8k_4k task.ordr=length": "task.ordr: no such key; did you mean task.order\\?",
     "task=csqa_4k task.prompt=3": "task.prompt: no such key; the keys of task are name, hub, columns, form, .*",
     "-m task=en_sum,gsm8k_4k task.promt_tokens=9": "task.promt_tokens: no such key; did you mean task.prompt_tokens\\?",
     "-m experiment=en_sum task.templat=x": "task.templat: no such key; did you mean task.template\\?",
     "decoding=none decoding.budget=3": "decoding.budget: decoding=none has no settings; decoding=accumulated_h2o, "
-    "adaptive, discontinuous and \\d+ more have budget",
+    "adaptive, ams and \\d+ more have budget",
     "tracking.mode=offline": "tracking.mode: tracking=none has no settings; tracking=wandb has mode",
     "tracking.spare=1": "tracking.spare: tracking=none has no settings",
     "+tracking.mode=offline": "tracking.mode: no such setting of scope.NoTracking; it has none",

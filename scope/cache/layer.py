@@ -3,7 +3,7 @@
 The order within a step is that of the SCOPE paper: append the new key and value, attend over all slots, then evict.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,14 +16,14 @@ from scope.cache.by_head import ByHead
 from scope.cache.checks import can_wait, require_numbers, shaped
 from scope.cache.chunks import Chunks
 from scope.cache.inputs import taken
-from scope.cache.placing import gathered, kept_columns
+from scope.cache.placing import left_by_prefill
 from scope.cache.policy import Policy
 from scope.cache.ring import Ring
 from scope.cache.rotary import rotary_of
 from scope.cache.rows import Rows
-from scope.cache.sizes import after_prefill, most_slots, reached, require_fit, stored_slot_bytes
+from scope.cache.sizes import most_slots
 from scope.cache.slots import GROWTH, Slots
-from scope.cache.storage import Kept, Layout, Storage
+from scope.cache.storage import Layout, Storage
 from scope.decoding.eviction import Eviction
 from scope.policy.attention import Attention, by_rows
 from scope.policy.plan import Plan, View
@@ -249,8 +249,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
     def _compress(self, attention: Attention) -> None:
         if self.watch:
             self.watch(attention)
-        self.views = self._views_after(attention)
-        kept = self._kept(attention)
+        self.views = self.rows.views_of(self.policy, attention)
+        kept = left_by_prefill(self.policy, attention, self.views)
         capacity = max(map(self._capacity, self.views))
         make, whole = self.layout.storage or Slots, self.layout.whole
         self.storage = ByHead(kept, capacity, whole, make) if self._shared else make(kept, capacity, whole)
@@ -277,40 +277,6 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         columns = positions.to(keys.device)  # layers may lie on several devices
         by_head = columns[:, None].expand(-1, keys.shape[1], -1)
         return Attention(query, keys, values, by_head, columns, scaling, self.index, window)
-
-    def _views_after(self, attention: Attention) -> list[View]:
-        """The view of each row after the prefill. It is computed once for each prompt length, for all layers."""
-        rows = self.rows
-        if any(n not in rows.views for n in rows.lengths):
-            bounded = self.policy.max_bytes is not None
-            bytes_of = stored_slot_bytes(rows.config, self.policy, attention) if bounded else ()
-            require_fit(self.policy, rows.lengths, rows.windows, bytes_of)
-            for n in set(rows.lengths):
-                rows.views[n] = after_prefill(self.policy, n, rows.windows, bytes_of)
-        return [rows.views[n][self.index] for n in rows.lengths]
-
-    def _kept(self, attention: Attention) -> Kept:
-        """What stays of the prompt in this layer, with the channels that the decoding strategy starts from."""
-        lengths = self.rows.lengths
-        seen = [reached(n, self.window) for n in lengths]  # tokens of each prompt that the next token can see
-        plans = [self.prefill.plan(view) for view in self.views]
-        plans = [plan if plan and plan.slots <= n else None for plan, n in zip(plans, seen, strict=True)]
-        scores = None
-        if any(plan and plan.best for plan in plans):
-            scores = shaped(self.prefill.score(attention), attention, self.prefill)
-            require_numbers(scores, attention.positions, self.prefill, self.index)
-        columns = kept_columns(plans, seen, attention.keys.shape[1:3], scores)
-        del scores  # to free its memory before the copies are made
-        stored = [plan.slots if plan else n for plan, n in zip(plans, seen, strict=True)]
-        kept = gathered(attention, columns, stored, lengths, self._observed(attention))
-        return replace(kept, precision=self.policy.precision)
-
-    def _observed(self, attention: Attention) -> Mapping[str, Tensor]:
-        """The channels [B, H, P] that the decoding strategy gives to the prompt's slots."""
-        if not self.decoding.channels:
-            return {}
-        none = attention.keys.new_zeros(attention.keys.shape[:3], dtype=torch.float32)
-        return self.decoding.observe(replace(attention, channels=dict.fromkeys(self.decoding.channels, none)))
 
     def step(self, query: Tensor, scaling: float, sliding_window: int | None, mask: Tensor | None = None) -> Tensor:
         """The attention of a decode step: query [B, Hq, 1, D] -> [B, 1, Hq, D]. Then evict what the strategy says.

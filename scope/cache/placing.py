@@ -1,18 +1,52 @@
-"""Which slots of a prompt stay, and copying them out: from plans and scores to what a storage starts with.
+"""Which slots of a prompt stay, and copying them out: what a storage starts with.
 
 P is the length of the longest prompt. Shorter ones are padded on the left, so a prompt of n tokens takes the columns
 P - n to P - 1.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from scope.cache.checks import require_numbers, shaped
+from scope.cache.policy import Policy
+from scope.cache.sizes import reached
 from scope.cache.storage import Kept
+from scope.decoding import DecodingStrategy
 from scope.policy.attention import Attention
-from scope.policy.plan import Plan
+from scope.policy.plan import Plan, View
+
+
+def left_by_prefill(policy: Policy, attention: Attention, views: Sequence[View]) -> Kept:
+    """What the prefill leaves of the prompts in one layer, with the channels that the decoding strategy starts from.
+
+    attention: of the whole prompts. views: of each row, after the prefill. In a layer with a sliding window the method
+    chooses among the tokens that the next token can see.
+    """
+    prefill, window, lengths = policy.prefill, attention.sliding_window, [view.prompt for view in views]
+    seen = [reached(n, window) for n in lengths]
+    plans = [prefill.plan(view) for view in views]
+    plans = [plan if plan and plan.slots <= n else None for plan, n in zip(plans, seen, strict=True)]
+    scores = None
+    if any(plan and plan.best for plan in plans):
+        scores = shaped(prefill.score(attention), attention, prefill)
+        require_numbers(scores, attention.positions, prefill, attention.layer)
+    columns = kept_columns(plans, seen, attention.keys.shape[1:3], scores)
+    del scores  # to free its memory before the copies are made
+    stored = [plan.slots if plan else n for plan, n in zip(plans, seen, strict=True)]
+    kept = gathered(attention, columns, stored, lengths, _first_channels(policy.decoding, attention))
+    return replace(kept, precision=policy.precision)
+
+
+def _first_channels(decoding: DecodingStrategy, attention: Attention) -> Mapping[str, Tensor]:
+    """The channels [B, H, P] that the decoding strategy gives to the prompt's slots."""
+    if not decoding.channels:
+        return {}
+    none = attention.keys.new_zeros(attention.keys.shape[:3], dtype=torch.float32)
+    return decoding.observe(replace(attention, channels=dict.fromkeys(decoding.channels, none)))
 
 
 def kept_columns(

@@ -9,6 +9,9 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from scope.cache.masks import real_tokens, require_causal, require_consecutive, with_answer
+from scope.cache.policy import Policy
+from scope.cache.sizes import after_prefill, require_fit, stored_slot_bytes
+from scope.policy.attention import Attention
 from scope.policy.plan import View
 
 
@@ -76,6 +79,18 @@ class Rows:
             return
         lengths = [length + step + 1 for length, step in zip(self.lengths, steps, strict=True)]
         require_causal(mask, with_answer(lengths, seen, mask.device), 1, self.windows[layer])
+
+    def views_of(self, policy: Policy, attention: Attention) -> list[View]:
+        """The view of each row after the prefill, in the layer of this attention. Made once for each prompt length.
+
+        Raises ScopeError where the policy's bound is too small for a prompt.
+        """
+        if any(n not in self.views for n in self.lengths):
+            bytes_of = stored_slot_bytes(self.config, policy, attention) if policy.max_bytes is not None else ()
+            require_fit(policy, self.lengths, self.windows, bytes_of)
+            for n in set(self.lengths):
+                self.views[n] = after_prefill(policy, n, self.windows, bytes_of)
+        return [self.views[n][attention.layer] for n in self.lengths]
 
     def replace(self, rows: Sequence[int], other: "Rows") -> None:
         """Put the prompts of `other` in place of these rows'."""
