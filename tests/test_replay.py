@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.quick import every
 from helpers.replays import CONTINUATIONS, PROMPTS, RECENT, SNAPKV, D, Seen, T, by_hand, check, every_strategy
 from tiny_models import LAYERS, SLIDING_WINDOW, random_prompts, tiny
 from torch import Tensor
@@ -43,13 +44,13 @@ METHODS: dict[str, PrefillMethod] = {
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3"])
-@pytest.mark.parametrize("name", every_strategy())
+@pytest.mark.parametrize("name", every(3, every_strategy()))
 def test_every_strategy_replays_as_it_decodes(family: str, name: str) -> None:
     check(family, Policy(SNAPKV, every_strategy()[name]))
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("strategy", ["KeepAll", "H2O", "AccumulatedH2O", "MorphKV"])
+@pytest.mark.parametrize("strategy", every(2, ["KeepAll", "H2O", "AccumulatedH2O", "MorphKV"]))
 def test_after_every_prefill_method(method: str, strategy: str) -> None:
     check("qwen3", Policy(METHODS[method], every_strategy()[strategy]))
 
