@@ -38,15 +38,15 @@ class ByHead:
 
     @property
     def keys(self) -> Tensor:
-        return _joined([F.pad(head.keys, (0, 0, 0, more)) for head, more in self._missing()])
+        return _side_by_side([head.keys for head in self._heads], 2)
 
     @property
     def values(self) -> Tensor:
-        return _joined([F.pad(head.values, (0, 0, 0, more)) for head, more in self._missing()])
+        return _side_by_side([head.values for head in self._heads], 2)
 
     @property
     def positions(self) -> Tensor:
-        return _joined([F.pad(head.positions, (0, more), value=-1) for head, more in self._missing()])
+        return _side_by_side([head.positions for head in self._heads], 2, -1)
 
     @property
     def newest(self) -> Tensor:
@@ -58,8 +58,8 @@ class ByHead:
 
     @property
     def channels(self) -> Mapping[str, Tensor]:
-        parts = [(head.channels, more) for head, more in self._missing()]
-        return {name: _joined([F.pad(own[name], (0, more)) for own, more in parts]) for name in parts[0][0]}
+        every = [head.channels for head in self._heads]
+        return {name: _side_by_side([own[name] for own in every], 2) for name in every[0]}
 
     def begin(self, plans: Sequence[Plan | None]) -> Hashable:
         moves = []
@@ -78,7 +78,7 @@ class ByHead:
         found = [head.attend(asked, scaling, sliding_window, scored) for head, asked in self._each(query)]
         looked = [probabilities for _, probabilities in found if probabilities is not None]
         output = torch.cat([attended for attended, _ in found], 2)
-        return output, self._padded(looked) if len(looked) == len(found) else None
+        return output, _side_by_side(looked, 3) if len(looked) == len(found) else None
 
     def ahead(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> "AheadByHead | None":
         found = [head.ahead(*known, scaling) for head, *known in self._each(query, keys, values)]
@@ -87,7 +87,7 @@ class ByHead:
 
     def look(self, ahead: "AheadByHead", sliding_window: int | None) -> Tensor:
         pairs = zip(self._heads, ahead.heads, strict=True)
-        return self._padded([head.look(known, sliding_window) for head, known in pairs])
+        return _side_by_side([head.look(known, sliding_window) for head, known in pairs], 3)
 
     def write(self, channels: Mapping[str, Tensor]) -> None:
         for index, head in enumerate(self._heads):
@@ -110,16 +110,6 @@ class ByHead:
     def _each(self, *states: Tensor) -> Iterator[tuple[Any, ...]]:
         """Each head's storage with its part of these states [B, ., n, D]."""
         return zip(self._heads, *(part.chunk(len(self._heads), 1) for part in states), strict=True)
-
-    def _missing(self) -> list[tuple[Storage, int]]:
-        """Each head's storage, and how many slots it has fewer than the widest."""
-        widths = [head.positions.shape[-1] for head in self._heads]
-        return [(head, max(widths) - width) for head, width in zip(self._heads, widths, strict=True)]
-
-    def _padded(self, looked: Sequence[Tensor]) -> Tensor:
-        """Probabilities of each head [B, 1, G, .] -> [B, H, G, S]."""
-        most = max(part.shape[-1] for part in looked)
-        return _joined([F.pad(part, (0, most - part.shape[-1])) for part in looked])
 
 
 class AheadByHead:
@@ -161,5 +151,8 @@ def _part(marks: Tensor, index: int, head: Storage) -> Tensor:
     return marks[:, index : index + 1, : head.positions.shape[-1]]
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return torch.cat(list(parts), 1)
+def _side_by_side(parts: Sequence[Tensor], slots: int, fill: float = 0.0) -> Tensor:
+    """Tensors of one head each, [B, 1, ...] -> [B, H, ...]. slots: the dimension, which is filled up to the widest."""
+    most = max(part.shape[slots] for part in parts)
+    before = [0] * (2 * (parts[0].ndim - slots) - 1)  # F.pad counts from the last dimension, two numbers for each
+    return torch.cat([F.pad(part, (*before, most - part.shape[slots]), value=fill) for part in parts], 1)

@@ -429,9 +429,9 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
 
     def _protected_front(self, plans: Sequence[Plan | None]) -> int:
         """How many slots at the front no row can lose: a multiple of COARSE. 0 if the strategy does not ask for it."""
-        if not self.decoding.skips_protected or self._shared:  # where heads share slots the front differs between them
+        if not self.decoding.skips_protected or self.window is not None:  # a sliding window frees protected slots too
             return 0
-        if self.window is not None:  # a sliding window frees protected slots too
+        if self._shared:  # the front differs between heads
             return 0
         heads = [plan.head for plan in plans if plan]
         if not heads:

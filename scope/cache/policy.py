@@ -1,6 +1,7 @@
 """`Policy`: a prefill method, a decoding strategy, and what holds for both."""
 
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
@@ -86,7 +87,7 @@ class Policy:
             self.bound is not None and isinstance(self.decoding, Eviction) and isinstance(self.decoding.recent, float)
         )
 
-    @property
+    @cached_property
     def shares_heads(self) -> bool:
         """Whether the heads of a layer share the slots that the prefill method leaves."""
         plan = self.prefill.plan(View(0, 1, prompt=MANY, stored=MANY))

@@ -9,7 +9,7 @@ from torch import Tensor
 from scope.decoding.eviction import Eviction
 from scope.policy import scores
 from scope.policy.attention import Attention
-from scope.util.errors import SettingError, check_number
+from scope.util.errors import check_part
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,7 @@ class AccumulatedH2O(Eviction):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number(self, "decay", low=0)
-        if self.decay > 1:
-            raise SettingError(self, "decay", self.decay, "a number between 0 and 1")
+        check_part(self, "decay")
 
     def observe(self, attention: Attention) -> Mapping[str, Tensor]:
         if not attention.decoding:

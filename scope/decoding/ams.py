@@ -12,7 +12,7 @@ from scope.policy import scores
 from scope.policy.attention import Attention, latest
 from scope.policy.rkv import of_the_queries
 from scope.policy.segments import quotas, segments
-from scope.util.errors import SettingError, check_count, check_number, check_odd
+from scope.util.errors import SettingError, check_count, check_odd, check_part
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,7 @@ class AMS(Over):
             check_count(self, field)
         check_odd(self, "kernel")
         for field in ("share", "mix", "decay"):
-            check_number(self, field, low=0)
-            if getattr(self, field) > 1:
-                raise SettingError(self, field, getattr(self, field), "a number between 0 and 1")
+            check_part(self, field)
         if not self.share:
             raise SettingError(self, "share", self.share, "a number above 0, at most 1")
 

@@ -38,11 +38,6 @@ class Distinct(Eviction):
             raise CombinationError(self, "keys", self.keys, "above 0 where `values` is 0")
 
     def score(self, attention: Attention) -> Tensor:
-        first = 0
-        if self.protect == "prompt":
-            first, attention = attention.front, beyond(attention)
-            assert attention.prompt is not None
-            among = attention.positions >= attention.prompt[:, None, None]
-        else:
-            among = attention.positions >= 0
-        return F.pad(scores.distinctness(attention, among, self.keys, self.values), (first, 0))
+        behind = beyond(attention)  # if the prompt is not protected, `front` is 0
+        found = scores.distinctness(behind, self.region(behind), self.keys, self.values)
+        return F.pad(found, (attention.front, 0))

@@ -10,7 +10,7 @@ from torch import Tensor
 from scope.decoding.periodic import Polled
 from scope.policy.attention import Attention
 from scope.policy.rkv import importance, of_the_queries, redundancy
-from scope.util.errors import SettingError, check_number
+from scope.util.errors import check_number, check_part
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,9 @@ class GKV(Polled):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("decay", "balance", "threshold"):
-            check_number(self, field, low=0)
         for field in ("decay", "balance"):
-            if getattr(self, field) > 1:
-                raise SettingError(self, field, getattr(self, field), "a number between 0 and 1")
+            check_part(self, field)
+        check_number(self, "threshold", low=0)
 
     def observe(self, attention: Attention) -> Mapping[str, Tensor]:
         if attention.leaving is None:

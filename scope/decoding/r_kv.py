@@ -7,7 +7,7 @@ from torch import Tensor
 from scope.decoding.periodic import Pooled
 from scope.policy.attention import Attention
 from scope.policy.rkv import importance_without_redundancy
-from scope.util.errors import SettingError, check_number
+from scope.util.errors import check_number, check_part
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,8 @@ class RKV(Pooled):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number(self, "balance", low=0)
+        check_part(self, "balance")
         check_number(self, "threshold", low=0)
-        if self.balance > 1:
-            raise SettingError(self, "balance", self.balance, "a number between 0 and 1")
 
     def score(self, attention: Attention) -> Tensor:
         return importance_without_redundancy(attention, self.balance, self.kernel, self.threshold)

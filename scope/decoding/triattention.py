@@ -49,12 +49,9 @@ class TriAttention(Periodic):
             raise SettingError(self, "statistics", self.statistics, "what scope.calibrate makes of the model")
 
     def score(self, attention: Attention) -> Tensor:
-        first, least = 0, torch.zeros_like(attention.now)
-        if self.protect == "prompt":
-            assert attention.prompt is not None
-            first, least, attention = attention.front, attention.prompt[:, None, None], beyond(attention)
-        found = scores.standardised(self._promise(attention), (attention.positions >= least)[:, :, None])
-        return F.pad(found.amax(2), (first, 0))
+        behind = beyond(attention)  # if the prompt is not protected, `front` is 0
+        found = scores.standardised(self._promise(behind), self.region(behind)[:, :, None])
+        return F.pad(found.amax(2), (attention.front, 0))
 
     def _promise(self, attention: Attention) -> Tensor:
         """-> [B, H, G, S]: S of each slot, for each query head."""

@@ -9,11 +9,10 @@ from scope.policy.attention import Attention
 from scope.policy.plan import ROUNDINGS, Plan, View, pyramid
 from scope.util.errors import (
     CombinationError,
-    SettingError,
     check_choice,
     check_count,
     check_count_or_share,
-    check_number,
+    check_part,
     without_score,
 )
 
@@ -139,9 +138,7 @@ class Scored(Windowed):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "heads", ("each", "shared"))
-        check_number(self, "least", low=0)
-        if self.least > 1:
-            raise SettingError(self, "least", self.least, "a number between 0 and 1")
+        check_part(self, "least")
 
     def plan(self, view: View) -> Plan | None:
         plan = super().plan(view)

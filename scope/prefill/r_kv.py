@@ -7,7 +7,7 @@ from torch import Tensor
 from scope.policy.attention import Attention, latest
 from scope.policy.rkv import importance_without_redundancy
 from scope.prefill.budget import Scored
-from scope.util.errors import SettingError, check_number, check_odd
+from scope.util.errors import check_number, check_odd, check_part
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,8 @@ class RKV(Scored):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_odd(self, "kernel")
-        check_number(self, "balance", low=0)
+        check_part(self, "balance")
         check_number(self, "threshold", low=0)
-        if self.balance > 1:
-            raise SettingError(self, "balance", self.balance, "a number between 0 and 1")
 
     @property
     def queries(self) -> int:

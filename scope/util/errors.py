@@ -143,6 +143,14 @@ def check_number(owner: object, field: str, low: float) -> None:
         raise SettingError(owner, field, value, f"a number of at least {low:g}")
 
 
+def check_part(owner: object, field: str) -> None:
+    """Refuse a field that is not a number in 0..1."""
+    check_number(owner, field, low=0)
+    value = getattr(owner, field)
+    if value > 1:
+        raise SettingError(owner, field, value, "a number between 0 and 1")
+
+
 def check_flag(owner: object, field: str) -> None:
     """Refuse a field that is neither True nor False."""
     value = getattr(owner, field)
