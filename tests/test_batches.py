@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.quick import slow
+from helpers.quick import every, slow
 from tiny_models import SCOPE, WORDS, Trace, generate, random_prompts, tiny
 
 from scope import decoding, prefill
@@ -24,7 +24,7 @@ PAIRS: dict[str, tuple[PrefillMethod, DecodingStrategy]] = {
     "random-random": (prefill.Random(16, 4), decoding.Random(10, 4)),
 }
 LENGTHS = (30, 9, 21, 40, 12, 33, 17)
-every_pair = pytest.mark.parametrize("pair", PAIRS)
+every_pair = pytest.mark.parametrize("pair", every(2, PAIRS))
 
 
 def timeless(rows: list[Generated]) -> list[Generated]:

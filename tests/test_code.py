@@ -87,7 +87,7 @@ def command(folder: Path) -> list[str]:
     return [f"hydra.searchpath=[file://{folder / 'conf'}]", "method=mine", "decoding=none", *SMALL]
 
 
-@pytest.mark.parametrize("what", every(2, EDITS))
+@pytest.mark.parametrize("what", every(4, EDITS))
 def test_a_finished_run_is_refused_once_its_formula_was_edited(what: str, scope: Scope, tmp_path: Path) -> None:
     words = command(tmp_path)
     scope(*words)

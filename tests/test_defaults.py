@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.pairs import DECODING, PREFILL
+from helpers.quick import slow
 from tiny_models import WORDS, Trace, generate, made_up_statistics, random_prompts, tiny
 
 import scope.decoding
@@ -73,7 +74,7 @@ def peak(policy: Policy, prompt: int, tokens: int) -> float:
 
 
 @pytest.mark.parametrize("strategy", [name for name, made in DECODING.items() if isinstance(made, Eviction)])
-@pytest.mark.parametrize("method", ["full", "snapkv", "pyramidkv"])
+@pytest.mark.parametrize("method", ["full", slow("snapkv"), "pyramidkv"])
 def test_the_largest_d_reaches_the_slots_and_one_more_passes_them(method: str, strategy: str) -> None:
     policy, prompt, slots = Policy(PREFILL[method], DECODING[strategy]), 21, 34
     fitted = with_most_slots(policy, tiny().config, prompt, slots)

@@ -212,7 +212,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("arguments", every(3, REFUSED))
+@pytest.mark.parametrize("arguments", every(6, REFUSED))
 def test_bad_input_is_one_line_and_leaves_nothing(scope: Scope, tmp_path: Path, arguments: str) -> None:
     done = scope(*arguments.split(), code=2)
     models = ", ".join(sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml")))
@@ -261,7 +261,7 @@ YAML = {
 
 
 @pytest.mark.parametrize("mode", [[], ["-m"], slow(["--cfg=job"])])
-@pytest.mark.parametrize("text", every(2, YAML))
+@pytest.mark.parametrize("text", every(4, YAML))
 def test_a_preset_that_cannot_be_read_is_named(scope: Scope, tmp_path: Path, text: str, mode: list[str]) -> None:
     group = tmp_path / "conf" / "method"
     group.mkdir(parents=True)

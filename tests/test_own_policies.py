@@ -133,7 +133,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("base", ["Windowed", "Eviction"])
-@pytest.mark.parametrize("case", every(2, WRONG))
+@pytest.mark.parametrize("case", every(4, WRONG))
 def test_a_wrong_score_is_told_in_one_line(case: str, base: str, scope: Scope, tmp_path: Path) -> None:
     body, wanted = WRONG[case]
     said = scope(*write(tmp_path, LINES.format(base=base, body=body)), code=1)

@@ -136,7 +136,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     models.load.cache_clear()
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", every(4, PRESETS))
 def test_a_part_of_a_preset_is_planned_without_weights(
     name: str, scope: Scope, data: Path, tmp_path: Path, no_weights: None
 ) -> None:

@@ -418,7 +418,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", every(3, REFUSED))
+@pytest.mark.parametrize("case", every(6, REFUSED))
 def test_settings_that_cannot_be_are_one_line_and_nothing_is_written(case: str, scope: Any, tmp_path: Path) -> None:
     file = write(tmp_path / "rivers.jsonl", rivers(20))
     settings, line = REFUSED[case]

@@ -17,6 +17,7 @@ import huggingface_hub
 import pytest
 import torch
 from helpers.gguf_files import TEMPLATE, tiny_llama, write_gguf, write_wheel
+from helpers.quick import every
 
 from scope import Full, KeepAll, ModelSource, Policy, Prompt, generate, load
 from scope.generation import places
@@ -232,7 +233,7 @@ def test_the_hub_goes_before_the_folder(unmade: Published, monkeypatch: pytest.M
 
 
 @needs_gguf
-@pytest.mark.parametrize("wrong", ["hash", "missing", "no gguf", "spoilt", "read-only"])
+@pytest.mark.parametrize("wrong", every(2, ["hash", "missing", "no gguf", "spoilt", "read-only"]))
 def test_what_cannot_be_fetched_is_one_line_and_leaves_nothing(
     wrong: str, publish: Publish, index: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

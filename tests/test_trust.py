@@ -208,7 +208,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("more", [(), ("-m", "experiment=nice,nice")])  # of all jobs, and of each
-@pytest.mark.parametrize("key", every(3, CALLS))
+@pytest.mark.parametrize("key", every(6, CALLS))
 def test_a_file_sets_nothing_that_hydra_calls(
     key: str, more: tuple[str, ...], tmp_path: Path, command: Command
 ) -> None:

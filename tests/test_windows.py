@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.pairs import DECODING, PREFILL
-from helpers.quick import slow
+from helpers.quick import every, slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import (
@@ -157,7 +157,7 @@ EVERYWHERE = [
 
 
 @pytest.mark.parametrize("strategy", DECODING)
-@pytest.mark.parametrize(("method", "family"), EVERYWHERE)
+@pytest.mark.parametrize(("method", "family"), every(2, EVERYWHERE))
 def test_in_place_is_the_twin_and_no_layer_holds_more_than_its_window(method: str, strategy: str, family: str) -> None:
     model, prompts, tokens = tiny(family), random_prompts(30, 9, 21), 40
     told = []
