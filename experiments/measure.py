@@ -1,10 +1,12 @@
 """Running one configuration for a report: composed as on the command line, recorded and found again like any run."""
 
 import io
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from hydra import compose, initialize_config_dir
@@ -14,6 +16,7 @@ from analysis.statistics import Interval, clustered_proportion, mean_by_prompt
 from scope import records
 from scope.cli.config import Job, build
 from scope.runs.run import finished, run
+from scope.util.errors import ScopeError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -57,6 +60,19 @@ def ran(overrides: Sequence[str], output: Path) -> tuple[Job, Path]:
     """A configuration's job and the folder of its run. It is run below `output`, unless a finished run is there."""
     job = _job(overrides, output)
     return job, run(job.experiment, job.tracker, job.output, _silent())
+
+
+def measured_lines(overrides: Sequence[str], output: Path) -> tuple[str, list[dict[str, Any]]]:
+    """A configuration's identity and its records, one for each prompt. Its run is removed: it has each token.
+
+    Raises ScopeError where a prompt has no result.
+    """
+    job, folder = ran(overrides, output)
+    lines = [line for line in records.read(folder) if line["status"] == "ok"]
+    if len(lines) != len(job.experiment.requests()):
+        raise ScopeError(f"{folder}: {len(lines)} of {len(job.experiment.requests())} prompts have a result")
+    shutil.rmtree(folder)
+    return job.experiment.identity(), lines
 
 
 def recorded(overrides: Sequence[str], output: Path) -> Measured | None:

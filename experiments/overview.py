@@ -1,7 +1,7 @@
 """The README's picture, from two recorded results: `python -m experiments.overview`.
 
 Left: where to save slots, in the prompt or in the generation (experiments/tiny). Right: which generated slots to keep,
-at equal bytes (experiments/frontier). Nothing is run; bars are 95% intervals clustered by prompt.
+at equal bytes (experiments/distinct). Nothing is run; bars are 95% intervals clustered by prompt.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=PICTURE)
     args = parser.parse_args()
-    calibration, frontier = HERE / "tiny" / "calibration.json", HERE / "frontier" / "frontier.json"
+    calibration, frontier = HERE / "tiny" / "calibration.json", HERE / "distinct" / "frontier.json"
     draw(json.loads(calibration.read_bytes()), json.loads(frontier.read_bytes()), args.out)
     print(args.out)
 

@@ -32,7 +32,7 @@ def row(readme: str, start: str) -> str:
     return line
 
 
-def frontier_rows(name: str = "frontier/frontier.json") -> dict[tuple[str, int], dict[str, Any]]:
+def frontier_rows(name: str = "distinct/frontier.json") -> dict[tuple[str, int], dict[str, Any]]:
     return {(row["label"], row["size"]): row for row in result(name)["rows"]}
 
 
@@ -77,9 +77,9 @@ def test_the_first_numbers_are_what_the_frontier_measured() -> None:
     ],
 )
 def test_a_row_of_the_frontier_is_the_result_files(start: str, label: str, file: str) -> None:
-    rows = frontier_rows(f"frontier/{file}.json")
+    rows = frontier_rows(f"distinct/{file}.json")
     expected = [f"{rows[label, size]['accuracy'][0]:.1f}" for size in (36, 64, 128)]
-    lines = [line for line in text("experiments/frontier/README.md").splitlines() if line.startswith(f"| {start}")]
+    lines = [line for line in text("experiments/distinct/README.md").splitlines() if line.startswith(f"| {start}")]
     cells = [[cell.strip(" *") for cell in line.split("|")[2:5]] for line in lines]
     assert expected in cells
 
@@ -100,7 +100,7 @@ def test_the_benchmarks_table_is_the_result_files() -> None:
 
 def test_the_picture_shows_the_two_result_files(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    calibration, frontier = result("tiny/calibration.json"), result("frontier/frontier.json")
+    calibration, frontier = result("tiny/calibration.json"), result("distinct/frontier.json")
     saved, kept = overview.saved(calibration), overview.kept(frontier)
     assert [[point[0] for point in points] for points in saved.values()] == [[64, 128, 256]] * 3
     assert [len(points) for points in kept.values()] == [3] * 5

@@ -7,7 +7,6 @@ python -m experiments.real --recorded               # the tables and figures of 
 """
 
 import argparse
-import shutil
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -16,12 +15,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from experiments.measure import ran
+from experiments.measure import measured_lines
 from experiments.real import report
-from experiments.real.results import Result, append, of_records, read
+from experiments.real.results import Result, append, read
 from experiments.real.rows import PLANS, SEED, TASKS, Row
-from scope import records
-from scope.util.errors import ScopeError
+from experiments.results import hash_of, of_records
 
 
 def asked(models: list[str] | None, tasks: list[str] | None) -> Iterator[tuple[str, str, Row]]:
@@ -36,13 +34,8 @@ def measured(model: str, name: str, row: Row, output: Path) -> Result:
     """Replay a row, or let the model write. Until it ends its records are below `output`, so a killed run goes on."""
     task, began = TASKS[name], time.monotonic()
     common = [f"model={model}", *task.overrides, f"seed={SEED}", f"measure={task.measure}"]
-    job, folder = ran([*row.overrides(task.written), *common], output / "real")
-    lines = [line for line in records.read(folder) if line["status"] == "ok"]
-    if len(lines) != len(job.experiment.requests()):
-        raise ScopeError(f"{folder}: {len(lines)} of {len(job.experiment.requests())} prompts have a result")
-    result = Result(row, job.experiment.identity(), time.monotonic() - began, of_records(lines))
-    shutil.rmtree(folder)  # each token of each row: more than is kept
-    return result
+    identity, lines = measured_lines([*row.overrides(task.written), *common], output / "real")
+    return Result(row, identity, time.monotonic() - began, of_records(lines), hash_of(lines))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""distinct: keep slots whose key and value are unlike the others (our own strategy; see experiments/frontier)."""
+"""distinct: keep slots whose key and value are unlike the others (our own strategy; see experiments/distinct)."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar

@@ -1,8 +1,8 @@
 """Accuracy against bytes, at three sizes of a sequence's cache: every decoding strategy, with the prompt protected and
 unprotected, and every prefill method with these strategies.
 
-    python -m experiments.frontier              # continues where it stopped
-    python -m experiments.frontier --recorded   # the tables and figures of the rows that have been run
+    python -m experiments.distinct              # continues where it stopped
+    python -m experiments.distinct --recorded   # the tables and figures of the rows that have been run
 
 A size is the bytes of the full prompt and D decoded slots of slide: keys, values, and what a strategy remembers of a
 slot. Every row gets the largest D that fits in these bytes, for a prompt of the mean length.
@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.progress import track
 
 from analysis.statistics import Interval
-from experiments.frontier import picture
-from experiments.frontier.rows import FULL, MAIN, OWN, ROWS, SLIDE, Row, columns, fitted, matrix, size_kib
+from experiments.distinct import picture
+from experiments.distinct.rows import FULL, MAIN, OWN, ROWS, SLIDE, Row, columns, fitted, matrix, size_kib
 from experiments.measure import Measured, composed, in_points, measure, pipe_table, recorded
 from scope import records
 from scope.generation import models
@@ -117,7 +117,7 @@ def markdown(made: Mapping[str, Any]) -> str:
     rows = dict(sorted(rows.items(), key=lambda item: _place(item[1])))
     head = _heads(made)
     parts = [
-        f"Made by `python -m experiments.frontier`: {made['about']}",
+        f"Made by `python -m experiments.distinct`: {made['about']}",
         _table("answers right, %, with its 95% interval; D of the row", head, rows, sizes, _accuracy),
         _table("points above slide at equal bytes, paired [95%]", head, rows, sizes, lambda r: _minus(r, "slide")),
         _table("points above the full cache, paired [95%]", head, rows, sizes, lambda r: _minus(r, "full")),
@@ -130,7 +130,7 @@ def markdown(made: Mapping[str, Any]) -> str:
 
 def crossed_markdown(made: Mapping[str, Any]) -> str:
     """All prefill methods by all strategies that were crossed with them, each size apart."""
-    parts = [f"Made by `python -m experiments.frontier`: {made['about']}"]
+    parts = [f"Made by `python -m experiments.distinct`: {made['about']}"]
     for size, about in zip(made["sizes"], _heads(made), strict=True):
         found = matrix(made["rows"], size)
         parts += [

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.colours import colour, marker
-from experiments.frontier.rows import MAIN, PREFILLS, columns, matrix, size_kib
+from experiments.distinct.rows import MAIN, PREFILLS, columns, matrix, size_kib
 
 PANELS = {
     "full prompt, protected": lambda row: row["method"] == "full" and row["protect"] == "prompt",

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from helpers.quick import every
 
-from experiments.frontier import __main__ as frontier
-from experiments.frontier.rows import OWN, ROWS, SLIDE, Row, fitted
+from experiments.distinct import __main__ as frontier
+from experiments.distinct.rows import OWN, ROWS, SLIDE, Row, fitted
 from experiments.measure import Measured, composed, in_points, points
 from scope.generation import models
 from scope.runs.forecast import cache_bytes

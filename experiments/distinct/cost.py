@@ -1,7 +1,7 @@
 """The time of a decode step under each strategy, divided by that of slide. The strategies run in turns, so that other
 work on the machine slows all alike. Two models: the embedded one, and one so wide that the weights take most of a step.
 
-    python -m experiments.frontier.cost
+    python -m experiments.distinct.cost
 """
 
 import argparse
@@ -13,7 +13,7 @@ import torch
 
 from experiments.benchmarks.steps import ours
 from experiments.benchmarks.timing import in_turns
-from experiments.frontier.rows import OURS, PLAIN, RIVALS, Row
+from experiments.distinct.rows import OURS, PLAIN, RIVALS, Row
 from experiments.measure import composed, pipe_table
 from scope import records
 from scope.cache import CompressedCache, Layout
@@ -41,7 +41,7 @@ def ratios(model_name: str, batch: int, count: int) -> tuple[dict[str, list[floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.frontier.cost",
+        prog="python -m experiments.distinct.cost",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -68,7 +68,7 @@ def main() -> None:
     ]
     report = {"about": about, "ratios": made, "surroundings": records.surroundings()}
     write_whole(args.out.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
-    table = f"Made by `python -m experiments.frontier.cost`: {about}\n\n{pipe_table(['strategy', *heads], lines)}\n"
+    table = f"Made by `python -m experiments.distinct.cost`: {about}\n\n{pipe_table(['strategy', *heads], lines)}\n"
     write_whole(args.out.with_suffix(".md"), table)
     print(table)
 
