@@ -581,6 +581,7 @@ POLICIES: dict[str, decoding.DecodingStrategy] = {
     "keydiff": decoding.KeyDiff(8, 3),
     "distinct": decoding.Distinct(8, 3),
     "snapkv_d": decoding.SnapKVD(8, 5, window=WINDOW),
+    "salient": decoding.Salient(8, 5, window=WINDOW),
     "morphkv": decoding.MorphKV(8, WINDOW),
     "r_kv": decoding.RKV(8, 5, window=WINDOW),
     "g_kv": decoding.GKV(8, 5, window=WINDOW),
@@ -669,6 +670,9 @@ def test_sizes_are_the_rules(name: str, protect: str) -> None:
         (lambda: decoding.RaaS(8, 3, share=0), "RaaS.share=0"),
         (lambda: decoding.LazyEviction(8, 3, threshold=-1), "LazyEviction.threshold=-1"),
         (lambda: decoding.VASE(8, 3, sinks=-1), "VASE.sinks=-1"),
+        (lambda: decoding.Salient(8, 5, window=4, weight=-1), "Salient.weight=-1"),
+        (lambda: decoding.Salient(8, 5, window=4, prompt=-1), "Salient.prompt=-1"),
+        (lambda: prefill.Salient(8, 3, weight=-0.5), "Salient.weight=-0.5"),
         (lambda: decoding.TOVA(8, 9), "TOVA.recent=9"),
         (lambda: prefill.RKV(8, 3, kernel=2), "RKV.kernel=2"),
     ],
@@ -693,6 +697,7 @@ PREFILL = {
     "keydiff": prefill.KeyDiff,
     "r_kv": prefill.RKV,
     "distinct": prefill.Distinct,
+    "salient": prefill.Salient,
 }
 
 

@@ -28,6 +28,7 @@ POLICIES: dict[str, DecodingStrategy] = {
     "keydiff": decoding.KeyDiff(D, RECENT),
     "distinct": decoding.Distinct(D, RECENT, protect="nothing"),
     "snapkv_d": decoding.SnapKVD(D, RECENT, every=EVERY, window=3, kernel=3),
+    "salient": decoding.Salient(D, RECENT, every=EVERY, window=3, kernel=3, prompt=0.5),
     "morphkv": decoding.MorphKV(D, RECENT),
     "r_kv": decoding.RKV(D, RECENT, every=EVERY, window=3, kernel=3),
     "g_kv": decoding.GKV(D, RECENT, every=EVERY, window=3),
@@ -54,6 +55,7 @@ PREFILL: dict[str, PrefillMethod] = {
     "keydiff": prefill.KeyDiff(C, WINDOW),
     "r_kv": prefill.RKV(C, WINDOW),
     "distinct": prefill.Distinct(C, WINDOW),
+    "salient": prefill.Salient(C, WINDOW),
 }
 
 

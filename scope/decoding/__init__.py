@@ -20,6 +20,7 @@ from scope.decoding.r_kv import RKV
 from scope.decoding.raas import RaaS
 from scope.decoding.random import Random
 from scope.decoding.recent import Recent
+from scope.decoding.salient import Salient
 from scope.decoding.slide import Slide
 from scope.decoding.snapkv_d import SnapKVD
 from scope.decoding.streamingllm import StreamingLLM
@@ -50,6 +51,7 @@ __all__ = [
     "RaaS",
     "Random",
     "Recent",
+    "Salient",
     "Slide",
     "SnapKVD",
     "StreamingLLM",

@@ -12,6 +12,7 @@ from scope.prefill.pyramidkv import PyramidKV
 from scope.prefill.r_kv import RKV
 from scope.prefill.random import Random
 from scope.prefill.recent import Recent
+from scope.prefill.salient import Salient
 from scope.prefill.snapkv import SnapKV
 from scope.prefill.streamingllm import StreamingLLM
 from scope.prefill.tova import TOVA
@@ -30,6 +31,7 @@ __all__ = [
     "PyramidKV",
     "Random",
     "Recent",
+    "Salient",
     "SnapKV",
     "StreamingLLM",
 ]

@@ -11,7 +11,7 @@ from tiny_models import HEADS, LAYERS, WORDS, generate, random_prompts, stored, 
 
 from scope.decoding.periodic import Periodic
 from scope.policy.attention import Attention
-from scope.prefill import SnapKV
+from scope.prefill import PrefillMethod, SnapKV
 
 C, TOKENS = 16, 40
 LENGTHS = (30, 9, 21)
@@ -57,7 +57,7 @@ def cosine(a: Vector, b: Vector) -> float:
     return dot(a, b) / math.sqrt(dot(a, a) * dot(b, b))
 
 
-def lives(policy: Periodic) -> list[Life]:
+def lives(policy: Periodic, method: PrefillMethod | None = None) -> list[Life]:
     """What three prompts of different lengths went through in a tiny model whose cache holds 16 slots of each."""
     found = [[Life(layer, length, 0.0) for length in LENGTHS] for layer in range(LAYERS)]
 
@@ -78,7 +78,8 @@ def lives(policy: Periodic) -> list[Life]:
                 life.held.append(heads)
 
     with torch.inference_mode():
-        generate(tiny(), WORDS, random_prompts(*LENGTHS), SnapKV(C, 4), policy, TOKENS, watch=look, observe=hold)
+        prompts = random_prompts(*LENGTHS)
+        generate(tiny(), WORDS, prompts, method or SnapKV(C, 4), policy, TOKENS, watch=look, observe=hold)
     return [life for rows in found for life in rows]
 
 
