@@ -37,6 +37,7 @@ class Text(BuiltOnce):
     model: whose tokenizer counts. source: a .txt, .md or .jsonl file, a folder of such, or a pattern like notes/*.md;
     None is the English that Python carries. column: of a .jsonl file, what holds the text; every row is a text.
     prompts: how many samples at most; one window of every text is taken before the second of any.
+    skip: how many of them are left out first, so that a search and a report read different ones.
     Raises SettingError for values that cannot be.
     """
 
@@ -46,11 +47,13 @@ class Text(BuiltOnce):
     source: str | None = field(default=None, metadata={"limit": True})
     column: str = field(default="text", metadata={"limit": True})
     prompts: int = field(default=24, metadata={"limit": True})
+    skip: int = field(default=0, metadata={"limit": True, "later": True})
 
     def __post_init__(self) -> None:
         check_count(self, "prompt_tokens", low=1)
         check_count(self, "continuation_tokens", low=1)
         check_count(self, "prompts", low=1)
+        check_count(self, "skip")
 
     @property
     def max_new_tokens(self) -> int:
@@ -69,11 +72,13 @@ class Text(BuiltOnce):
                 f"task.source={self.source or PYTHON}: no text of it has the {sum(sizes)} tokens of one window: lower "
                 "task.prompt_tokens or task.continuation_tokens"
             )
+        if self.skip >= len(taken):
+            raise ConfigError(f"task.skip={self.skip}: must be less than the windows that there are, {len(taken)}")
         made = [
             Sample(f"text-{at}", prompt, (), gold=Reference(continuation), as_text=True, cluster=name)
             for at, (name, prompt, continuation) in enumerate(taken)
         ]
-        return stamped(made)[: self.prompts]
+        return stamped(made)[self.skip : self.skip + self.prompts]
 
     def _texts(self) -> Iterator[tuple[str, str]]:
         """Name and text of each, in the order of the names."""
