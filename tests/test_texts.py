@@ -128,6 +128,9 @@ def test_one_window_of_every_text_comes_before_the_second_of_any(tmp_path: Path)
     first = [sample.cluster for sample in samples[: len(texts)]]
     assert len(set(first)) == len(texts)
     assert replace(SMALL, source=str(tmp_path), column="body", prompts=3).samples() == samples[:3]
+    assert replace(SMALL, source=str(tmp_path), column="body", prompts=3, skip=2).samples() == samples[2:5]
+    with pytest.raises(ConfigError, match=f"task.skip=1000: must be less than .*, {len(samples)}"):
+        replace(SMALL, source=str(tmp_path), column="body", skip=1000).samples()
 
 
 def test_without_a_source_it_is_the_english_that_python_carries() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from analysis.statistics import Interval
 from experiments.frontier import picture
-from experiments.frontier.rows import FULL, POLICIES, QUANTISED, ROWS, SHARES, WORKLOADS, Row, Workload
+from experiments.frontier.rows import FULL, QUANTISED, ROWS, SHARES, WORKLOADS, Row, Workload
 from experiments.measure import pipe_table
 from experiments.results import Result, read
 from scope.util.files import write_whole
@@ -113,6 +113,3 @@ def _protection(found: Mapping[Workload, Results]) -> str:
 def _cell(value: Interval, scale: float, form: str) -> str:
     estimate, low, high = (scale * number for number in value)
     return format(estimate, form) if isnan(low) else f"{estimate:{form}} [{low:{form}}, {high:{form}}]"
-
-
-assert set(AGAINST) <= set(POLICIES)
