@@ -1,4 +1,4 @@
-"""Tables and figures of the rows that have run: `results.md` and `frontier.png`."""
+"""Tables and figures of the rows that have run: `results.md`, `frontier.png` and `protection.png`."""
 
 from collections.abc import Mapping
 from math import isnan
@@ -25,7 +25,7 @@ def write() -> None:
     """Write the tables and the figure. Rows that have not run are left out."""
     found = everything()
     write_whole(HERE.parent / "results.md", markdown(found))
-    picture.draw(found, HERE.parent / "frontier.png")
+    picture.draw(found, HERE.parent)
 
 
 def everything() -> dict[Workload, Results]:
