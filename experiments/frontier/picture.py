@@ -9,7 +9,16 @@ from analysis.panels import panels
 from experiments.frontier.rows import POLICIES, QUANTISED, SHARES, Row, Workload
 from experiments.results import Result
 
-DRAWN = ("slide, protected", "salient", "snapkv_d", "distinct", "keydiff", "raas", "triattention")  # the rest is grey
+DRAWN = (
+    "slide, protected",
+    "distinct, protected",
+    "salient",
+    "snapkv_d",
+    "distinct",
+    "keydiff",
+    "raas",
+    "triattention",
+)  # the rest is grey
 GREY = "0.75"
 NAMES = {"embedded": "embedded model", "smollm2": "SmolLM2-135M", "gemma3_270m": "Gemma-3-270M"}
 TWINS = {"slide, protected": "h2o", "distinct, protected": "distinct"}  # protected -> the same score, unprotected
@@ -19,12 +28,18 @@ Results = Mapping[Row, Result[Row]]
 
 def draw(found: Mapping[Workload, Results], folder: Path) -> None:
     """Write `frontier.png` and `protection.png`."""
-    _each(found, folder / "frontier.png", _frontier, "grey: other rows; +: the full cache, rounded")
+    _each(
+        found,
+        folder / "frontier.png",
+        _frontier,
+        "dashed: the prompt is protected; grey: other rows; +: the full cache, rounded",
+    )
     _each(found, folder / "protection.png", _protection, "filled: the prompt is protected; hollow: it is not")
 
 
 def _each(found: Mapping[Workload, Results], path: Path, one: Any, title: str) -> None:
-    figure, axes = panels(len(found), (3.6, 3.2), 3)
+    columns = min(3, len(found))
+    figure, axes = panels(len(found), (3.6, 3.2), columns)
     for axis, (workload, results) in zip(axes, found.items(), strict=True):
         one(axis, results, axis is axes[0])
         axis.set_title(f"{NAMES[workload.model]}, {workload.task}", fontsize=9)
@@ -33,14 +48,15 @@ def _each(found: Mapping[Workload, Results], path: Path, one: Any, title: str) -
         axis.set_ylabel(Y, fontsize=8)
         axis.grid(alpha=0.25, lw=0.5)
         axis.tick_params(labelsize=8)
-    figure.legend(loc="outside lower center", ncols=4, fontsize=8, title=title)
+    figure.legend(loc="outside lower center", ncols=max(2, 2 * columns - 2), fontsize=8, title=title)
     figure.savefig(path, dpi=130, metadata={"Software": None})
 
 
 def _frontier(axis: Any, results: Results, labelled: bool) -> None:
     for name in sorted(POLICIES, key=lambda name: name in DRAWN):  # grey lines lie below
         drawn = name in DRAWN
-        _line(axis, results, name, name if drawn and labelled else None, {} if drawn else {"color": GREY, "marker": ""})
+        look = {"ls": "--" if POLICIES[name].protect == "prompt" else "-"} if drawn else {"color": GREY, "marker": ""}
+        _line(axis, results, name, name if drawn and labelled else None, look)
     for row in QUANTISED:
         if row in results:
             at = (100 * row.share, results[row].mean("kl").estimate)
