@@ -38,7 +38,7 @@ COLOURS = {  # Okabe and Ito's palette, safe for colour-blind readers; greys for
 FURTHER = ("#94346E", "#38A6A5", "#73AF48", "#EDAD08", "#1D6996", "#CC503E")  # for names not listed
 MARKERS = {
     "distinct": "H",
-    "entropy": "+",
+    "entropy": "$E$",  # matplotlib has no further filled shape
     "full": "o",
     "h2o": "s",
     "keydiff": "<",
