@@ -20,6 +20,7 @@ COLOURS = {  # Okabe and Ito's palette, safe for colour-blind readers; greys for
     "accumulated_h2o": "#661100",
     "ams": "#A6761D",
     "diverse": "#E7298A",
+    "entropy": "#8C6BB1",
     "expected_attention": "#9E4F00",
     "g_kv": "#1FA187",
     "keydiff": "#DDCC77",
@@ -37,6 +38,7 @@ COLOURS = {  # Okabe and Ito's palette, safe for colour-blind readers; greys for
 FURTHER = ("#94346E", "#38A6A5", "#73AF48", "#EDAD08", "#1D6996", "#CC503E")  # for names not listed
 MARKERS = {
     "distinct": "H",
+    "entropy": "$E$",  # matplotlib has no further filled shape
     "full": "o",
     "h2o": "s",
     "keydiff": "<",

@@ -196,7 +196,7 @@ def main() -> int:
     for family in ("llama", "qwen3"):
         model = made(family)
         texts = torch.randint(3, VOCABULARY, (1, 200), generator=torch.Generator().manual_seed(9)).tolist()
-        statistics, theirs = calibrate(model, texts), Theirs(TriAttention, pruning_utils)
+        statistics, theirs = calibrate(model, texts).queries, Theirs(TriAttention, pruning_utils)
         for seed in range(10):
             found["expected_attention"] += expected_attention(model, press, seed)
             found["triattention"] += triattention(model, statistics, theirs, seed)

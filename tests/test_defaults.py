@@ -15,6 +15,7 @@ import scope.prefill
 from scope.cache import CompressedCache, Policy, with_most_slots
 from scope.decoding import Discontinuous, Distinct, KeepAll, MorphKV, Slide, SnapKVD
 from scope.decoding.eviction import Eviction
+from scope.policy.layer_entropies import LayerEntropies
 from scope.prefill import Full, SnapKV, StreamingLLM
 from scope.prefill.budget import Budget
 from scope.util.errors import CombinationError, ScopeError, SettingError
@@ -22,6 +23,7 @@ from scope.util.errors import CombinationError, ScopeError, SettingError
 NEEDED: dict[str, dict[str, Any]] = {  # what no default can stand for
     "Adaptive": {"tokens": 40},
     "Discontinuous": {"tokens": 40},
+    "Entropy": {"statistics": LayerEntropies((1.0, 2.0, 3.0))},
     "TriAttention": {"statistics": made_up_statistics()},
 }
 CLASSES = [

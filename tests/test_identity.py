@@ -76,6 +76,7 @@ NAMES = {
     "scope.ModelSource": "scope.models.ModelSource",
     "scope.RandomModel": "scope.models.RandomModel",
     "scope.prefill.Distinct": "scope.prefill.distinct.Distinct",
+    "scope.prefill.Entropy": "scope.prefill.entropy.Entropy",
     "scope.prefill.Full": "scope.prefill.full.Full",
     "scope.prefill.H2O": "scope.prefill.h2o.H2O",
     "scope.prefill.KNorm": "scope.prefill.knorm.KNorm",

@@ -230,7 +230,7 @@ def queries_before(model: nn.Module, ids: Tensor) -> list[Tensor]:
 def test_calibrating_averages_the_queries_before_their_rotation(family: str) -> None:
     model, texts = tiny(family), [prompt.tokens for prompt in random_prompts(40, 25)]
     told: list[int] = []
-    found = calibrate(model, texts, told.append)
+    found = calibrate(model, texts, told.append).queries
     by_text = [queries_before(model, torch.tensor([tokens])) for tokens in texts]
     for layer in range(LAYERS):
         queries = torch.cat([text[layer][0] for text in by_text], 1).float()
@@ -238,8 +238,8 @@ def test_calibrating_averages_the_queries_before_their_rotation(family: str) -> 
         torch.testing.assert_close(found.means[layer], queries.mean(1), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(found.magnitudes[layer], lengths.mean(1), atol=1e-5, rtol=1e-5)
     assert told == [40, 25]
-    assert found.sha256 == calibrate(model, texts).sha256
-    assert found.sha256 != calibrate(model, texts[:1]).sha256
+    assert found.sha256 == calibrate(model, texts).queries.sha256
+    assert found.sha256 != calibrate(model, texts[:1]).queries.sha256
 
 
 def test_coordinates_past_the_rotary_width_stay() -> None:

@@ -314,7 +314,7 @@ def real() -> Real:
 def test_a_real_model_replays_as_it_decodes(name: str, real: Real) -> None:
     strategy, seen = every_strategy()[name], Seen()
     if isinstance(strategy, TriAttention):
-        strategy = replace(strategy, statistics=calibrate(real.model, real.prompts))
+        strategy = replace(strategy, statistics=calibrate(real.model, real.prompts).queries)
     policy = Policy(prefill.SnapKV(0.5, 8), strategy)
     rows = replay(real.model, real.prompts, real.forced, policy, ReplayOptions(watch=seen), real.full)
     plain = by_hand(real.model, policy, real.prompts, real.forced, Layout(18))

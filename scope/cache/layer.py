@@ -5,6 +5,7 @@ The order within a step is that of the SCOPE paper: append the new key and value
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -439,10 +440,10 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         front = min(heads + [view.kept for view in self.views])
         return front - front % COARSE
 
-    @property
+    @cached_property
     def _shared(self) -> bool:
         """Whether the heads of this layer share slots. With a sliding window none holds more than the window."""
-        return self.window is None and self.policy.shares_heads
+        return self.window is None and self.policy.shares_heads(self.views[0].layers)
 
     def _copied(self, states: Tensor) -> Tensor:
         """Keys or values [B, Hkv, n, D] -> [B, H, n, D], for every head that is stored."""

@@ -1,7 +1,6 @@
 """`Policy`: a prefill method, a decoding strategy, and what holds for both."""
 
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
-from functools import cached_property
 from types import ModuleType
 from typing import Any
 
@@ -87,10 +86,9 @@ class Policy:
             self.bound is not None and isinstance(self.decoding, Eviction) and isinstance(self.decoding.recent, float)
         )
 
-    @cached_property
-    def shares_heads(self) -> bool:
-        """Whether the heads of a layer share the slots that the prefill method leaves."""
-        plan = self.prefill.plan(View(0, 1, prompt=MANY, stored=MANY))
+    def shares_heads(self, layers: int) -> bool:
+        """Whether the heads of a layer share the slots that the prefill method leaves. layers: of the model."""
+        plan = self.prefill.plan(View(0, layers, prompt=MANY, stored=MANY))
         return plan is not None and plan.least is not None
 
     @property

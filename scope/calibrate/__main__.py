@@ -1,4 +1,4 @@
-"""python -m scope.calibrate model=...: makes a model's query statistics, once."""
+"""python -m scope.calibrate model=...: measures a model's queries and attention, once."""
 
 import sys
 

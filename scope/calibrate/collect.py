@@ -1,6 +1,7 @@
-"""Runs a model over texts and averages its queries as they are before their rotation."""
+"""Runs a model over texts, and averages its queries before their rotation, and the entropy of its attention."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,27 +11,42 @@ from scope.cache import CompressedCache, Layout, Policy
 from scope.cache.rotary import rotary_of
 from scope.generation.rows import Prompt
 from scope.generation.stream import prefill
-from scope.policy.attention import Attention
+from scope.policy import scores
+from scope.policy.attention import Attention, latest
+from scope.policy.layer_entropies import LayerEntropies
 from scope.policy.query_statistics import QueryStatistics
 from scope.util.errors import ScopeError
+
+LAST_QUERIES = 32  # of each text, whose entropy is measured
+DIGITS = 4  # of an entropy: the next ones depend on the number of threads, and would make another run
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What `calibrate` measures of a model."""
+
+    queries: QueryStatistics
+    entropies: LayerEntropies
 
 
 @torch.inference_mode()
 def calibrate(
     model: PreTrainedModel, texts: Sequence[Sequence[int]], told: Callable[[int], None] | None = None
-) -> QueryStatistics:
-    """Statistics of the model's queries over all tokens of these texts.
+) -> Calibrated:
+    """Statistics of the model's queries over all tokens of these texts, and of the attention's entropy at their ends.
 
     texts: tokens of each; each is read alone, from position 0 on. told: is called after each text, with its number of
-    tokens.
+    tokens. An entropy is the mean over the heads and the last 32 queries of each text, in nats, to 4 digits.
     Raises ScopeError for texts without a token, and for a model whose rotary embedding is not known.
     """
     if not sum(map(len, texts)):
         raise ScopeError("calibrate: there is no token to read")
-    sums = [_Sums(model, layer) for layer in range(model.config.get_text_config(decoder=True).num_hidden_layers)]
+    layers = range(model.config.get_text_config(decoder=True).num_hidden_layers)
+    sums, entropies = [_Sums(model, layer) for layer in layers], [_Entropy() for _ in layers]
 
     def add(attention: Attention) -> None:
         sums[attention.layer].add(attention)
+        entropies[attention.layer].add(attention)
 
     for tokens in filter(len, texts):
         cache = CompressedCache.of(model.config, Policy(), Layout(1), add)
@@ -38,7 +54,8 @@ def calibrate(
         if told:
             told(len(tokens))
     means, magnitudes = zip(*(each.means() for each in sums), strict=True)
-    return QueryStatistics(torch.stack(means), torch.stack(magnitudes))
+    queries = QueryStatistics(torch.stack(means), torch.stack(magnitudes))
+    return Calibrated(queries, LayerEntropies(tuple(each.mean() for each in entropies)))
 
 
 class _Sums:
@@ -59,3 +76,18 @@ class _Sums:
     def means(self) -> tuple[Tensor, Tensor]:
         """-> the mean query [Hq, 2F], and the mean length of each pair [Hq, F]."""
         return (self._queries / self._count).float(), (self._lengths / self._count).float()
+
+
+class _Entropy:
+    """Of one layer: the sum of the entropies of the last queries of the texts so far."""
+
+    def __init__(self) -> None:
+        self._count, self._nats = 0, 0.0
+
+    def add(self, attention: Attention) -> None:
+        nats = torch.special.entr(scores.looks(latest(attention, LAST_QUERIES))).sum(-1)
+        self._count += nats.numel()
+        self._nats += nats.double().sum().item()
+
+    def mean(self) -> float:
+        return float(f"{self._nats / self._count:.{DIGITS}g}")

@@ -1,4 +1,4 @@
-"""Make a model's query statistics and keep them in the user's cache folder.
+"""Make statistics of a model's queries and attention, and keep them in the user's cache folder.
 
 python -m scope.calibrate model=smollm2                     # over texts of Python's own help
 python -m scope.calibrate model=embedded task=arithmetic    # over the prompts of a task
@@ -44,9 +44,11 @@ def _write(experiment: Experiment, last: int | None) -> None:
     tokens = sum(map(len, texts))
     console = Console(stderr=True)
     with Progress("calibrate", 1, tokens, console) as bar:
-        statistics = calibrate(loaded.model, texts, bar.step)
-    path = keep(source, statistics)
-    print(f"{counted(len(texts), 'text')}, {counted(tokens, 'token')}; SHA-256 of the statistics: {statistics.sha256}")
+        found = calibrate(loaded.model, texts, bar.step)
+    path = keep(source, found)
+    read = f"{counted(len(texts), 'text')}, {counted(tokens, 'token')}"
+    print(f"{read}; SHA-256 of the query statistics: {found.queries.sha256}")
+    print(f"entropy of the attention in each layer, in nats: {', '.join(map(str, found.entropies.nats))}")
     print(f"written: {path}")
 
 

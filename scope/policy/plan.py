@@ -5,8 +5,11 @@ sections 3 and 4: P is the length of the prompt, C the prefill budget, D the dec
 be generated, t the decode step.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
+from math import floor
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,34 @@ def pyramid(layer: int, layers: int, mean: int, most: int, beta: int, rounding: 
 
 @cache
 def _exact(layers: int, high: int, low: int) -> tuple[int, ...]:
-    """Whole numbers along the line from high to low, with the same sum. The largest fractions are rounded up."""
-    gaps = layers - 1
-    shares, fractions = zip(*(divmod(high * gaps - i * (high - low), gaps) for i in range(layers)), strict=True)
-    missing = layers * (high + low) // 2 - sum(shares)
-    first = sorted(range(layers), key=lambda i: (-fractions[i], i))[:missing]
-    return tuple(share + (i in first) for i, share in enumerate(shares))
+    """Whole numbers along the line from high to low, with the same sum."""
+    return _rounded([high - Fraction(i * (high - low), layers - 1) for i in range(layers)])
+
+
+@cache
+def proportional(weights: tuple[float, ...], mean: int, most: int) -> tuple[int, ...]:
+    """How many of `len(weights) * mean` slots each layer gets: one, and a share of the rest by its weight.
+
+    weights: of each layer, above 0. mean: 1 or more. No layer gets more than `most`, which is at least the mean; the
+    others share what it does not take, in the same proportion. The numbers add up to `len(weights) * mean`, and each is
+    less than one slot from its share.
+    """
+    full: set[int] = set()
+    while True:
+        spread = sum((Fraction(weight) for layer, weight in enumerate(weights) if layer not in full), Fraction())
+        scale = (len(weights) * (mean - 1) - len(full) * (most - 1)) / spread
+        shares = [
+            Fraction(most) if layer in full else 1 + scale * Fraction(weight) for layer, weight in enumerate(weights)
+        ]
+        over = {layer for layer, share in enumerate(shares) if share > most}
+        if not over:
+            return _rounded(shares)
+        full |= over
+
+
+def _rounded(shares: Sequence[Fraction]) -> tuple[int, ...]:
+    """Whole numbers with the same sum, which is one, each less than one away. The largest fractions are rounded up."""
+    floors = [floor(share) for share in shares]
+    missing = int(sum(shares)) - sum(floors)
+    first = sorted(range(len(shares)), key=lambda i: (floors[i] - shares[i], i))[:missing]
+    return tuple(whole + (i in first) for i, whole in enumerate(floors))

@@ -2,6 +2,7 @@
 
 from scope.prefill.budget import PrefillMethod
 from scope.prefill.distinct import Distinct
+from scope.prefill.entropy import Entropy
 from scope.prefill.full import Full
 from scope.prefill.h2o import H2O
 from scope.prefill.keydiff import KeyDiff
@@ -22,6 +23,7 @@ __all__ = [
     "RKV",
     "TOVA",
     "Distinct",
+    "Entropy",
     "Full",
     "KNorm",
     "KVPress",
