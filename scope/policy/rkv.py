@@ -8,7 +8,7 @@ from scope.policy.attention import Attention
 from scope.policy.scores import looks, neighbourhood
 
 
-def redundancy(attention: Attention, threshold: float, block: int = 32) -> Tensor:
+def redundancy(attention: Attention, threshold: float, block: int = 64) -> Tensor:
     """-> [B, H, S]: how similar the key of a slot is to the other keys, as a softmax over the slots.
 
     A slot's value is the mean over all slots of their cosine similarities to it. Similarities up to `threshold` count
@@ -34,25 +34,25 @@ def _similarities(directions: Tensor, threshold: float, block: int) -> Tensor:
     """
     total = directions.new_zeros(directions.shape[:-1])
     spares = torch.zeros_like(total, dtype=torch.bool)  # whether the newest that the slot resembles is found
+    place = torch.arange(1.0, total.shape[-1] + 1, device=total.device)  # from 1; 0 means none
     for start in reversed(range(0, total.shape[-1], block)):
         end = start + block
         similar = directions[:, :, start:end] @ directions[:, :, :end].transpose(-1, -2)
         similar = F.threshold(similar, threshold, 0.0, inplace=True)
         similar.diagonal(start, -2, -1).zero_()
-        total[..., :end] += _without_the_newest(similar, spares[..., start:end])
+        total[..., :end] += _without_the_newest(similar, place[:end], spares[..., start:end])
         if start:
             older = similar[..., :start].transpose(-1, -2)
-            total[..., start:end] += _without_the_newest(older, spares[..., :start])
+            total[..., start:end] += _without_the_newest(older, place[: older.shape[-1]], spares[..., :start])
     return total
 
 
-def _without_the_newest(similar: Tensor, spares: Tensor) -> Tensor:
+def _without_the_newest(similar: Tensor, place: Tensor, spares: Tensor) -> Tensor:
     """Similarities [B, H, N, M] of N slots to M, the oldest of M first -> their sums over N, [B, H, M].
 
-    spares [B, H, N]: slots that have spared one already. Each of the others spares the newest that it resembles, and is
-    marked here.
+    place [M]: 1, 2, ..., M. spares [B, H, N]: slots that have spared one already. Each of the others spares the newest
+    that it resembles, and is marked here.
     """
-    place = torch.arange(1.0, similar.shape[-1] + 1, device=similar.device)  # from 1; 0 means none
     newest = similar.sign().mul_(place).amax(-1)
     at = (newest.long() - 1).clamp_min_(0)[..., None]
     spared = similar.gather(-1, at)
