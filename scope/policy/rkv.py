@@ -20,7 +20,7 @@ def redundancy(attention: Attention, threshold: float, block: int = 64) -> Tenso
     directions = F.normalize(attention.keys.float(), dim=-1) * there[..., None]
     directions = directions.gather(2, by_age[..., None].expand_as(directions))
     together = len(directions) if directions.is_cuda else 1  # a row's similarities fit into the processor's cache
-    total = torch.cat([_similarities(rows, threshold, block) for rows in directions.split(together)])
+    total = torch.cat([_similarities(rows, threshold, block) for rows in torch.split(directions, together)])
     total = torch.empty_like(total).scatter_(-1, by_age, total)
     mean = total / there.sum(-1, keepdim=True)
     return mean.masked_fill(~there, -torch.inf).softmax(-1)
