@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.command import SMALL, Scope, runs
+from helpers.command import SMALL, Scope, forget, runs
 from helpers.quick import every
 
 from scope import records
@@ -63,14 +63,8 @@ def scope(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("SCOPE_ALLOW", "mykv")
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    forget()
+    forget("mykv")
     return Scope(tmp_path, capfd, monkeypatch)
-
-
-def forget() -> None:
-    """What another process would not have: the modules of the package."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == "mykv"]:
-        del sys.modules[name]
 
 
 def edit(folder: Path, name: str) -> bool:
@@ -79,7 +73,7 @@ def edit(folder: Path, name: str) -> bool:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
-    forget()
+    forget("mykv")
     return counts
 
 
@@ -154,7 +148,7 @@ def test_a_run_without_an_answer_goes_on_with_mended_code(scope: Scope, tmp_path
     words = command(tmp_path)
     scope(*words, code=1)
     path.write_text(METHOD)
-    forget()
+    forget("mykv")
     scope(*words)
     assert "finished already" in scope(*words).out
 

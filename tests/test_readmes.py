@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from helpers.command import SMALLEST, Scope
+from helpers.command import SMALLEST, Scope, forget
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
@@ -311,6 +311,7 @@ def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for package in (scope.prefill, scope.decoding):
         place = tmp_path / package.__name__.replace(".", "/")
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(place)])
+    forget("mykv")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("SCOPE_ALLOW", "mykv")
     return tmp_path

@@ -18,6 +18,11 @@ LIGHT = 0.9  # C, of the prompt, where a prefill method compresses it
 SHORTER = {  # what a strategy has beside D and `recent`, as shares of D
     "snapkv_d": {"every": 1 / PERIOD},
     "r_kv": {"every": 1 / PERIOD},
+    "g_kv": {"every": 1 / PERIOD},
+    "ams": {"every": 1 / PERIOD},
+    "diverse": {"every": 1 / PERIOD},
+    "expected_attention": {"every": 1 / PERIOD},
+    "salient": {"every": 1 / PERIOD},
     "vase": {"every": 1 / PERIOD, "anchors": 1 / PERIOD},
     "lazyeviction": {"recent": 1 / PERIOD},  # which is its period
 }

@@ -9,7 +9,7 @@ from torch import Tensor
 from scope.decoding.eviction import Eviction
 from scope.policy import scores
 from scope.policy.attention import Attention, beyond
-from scope.util.errors import CombinationError, check_number
+from scope.util.errors import check_weights
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,7 @@ class Distinct(Eviction):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number(self, "values", low=0)
-        check_number(self, "keys", low=0)
-        if not self.values and not self.keys:
-            raise CombinationError(self, "keys", self.keys, "above 0 where `values` is 0")
+        check_weights(self, "keys", "values")
 
     def score(self, attention: Attention) -> Tensor:
         behind = beyond(attention)  # if the prompt is not protected, `front` is 0

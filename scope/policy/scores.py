@@ -156,10 +156,12 @@ def difference(states: Tensor, among: Tensor) -> Tensor:
     states [B, H, S, D]. among [B, H, S] bool: the vectors that the mean is of.
     """
     states = states.float()
-    length: Tensor = torch.linalg.vector_norm(states, dim=-1).clamp_min(1e-12)
-    mean = (among / length)[..., None, :] @ states  # a sum is enough: only its direction counts
-    along = F.normalize(mean, dim=-1) @ states.transpose(-1, -2)
-    return -along[..., 0, :] / length
+    length: Tensor = torch.linalg.vector_norm(states, dim=-1, keepdim=True).clamp_min_(1e-12)
+    length = length.transpose(-1, -2)
+    mean: Tensor = (among[:, :, None] / length) @ states  # a sum is enough: only its direction counts
+    mean /= torch.linalg.vector_norm(mean, dim=-1, keepdim=True).clamp_min_(1e-12).neg_()
+    along: Tensor = mean @ states.transpose(-1, -2)
+    return along.div_(length)[..., 0, :]
 
 
 def distinctness(attention: Attention, among: Tensor, keys: float, values: float) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 from scope.policy import scores
 from scope.policy.attention import Attention
 from scope.prefill.budget import Scored
-from scope.util.errors import CombinationError, check_number
+from scope.util.errors import check_weights
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,7 @@ class Distinct(Scored):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number(self, "values", low=0)
-        check_number(self, "keys", low=0)
-        if not self.values and not self.keys:
-            raise CombinationError(self, "keys", self.keys, "above 0 where `values` is 0")
+        check_weights(self, "keys", "values")
 
     @property
     def queries(self) -> int:

@@ -143,6 +143,14 @@ def check_number(owner: object, field: str, low: float) -> None:
         raise SettingError(owner, field, value, f"a number of at least {low:g}")
 
 
+def check_weights(owner: object, field: str, other: str) -> None:
+    """Refuse two weights of which one is not a number of at least 0, or both are 0."""
+    check_number(owner, other, low=0)
+    check_number(owner, field, low=0)
+    if not getattr(owner, field) and not getattr(owner, other):
+        raise CombinationError(owner, field, getattr(owner, field), f"above 0 where `{other}` is 0")
+
+
 def check_part(owner: object, field: str) -> None:
     """Refuse a field that is not a number in 0..1."""
     check_number(owner, field, low=0)

@@ -56,3 +56,9 @@ def in_a_process(folder: Path, *arguments: str, **environment: str) -> subproces
 
 def runs(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("outputs/*/*/manifest.json"))
+
+
+def forget(package: str) -> None:
+    """Forget the modules of a package, which another test may have read from another folder."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        del sys.modules[name]
