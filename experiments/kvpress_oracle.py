@@ -96,8 +96,8 @@ def compare(folder: Path) -> int:
     from transformers import AutoModelForCausalLM
 
     from scope.cache import CompressedCache
+    from scope.cache.backends import implementation
     from scope.cache.inputs import layer_inputs
-    from scope.cache.seam import implementation
     from scope.generation.rows import Prompt, pad_left
     from scope.prefill import KVPress
 

@@ -20,9 +20,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from scope import decoding
 from scope.cache import CompressedCache, Layout, Policy
+from scope.cache.backends import implementation
 from scope.cache.inputs import layer_inputs
 from scope.cache.rotary import rotary_of
-from scope.cache.seam import implementation
 from scope.calibrate import calibrate
 from scope.policy.attention import Attention
 from scope.policy.query_statistics import QueryStatistics

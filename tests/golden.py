@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))  # this file is also run by its path
 
 
 from scope.cache import CompressedCache  # noqa: E402
-from scope.cache.seam import implementation  # noqa: E402
+from scope.cache.backends import implementation  # noqa: E402
 from scope.cli.config import build  # noqa: E402
 from scope.generation.options import Hooks, Options  # noqa: E402
 from scope.generation.rows import Prompt  # noqa: E402

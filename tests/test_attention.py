@@ -20,7 +20,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask,
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from scope.cache import CompressedCache
-from scope.cache.seam import NAMES
+from scope.cache.backends import NAMES
 from scope.decoding import Slide
 from scope.prefill import SnapKV
 

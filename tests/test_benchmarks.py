@@ -13,7 +13,7 @@ from experiments.benchmarks.policies import methods, row_bytes, strategies
 from experiments.benchmarks.timing import PeakMemory, Target, held_bytes, in_turns, unless_out_of_memory
 from scope import prefill
 from scope.cache import CompressedCache, Policy
-from scope.cache.seam import implementation
+from scope.cache.backends import implementation
 from scope.decoding import SnapKVD
 from scope.generation.models import RandomModel
 

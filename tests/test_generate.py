@@ -15,7 +15,7 @@ from tiny_models import DIM, FAMILIES, HEADS, LAYERS, SCOPE, WORDS, Trace, gener
 from torch import Tensor
 
 from scope import decoding, prefill
-from scope.cache.seam import implementation
+from scope.cache.backends import implementation
 from scope.decoding import DecodingStrategy
 from scope.generation.rows import Generated, Prompt
 from scope.generation.sampling import Sampling
@@ -320,7 +320,7 @@ def test_flash_attention_is_called_under_its_own_name(monkeypatch: pytest.Monkey
         return out.transpose(1, 2)
 
     monkeypatch.setattr("transformers.integrations.flash_attention._flash_attention_forward", kernel)
-    monkeypatch.setattr("scope.cache.seam.is_flash_attn_2_available", lambda: True)
+    monkeypatch.setattr("scope.cache.backends.is_flash_attn_2_available", lambda: True)
     flash = copy.deepcopy(tiny("llama", SCOPE))
     flash.set_attn_implementation(implementation("flash_attention_2"))
     prompts = random_prompts(*LENGTHS)

@@ -119,7 +119,7 @@ def test_a_device_map_needs_accelerate_and_its_device(monkeypatch: pytest.Monkey
 
 
 def test_flash_attention_takes_no_float32_and_no_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scope.cache.seam.is_flash_attn_2_available", lambda: True)
+    monkeypatch.setattr("scope.cache.backends.is_flash_attn_2_available", lambda: True)
     gpus(monkeypatch, 1)
     ModelSource(attention="flash_attention_2", dtype="bfloat16").require()
     with pytest.raises(ImpossibleError, match=r"takes model\.dtype=bfloat16 or float16, not float32$"):

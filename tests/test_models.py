@@ -18,7 +18,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from scope.cache.seam import implementation
+from scope.cache.backends import implementation
 from scope.generation import models, places
 from scope.generation.models import EMBEDDED, ModelSource, RandomModel, load
 from scope.util.errors import ConfigError, ScopeError, SettingError

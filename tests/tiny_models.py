@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from scope import decoding
 from scope.cache import CompressedCache, Policy
-from scope.cache.seam import implementation
+from scope.cache.backends import implementation
 from scope.decoding import DecodingStrategy
 from scope.generation import stream
 from scope.generation.options import Hooks, Options

@@ -28,7 +28,7 @@ from experiments.benchmarks.timing import (
 )
 from scope import decoding, prefill
 from scope.cache import CompressedCache, Layout, Policy, sizes
-from scope.cache.seam import implementation
+from scope.cache.backends import implementation
 from scope.generation.models import ModelSource, RandomModel, load
 from scope.generation.options import Options
 from scope.generation.prompts import encode

@@ -11,7 +11,7 @@ from experiments.benchmarks.steps import Step, by_batch, ours, peers, theirs
 from experiments.benchmarks.timing import PeakMemory, Target, in_turns, milliseconds, ratio, unless_out_of_memory
 from scope import decoding, prefill
 from scope.cache import CompressedCache, Layout, Policy
-from scope.cache.seam import implementation
+from scope.cache.backends import implementation
 from scope.generation.clock import synchronised
 from scope.generation.models import RandomModel
 from scope.util.memory import rows_that_fit

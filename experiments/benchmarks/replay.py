@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from experiments.benchmarks.timing import Target
 from scope import decoding
 from scope.cache import CompressedCache, Layout, Policy
-from scope.cache.seam import implementation
+from scope.cache.backends import implementation
 from scope.generation.replay import Reference, reference, replay
 from scope.generation.rows import Prompt
 from scope.generation.stream import prefill

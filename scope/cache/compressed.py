@@ -8,11 +8,11 @@ from typing import Self
 from torch import Tensor
 from transformers import Cache, PretrainedConfig
 
+from scope.cache.backends import adopt
 from scope.cache.fused import Storages
 from scope.cache.layer import USED, CompressedLayer
 from scope.cache.policy import Policy, short
 from scope.cache.rows import Rows
-from scope.cache.seam import adopt
 from scope.cache.sizes import reached, slot_bytes, windows_of
 from scope.cache.storage import Layout, Storage
 from scope.decoding import DecodingStrategy, KeepAll

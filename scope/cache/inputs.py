@@ -2,19 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from scope.policy.attention import LayerInputs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NOTED = "scope_inputs"  # attribute of the attention module, from its call until `taken`
 
 
 @contextmanager
-def layer_inputs(model: PreTrainedModel) -> Iterator[None]:
+def layer_inputs(model: "PreTrainedModel") -> Iterator[None]:
     """In this context each attention of the model records its module, hidden states and position embeddings.
 
     Only prompts are recorded, not decode steps; the chunks of a prompt are joined. Meanwhile each attention module has

@@ -13,19 +13,16 @@ from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.flash_attention import flash_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils.import_utils import is_flash_attn_2_available
 
+from scope.cache.backends import BACKENDS, NAMES
 from scope.cache.masks import require_consecutive
-from scope.util.errors import ImpossibleError, ScopeError
+from scope.util.errors import ScopeError
 
-# Backend -> our name for it. transformers would look for a name with "flash" in it among its own kernels.
-NAMES = {"sdpa": "scope_sdpa", "eager": "scope_eager", "flash_attention_2": "scope_fa2"}
-BACKENDS = tuple(NAMES)
 # Some wrappers pass arguments by position. Their order is that of transformers' own function. The eager functions of
 # models differ in it and are not registered in transformers, so `eager` gets the order of sdpa.
 SIGNATURES = {
@@ -36,39 +33,6 @@ SIGNATURES = {
 REST = {backend: tuple(order.parameters)[4:] for backend, order in SIGNATURES.items()}  # after query, key and value
 UNKNOWN = {"softcap": "soft-capped logits", "s_aux": "sinks"}  # arguments of attention that a decode step ignores
 MASK_SIGNATURES = {backend: signature(ALL_MASK_ATTENTION_FUNCTIONS[backend]) for backend in BACKENDS}
-LAYER_TYPES = ("full_attention", "sliding_attention")
-
-
-def implementation(backend: str) -> str:
-    """The name of scope's attention for a backend. A model that is loaded with it can have a compressed cache.
-
-    backend: one of BACKENDS. -> the value of transformers' `attn_implementation`.
-    Raises ImpossibleError if the backend is not installed.
-    """
-    if backend == "flash_attention_2" and not is_flash_attn_2_available():
-        raise ImpossibleError("attention=flash_attention_2 needs a GPU and flash-attn: pip install 'scope-kv[flash]'")
-    return NAMES[backend]
-
-
-def adopt(config: PretrainedConfig) -> None:
-    """Make a loaded model run scope's attention. Without a compressed cache it then does what it did before.
-
-    config: the model's own configuration, which is changed. Raises ScopeError for a backend or a type of layer that a
-    compressed cache does not support.
-    """
-    if not getattr(config, "is_causal", True):
-        raise ScopeError("this model's attention looks ahead (is_causal=False): a compressed cache needs a causal one")
-    for layer_type in getattr(config, "layer_types", None) or ():
-        if layer_type not in LAYER_TYPES:
-            allowed = " and ".join(LAYER_TYPES)
-            raise ScopeError(f"this model has layers of {layer_type}: a compressed cache takes {allowed}")
-    loaded_with = config._attn_implementation
-    if loaded_with in BACKENDS:
-        config._attn_implementation = implementation(loaded_with)
-    elif loaded_with not in NAMES.values():
-        raise ScopeError(
-            f"attn_implementation={loaded_with}: must be one of {', '.join(BACKENDS)} for a compressed cache"
-        )
 
 
 def _attend(

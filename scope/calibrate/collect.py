@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from scope.cache import CompressedCache, Layout, Policy
 from scope.cache.rotary import rotary_of
@@ -16,6 +16,9 @@ from scope.policy.attention import Attention, latest
 from scope.policy.layer_entropies import LayerEntropies
 from scope.policy.query_statistics import QueryStatistics
 from scope.util.errors import ScopeError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 LAST_QUERIES = 32  # of each text, whose entropy is measured
 DIGITS = 4  # of an entropy: the next ones depend on the number of threads, and would make another run
@@ -31,7 +34,7 @@ class Calibrated:
 
 @torch.inference_mode()
 def calibrate(
-    model: PreTrainedModel, texts: Sequence[Sequence[int]], told: Callable[[int], None] | None = None
+    model: "PreTrainedModel", texts: Sequence[Sequence[int]], told: Callable[[int], None] | None = None
 ) -> Calibrated:
     """Statistics of the model's queries over all tokens of these texts, and of the attention's entropy at their ends.
 
@@ -61,7 +64,7 @@ def calibrate(
 class _Sums:
     """Of one layer: sums over the queries so far."""
 
-    def __init__(self, model: PreTrainedModel, layer: int) -> None:
+    def __init__(self, model: "PreTrainedModel", layer: int) -> None:
         self._rotary = rotary_of(model.config, layer, "calibrate")
         self._count = 0
         self._queries, self._lengths = torch.zeros(1).double(), torch.zeros(1).double()

@@ -2,15 +2,19 @@
 
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from scope.cache.seam import implementation
+from scope.cache.backends import implementation
 from scope.generation.random_model import RandomModel
 from scope.generation.read import Reads
 from scope.generation.source import EMBEDDED, ModelSource, named
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["EMBEDDED", "Loaded", "ModelSource", "RandomModel", "context", "load", "load_shape"]
 
@@ -24,7 +28,7 @@ class Loaded:
     sweep make each only once.
     """
 
-    model: PreTrainedModel
+    model: "PreTrainedModel"
     tokenizer: PreTrainedTokenizerBase
     references: dict[tuple[tuple[int, ...], tuple[int, ...]], Tensor] = field(
         default_factory=dict, compare=False, repr=False

@@ -5,14 +5,17 @@ only the tokens of its own prompt and generation, so its tokens do not depend on
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessorList
 from transformers.generation.logits_process import MinNewTokensLengthLogitsProcessor
 
 from scope.util.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Each field of a generation config, with the values at which it does nothing. None always does nothing.
 APPLIED: Mapping[str, tuple[object, ...]] = {
@@ -113,7 +116,7 @@ class RowProcessors:
 
 
 def least_tokens(
-    model: PreTrainedModel, prompt: Sequence[int], least: int, eos: Collection[int], most: int
+    model: "PreTrainedModel", prompt: Sequence[int], least: int, eos: Collection[int], most: int
 ) -> RowProcessors:
     """Processors that allow no end of sequence among the first `least` tokens. most: T."""
     rule = MinNewTokensLengthLogitsProcessor(len(prompt), least, sorted(eos), device=str(model.device))
@@ -121,7 +124,7 @@ def least_tokens(
 
 
 def as_generate(
-    model: PreTrainedModel, prompt: Sequence[int], most: int, given: Mapping[str, Any]
+    model: "PreTrainedModel", prompt: Sequence[int], most: int, given: Mapping[str, Any]
 ) -> RowProcessors | None:
     """The processors that `model.generate(prompt, max_new_tokens=most, **given)` would use; None if there are none.
 
@@ -130,7 +133,7 @@ def as_generate(
     ids = torch.tensor([prompt], device=model.device)
     found: list[LogitsProcessorList] = []
 
-    def take(model: PreTrainedModel, input_ids: Tensor, logits_processor: LogitsProcessorList, **_: Any) -> Tensor:
+    def take(model: "PreTrainedModel", input_ids: Tensor, logits_processor: LogitsProcessorList, **_: Any) -> Tensor:
         """Is called in place of transformers' decoding loop."""
         found.append(logits_processor)
         return input_ids

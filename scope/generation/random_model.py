@@ -2,13 +2,15 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from scope.generation.source import AUTO, EMBEDDED, ModelSource
 from scope.util.errors import CombinationError, SettingError, check_choice, check_count
+
+if TYPE_CHECKING:
+    from transformers import LlamaConfig, PreTrainedModel
 
 # Shapes by name. The small one is fast on two cores.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -94,12 +96,16 @@ class RandomModel(ModelSource):
     def same_everywhere(self) -> bool:
         return self.dtype != AUTO and self.device != AUTO
 
-    def config(self) -> LlamaConfig:
+    def config(self) -> "LlamaConfig":
+        from transformers import AutoConfig, LlamaConfig
+
         ends = AutoConfig.from_pretrained(EMBEDDED)
         special = {name: getattr(ends, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         return LlamaConfig(**self.sizes, **special)
 
-    def weights(self, attention: str) -> PreTrainedModel:
+    def weights(self, attention: str) -> "PreTrainedModel":
+        from transformers import LlamaForCausalLM
+
         device = self.torch_device()
         with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
             torch.manual_seed(self.seed)

@@ -5,11 +5,10 @@ No policy changes what the prompt's own attention is given, nor what the full ca
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from scope.cache import CompressedCache, Layout, Policy
 from scope.cache.sizes import attention_bytes
@@ -17,6 +16,9 @@ from scope.generation.rows import Prompt
 from scope.generation.stream import prefill
 from scope.policy.attention import Attention
 from scope.util.memory import free_memory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SHARE = 0.25  # of the free memory, for what is kept
 
@@ -45,7 +47,7 @@ class Reads:
         if of != self._of:
             self._of, self._kept, self._left = of, {}, None
 
-    def of(self, model: PreTrainedModel, prompts: tuple[tuple[int, ...], ...]) -> Read | None:
+    def of(self, model: "PreTrainedModel", prompts: tuple[tuple[int, ...], ...]) -> Read | None:
         """What the model makes of these prompts. None: it would not fit beside what is kept."""
         dtype, longest = str(model.dtype).partition(".")[2], max(map(len, prompts))
         needed = len(prompts) * attention_bytes(model.config, dtype, longest, longest)
@@ -72,7 +74,7 @@ class Reads:
 
 
 @torch.inference_mode()
-def read(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]]) -> Read:
+def read(model: "PreTrainedModel", prompts: Sequence[tuple[int, ...]]) -> Read:
     """Feed the prompts, all together. Raises ScopeError for a model that does not run scope's attention."""
     layers: list[Attention] = []  # nothing writes to their tensors: a storage copies what it keeps
     cache = CompressedCache.of(model.config, Policy(), Layout(1), layers.append)

@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import index
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from scope.cache import CompressedCache, Layout, Policy
 from scope.cache.storage import StorageFactory
@@ -25,6 +24,9 @@ from scope.generation.rows import Prompt, held_by
 from scope.generation.stream import prefill
 from scope.policy.attention import Attention
 from scope.util.errors import ScopeError, check_count
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TRIED = 8  # tokens on which the logits made here are held against the model's own
 ROUNDINGS = 8  # units in the last place, of the largest logit, by which they may differ
@@ -104,7 +106,7 @@ class Replayed:
 
 @torch.inference_mode()
 def reference(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+    model: "PreTrainedModel", prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
 ) -> Reference:
     """The full cache's side of a replay: one plain forward over each prompt and its continuation.
 
@@ -126,7 +128,7 @@ def reference(
 
 
 def replay(
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     prompts: Sequence[Sequence[int]],
     continuations: Sequence[Sequence[int]],
     policy: Policy,
@@ -173,7 +175,7 @@ class _Told:
 
 @torch.inference_mode()
 def _batch(
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     against: Reference,
     rows: slice,
     policy: Policy,
@@ -208,7 +210,7 @@ def _batch(
 
 
 def _prefilled(
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     cache: CompressedCache,
     prompts: tuple[tuple[int, ...], ...],
     chunk: int | None,
@@ -222,7 +224,7 @@ def _prefilled(
 
 
 def _stepped(
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     cache: CompressedCache,
     continuations: Sequence[Sequence[int]],
     last: Tensor,
@@ -293,19 +295,19 @@ def _of_logits(full: Tensor, own: Tensor, tokens: Sequence[int]) -> _Compared:
     return _Compared(kl, top == own_top, likely, full_likely, own_top == forced, top == forced)
 
 
-def _decoder(model: PreTrainedModel) -> nn.Module:
+def _decoder(model: "PreTrainedModel") -> nn.Module:
     """The model without its output layer."""
     decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
     return decoder
 
 
-def _head(model: PreTrainedModel) -> nn.Module | None:
+def _head(model: "PreTrainedModel") -> nn.Module | None:
     """The model's output layer, from hidden states to logits."""
     head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     return head
 
 
-def _tokens(model: PreTrainedModel, name: str, given: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+def _tokens(model: "PreTrainedModel", name: str, given: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
     """The same as tuples. Raises ScopeError where they are no tokens of the model, or none at all in a row."""
     vocabulary = len(cast(Tensor, model.get_input_embeddings().weight))
     rows = []
@@ -322,7 +324,7 @@ def _tokens(model: PreTrainedModel, name: str, given: Sequence[Sequence[int]]) -
     return tuple(rows)
 
 
-def _require_plain_logits(model: PreTrainedModel, tokens: Sequence[int]) -> None:
+def _require_plain_logits(model: "PreTrainedModel", tokens: Sequence[int]) -> None:
     """Raises ScopeError where the model's logits are not what its output layer makes of its last hidden states."""
     head, ids = _head(model), torch.tensor([list(tokens)], device=model.device)
     if head is not None:

@@ -3,11 +3,10 @@
 import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 from transformers.generation.logits_process import (
     LogitsProcessorList,
     TemperatureLogitsWarper,
@@ -18,6 +17,9 @@ from transformers.generation.logits_process import (
 from scope.generation.processors import RowProcessors, as_generate, asked_for, least_tokens
 from scope.generation.rows import Row
 from scope.util.errors import CombinationError, SettingError, check_choice, check_count
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PROCESSORS = ("none", "model")
 
@@ -74,13 +76,13 @@ class Sampling:
             chosen.append(TopPLogitsWarper(self.top_p))
         return chosen
 
-    def needs_tokens(self, model: PreTrainedModel) -> bool:
+    def needs_tokens(self, model: "PreTrainedModel") -> bool:
         """Whether the choice of a token depends on the tokens before it."""
         asks = self.processors == "model" and asked_for(model.generation_config, self.temperature > 0)
         return bool(self.min_new_tokens or asks)
 
     def row_processors(
-        self, model: PreTrainedModel, prompt: Sequence[int], most: int, eos: Collection[int]
+        self, model: "PreTrainedModel", prompt: Sequence[int], most: int, eos: Collection[int]
     ) -> RowProcessors | None:
         """What changes the logits of a row; None if nothing does. most: T. eos: tokens that end a generation.
 

@@ -7,20 +7,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from scope.cache.seam import BACKENDS, implementation
+from scope.cache.backends import BACKENDS, require_installed
 from scope.generation import devices
 from scope.generation.model_parts import ADAPTER, base_of, code_places, fingerprint
 from scope.generation.places import Place, locate
@@ -37,6 +30,9 @@ from scope.util.errors import (
     check_count,
     check_flag,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 DTYPES = ("float32", "bfloat16", "float16")
@@ -159,7 +155,7 @@ class ModelSource:
         if why := "" if name in devices.SPREADS else devices.lacking(self.torch_device()):
             raise ImpossibleError(f"model.{key}={name}: {why}")
         if self.attention == "flash_attention_2":
-            implementation(self.attention)
+            require_installed(self.attention)
             if self.torch_device().type != "cuda":
                 raise ImpossibleError(f"attention=flash_attention_2 needs a GPU; model.{key}={name} is none")
             if self.dtype == "float32":
@@ -171,6 +167,8 @@ class ModelSource:
 
     def config(self) -> PretrainedConfig:
         """The configuration of the model, without its weights."""
+        from transformers import AutoConfig
+
         place = self.place()
         folder = Path(place.name)
         whole = place.commit is not None or place.gguf is not None or (folder / "config.json").is_file()
@@ -180,14 +178,18 @@ class ModelSource:
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the model, which pads on the left."""
+        from transformers import AutoTokenizer
+
         place = self.place()
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             place.name, padding_side="left", **self._files(place)
         )
         return tokenizer
 
-    def weights(self, attention: str) -> PreTrainedModel:
+    def weights(self, attention: str) -> "PreTrainedModel":
         """The model with its weights, on its device. attention: transformers' `attn_implementation`."""
+        from transformers import AutoModelForCausalLM
+
         place = self.place()
         if place.commit is None and (Path(place.name) / ADAPTER).is_file() and not importlib.util.find_spec("peft"):
             raise ScopeError("it holds an adapter, which needs peft: pip install peft")

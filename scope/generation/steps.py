@@ -7,16 +7,19 @@ places on the device. A step is recorded after its key has come OFTEN times.
 
 from collections import Counter
 from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
-from transformers import PreTrainedModel
 
 from scope.cache import CompressedCache
 from scope.util.errors import ScopeError
 from scope.util.memory import out_of_memory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 THIN = 8  # up to so many rows, compiled code multiplies by the weights faster than the matrix product of a library
 OFTEN = 3  # steps with one key that run eagerly before one is recorded; they also warm up a GPU
@@ -28,7 +31,7 @@ Recorder = Callable[[Step], tuple[Tensor, Step]]  # runs a step -> its logits, a
 class Stepper:
     """Runs decode steps: feeds each row's newest token to the model and its cache."""
 
-    def __init__(self, model: PreTrainedModel, cache: CompressedCache, positions: Tensor, kind: str) -> None:
+    def __init__(self, model: "PreTrainedModel", cache: CompressedCache, positions: Tensor, kind: str) -> None:
         """positions [B, 1]: of each row's last token. kind: eager, graph or compile."""
         self._model, self._cache = model, cache
         self._record = _recorder(kind, model.device)

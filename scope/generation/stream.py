@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from scope.cache import CompressedCache, Layout, Policy
 from scope.cache.inputs import layer_inputs
@@ -25,11 +25,14 @@ from scope.generation.sampling import Sampling, choose
 from scope.generation.steps import Stepper
 from scope.util.errors import ScopeError, shown
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 PROMPT = "Prompt(name, tokenizer(text).input_ids)"
 
 
 def generate(
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     policy: Policy,
@@ -49,7 +52,7 @@ def generate(
 
 @torch.inference_mode()
 def stream(
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     tokenizer: PreTrainedTokenizerBase,
     prompts: Iterable[Prompt],
     policy: Policy,
@@ -111,7 +114,7 @@ class Batch:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: "PreTrainedModel",
         tokenizer: PreTrainedTokenizerBase,
         policy: Policy,
         max_new_tokens: int,
@@ -221,7 +224,7 @@ class Batch:
 
 
 def prefill(
-    model: PreTrainedModel, cache: CompressedCache, prompts: Sequence[Prompt], pad: int, chunk: int | None
+    model: "PreTrainedModel", cache: CompressedCache, prompts: Sequence[Prompt], pad: int, chunk: int | None
 ) -> tuple[Tensor, Tensor]:
     """Feed the prompts to an empty cache, `chunk` tokens at a time; None: all at once. `pad` fills shorter prompts.
 
@@ -250,7 +253,7 @@ def prefill(
     return logits, positions[:, -1:]
 
 
-def _eos(model: PreTrainedModel) -> frozenset[int]:
+def _eos(model: "PreTrainedModel") -> frozenset[int]:
     """The tokens that end a generation."""
     ends = model.generation_config.eos_token_id if model.generation_config else model.config.eos_token_id
     if ends is None:
@@ -258,7 +261,7 @@ def _eos(model: PreTrainedModel) -> frozenset[int]:
     return frozenset([ends] if isinstance(ends, int) else ends)
 
 
-def _stop_strings(model: PreTrainedModel, sampling: Sampling) -> tuple[str, ...]:
+def _stop_strings(model: "PreTrainedModel", sampling: Sampling) -> tuple[str, ...]:
     """Stop strings of the model's generation config, if it is followed. Raises ConfigError if that is not possible."""
     if sampling.processors != "model":
         return ()
