@@ -7,7 +7,7 @@ from scope.cache import Policy, sizes
 
 
 def methods(budget: int, window: int) -> dict[str, prefill.PrefillMethod]:
-    """All prefill methods of this project. budget: C, in slots."""
+    """The prefill methods, by name. budget: C, in slots. entropy scores as snapkv does and needs a model's statistics."""
     return {
         "full": prefill.Full(),
         "streamingllm": prefill.StreamingLLM(budget),
@@ -21,6 +21,7 @@ def methods(budget: int, window: int) -> dict[str, prefill.PrefillMethod]:
         "knorm": prefill.KNorm(budget, window),
         "keydiff": prefill.KeyDiff(budget, window),
         "distinct": prefill.Distinct(budget, window),
+        "salient": prefill.Salient(budget, window),
         "r_kv": prefill.RKV(budget, window),
     }
 
