@@ -7,7 +7,7 @@ from scope.cache import Policy, sizes
 
 
 def methods(budget: int, window: int) -> dict[str, prefill.PrefillMethod]:
-    """The prefill methods, by name. budget: C, in slots. entropy scores as snapkv does and needs a model's statistics."""
+    """The prefill methods by name. budget: C, in slots. entropy is left out: it needs statistics of a model."""
     return {
         "full": prefill.Full(),
         "streamingllm": prefill.StreamingLLM(budget),
