@@ -13,8 +13,9 @@ from scope.cache.layer import USED, CompressedLayer
 from scope.cache.policy import Policy, short
 from scope.cache.rows import Rows
 from scope.cache.seam import adopt
-from scope.cache.sizes import reached, slot_bytes, windows_of
+from scope.cache.sizes import bound_of, heads_of, reached, slot_bytes, windows_of
 from scope.cache.storage import Layout, Storage
+from scope.cache.summary import Summary
 from scope.decoding import DecodingStrategy, KeepAll
 from scope.policy.attention import Attention
 from scope.prefill import Full, PrefillMethod
@@ -121,7 +122,7 @@ class CompressedCache(Cache):
         """
         if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
             raise ScopeError(f"tokens={tokens}: must be a whole number of at least 1")
-        if any(layer.storage is None for layer in self._layers):
+        if not self._through:
             raise ScopeError("force: the prompts go through the cache first, and then their continuation")
         self.rows.forced, self.rows.told = tokens, told
 
@@ -161,14 +162,34 @@ class CompressedCache(Cache):
         return self._storage(layer).positions
 
     def __repr__(self) -> str:
-        """One line: the policy, and after the first call of the model the slots of each row and all bytes."""
-        policy = f"{short(self.policy.prefill)} + {short(self.policy.decoding)}"
-        if any(layer.storage is None for layer in self._layers):
-            return f"<CompressedCache {policy}: empty>"
-        held = {n for layer in self._layers if layer.storage for n in layer.storage.stored}
-        slots = f"{min(held)}" if len(held) == 1 else f"{min(held)} to {max(held)}"
-        layers, rows = len(self._layers), len(self.rows.lengths)
-        return f"<CompressedCache {policy}: {slots} slots a head in {layers} layers x {rows} rows, {self.nbytes} bytes>"
+        """Five lines: policy, budgets, slots and bytes now and of the full cache, layers and heads."""
+        return f"<CompressedCache {self.summary()}>"
+
+    def summary(self) -> Summary:
+        """What the cache is and what it holds now, as data. It never waits for the device."""
+        policy, layers, through = self.policy, self._layers, self._through
+        lengths = self.rows.lengths if through else []
+        tokens = [length + step + 1 for length, step in zip(lengths, layers[0].steps, strict=True)]
+        return Summary(
+            short(policy.prefill),
+            short(policy.decoding),
+            f"{policy.bound}={getattr(policy, policy.bound)}" if policy.bound else "",
+            policy.granularity,
+            policy.precision,
+            heads=tuple([self._heads(i) for i in range(len(layers))]),
+            tokens=tuple(tokens),
+            budgets=tuple([policy.prefill.slots(length) for length in lengths]),
+            most=tuple([tuple([bound_of(policy.decoding, view) for view in layer.views]) for layer in layers]),
+            slots=tuple([tuple(layer.storage.stored if layer.storage and through else ()) for layer in layers]),
+            full_slots=tuple(zip(*map(self.full_slots, tokens), strict=True)) or ((),) * len(layers),
+            nbytes=self.nbytes if through else 0,
+            full_nbytes=sum(map(self.full_bytes, tokens)),
+        )
+
+    @property
+    def _through(self) -> bool:
+        """Whether the prompts are through all layers."""
+        return all(layer.storage is not None for layer in self._layers)
 
     @property
     def nbytes(self) -> int:
@@ -206,8 +227,14 @@ class CompressedCache(Cache):
 
     def _slot_bytes(self, layer: int, policy: Policy) -> int:
         """As `slot_bytes`, were the slots those of another policy."""
-        heads, of_layer = self.positions(layer).shape[1], self._layers[layer]
-        return slot_bytes(heads, of_layer.dims, of_layer.dtype.itemsize, policy)
+        self._storage(layer)
+        of_layer = self._layers[layer]
+        return slot_bytes(self._heads(layer), of_layer.dims, of_layer.dtype.itemsize, policy)
+
+    def _heads(self, layer: int) -> int:
+        """How many heads a layer stores; before the prompt, by the model's configuration."""
+        storage = self._layers[layer].storage
+        return heads_of(self.rows.config, self.policy, layer) if storage is None else storage.positions.shape[1]
 
     def _storage(self, layer: int) -> Storage:
         storage = self._layers[layer].storage
