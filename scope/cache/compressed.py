@@ -3,11 +3,12 @@
 import hashlib
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor
 from transformers import Cache, PretrainedConfig
 
+from scope.cache.copying import copied
 from scope.cache.fused import Storages
 from scope.cache.layer import USED, CompressedLayer
 from scope.cache.policy import Policy, short
@@ -160,6 +161,10 @@ class CompressedCache(Cache):
         H is the number of key/value heads, or of query heads with granularity `query_head`.
         """
         return self._storage(layer).positions
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A cache that goes on as this one would, by itself. Configuration, policy and `watch` are shared."""
+        return copied(self, memo, [self.rows.config, self.policy, *[layer.watch for layer in self._layers]])
 
     def __repr__(self) -> str:
         """Five lines: policy, budgets, slots and bytes now and of the full cache, layers and heads."""

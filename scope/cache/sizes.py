@@ -200,7 +200,7 @@ def most_slots(decoding: DecodingStrategy, view: View, grown: int) -> int:
 
 
 def bound_of(decoding: DecodingStrategy, view: View) -> int | None:
-    """The most slots that a row ever holds at once in the view's layer by strategy and sliding window; None: no bound."""
+    """The most slots that strategy and sliding window ever let a row of this layer hold at once; None: no bound."""
     return min([n for n in (decoding.most(view), view.window) if n is not None], default=None)
 
 

@@ -21,7 +21,7 @@ class Kind:
 
     policy: Policy
     family: str = "llama"
-    layout: Layout = Layout()
+    layout: Layout | None = None
 
     def empty(self) -> CompressedCache:
         return CompressedCache.of(tiny(self.family).config, self.policy, self.layout)
