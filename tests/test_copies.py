@@ -4,12 +4,13 @@ import copy
 
 import pytest
 import torch
-from helpers.caches import KINDS, LENGTHS, SLIDE, SNAPKV, Kind
+from helpers.caches import KINDS, SLIDE, SNAPKV, Kind
 from helpers.quick import every, later
 from tiny_models import LAYERS, stored, tiny
 from torch import Tensor
 
 from scope.cache import CompressedCache, Policy
+from scope.util.errors import ScopeError
 
 
 def held(cache: CompressedCache) -> list[list[list[list[int]]]]:
@@ -74,3 +75,82 @@ def test_a_copy_goes_on_in_transformers_own_generate() -> None:
     whole = tiny().generate(ids, past_key_values=kind.empty(), max_new_tokens=14, do_sample=False)
     assert ways[0].tolist() == ways[1].tolist() == whole.tolist()
     assert held(twice) == held(cache)
+
+
+# rows that are forked
+
+ROWS = [2, 0, 2, 1, 2]
+
+
+@pytest.mark.parametrize("name", every(2, KINDS))
+@pytest.mark.parametrize("before", [0, later(5), 11])
+@torch.no_grad()
+def test_forked_rows_are_what_copies_of_the_prompts_become(name: str, before: int) -> None:
+    kind = KINDS[name]
+    cache, logits = kind.read()
+    expected, all_logits = kind.read(ROWS)
+    fed, logits = kind.greedy(cache, logits, before)
+    same, all_logits = kind.greedy(expected, all_logits, before)
+    assert [[step[row] for row in ROWS] for step in fed] == same
+    once_more = tensors(cache)
+    forked = cache.fork(ROWS)
+    assert held(forked) == held(expected)
+    # each copy goes another way
+    apart = torch.stack([logits[row].roll(place) for place, row in enumerate(ROWS)])
+    tokens, _ = kind.greedy(forked, apart, 14)
+    assert kind.greedy(expected, apart, 14)[0] == tokens
+    assert held(forked) == held(expected)
+    assert forked.summary() == expected.summary()
+    traces = [[each.trace(row, before + 14) for row in range(len(ROWS))] for each in (forked, expected)]
+    assert traces[0] == traces[1]
+    assert len({tuple(column) for column in zip(*tokens, strict=True)}) > 3
+    assert all(map(torch.equal, once_more, tensors(cache)))
+
+
+@torch.no_grad()
+def test_a_fork_of_a_fork_and_of_fewer_rows() -> None:
+    kind = KINDS["ring"]
+    cache, logits = kind.read()
+    _, logits = kind.greedy(cache, logits, 6)
+    fewer = cache.fork([1])
+    tokens, last = kind.greedy(fewer, logits[1:2], 9)
+    assert [row[1:2] for row in kind.greedy(cache, logits, 9)[0]] == tokens
+    again = fewer.fork([0, 0])
+    alone, _ = kind.greedy(fewer, last, 9)
+    assert kind.greedy(again, last.expand(2, -1), 9)[0] == [row * 2 for row in alone]
+
+
+@torch.no_grad()
+def test_a_fork_in_transformers_own_generate_writes_what_copies_of_the_prompt_write() -> None:
+    """A prompt of 30 tokens, read once, answered by 4 draws: one prefill, and bytes in proportion."""
+    kind, ids = KINDS["slots"], torch.tensor([[*range(3, 33)]])
+    cache = kind.empty()
+    first = tiny().generate(ids, past_key_values=cache, max_new_tokens=1, do_sample=False)
+    ends = torch.cat([ids, first[:, -1:]], 1).repeat(4, 1)
+    several = cache.fork([0] * 4)
+    torch.manual_seed(3)
+    ours = tiny().generate(ends, past_key_values=several, max_new_tokens=12, do_sample=True, top_k=0)
+    copies = kind.empty()
+    tiny()(ids.repeat(4, 1), past_key_values=copies)
+    torch.manual_seed(3)
+    expected = tiny().generate(ends, past_key_values=copies, max_new_tokens=12, do_sample=True, top_k=0)
+    assert ours.tolist() == expected.tolist()
+    assert len({tuple(row) for row in ours.tolist()}) == 4
+    assert several.nbytes == copies.nbytes == 4 * cache.nbytes
+
+
+@torch.no_grad()
+def test_rows_that_are_not_there_are_refused() -> None:
+    kind = KINDS["slots"]
+    cache, _ = kind.read()
+    for rows, message in (
+        ([0, 3], r"rows=\[0, 3\]: there is no row 3: must be from 0 to 2"),
+        ([-1], r"there is no row -1"),
+        ([], "one row at least"),
+        ([0.5], "whole numbers"),
+        (1, "rows=1: must be whole numbers"),
+    ):
+        with pytest.raises(ScopeError, match=message):
+            cache.fork(rows)  # type: ignore[arg-type]
+    with pytest.raises(ScopeError, match="prompts go through the cache first"):
+        kind.empty().fork([0])

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Hashable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any, Self
 
@@ -12,7 +13,7 @@ from scope.cache.copying import copied
 from scope.cache.fused import Storages
 from scope.cache.layer import USED, CompressedLayer
 from scope.cache.policy import Policy, short
-from scope.cache.rows import Rows
+from scope.cache.rows import Rows, rows_of
 from scope.cache.seam import adopt
 from scope.cache.sizes import bound_of, heads_of, reached, slot_bytes, windows_of
 from scope.cache.storage import Layout, Storage
@@ -30,7 +31,8 @@ class CompressedCache(Cache):
         model.generate(**inputs, past_key_values=cache, max_new_tokens=600)
 
     From then on the model with this configuration runs scope's attention. A cache serves one batch and one prompt. Rows
-    are padded on the left. Source: SCOPE, the paper that this project is named after, sections 3 and 4.
+    are padded on the left. `fork` lets a prompt that was read once be answered several times. Source: SCOPE, the paper
+    that this project is named after, sections 3 and 4.
 
     config: the model's configuration, `model.config`.
     prefill: the prefill method, which compresses the prompt; None: nothing is evicted from it.
@@ -144,6 +146,23 @@ class CompressedCache(Cache):
         for own, new in zip(self._layers, other._layers, strict=True):
             own.replace(rows, new)
         self.rows.replace(rows, other.rows)
+
+    def fork(self, rows: Sequence[int]) -> Self:
+        """A cache whose batch is these rows of this one, which stays as it is. Each goes on by itself.
+
+            answers = cache.fork([0] * 8)  # the first prompt was read and compressed once, and is answered 8 times
+
+        rows: indices in this batch, one or more, in any order; one may come several times.
+        The copy is what so many copies of the prompts would have become. What they generated so far comes with them. It
+        has as many slots in memory as this batch has for a row.
+        Raises ScopeError for a row that is not there, and before the prompts are through.
+        """
+        rows = rows_of(rows, len(self.rows.lengths) if self._through else 0)
+        made = deepcopy(self)
+        for layer in made._layers:
+            layer.select(rows)
+        made.rows.select(rows)
+        return made
 
     def rest(self, rows: Sequence[int]) -> None:
         """Rows of the batch have ended and are not replaced. What they store is no longer read."""

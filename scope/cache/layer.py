@@ -4,6 +4,7 @@ The order within a step is that of the SCOPE paper: append the new key and value
 """
 
 from collections.abc import Callable, Hashable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
 
@@ -18,6 +19,7 @@ from scope.cache.checks import can_wait, require_numbers, shaped
 from scope.cache.chunks import Chunks
 from scope.cache.inputs import taken
 from scope.cache.placing import left_by_prefill
+from scope.cache.plans import plans_of, protected_front
 from scope.cache.policy import Policy
 from scope.cache.ring import Ring
 from scope.cache.rotary import rotary_of
@@ -27,7 +29,7 @@ from scope.cache.slots import GROWTH, Slots
 from scope.cache.storage import Layout, Storage
 from scope.decoding.eviction import Eviction
 from scope.policy.attention import Attention, by_rows
-from scope.policy.plan import Plan, View
+from scope.policy.plan import View
 from scope.util.errors import ScopeError
 
 FOREIGN = (
@@ -39,7 +41,6 @@ USED = (
     "a compressed cache takes one prompt, and this one has it: make a new cache for the next prompt; "
     "a prompt in chunks and use_cache=False are not possible with it"
 )
-COARSE = 64  # slots: the protected front is rounded down to a multiple of it, so that there are few step keys
 
 
 class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers' __init_subclass__
@@ -183,13 +184,13 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             raise ScopeError(f"the cache was made for a model of {made} layers, and this one has {ran}")
         self.steps = [t + 1 for t in self.steps]
         held = [n + 1 for n in storage.stored]
-        plans = self._plans(held)
+        plans = plans_of(self.decoding, self.views, held, self.steps)
         gone = [max(0, n - plan.slots) if plan else 0 for plan, n in zip(plans, held, strict=True)]
         self._scored = any(plan and plan.best and n for plan, n in zip(plans, gone, strict=True))
         if self._scored and gone != self._gone:
             self._leaving.copy_(torch.tensor(gone, dtype=torch.int32), non_blocking=True)
             self._gone = gone
-        self._front = self._protected_front(plans)
+        self._front = protected_front(plans, self.views) if self._skips else 0
         move = storage.begin(plans)
         for account, before, after in zip(self.accounts, held, storage.stored, strict=True):
             account.step(before - after)
@@ -412,33 +413,29 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             self.steps[row] = other.steps[source]
         self._own = self._fitted()
 
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with these rows, in this order. A row may come several times."""
+        assert self.storage is not None
+        assert self.prompt is not None
+        self.storage.select(rows)
+        if self.recent_queries is not None:
+            self.recent_queries.select(rows)
+        at = torch.tensor(rows, device=self.prompt.device)
+        self.prompt, self._leaving, self._gone = self.prompt[at], self._leaving[at], []  # so that the host sends anew
+        self._unseen = None if self._unseen is None else self._unseen[at]
+        self.views, self.steps = [self.views[row] for row in rows], [self.steps[row] for row in rows]
+        self.accounts = [deepcopy(self.accounts[row]) for row in rows]
+        self._own = self._fitted()
+
     def rest(self, rows: Sequence[int]) -> None:
         """These rows have ended. If the strategy has no bound, their slots are cleared, so that they do not grow on."""
         assert self.storage is not None
         self.storage.clear([row for row in rows if self.decoding.most(self.views[row]) is None])
 
-    def _plans(self, stored: Sequence[int]) -> list[Plan | None]:
-        """The plan of each row. The strategy is asked once for rows with equal views."""
-        made: dict[tuple[View, int, int], Plan | None] = {}
-        plans = []
-        for key in zip(self.views, stored, self.steps, strict=True):
-            if key not in made:
-                view, n, step = key
-                made[key] = self.decoding.plan(view.at(step, n))
-            plans.append(made[key])
-        return plans
-
-    def _protected_front(self, plans: Sequence[Plan | None]) -> int:
-        """How many slots at the front no row can lose: a multiple of COARSE. 0 if the strategy does not ask for it."""
-        if not self.decoding.skips_protected or self.window is not None:  # a sliding window frees protected slots too
-            return 0
-        if self._shared:  # the front differs between heads
-            return 0
-        heads = [plan.head for plan in plans if plan]
-        if not heads:
-            return 0
-        front = min(heads + [view.kept for view in self.views])
-        return front - front % COARSE
+    @cached_property
+    def _skips(self) -> bool:
+        """Whether a score may skip the protected front. A sliding window frees protected slots; shared heads differ."""
+        return self.decoding.skips_protected and self.window is None and not self._shared
 
     @cached_property
     def _shared(self) -> bool:
