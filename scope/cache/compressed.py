@@ -4,11 +4,13 @@ import hashlib
 from collections.abc import Callable, Hashable, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
 from torch import Tensor
-from transformers import Cache, PretrainedConfig
+from transformers import Cache, PretrainedConfig, PreTrainedModel
 
+from scope.cache import saved
 from scope.cache.copying import copied
 from scope.cache.fused import Storages
 from scope.cache.layer import USED, CompressedLayer
@@ -163,6 +165,39 @@ class CompressedCache(Cache):
             layer.select(rows)
         made.rows.select(rows)
         return made
+
+    def save(self, file: str | Path, model: PreTrainedModel) -> None:
+        """Write the cache into a safetensors file, so that `load` can go on with it later, or elsewhere.
+
+        file: is replaced in one step. model: that filled the cache; the file says which it was.
+        Raises ScopeError before the prompts are through, for a storage that is not scope's own, and for a file that
+        cannot be written.
+        """
+        if not self._through:
+            raise ScopeError("save: the prompts go through the cache first")
+        tensors: dict[str, Tensor] = {}
+        states = [self.rows.state(), *[layer.state() for layer in self._layers]]
+        state = [saved.packed(each, tensors) for each in states]
+        saved.write(Path(file), saved.facts_of(model, self.policy), state, tensors)
+
+    @classmethod
+    def load(cls, file: str | Path, model: PreTrainedModel, policy: Policy | None = None) -> Self:
+        """A cache as it was saved, which goes on with this model. Its slots lie on the devices of the model's layers.
+
+        policy: must be the one that the cache was saved with. It is needed only if that has a class of your own, or
+        statistics of a model.
+        Raises ScopeError for a file that is damaged or no saved cache. Raises it for a file of another version of
+        scope, another model (its configuration, its dtype, or its weights) or another policy.
+        """
+        found = saved.read(Path(file))
+        found.require(model)
+        cache = cls.of(model.config, found.policy(policy))
+        rows, *states = found.state
+        devices = saved.devices_of(model, len(states))
+        cache.rows.__dict__ |= found.unpacked(rows, devices[0])
+        for layer, state, device in zip(cache._layers, states, devices, strict=True):
+            layer.resume(found.unpacked(state, device), device)
+        return cache
 
     def rest(self, rows: Sequence[int]) -> None:
         """Rows of the batch have ended and are not replaced. What they store is no longer read."""

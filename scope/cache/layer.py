@@ -3,7 +3,7 @@
 The order within a step is that of the SCOPE paper: append the new key and value, attend over all slots, then evict.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
@@ -18,14 +18,13 @@ from scope.cache.by_head import ByHead
 from scope.cache.checks import can_wait, require_numbers, shaped
 from scope.cache.chunks import Chunks
 from scope.cache.inputs import taken
-from scope.cache.placing import left_by_prefill
+from scope.cache.placing import capacity_of, left_by_prefill
 from scope.cache.plans import plans_of, protected_front
 from scope.cache.policy import Policy
 from scope.cache.ring import Ring
 from scope.cache.rotary import rotary_of
 from scope.cache.rows import Rows
-from scope.cache.sizes import most_slots
-from scope.cache.slots import GROWTH, Slots
+from scope.cache.slots import Slots
 from scope.cache.storage import Layout, Storage
 from scope.decoding.eviction import Eviction
 from scope.policy.attention import Attention, by_rows
@@ -41,6 +40,7 @@ USED = (
     "a compressed cache takes one prompt, and this one has it: make a new cache for the next prompt; "
     "a prompt in chunks and use_cache=False are not possible with it"
 )
+MADE = ("rows", "policy", "prefill", "decoding", "layout", "watch", "rotary", "device", "_own")
 
 
 class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers' __init_subclass__
@@ -253,7 +253,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             self.watch(attention)
         self.views = self.rows.views_of(self.policy, attention)
         kept = left_by_prefill(self.policy, attention, self.views)
-        capacity = max(map(self._capacity, self.views))
+        capacity = max(capacity_of(self.decoding, view, self.layout.tokens) for view in self.views)
         make, whole = self.layout.storage or Slots, self.layout.whole
         self.storage = ByHead(kept, capacity, whole, make) if self._shared else make(kept, capacity, whole)
         if self.decoding.queries > 1:
@@ -427,6 +427,15 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.accounts = [deepcopy(self.accounts[row]) for row in rows]
         self._own = self._fitted()
 
+    def state(self) -> dict[str, object]:
+        """What a layer of a later cache goes on with: all but what is made from the model and the policy."""
+        return {name: each for name, each in vars(self).items() if name not in MADE}
+
+    def resume(self, state: Mapping[str, object], device: torch.device) -> None:
+        """Go on with the state of another cache's layer, whose tensors are on this device."""
+        self.__dict__ |= state
+        self.device, self.rotary, self._own = device, self.rotary and self.rotary.to(device), self._fitted()
+
     def rest(self, rows: Sequence[int]) -> None:
         """These rows have ended. If the strategy has no bound, their slots are cleared, so that they do not grow on."""
         assert self.storage is not None
@@ -445,11 +454,3 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
     def _copied(self, states: Tensor) -> Tensor:
         """Keys or values [B, Hkv, n, D] -> [B, H, n, D], for every head that is stored."""
         return states if self.copies == 1 else states.repeat_interleave(self.copies, 1)
-
-    def _capacity(self, view: View) -> int:
-        """Slots to allocate for a row: the most that it can ever hold, or GROWTH more than now if that is not known."""
-        most, tokens = self.decoding.most(view), self.layout.tokens
-        grown = view.kept + (GROWTH if tokens is None else tokens)
-        if tokens is None and most is not None:
-            grown = most
-        return most_slots(self.decoding, view, grown)

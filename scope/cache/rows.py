@@ -105,6 +105,11 @@ class Rows:
         self.lengths, self.positions = [self.lengths[row] for row in rows], self.positions[list(rows)]
         self._admitted = []
 
+    def state(self) -> dict[str, object]:
+        """What a later cache of the same model goes on with."""
+        apart = ("config", "windows", "views", "told", "_admitted")
+        return {name: each for name, each in vars(self).items() if name not in apart}
+
     def _known(self, mask: Tensor, window: int | None) -> bool:
         """Whether this mask was checked already, in another layer; if not, remember it."""
         window = None if mask.ndim == 2 else window
