@@ -185,7 +185,7 @@ def test_tova_takes_the_mean_over_all_heads_that_hold_the_token(shared: bool) ->
 def test_what_a_step_is_told_of_its_slots_is_so(
     method: prefill.PrefillMethod, policy: Eviction, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scope.cache.layer.COARSE", 1)
+    monkeypatch.setattr("scope.cache.plans.COARSE", 1)
     told = []
 
     def watch(a: Attention) -> None:

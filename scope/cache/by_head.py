@@ -103,6 +103,11 @@ class ByHead:
         for source, row in enumerate(rows):
             self._more[row], self._mean[row] = other._more[source], other._mean[source]
 
+    def select(self, rows: Sequence[int]) -> None:
+        for head in self._heads:
+            head.select(rows)
+        self._more, self._mean = [self._more[row] for row in rows], [self._mean[row] for row in rows]
+
     def clear(self, rows: Sequence[int]) -> None:
         for head in self._heads:
             head.clear(rows)

@@ -2,23 +2,31 @@
 
 import hashlib
 from collections.abc import Callable, Hashable, Sequence
+from copy import deepcopy
 from dataclasses import replace
-from typing import Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
 from transformers import Cache, PretrainedConfig
 
+from scope.cache import saved
 from scope.cache.backends import adopt
+from scope.cache.copying import copied
 from scope.cache.fused import Storages
 from scope.cache.layer import USED, CompressedLayer
 from scope.cache.policy import Policy, short
-from scope.cache.rows import Rows
-from scope.cache.sizes import reached, slot_bytes, windows_of
+from scope.cache.rows import Rows, rows_of
+from scope.cache.sizes import bound_of, heads_of, reached, slot_bytes, windows_of
 from scope.cache.storage import Layout, Storage
+from scope.cache.summary import Summary
 from scope.decoding import DecodingStrategy, KeepAll
 from scope.policy.attention import Attention
 from scope.prefill import Full, PrefillMethod
 from scope.util.errors import ScopeError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class CompressedCache(Cache):
@@ -28,7 +36,8 @@ class CompressedCache(Cache):
         model.generate(**inputs, past_key_values=cache, max_new_tokens=600)
 
     From then on the model with this configuration runs scope's attention. A cache serves one batch and one prompt. Rows
-    are padded on the left. Source: SCOPE, the paper that this project is named after, sections 3 and 4.
+    are padded on the left. `fork` lets a prompt that was read once be answered several times. Source: SCOPE, the paper
+    that this project is named after, sections 3 and 4.
 
     config: the model's configuration, `model.config`.
     prefill: the prefill method, which compresses the prompt; None: nothing is evicted from it.
@@ -121,7 +130,7 @@ class CompressedCache(Cache):
         """
         if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
             raise ScopeError(f"tokens={tokens}: must be a whole number of at least 1")
-        if any(layer.storage is None for layer in self._layers):
+        if not self._through:
             raise ScopeError("force: the prompts go through the cache first, and then their continuation")
         self.rows.forced, self.rows.told = tokens, told
 
@@ -143,6 +152,56 @@ class CompressedCache(Cache):
             own.replace(rows, new)
         self.rows.replace(rows, other.rows)
 
+    def fork(self, rows: Sequence[int]) -> Self:
+        """A cache whose batch is these rows of this one, which stays as it is. Each goes on by itself.
+
+            answers = cache.fork([0] * 8)  # the first prompt was read and compressed once, and is answered 8 times
+
+        rows: indices in this batch, one or more, in any order; one may come several times.
+        The copy is what so many copies of the prompts would have become. What they generated so far comes with them. It
+        has as many slots in memory as this batch has for a row.
+        Raises ScopeError for a row that is not there, and before the prompts are through.
+        """
+        rows = rows_of(rows, len(self.rows.lengths) if self._through else 0)
+        made = deepcopy(self)
+        for layer in made._layers:
+            layer.select(rows)
+        made.rows.select(rows)
+        return made
+
+    def save(self, file: str | Path, model: "PreTrainedModel") -> None:
+        """Write the cache into a safetensors file, so that `load` can go on with it later, or elsewhere.
+
+        file: is replaced in one step. model: that filled the cache; the file says which it was.
+        Raises ScopeError before the prompts are through, for a storage that is not scope's own, and for a file that
+        cannot be written.
+        """
+        if not self._through:
+            raise ScopeError("save: the prompts go through the cache first")
+        tensors: dict[str, Tensor] = {}
+        states = [self.rows.state(), *[layer.state() for layer in self._layers]]
+        state = [saved.packed(each, tensors) for each in states]
+        saved.write(Path(file), saved.facts_of(model, self.policy), state, tensors)
+
+    @classmethod
+    def load(cls, file: str | Path, model: "PreTrainedModel", policy: Policy | None = None) -> Self:
+        """A cache as it was saved, which goes on with this model. Its slots lie on the devices of the model's layers.
+
+        policy: must be the one that the cache was saved with. It is needed only if that has a class of your own, or
+        statistics of a model.
+        Raises ScopeError for a file that is damaged or no saved cache. Raises it for a file of another version of
+        scope, another model (its configuration, its dtype, or its weights) or another policy.
+        """
+        found = saved.read(Path(file))
+        found.require(model)
+        cache = cls.of(model.config, found.policy(policy))
+        rows, *states = found.state
+        devices = saved.devices_of(model, len(states))
+        cache.rows.__dict__ |= found.unpacked(rows, devices[0])
+        for layer, state, device in zip(cache._layers, states, devices, strict=True):
+            layer.resume(found.unpacked(state, device), device)
+        return cache
+
     def rest(self, rows: Sequence[int]) -> None:
         """Rows of the batch have ended and are not replaced. What they store is no longer read."""
         for layer in self._layers:
@@ -160,15 +219,39 @@ class CompressedCache(Cache):
         """
         return self._storage(layer).positions
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A cache that goes on as this one would, by itself. Configuration, policy and `watch` are shared."""
+        return copied(self, memo, [self.rows.config, self.policy, *[layer.watch for layer in self._layers]])
+
     def __repr__(self) -> str:
-        """One line: the policy, and after the first call of the model the slots of each row and all bytes."""
-        policy = f"{short(self.policy.prefill)} + {short(self.policy.decoding)}"
-        if any(layer.storage is None for layer in self._layers):
-            return f"<CompressedCache {policy}: empty>"
-        held = {n for layer in self._layers if layer.storage for n in layer.storage.stored}
-        slots = f"{min(held)}" if len(held) == 1 else f"{min(held)} to {max(held)}"
-        layers, rows = len(self._layers), len(self.rows.lengths)
-        return f"<CompressedCache {policy}: {slots} slots a head in {layers} layers x {rows} rows, {self.nbytes} bytes>"
+        """Five lines: policy, budgets, slots and bytes now and of the full cache, layers and heads."""
+        return f"<CompressedCache {self.summary()}>"
+
+    def summary(self) -> Summary:
+        """What the cache is and what it holds now, as data. It never waits for the device."""
+        policy, layers, through = self.policy, self._layers, self._through
+        lengths = self.rows.lengths if through else []
+        tokens = [length + step + 1 for length, step in zip(lengths, layers[0].steps, strict=True)]
+        return Summary(
+            short(policy.prefill),
+            short(policy.decoding),
+            f"{policy.bound}={getattr(policy, policy.bound)}" if policy.bound else "",
+            policy.granularity,
+            policy.precision,
+            heads=tuple([self._heads(i) for i in range(len(layers))]),
+            tokens=tuple(tokens),
+            budgets=tuple([policy.prefill.slots(length) for length in lengths]),
+            most=tuple([tuple([bound_of(policy.decoding, view) for view in layer.views]) for layer in layers]),
+            slots=tuple([tuple(layer.storage.stored if layer.storage and through else ()) for layer in layers]),
+            full_slots=tuple(zip(*map(self.full_slots, tokens), strict=True)) or ((),) * len(layers),
+            nbytes=self.nbytes if through else 0,
+            full_nbytes=sum(map(self.full_bytes, tokens)),
+        )
+
+    @property
+    def _through(self) -> bool:
+        """Whether the prompts are through all layers."""
+        return all(layer.storage is not None for layer in self._layers)
 
     @property
     def nbytes(self) -> int:
@@ -206,8 +289,14 @@ class CompressedCache(Cache):
 
     def _slot_bytes(self, layer: int, policy: Policy) -> int:
         """As `slot_bytes`, were the slots those of another policy."""
-        heads, of_layer = self.positions(layer).shape[1], self._layers[layer]
-        return slot_bytes(heads, of_layer.dims, of_layer.dtype.itemsize, policy)
+        self._storage(layer)
+        of_layer = self._layers[layer]
+        return slot_bytes(self._heads(layer), of_layer.dims, of_layer.dtype.itemsize, policy)
+
+    def _heads(self, layer: int) -> int:
+        """How many heads a layer stores; before the prompt, by the model's configuration."""
+        storage = self._layers[layer].storage
+        return heads_of(self.rows.config, self.policy, layer) if storage is None else storage.positions.shape[1]
 
     def _storage(self, layer: int) -> Storage:
         storage = self._layers[layer].storage

@@ -3,7 +3,8 @@
 The order within a step is that of the SCOPE paper: append the new key and value, attend over all slots, then evict.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
 
@@ -17,17 +18,17 @@ from scope.cache.by_head import ByHead
 from scope.cache.checks import can_wait, require_numbers, shaped
 from scope.cache.chunks import Chunks
 from scope.cache.inputs import taken
-from scope.cache.placing import left_by_prefill
+from scope.cache.placing import capacity_of, left_by_prefill
+from scope.cache.plans import plans_of, protected_front
 from scope.cache.policy import Policy
 from scope.cache.ring import Ring
 from scope.cache.rotary import rotary_of
 from scope.cache.rows import Rows
-from scope.cache.sizes import most_slots
-from scope.cache.slots import GROWTH, Slots
+from scope.cache.slots import Slots
 from scope.cache.storage import Layout, Storage
 from scope.decoding.eviction import Eviction
 from scope.policy.attention import Attention, by_rows
-from scope.policy.plan import Plan, View
+from scope.policy.plan import View
 from scope.util.errors import ScopeError
 
 FOREIGN = (
@@ -39,7 +40,7 @@ USED = (
     "a compressed cache takes one prompt, and this one has it: make a new cache for the next prompt; "
     "a prompt in chunks and use_cache=False are not possible with it"
 )
-COARSE = 64  # slots: the protected front is rounded down to a multiple of it, so that there are few step keys
+MADE = ("rows", "policy", "prefill", "decoding", "layout", "watch", "rotary", "device", "_own")
 
 
 class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers' __init_subclass__
@@ -183,13 +184,13 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             raise ScopeError(f"the cache was made for a model of {made} layers, and this one has {ran}")
         self.steps = [t + 1 for t in self.steps]
         held = [n + 1 for n in storage.stored]
-        plans = self._plans(held)
+        plans = plans_of(self.decoding, self.views, held, self.steps)
         gone = [max(0, n - plan.slots) if plan else 0 for plan, n in zip(plans, held, strict=True)]
         self._scored = any(plan and plan.best and n for plan, n in zip(plans, gone, strict=True))
         if self._scored and gone != self._gone:
             self._leaving.copy_(torch.tensor(gone, dtype=torch.int32), non_blocking=True)
             self._gone = gone
-        self._front = self._protected_front(plans)
+        self._front = protected_front(plans, self.views) if self._skips else 0
         move = storage.begin(plans)
         for account, before, after in zip(self.accounts, held, storage.stored, strict=True):
             account.step(before - after)
@@ -252,7 +253,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             self.watch(attention)
         self.views = self.rows.views_of(self.policy, attention)
         kept = left_by_prefill(self.policy, attention, self.views)
-        capacity = max(map(self._capacity, self.views))
+        capacity = max(capacity_of(self.decoding, view, self.layout.tokens) for view in self.views)
         make, whole = self.layout.storage or Slots, self.layout.whole
         self.storage = ByHead(kept, capacity, whole, make) if self._shared else make(kept, capacity, whole)
         if self.decoding.queries > 1:
@@ -412,33 +413,38 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             self.steps[row] = other.steps[source]
         self._own = self._fitted()
 
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with these rows, in this order. A row may come several times."""
+        assert self.storage is not None
+        assert self.prompt is not None
+        self.storage.select(rows)
+        if self.recent_queries is not None:
+            self.recent_queries.select(rows)
+        at = torch.tensor(rows, device=self.prompt.device)
+        self.prompt, self._leaving, self._gone = self.prompt[at], self._leaving[at], []  # so that the host sends anew
+        self._unseen = None if self._unseen is None else self._unseen[at]
+        self.views, self.steps = [self.views[row] for row in rows], [self.steps[row] for row in rows]
+        self.accounts = [deepcopy(self.accounts[row]) for row in rows]
+        self._own = self._fitted()
+
+    def state(self) -> dict[str, object]:
+        """What a layer of a later cache goes on with: all but what is made from the model and the policy."""
+        return {name: each for name, each in vars(self).items() if name not in MADE}
+
+    def resume(self, state: Mapping[str, object], device: torch.device) -> None:
+        """Go on with the state of another cache's layer, whose tensors are on this device."""
+        self.__dict__ |= state
+        self.device, self.rotary, self._own = device, self.rotary and self.rotary.to(device), self._fitted()
+
     def rest(self, rows: Sequence[int]) -> None:
         """These rows have ended. If the strategy has no bound, their slots are cleared, so that they do not grow on."""
         assert self.storage is not None
         self.storage.clear([row for row in rows if self.decoding.most(self.views[row]) is None])
 
-    def _plans(self, stored: Sequence[int]) -> list[Plan | None]:
-        """The plan of each row. The strategy is asked once for rows with equal views."""
-        made: dict[tuple[View, int, int], Plan | None] = {}
-        plans = []
-        for key in zip(self.views, stored, self.steps, strict=True):
-            if key not in made:
-                view, n, step = key
-                made[key] = self.decoding.plan(view.at(step, n))
-            plans.append(made[key])
-        return plans
-
-    def _protected_front(self, plans: Sequence[Plan | None]) -> int:
-        """How many slots at the front no row can lose: a multiple of COARSE. 0 if the strategy does not ask for it."""
-        if not self.decoding.skips_protected or self.window is not None:  # a sliding window frees protected slots too
-            return 0
-        if self._shared:  # the front differs between heads
-            return 0
-        heads = [plan.head for plan in plans if plan]
-        if not heads:
-            return 0
-        front = min(heads + [view.kept for view in self.views])
-        return front - front % COARSE
+    @cached_property
+    def _skips(self) -> bool:
+        """Whether a score may skip the protected front. A sliding window frees protected slots; shared heads differ."""
+        return self.decoding.skips_protected and self.window is None and not self._shared
 
     @cached_property
     def _shared(self) -> bool:
@@ -448,11 +454,3 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
     def _copied(self, states: Tensor) -> Tensor:
         """Keys or values [B, Hkv, n, D] -> [B, H, n, D], for every head that is stored."""
         return states if self.copies == 1 else states.repeat_interleave(self.copies, 1)
-
-    def _capacity(self, view: View) -> int:
-        """Slots to allocate for a row: the most that it can ever hold, or GROWTH more than now if that is not known."""
-        most, tokens = self.decoding.most(view), self.layout.tokens
-        grown = view.kept + (GROWTH if tokens is None else tokens)
-        if tokens is None and most is not None:
-            grown = most
-        return most_slots(self.decoding, view, grown)

@@ -13,7 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from scope.cache.checks import require_numbers, shaped
 from scope.cache.policy import Policy
-from scope.cache.sizes import reached
+from scope.cache.sizes import most_slots, reached
+from scope.cache.slots import GROWTH
 from scope.cache.storage import Kept
 from scope.decoding import DecodingStrategy
 from scope.policy.attention import Attention
@@ -130,3 +131,15 @@ def gathered(
         {name: marks.gather(2, slots) for name, marks in channels.items()},
         attention.sliding_window,
     )
+
+
+def capacity_of(decoding: DecodingStrategy, view: View, tokens: int | None) -> int:
+    """Slots to allocate for a row: the most that it can ever hold, or GROWTH more than now if that is not known.
+
+    tokens: T, the most tokens that will be generated; None: unknown.
+    """
+    most = decoding.most(view)
+    grown = view.kept + (GROWTH if tokens is None else tokens)
+    if tokens is None and most is not None:
+        grown = most
+    return most_slots(decoding, view, grown)

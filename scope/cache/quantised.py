@@ -69,6 +69,9 @@ class Quantised:
         self._codes[rows, :, :slots] = other._codes[:, :, :slots]
         self._marks[rows, :, :slots] = other._marks[:, :, :slots]
 
+    def select(self, rows: Tensor) -> None:
+        self._codes, self._marks = self._codes[rows], self._marks[rows]
+
     def widen(self, more: int) -> None:
         self._codes, self._marks = longer(self._codes, 2, more, 0), longer(self._marks, 2, more, 0)
 

@@ -32,3 +32,8 @@ class Ring:
         at = torch.tensor(rows, device=self.positions.device)
         self.queries[at] = self.queries[at].index_copy(2, to, other.queries[:, :, source])
         self.positions[at] = self.positions[at].index_copy(1, to, other.positions[:, source])
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with these rows, in this order. A row may come several times."""
+        at = torch.tensor(rows, device=self.positions.device)
+        self.queries, self.positions = self.queries[at], self.positions[at]

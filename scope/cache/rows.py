@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import index
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from scope.cache.policy import Policy
 from scope.cache.sizes import after_prefill, require_fit, stored_slot_bytes
 from scope.policy.attention import Attention
 from scope.policy.plan import View
+from scope.util.errors import ScopeError, shown
 
 
 @dataclass
@@ -97,6 +99,17 @@ class Rows:
         for row, length in zip(rows, other.lengths, strict=True):
             self.lengths[row] = length
 
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with these rows, in this order. Masks are then those of another batch."""
+        assert self.positions is not None
+        self.lengths, self.positions = [self.lengths[row] for row in rows], self.positions[list(rows)]
+        self._admitted = []
+
+    def state(self) -> dict[str, object]:
+        """What a later cache of the same model goes on with."""
+        apart = ("config", "windows", "views", "told", "_admitted")
+        return {name: each for name, each in vars(self).items() if name not in apart}
+
     def _known(self, mask: Tensor, window: int | None) -> bool:
         """Whether this mask was checked already, in another layer; if not, remember it."""
         window = None if mask.ndim == 2 else window
@@ -105,3 +118,19 @@ class Rows:
             return True
         self._admitted.append((weakref.ref(mask), window))
         return False
+
+
+def rows_of(given: Sequence[int], batch: int) -> list[int]:
+    """Row indices as they were given for a batch of so many rows. Raises ScopeError for a row that is not there."""
+    if not batch:
+        raise ScopeError("fork: the prompts go through the cache first")
+    try:
+        rows = [index(row) for row in given]
+    except TypeError as error:
+        raise ScopeError(f"rows={shown(given)}: must be whole numbers, the indices of rows") from error
+    if not rows:
+        raise ScopeError("rows=[]: must be one row at least")
+    for row in rows:
+        if not 0 <= row < batch:
+            raise ScopeError(f"rows={shown(rows)}: there is no row {row}: must be from 0 to {batch - 1}")
+    return rows

@@ -195,7 +195,13 @@ def prefilled(prefill: PrefillMethod, prompt: int, layers: int) -> list[int]:
 
 def most_slots(decoding: DecodingStrategy, view: View, grown: int) -> int:
     """The most slots that a row ever holds at once in the view's layer. grown: how many without any eviction."""
-    return min(n for n in (decoding.most(view), grown, view.window) if n is not None)
+    most = bound_of(decoding, view)
+    return grown if most is None else min(most, grown)
+
+
+def bound_of(decoding: DecodingStrategy, view: View) -> int | None:
+    """The most slots that strategy and sliding window ever let a row of this layer hold at once; None: no bound."""
+    return min([n for n in (decoding.most(view), view.window) if n is not None], default=None)
 
 
 def reached(tokens: int, window: int | None) -> int:
@@ -233,12 +239,22 @@ def slot_bytes(heads: int, dims: tuple[int, int], itemsize: int, policy: Policy)
 
 def slot_bytes_of(config: PretrainedConfig, policy: Policy, dtype: str, layer: int = 0) -> int:
     """Bytes of one token in one layer, all stored heads, from the model's configuration."""
+    text = _config_of(config, layer)
+    dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return slot_bytes(heads_of(config, policy, layer), (dim, dim), getattr(torch, dtype).itemsize, policy)
+
+
+def heads_of(config: PretrainedConfig, policy: Policy, layer: int = 0) -> int:
+    """How many heads are stored in a layer, from the model's configuration."""
+    text = _config_of(config, layer)
+    queries: int = text.num_attention_heads
+    return queries if policy.granularity == "query_head" else (getattr(text, "num_key_value_heads", None) or queries)
+
+
+def _config_of(config: PretrainedConfig, layer: int) -> Any:
+    """The configuration of one layer."""
     text = config.get_text_config(decoder=True)
-    text = text.per_layer_config[layer] if getattr(text, "is_heterogeneous", False) else text
-    queries = text.num_attention_heads
-    heads = queries if policy.granularity == "query_head" else (getattr(text, "num_key_value_heads", None) or queries)
-    dim = getattr(text, "head_dim", None) or text.hidden_size // queries
-    return slot_bytes(heads, (dim, dim), getattr(torch, dtype).itemsize, policy)
+    return text.per_layer_config[layer] if getattr(text, "is_heterogeneous", False) else text
 
 
 def stored_slot_bytes(config: PretrainedConfig, policy: Policy, attention: Attention) -> list[int]:

@@ -222,6 +222,16 @@ class Slots:
             self._head[row], self._tail[row] = other._head[source], other._tail[source]
         self._remembered = False
 
+    def select(self, rows: Sequence[int]) -> None:
+        at = torch.tensor(rows, device=self._marks.device)
+        self._keys.select(at)
+        self._values.select(at)
+        self._marks, self._channels, self._last = self._marks[:, at], self._channels[:, at], self._last[:, at]
+        self._empty = self._empty[at]
+        self._control, self._controlled = self._control[:, at], []  # so that the host sends it anew
+        self.stored, self._tail = [self.stored[row] for row in rows], [self._tail[row] for row in rows]
+        self._head = [self._head[row] for row in rows]
+
     def clear(self, rows: Sequence[int]) -> None:
         if rows:
             self._marks[:, torch.tensor(rows, device=self._marks.device)] = -1

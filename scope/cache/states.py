@@ -36,6 +36,10 @@ class States(Protocol):
         """Copy the first so many slots of `other` into these rows [n]."""
         ...
 
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows [n], which may come several times."""
+        ...
+
     def widen(self, more: int) -> None:
         """Allocate so many slots more."""
         ...
@@ -86,6 +90,9 @@ class Plain:
 
     def replace(self, rows: Tensor, other: Self, slots: int) -> None:
         self._states[rows, :, :slots] = other.read(slots)
+
+    def select(self, rows: Tensor) -> None:
+        self._states = self._states[rows]
 
     def widen(self, more: int) -> None:
         self._states = longer(self._states, 2, more, 0)

@@ -84,6 +84,10 @@ class Storage(Protocol):
         """Put the rows of `other` in place of these rows, whose tokens are dropped."""
         ...
 
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with these rows, in this order. A row may come several times."""
+        ...
+
     def clear(self, rows: Sequence[int]) -> None:
         """Drop all tokens of these rows."""
         ...

@@ -121,6 +121,13 @@ class Concatenated:
         for row, last in zip(rows, other._last, strict=True):
             self._last[row] = last
 
+    def select(self, rows: Sequence[int]) -> None:
+        at = list(rows)
+        self.keys, self.values, self.positions = self.keys[at], self.values[at], self.positions[at]
+        self.ordinals, self.newest = self.ordinals[at], self.newest[at]
+        self.channels = {name: x[at] for name, x in self.channels.items()}
+        self.stored, self._last = [self.stored[row] for row in rows], [self._last[row] for row in rows]
+
     def clear(self, rows: Sequence[int]) -> None:
         self.positions = self.positions.clone()
         for row in rows:
