@@ -13,6 +13,7 @@ from analysis.statistics import Interval, mean_by_prompt
 
 REPLAYED = ("kl", "agreement", "log_likelihood_lost", "answers_recalled", "answers_kl")
 HELD = ("cache_bytes", "full_cache_bytes")
+PARTS = ("agreement", "answers_recalled", "values")  # in 0..1
 DIGITS = 5  # significant ones that are kept
 
 
@@ -47,7 +48,7 @@ class Result(Generic[R]):
         return {cluster: float(np.mean(values)) for cluster, values in found.items()}
 
     def mean(self, name: str) -> Interval:
-        return mean_by_prompt(list(self.values(name).values()), most=float("inf"))
+        return mean_by_prompt(list(self.values(name).values()), most=1.0 if name in PARTS else float("inf"))
 
     def minus(self, other: "Result[R]", name: str) -> Interval:
         """The difference of the two means, paired by cluster."""
