@@ -15,11 +15,10 @@ DRAWN = (
     "salient",
     "snapkv_d",
     "distinct",
-    "keydiff",
     "raas",
-    "triattention",
 )  # the rest is grey
 GREY = "0.75"
+WIDE = 100  # a range of that factor and more has labels at powers of ten only
 NAMES = {"embedded": "embedded model", "smollm2": "SmolLM2-135M", "gemma3_270m": "Gemma-3-270M"}
 TWINS = {"slide, protected": "h2o", "distinct, protected": "distinct"}  # protected -> the same score, unprotected
 X, Y = "bytes, % of the full cache in 16 bits", "KL from the full cache, nats a token"
@@ -38,12 +37,19 @@ def draw(found: Mapping[Workload, Results], folder: Path) -> None:
 
 
 def _each(found: Mapping[Workload, Results], path: Path, one: Any, title: str) -> None:
+    from matplotlib.ticker import LogLocator
+
     columns = min(3, len(found))
     figure, axes = panels(len(found), (3.6, 3.2), columns)
     for axis, (workload, results) in zip(axes, found.items(), strict=True):
         one(axis, results, axis is axes[0])
         axis.set_title(f"{NAMES[workload.model]}, {workload.task}", fontsize=9)
         axis.set_yscale("log")
+        low, high = axis.get_ylim()
+        axis.yaxis.set_major_locator(LogLocator(subs=(1,) if high > WIDE * low else (1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("")
+        axis.margins(x=0.12)
         axis.set_xlabel(X, fontsize=8)
         axis.set_ylabel(Y, fontsize=8)
         axis.grid(alpha=0.25, lw=0.5)
@@ -57,6 +63,9 @@ def _frontier(axis: Any, results: Results, labelled: bool) -> None:
         drawn = name in DRAWN
         look = {"ls": "--" if POLICIES[name].protect == "prompt" else "-"} if drawn else {"color": GREY, "marker": ""}
         _line(axis, results, name, name if drawn and labelled else None, look)
+    for precision, mark in (("int8", "s"), ("int4", "D")):
+        look = {"ls": ":", "marker": mark, "mfc": "white"}
+        _line(axis, results, "salient", f"salient, {precision}" if labelled else None, look, precision)
     for row in QUANTISED:
         if row in results:
             at = (100 * row.share, results[row].mean("kl").estimate)
@@ -72,9 +81,11 @@ def _protection(axis: Any, results: Results, labelled: bool) -> None:
         _line(axis, results, free, label, {"color": colour(name), "mfc": "white", "ls": "--", "marker": marker(name)})
 
 
-def _line(axis: Any, results: Results, name: str, label: str | None, look: Mapping[str, Any]) -> None:
+def _line(
+    axis: Any, results: Results, name: str, label: str | None, look: Mapping[str, Any], precision: str = "float"
+) -> None:
     """One policy over the shares, with thin bars for the 95% intervals."""
-    there = [row for share in sorted(SHARES) if (row := Row(name, share)) in results]
+    there = [row for share in sorted(SHARES) if (row := Row(name, share, precision)) in results]
     means = [results[row].mean("kl") for row in there]
     bars = [[m.estimate - m.low for m in means], [m.high - m.estimate for m in means]]
     style = {"color": colour(name.partition(",")[0]), "marker": marker(name.partition(",")[0])} | dict(look)
