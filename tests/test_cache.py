@@ -26,7 +26,7 @@ from tiny_models import DIM, HEADS, LAYERS, SCOPE, WORDS, Step, generate, random
 from torch import Tensor
 from transformers import Cache
 
-import scope.cache.layer
+import scope.cache.placing
 import scope.cache.slots
 from scope import decoding
 from scope.cache import CompressedCache
@@ -180,7 +180,7 @@ def test_transformers_own_generate_can_drive_it(
     method: str, strategy: str, lengths: tuple[int, ...], growth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = generate(tiny(), WORDS, random_prompts(*lengths), PREFILL[method], DECODING[strategy], 20)
-    for module in (scope.cache.layer, scope.cache.slots):  # no bound is known here: the buffers may have to grow
+    for module in (scope.cache.placing, scope.cache.slots):  # no bound is known here: the buffers may have to grow
         monkeypatch.setattr(module, "GROWTH", growth)
     assert transformers_writes(PREFILL[method], DECODING[strategy], lengths) == [list(row.tokens) for row in expected]
 

@@ -13,7 +13,7 @@ from tiny_models import WORDS, Trace, generate, made_up_statistics, random_promp
 import scope.decoding
 import scope.prefill
 from scope.cache import CompressedCache, Policy, with_most_slots
-from scope.decoding import Discontinuous, Distinct, KeepAll, MorphKV, Slide, SnapKVD
+from scope.decoding import Discontinuous, Distinct, KeepAll, MorphKV, Salient, Slide, SnapKVD
 from scope.decoding.eviction import Eviction
 from scope.policy.layer_entropies import LayerEntropies
 from scope.prefill import Full, SnapKV, StreamingLLM
@@ -40,7 +40,7 @@ def test_every_class_can_be_made_without_budgets(kind: type) -> None:
     if isinstance(made, Budget):
         assert made.slots(1000) == 500
     if isinstance(made, Eviction):
-        assert (made.budget, made.newest) == (512, 256)
+        assert (made.budget, made.newest) == (512, 77 if kind is Salient else 256)  # 77: its own default, 15%
 
 
 def test_the_shortest_way_to_a_compressed_cache() -> None:
