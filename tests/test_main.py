@@ -60,7 +60,7 @@ def test_a_run_alone_writes_config_manifest_and_records(scope: Scope, tmp_path: 
 
 
 REFUSED = {
-    "method=snapkb": "method=snapkb: must be one of distinct, full, h2o, .*; did you mean method=snapkv\\?",
+    "method=snapkb": "method=snapkb: must be one of distinct, entropy, full, h2o, .*; did you mean method=snapkv\\?",
     "method.windw=3": "method.windw: no such key; did you mean method.window\\?",
     "budget.window=abc": "budget.window=abc: must be a whole number of at least 1",
     "budget.recent=500": "budget.recent=500: must be at most the decoding budget, 36",

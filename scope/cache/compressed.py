@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Self
 from torch import Tensor
 from transformers import Cache, PretrainedConfig
 
-from scope.cache import saved
 from scope.cache.backends import adopt
 from scope.cache.copying import copied
 from scope.cache.fused import Storages
@@ -176,6 +175,8 @@ class CompressedCache(Cache):
         Raises ScopeError before the prompts are through, for a storage that is not scope's own, and for a file that
         cannot be written.
         """
+        from scope.cache import saved  # needs packages that a cache can do without
+
         if not self._through:
             raise ScopeError("save: the prompts go through the cache first")
         tensors: dict[str, Tensor] = {}
@@ -192,6 +193,8 @@ class CompressedCache(Cache):
         Raises ScopeError for a file that is damaged or no saved cache. Raises it for a file of another version of
         scope, another model (its configuration, its dtype, or its weights) or another policy.
         """
+        from scope.cache import saved  # needs packages that a cache can do without
+
         found = saved.read(Path(file))
         found.require(model)
         cache = cls.of(model.config, found.policy(policy))
