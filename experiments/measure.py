@@ -113,6 +113,15 @@ def in_points(difference: Sequence[float | None]) -> str:
     return f"{estimate:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
+def cell(value: Interval, scale: float, form: str, star: bool = True) -> str:
+    """An estimate with its interval; a star where the interval excludes 0."""
+    estimate, low, high = (scale * number for number in value)
+    if isnan(low):
+        return format(estimate, form)
+    differs = " *" if star and (low > 0 or high < 0) else ""
+    return f"{estimate:{form}} [{low:{form}}, {high:{form}}]{differs}"
+
+
 def pipe_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A table in Markdown, the first column in words, the others numbers."""
     shown = [head, ["---", *["---:"] * (len(head) - 1)], *lines]

@@ -2,14 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
+from rich.console import Console
+from rich.progress import Progress
 
 from analysis.statistics import Interval, mean_by_prompt
+from experiments.measure import measured_lines
 
 REPLAYED = ("kl", "agreement", "log_likelihood_lost", "answers_recalled", "answers_kl")
 HELD = ("cache_bytes", "full_cache_bytes")
@@ -27,6 +31,7 @@ class Named(Protocol):
 
 
 R = TypeVar("R", bound=Named)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,26 @@ def append(path: Path, result: Result[R]) -> None:
     whole = not path.is_file() or path.read_bytes().endswith(b"\n")
     with path.open("a") as file:
         file.write(("" if whole else "\n") + json.dumps(told, separators=(",", ":")) + "\n")
+
+
+def measured(row: R, overrides: Sequence[str], output: Path) -> Result[R]:
+    """Run a row, with all that the command line is told. Until it ends its records are below `output`."""
+    began = time.monotonic()
+    identity, lines = measured_lines(overrides, output)
+    return Result(row, identity, time.monotonic() - began, of_records(lines), hash_of(lines))
+
+
+def in_turn(jobs: Sequence[T], name: Callable[[T], str], hours: float) -> Iterator[T]:
+    """These jobs, with a bar where there is a terminal. None is begun after so many hours."""
+    until, console = time.monotonic() + 3600 * hours, Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("rows", total=len(jobs))
+        for job in jobs:
+            if time.monotonic() > until:
+                return
+            progress.update(bar, description=name(job))
+            yield job
+            progress.advance(bar)
 
 
 def of_records(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -7,17 +7,12 @@ python -m experiments.frontier --recorded               # the tables and figures
 """
 
 import argparse
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import Progress
-
+from experiments import results
 from experiments.frontier import report
 from experiments.frontier.rows import ROWS, SEED, WORKLOADS, Row, Workload
-from experiments.measure import measured_lines
-from experiments.results import Result, append, hash_of, of_records, read
 
 
 def asked(names: list[str] | None, shares: list[float] | None) -> Iterator[tuple[Workload, Row]]:
@@ -29,14 +24,12 @@ def asked(names: list[str] | None, shares: list[float] | None) -> Iterator[tuple
                     yield workload, row
 
 
-def measured(workload: Workload, row: Row, output: Path) -> Result[Row]:
+def measured(workload: Workload, row: Row, output: Path) -> results.Result[Row]:
     """Replay a row. Until it ends its records are below `output`, so a killed run goes on."""
-    began = time.monotonic()
     seed = [f"seed={SEED}"] if workload.task != "text" else []
     common = [f"model={workload.model}", f"task={workload.task}", *workload.overrides, *seed, "measure=replay"]
     own = row.overrides(workload.prompt, workload.written)
-    identity, lines = measured_lines([*own, *common], output / f"frontier_{workload.name}")
-    return Result(row, identity, time.monotonic() - began, of_records(lines), hash_of(lines))
+    return results.measured(row, [*own, *common], output / f"frontier_{workload.name}")
 
 
 def main() -> None:
@@ -52,18 +45,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs"), help="where the run under way is recorded")
     args = parser.parse_args()
     if not args.recorded:
-        until = time.monotonic() + 3600 * args.hours
-        there = {workload: read(report.path_of(workload), ROWS) for workload in WORKLOADS}
+        there = {workload: results.read(report.path_of(workload), ROWS) for workload in WORKLOADS}
         left = [(workload, row) for workload, row in asked(args.workload, args.share) if row not in there[workload]]
-        console = Console(stderr=True)
-        with Progress(console=console, disable=not console.is_terminal) as progress:
-            bar = progress.add_task("rows", total=len(left))
-            for workload, row in left:
-                if time.monotonic() > until:
-                    break
-                progress.update(bar, description=f"{workload.name} {row.name}")
-                append(report.path_of(workload), measured(workload, row, args.output))
-                progress.advance(bar)
+        for workload, row in results.in_turn(left, lambda job: f"{job[0].name} {job[1].name}", args.hours):
+            results.append(report.path_of(workload), measured(workload, row, args.output))
     report.write()
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from analysis.colours import colour, marker
-from analysis.panels import panels
+from analysis.panels import dress, logarithmic, panels
 from experiments.frontier.rows import POLICIES, QUANTISED, SHARES, Row, Workload
+from experiments.real.picture import MODELS
 from experiments.results import Result
 
 DRAWN = (
@@ -18,8 +19,6 @@ DRAWN = (
     "raas",
 )  # the rest is grey
 GREY = "0.75"
-WIDE = 100  # a range of that factor and more has labels at powers of ten only
-NAMES = {"embedded": "embedded model", "smollm2": "SmolLM2-135M", "gemma3_270m": "Gemma-3-270M"}
 TWINS = {"slide, protected": "h2o", "distinct, protected": "distinct"}  # protected -> the same score, unprotected
 X, Y = "bytes, % of the full cache in 16 bits", "KL from the full cache, nats a token"
 Results = Mapping[Row, Result[Row]]
@@ -37,23 +36,13 @@ def draw(found: Mapping[Workload, Results], folder: Path) -> None:
 
 
 def _each(found: Mapping[Workload, Results], path: Path, one: Any, title: str) -> None:
-    from matplotlib.ticker import LogLocator
-
     columns = min(3, len(found))
     figure, axes = panels(len(found), (3.6, 3.2), columns)
     for axis, (workload, results) in zip(axes, found.items(), strict=True):
         one(axis, results, axis is axes[0])
-        axis.set_title(f"{NAMES[workload.model]}, {workload.task}", fontsize=9)
-        axis.set_yscale("log")
-        low, high = axis.get_ylim()
-        axis.yaxis.set_major_locator(LogLocator(subs=(1,) if high > WIDE * low else (1, 2, 5)))
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter("")
+        dress(axis, f"{MODELS[workload.model]}, {workload.task}", X, Y)
         axis.margins(x=0.12)
-        axis.set_xlabel(X, fontsize=8)
-        axis.set_ylabel(Y, fontsize=8)
-        axis.grid(alpha=0.25, lw=0.5)
-        axis.tick_params(labelsize=8)
+        logarithmic(axis)
     figure.legend(loc="outside lower center", ncols=max(2, 2 * columns - 2), fontsize=8, title=title)
     figure.savefig(path, dpi=130, metadata={"Software": None})
 

@@ -1,13 +1,11 @@
 """Tables and figures of the rows that have run: `results.md`, `frontier.png` and `protection.png`."""
 
 from collections.abc import Mapping
-from math import isnan
 from pathlib import Path
 
-from analysis.statistics import Interval
 from experiments.frontier import picture
 from experiments.frontier.rows import FULL, QUANTISED, ROWS, SHARES, WORKLOADS, Row, Workload
-from experiments.measure import pipe_table
+from experiments.measure import cell, pipe_table
 from experiments.results import Result, read
 from scope.util.files import write_whole
 
@@ -57,8 +55,8 @@ def _head(workload: Workload, *first: str) -> list[str]:
 
 
 def _cells(workload: Workload, result: Result[Row]) -> list[str]:
-    answers = [_cell(result.mean("answers_recalled"), 100, ".1f")] if workload.answers else []
-    return [_cell(result.mean("kl"), 1, ".4f"), f"{100 * result.mean('agreement').estimate:.1f}", *answers]
+    answers = [cell(result.mean("answers_recalled"), 100, ".1f", star=False)] if workload.answers else []
+    return [cell(result.mean("kl"), 1, ".4f", star=False), f"{100 * result.mean('agreement').estimate:.1f}", *answers]
 
 
 def _rounded(workload: Workload, results: Results) -> str:
@@ -84,11 +82,7 @@ def _differences(found: Mapping[Workload, Results], share: float) -> str:
     """KL of salient less that of another row, of every workload."""
     lines = []
     for row in [*(Row(name, share) for name in AGAINST), *QUANTISED]:
-        one = Row("salient", share)
-        cells = [
-            _cell(results[one].minus(results[row], "kl"), 1, "+.4f") if one in results and row in results else ""
-            for results in found.values()
-        ]
+        cells = _minus(found, Row("salient", share), row)
         if any(cells):
             bytes_ = "" if row.policy != "full" else f" ({row.share:.0%} of the bytes)"
             lines.append([row.label + bytes_, *cells])
@@ -100,16 +94,15 @@ def _protection(found: Mapping[Workload, Results]) -> str:
     lines = []
     for one, other in (("h2o", "slide, protected"), ("distinct", "distinct, protected")):
         for share in sorted(SHARES):
-            pair = Row(one, share), Row(other, share)
-            cells = [
-                _cell(results[pair[0]].minus(results[pair[1]], "kl"), 1, "+.4f") if set(pair) <= set(results) else ""
-                for results in found.values()
-            ]
+            cells = _minus(found, Row(one, share), Row(other, share))
             if any(cells):
                 lines.append([f"{one} - {other}, {share:.0%}", *cells])
     return pipe_table(["KL, unprotected minus protected", *(w.name for w in found)], lines) if lines else ""
 
 
-def _cell(value: Interval, scale: float, form: str) -> str:
-    estimate, low, high = (scale * number for number in value)
-    return format(estimate, form) if isnan(low) else f"{estimate:{form}} [{low:{form}}, {high:{form}}]"
+def _minus(found: Mapping[Workload, Results], one: Row, other: Row) -> list[str]:
+    """KL of one row less that of another, of every workload; empty where one of them has not run."""
+    return [
+        cell(results[one].minus(results[other], "kl"), 1, "+.4f", star=False) if {one, other} <= set(results) else ""
+        for results in found.values()
+    ]

@@ -7,19 +7,14 @@ python -m experiments.real --recorded               # the tables and figures of 
 """
 
 import argparse
-import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import Progress
-
-from experiments.measure import measured_lines
+from experiments import results
 from experiments.real import report
 from experiments.real.results import Result, append, read
 from experiments.real.rows import PLANS, SEED, TASKS, Row
-from experiments.results import hash_of, of_records
 
 
 def asked(models: list[str] | None, tasks: list[str] | None) -> Iterator[tuple[str, str, Row]]:
@@ -32,10 +27,9 @@ def asked(models: list[str] | None, tasks: list[str] | None) -> Iterator[tuple[s
 
 def measured(model: str, name: str, row: Row, output: Path) -> Result:
     """Replay a row, or let the model write. Until it ends its records are below `output`, so a killed run goes on."""
-    task, began = TASKS[name], time.monotonic()
+    task = TASKS[name]
     common = [f"model={model}", *task.overrides, f"seed={SEED}", f"measure={task.measure}"]
-    identity, lines = measured_lines([*row.overrides(task.written), *common], output / "real")
-    return Result(row, identity, time.monotonic() - began, of_records(lines), hash_of(lines))
+    return results.measured(row, [*row.overrides(task.written), *common], output / "real")
 
 
 def main() -> None:
@@ -47,18 +41,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs"), help="where the run under way is recorded")
     args = parser.parse_args()
     if not args.recorded:
-        until = time.monotonic() + 3600 * args.hours
         there = cache(read)
         left = [(m, t, row) for m, t, row in asked(args.model, args.task) if row not in there(m, t)]
-        console = Console(stderr=True)
-        with Progress(console=console, disable=not console.is_terminal) as progress:
-            bar = progress.add_task("rows", total=len(left))
-            for model, task, row in left:
-                if time.monotonic() > until:
-                    break
-                progress.update(bar, description=f"{model} {task} {row.label}")
-                append(model, task, measured(model, task, row, args.output))
-                progress.advance(bar)
+        for model, task, row in results.in_turn(left, lambda job: f"{job[0]} {job[1]} {job[2].label}", args.hours):
+            append(model, task, measured(model, task, row, args.output))
     report.write()
 
 

@@ -1,10 +1,8 @@
 """Tables and figures of the rows that have run: `results.md`, `protection.png`, `methods.png`."""
 
 from collections.abc import Mapping, Sequence
-from math import isnan
 
-from analysis.statistics import Interval
-from experiments.measure import pipe_table
+from experiments.measure import cell, pipe_table
 from experiments.real import picture
 from experiments.real.questions import ORDERS, QUESTIONS, Difference, Results, agreement, told_alike
 from experiments.real.results import HERE, read
@@ -71,7 +69,7 @@ def _differences(found: All, differences: Sequence[Difference], measure: str, ti
     lines = []
     for difference in differences:
         cells = [
-            _cell(results[difference.one].minus(results[difference.other], measure), scale, form)
+            cell(results[difference.one].minus(results[difference.other], measure), scale, form)
             if (results := found[pair]) and difference.one in results and difference.other in results
             else ""
             for pair in pairs
@@ -89,7 +87,7 @@ def _orders(found: All) -> str:
         cells = []
         for rows in ORDERS.values():
             correlation, count = agreement(found[EMBEDDED], results, rows)
-            cells.append(f"{_cell(correlation, 1, '.2f', star=False)}; {count}" if count >= 3 else "")
+            cells.append(f"{cell(correlation, 1, '.2f', star=False)}; {count}" if count >= 3 else "")
         lines.append([" ".join(pair), *cells])
     return pipe_table(["against the embedded task: Spearman's correlation of mean KL [95%]; rows", *ORDERS], lines)
 
@@ -105,7 +103,7 @@ def _variants(found: All) -> str:
             cells = []
             for other in real.values():
                 correlation, count = agreement(results, other, ORDERS[name])
-                cells.append(_cell(correlation, 1, ".2f", star=False) if count == len(ORDERS[name]) else "")
+                cells.append(cell(correlation, 1, ".2f", star=False) if count == len(ORDERS[name]) else "")
             lines.append([f"{task}: {name}", *cells])
     return pipe_table(["forms of the embedded task: Spearman's correlation [95%]", *map(" ".join, real)], lines)
 
@@ -128,12 +126,12 @@ def _free(found: All) -> list[str]:
         for name, some in groups.items():
             if len(some) >= 3:
                 found_alike = told_alike({row: results[row] for row in some}, replayed)[:2]
-                told = (_cell(correlation, 1, ".2f", star=False) for correlation in found_alike)
+                told = (cell(correlation, 1, ".2f", star=False) for correlation in found_alike)
                 correlations.append([f"{name}: {len(some)}", *told])
         head = [f"rows; {prompts} prompts", "Pearson's correlation [95%]", "Spearman's correlation [95%]"]
         said = pipe_table(head, correlations)
         lines = [
-            [row.label, *(_cell(side, 100, ".1f", star=False) for side in
+            [row.label, *(cell(side, 100, ".1f", star=False) for side in
              (results[row].mean("values"), replayed[row].mean("answers_recalled")))]
             for row in sorted(rows, key=lambda row: -results[row].mean("values").estimate)
         ]  # fmt: skip
@@ -149,9 +147,9 @@ def _main(results: Results, answers: bool) -> str:
         result = results[row]
         lines.append([
             f"{row.label}{'' if row == FULL else f' ({row.share:.0%})'}",
-            _cell(result.mean("kl"), 1, ".4f", star=False),
-            _cell(result.mean("agreement"), 100, ".1f", star=False),
-            *([_cell(result.mean("answers_recalled"), 100, ".1f", star=False)] if answers else []),
+            cell(result.mean("kl"), 1, ".4f", star=False),
+            cell(result.mean("agreement"), 100, ".1f", star=False),
+            *([cell(result.mean("answers_recalled"), 100, ".1f", star=False)] if answers else []),
             f"{100 * result.of_full:.1f}",
         ])  # fmt: skip
     recalled = ["answer tokens recalled, %"] if answers else []
@@ -173,12 +171,3 @@ def _shares(results: Results, answers: bool) -> str:
         [f"{what}, by share", *(f"{share:.0%}" for share in SHARES)],
         [[label, *(cells.get(share, "") for share in SHARES)] for label, cells in lines.items()],
     )
-
-
-def _cell(value: Interval, scale: float, form: str, star: bool = True) -> str:
-    """An estimate with its interval; a star where the interval excludes 0."""
-    estimate, low, high = (scale * number for number in value)
-    if isnan(low):
-        return format(estimate, form)
-    differs = " *" if star and (low > 0 or high < 0) else ""
-    return f"{estimate:{form}} [{low:{form}}, {high:{form}}]{differs}"

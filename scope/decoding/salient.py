@@ -4,15 +4,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from scope.decoding.periodic import Pooled
-from scope.policy import scores
+from scope.decoding.snapkv_d import SnapKVD
 from scope.policy.attention import Attention
 from scope.policy.salience import salience
 from scope.util.errors import check_number
 
 
 @dataclass(frozen=True)
-class Salient(Pooled):
+class Salient(SnapKVD):
     """Every `every` steps keep the `recent` last slots and the others with the highest sum of two standard scores.
 
         score of slot j = z(log(a_j + 1e-6)) + weight * z(d_j) + prompt * [j is of the prompt]
@@ -25,7 +24,7 @@ class Salient(Pooled):
 
     weight: of the likeness, 0 or more; 0 keeps what `snapkv_d` keeps.
     prompt: what a slot of the prompt has in advance, in standard deviations: a soft protection. 0 has none.
-    The window's slots count as 0 in a. The other parameters are those of `Pooled`.
+    The window's slots count as 0 in a. The other parameters are those of `SnapKVD`.
     Raises SettingError or CombinationError for invalid settings.
     """
 
@@ -41,9 +40,7 @@ class Salient(Pooled):
         check_number(self, "prompt", low=0)
 
     def score(self, attention: Attention) -> Tensor:
-        votes = scores.votes(attention).masked_fill(attention.positions > attention.now - self.window, 0.0)
-        pooled = scores.neighbourhood(votes, attention.positions, self.kernel)
-        found = salience(attention, pooled, self.evictable(attention), self.weight)
+        found = salience(attention, super().score(attention), self.evictable(attention), self.weight)
         if not self.prompt or self.protect == "prompt":
             return found
         assert attention.prompt is not None

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from scope.policy import scores
 from scope.policy.attention import Attention
 from scope.policy.salience import salience
 from scope.prefill.snapkv import SnapKV
@@ -31,6 +30,5 @@ class Salient(SnapKV):
         check_number(self, "weight", low=0)
 
     def score(self, attention: Attention) -> Tensor:
-        pooled = scores.pooled(scores.votes(attention, last=self.window), self.kernel, self.window)
         before = (attention.positions >= 0) & (attention.positions <= attention.now - self.window)
-        return salience(attention, pooled, before, self.weight)
+        return salience(attention, super().score(attention), before, self.weight)
