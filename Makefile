@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt "to
 
 OLDEST := .venv-oldest
 WORKERS := -n 2 --dist worksteal
-.PHONY: demo help paper bench test test-all test-oldest mutants lint clean
+.PHONY: demo help paper bench gpu test test-all test-oldest mutants lint clean
 
 demo: $(VENV)/.installed  ## a sweep of 16 runs on the embedded model, and its table
 	$(BIN)/python main.py -m experiment=demo
@@ -19,6 +19,9 @@ paper: $(VENV)/.installed-figures demo  ## the demo's tables and figures as a La
 
 bench: $(VENV)/.installed  ## speed and memory against the full cache, on this CPU; exit code 1 if a target is missed
 	$(BIN)/python -m experiments.benchmarks
+
+gpu:  ## what is to be shown on a GPU, in at most 9 minutes; needs a python with torch for CUDA and transformers, no more
+	$(PYTHON) -m experiments.benchmarks.gpu
 
 test: $(VENV)/.installed-dev  ## all tests except the slow ones
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow"

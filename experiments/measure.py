@@ -2,7 +2,7 @@
 
 import io
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
@@ -120,9 +120,3 @@ def cell(value: Interval, scale: float, form: str, star: bool = True) -> str:
         return format(estimate, form)
     differs = " *" if star and (low > 0 or high < 0) else ""
     return f"{estimate:{form}} [{low:{form}}, {high:{form}}]{differs}"
-
-
-def pipe_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown, the first column in words, the others numbers."""
-    shown = [head, ["---", *["---:"] * (len(head) - 1)], *lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in shown)

@@ -111,38 +111,22 @@ def test_as_many_steps_as_asked_for() -> None:
 
 
 def test_rows_that_fit_count_the_prompt_as_it_goes_through() -> None:
-    config = cuda.SOURCE.config()
+    config = cuda.LARGE.source.config()
     kept = row_bytes(config, "bfloat16", Policy(prefill.SnapKV(2048, 8), strategies(512, 256, 512)["slide"]), 7680, 512)
     full = row_bytes(config, "bfloat16", Policy(), 7680, 512)
     assert kept[0] < full[0]
     assert kept[1] == full[1] > 0
 
 
-@pytest.fixture
-def on_this_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The set for a GPU, made small."""
-    sizes = {
-        "SOURCE": SMALL,
-        "C": 16,
-        "WINDOW": 4,
-        "D": 8,
-        "RECENT": 4,
-        "LENGTH": 64,
-        "BATCHES": (1, 3),
-        "ENGINE": "eager",
-    }
-    for name, value in sizes.items():
-        monkeypatch.setattr(cuda, name, value)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**40, 2**40))
+LITTLE = cuda.Sizes(SMALL, "eager", c=16, window=4, d=8, recent=4, batches=(1, 3), length=64, steps=16, prompt=64)
 
 
-@pytest.mark.usefixtures("on_this_cpu")
 def test_the_set_for_a_gpu_runs_small_here() -> None:
-    targets, figures = cuda.batches(4)
+    targets, figures = cuda.batches(LITTLE)
     assert all(target.measured for target in targets)
     assert figures["by_batch"].keys() >= {"snapkv + pyramidinfer", "full, ours", "full, transformers' StaticCache"}
     assert all(all(by_rows.values()) for by_rows in figures["by_batch"].values())
-    targets, figures = cuda.prefills(64)
+    targets, figures = cuda.prefills(LITTLE)
     assert all(target.measured for target in targets)
     assert figures["peak_bytes"].keys() == methods(16, 4).keys()
 
@@ -157,13 +141,12 @@ def test_the_steps_by_batch_run_small(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(all(by_rows.values()) for by_rows in figures["by_batch"].values())
 
 
-@pytest.mark.usefixtures("on_this_cpu")
 def test_a_gpu_without_room_for_a_full_cache_still_tells_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     def none(*_: object) -> None:
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(cuda, "theirs", none)
-    targets, figures = cuda.batches(4)
+    targets, figures = cuda.batches(LITTLE)
     assert [target.measured is None for target in targets] == [False, True, True, False]
     assert figures["by_batch"]["full, transformers' DynamicCache"] == {1: None, 3: None}
 

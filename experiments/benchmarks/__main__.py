@@ -8,9 +8,9 @@ after each part. Everything is compared within one run.
 import argparse
 import json
 import os
-import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ import torch
 
 from experiments.benchmarks import cpu, cuda
 from experiments.benchmarks.picture import draw
-from experiments.benchmarks.timing import Target
-from scope.records import surroundings
+from experiments.benchmarks.timing import Target, processor
+from scope.util.surroundings import surroundings
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -41,6 +41,7 @@ def main() -> int:
             wanted = f"must be from {allowed[0]} to {allowed[-1]}"
             print(f"error: --{name} {getattr(options, name)}: {wanted}", file=sys.stderr)
             return 2
+    large = replace(cuda.LARGE, steps=options.steps, prompt=options.prompt)
     parts: Mapping[str, Callable[[], tuple[list[Target], dict[str, Any]]]] = {
         "cpu": {
             "decode_step": lambda: cpu.decode_step(options.steps),
@@ -50,9 +51,9 @@ def main() -> int:
             "prefills": lambda: cpu.prefills(options.prompt),
         },
         "cuda": {
-            "decode_step": lambda: cuda.decode_step(options.steps),
-            "batches": lambda: cuda.batches(options.steps // 4),
-            "prefills": lambda: cuda.prefills(options.prompt),
+            "decode_step": lambda: cuda.decode_step(large),
+            "batches": lambda: cuda.batches(large),
+            "prefills": lambda: cuda.prefills(large),
         },
     }[options.device]
     if options.only and options.only not in parts:
@@ -75,7 +76,7 @@ def _write(device: str, targets: Sequence[Target], figures: Mapping[str, Any], m
     """What there is so far; missing: the parts that are to come."""
     RESULTS.mkdir(exist_ok=True)
     found = {
-        "surroundings": surroundings() | {"processor": _processor(device), "load": os.getloadavg()},
+        "surroundings": surroundings() | {"processor": processor(device), "load": os.getloadavg()},
         "targets": [
             {"name": t.name, "measured": t.measured, "bound": t.bound, "at_most": t.at_most, "ok": t.reached}
             for t in targets
@@ -85,14 +86,6 @@ def _write(device: str, targets: Sequence[Target], figures: Mapping[str, Any], m
     }
     (RESULTS / f"{device}.json").write_text(json.dumps(found, indent=1) + "\n")
     draw(found, RESULTS / f"{device}.png")
-
-
-def _processor(device: str) -> str:
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

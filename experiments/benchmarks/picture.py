@@ -1,12 +1,17 @@
 """The figures of a benchmark as one picture; needs the extra `figures`, and says so where that is not installed."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from analysis.colours import colour
+from analysis.panels import dress, panels
+
+MISSING = "no picture: pip install 'scope-kv[figures]'"
+PAYS = 1.05  # tokens/s over the full cache's, from which on a compressed cache is said to pay
 
 
 def draw(found: Mapping[str, Any], path: Path) -> None:
@@ -14,7 +19,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        print("no picture: pip install 'scope-kv[figures]'", file=sys.stderr)
+        print(MISSING, file=sys.stderr)
         return
     figures = found["figures"]
     steps, prefills = figures.get("decode_step", {}), figures.get("prefills", {})
@@ -43,6 +48,37 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     where = found["surroundings"]
     figure.suptitle(f"{where['processor']}, torch {where['versions']['torch']}, {where['created'][:10]}", fontsize=9)
     figure.savefig(path, dpi=130)
+
+
+def crossover(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Tokens/s over the full cache's, by rows and length, a panel for each budget. Blue is faster, red slower. A
+    framed cell pays. cells: the fields of `crossover.Cell`."""
+    try:
+        from matplotlib.colors import TwoSlopeNorm
+        from matplotlib.patches import Rectangle
+    except ImportError:
+        print(MISSING, file=sys.stderr)
+        return
+    shares = sorted({one["share"] for one in cells}, reverse=True)
+    lengths, rows = (sorted({one[name] for one in cells}) for name in ("length", "rows"))
+    figure, axes = panels(len(shares), (2.3, 2.2))
+    for axis, share in zip(axes, shares, strict=True):
+        speeds = {(one["length"], one["rows"]): one["speed"] for one in cells if one["share"] == share}
+        grid = [[speeds.get((length, n)) or float("nan") for n in rows] for length in lengths]
+        axis.imshow(grid, cmap="RdBu", norm=TwoSlopeNorm(1.0, 0.4, 3.0), origin="lower", aspect="auto")
+        for (y, length), (x, n) in product(enumerate(lengths), enumerate(rows)):
+            if (length, n) in speeds:
+                speed = speeds[length, n]
+                text = "full does\nnot fit" if speed is None else f"{speed:.2f}"
+                axis.text(x, y, text, ha="center", va="center", fontsize=7)
+                if speed is None or speed >= PAYS:
+                    axis.add_patch(Rectangle((x - 0.47, y - 0.47), 0.94, 0.94, fill=False, lw=1.2))
+        dress(axis, f"{share:.3g} of the slots", "rows", "tokens in the full cache")
+        axis.set_xticks(range(len(rows)), rows)
+        axis.set_yticks(range(len(lengths)), lengths)
+        axis.grid(visible=False)
+    figure.suptitle(f"tokens/s of steps, compressed over full. Framed: {PAYS:g} and more", fontsize=9)
+    figure.savefig(path, dpi=150)
 
 
 def _mebibytes(sizes: Mapping[str, int | None]) -> dict[str, float | None]:

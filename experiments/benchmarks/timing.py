@@ -1,10 +1,12 @@
 """How time and memory are measured. Steps run in turns, with the device idle before and after. Figures are medians."""
 
 import gc
+import platform
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 from statistics import median
 from types import FunctionType, ModuleType, TracebackType
 from typing import Any, TypeVar
@@ -111,6 +113,15 @@ def thinned(seconds: Mapping[str, list[float]], points: int = 64) -> dict[str, A
     }
 
 
+def processor(device: str) -> str:
+    """The name of the GPU, or of the CPU where the machine says it."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
 def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
     """Bytes of the storages that the tensors lie in. Each storage counts once."""
     storages = [tensor.untyped_storage() for tensor in tensors]
@@ -133,13 +144,14 @@ def held_bytes(thing: object) -> int:
 
 
 class PeakMemory:
-    """A context that measures the rise of the tensors' memory within it, in `bytes`.
+    """A context that measures the rise of the tensors' memory within it: the most in `bytes`, and what is left of it at
+    the end in `left`.
 
     On a CPU it uses torch's profile of all allocations. That slows small operations, so do not measure time in it.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.bytes = device, 0
+        self.device, self.bytes, self.left = device, 0, 0
 
     def __enter__(self) -> "PeakMemory":
         if self.device.type == "cuda":
@@ -155,9 +167,11 @@ class PeakMemory:
     ) -> None:
         if self.device.type == "cuda":
             self.bytes = torch.cuda.max_memory_allocated(self.device) - self._before
+            self.left = torch.cuda.memory_allocated(self.device) - self._before
             return
         self._profile.stop()
         results: Any = self._profile.profiler.kineto_results  # type: ignore[union-attr]
         changes = [event for event in results.events() if event.name() == "[memory]"]
         changes.sort(key=lambda event: event.start_ns())
-        self.bytes = max(accumulate((change.nbytes() for change in changes), initial=0))
+        held = [*accumulate((change.nbytes() for change in changes), initial=0)]
+        self.bytes, self.left = max(held), held[-1]

@@ -23,7 +23,8 @@ from rich.progress import track
 from analysis.statistics import Interval
 from experiments.distinct import picture
 from experiments.distinct.rows import FULL, MAIN, OWN, ROWS, SLIDE, Row, columns, fitted, matrix, size_kib
-from experiments.measure import Measured, composed, in_points, measure, pipe_table, recorded
+from experiments.measure import Measured, composed, in_points, measure, recorded
+from experiments.tables import pipe_table
 from scope import records
 from scope.generation import models
 from scope.runs.forecast import cache_bytes

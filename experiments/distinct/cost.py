@@ -18,7 +18,8 @@ import torch
 from experiments.benchmarks.steps import ours
 from experiments.benchmarks.timing import in_turns
 from experiments.distinct.rows import OURS, PLAIN, RIVALS, Row
-from experiments.measure import composed, pipe_table
+from experiments.measure import composed
+from experiments.tables import pipe_table
 from scope import records
 from scope.cache import CompressedCache, Layout
 from scope.generation import models

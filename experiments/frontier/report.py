@@ -5,8 +5,9 @@ from pathlib import Path
 
 from experiments.frontier import picture
 from experiments.frontier.rows import FULL, QUANTISED, ROWS, SHARES, WORKLOADS, Row, Workload
-from experiments.measure import cell, pipe_table
+from experiments.measure import cell
 from experiments.results import Result, read
+from experiments.tables import pipe_table
 from scope.util.files import write_whole
 
 HERE = Path(__file__).parent / "results"

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-from experiments.measure import cell, pipe_table
+from experiments.measure import cell
 from experiments.real import picture
 from experiments.real.questions import ORDERS, QUESTIONS, Difference, Results, agreement, told_alike
 from experiments.real.results import HERE, read
 from experiments.real.rows import FULL, MAIN, PLANS, ROWS, SHARES, TASKS, VARIANTS
+from experiments.tables import pipe_table
 from scope.util.files import write_whole
 
 All = Mapping[tuple[str, str], Results]  # by model and task

@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.progress import track
 
 from analysis.statistics import Interval
-from experiments.measure import Measured, measure, pipe_table, points
+from experiments.measure import Measured, measure, points
+from experiments.tables import pipe_table
 from experiments.tiny import calibration_figure
 from experiments.tiny.recipe import Recipe
 from scope.tasks import Arithmetic

@@ -20,7 +20,7 @@ from scope.records.read import (
     run_folders,
 )
 from scope.records.rewrite import rewrite
-from scope.records.surroundings import mismatch, surroundings
+from scope.util.surroundings import mismatch, surroundings
 
 __all__ = [
     "CONFIG",

@@ -16,10 +16,10 @@ from filelock import BaseFileLock, FileLock, Timeout
 from scope.records.code import changed_code
 from scope.records.lines import seal
 from scope.records.read import CONFIG, MANIFEST, RECORDS, SHARDS, Problem, read_lines, read_manifest, read_run
-from scope.records.surroundings import mismatch, surroundings
 from scope.util.errors import ScopeError, SettingError, check_choice, check_flag, check_number
 from scope.util.files import sync_folder, write_whole
 from scope.util.secrets import redact
+from scope.util.surroundings import mismatch, surroundings
 
 _logger = logging.getLogger(__name__)
 DAMAGED, LOCK = "records.damaged", ".lock"  # the lines that cannot be used; locked by the process that writes
