@@ -434,3 +434,14 @@ def test_weights_load_without_bars_and_the_users_own_setting_stays(capfd: pytest
         assert logging.is_progress_bar_enabled() == drawn
     logging.enable_progress_bar()
     assert "Loading weights" not in capfd.readouterr().err
+
+
+def test_bytes_that_a_step_reads_are_those_of_the_weights_it_multiplies_by() -> None:
+    """Of a tied embedding all is read, since it is the output layer too; of another one a row a token."""
+    tied = load(ModelSource(path="embedded", device="cpu", dtype="float32")).model
+    whole = sum(weight.nbytes for weight in tied.parameters())
+    apart = RandomModel(device="cpu").weights("sdpa")
+    rest = sum(weight.nbytes for name, weight in apart.named_parameters() if "embed_tokens" not in name)
+    assert tied.config.tie_word_embeddings
+    assert models.bytes_read(tied.config, "float32") == whole
+    assert models.bytes_read(apart.config, "bfloat16") == rest // 2

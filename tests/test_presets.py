@@ -218,7 +218,7 @@ def test_a_plan_says_what_is_skipped_and_what_is_out_of_reach(
     said = scope("-m", "task=arithmetic,csqa_4k", "budget.recent=16,200", "task.max_new_tokens=100", "plan=true").out
     assert len(re.findall("^skipped ", said, re.M)) == 2
     assert re.search(r"skipped .*task=arithmetic budget.recent=200.*: must be at most the decoding budget, 36", said)
-    assert re.search(r"^csqa_4k +snapkv( +\?){6}$", said, re.M)
+    assert re.search(r"^csqa_4k +snapkv( +\?){7}$", said, re.M)
     assert re.search(r"^\?: tau/commonsense_qa: not built here and cannot be downloaded", said, re.M)
     assert re.search(r"2 runs, 16 samples, 1600 tokens to write, .* CPU hours; 1 of them unknown", said)
     assert list(tmp_path.iterdir()) == []
@@ -234,6 +234,20 @@ def test_hours_are_batches_times_steps(scope: Scope, no_weights: None) -> None:
     assert "an assumed 2 steps a second" in said.out
     assert "plan=maybe: must be true or false" in scope("plan=maybe", code=2).err
     assert "steps_per_second=0: must be a number above 0" in scope("steps_per_second=0", code=2).err
+
+
+def test_what_a_step_reads_is_weights_and_all_rows_caches(scope: Scope, no_weights: None) -> None:
+    asked = ["model=random", "task.prompts=2", "engine.batch_size=4", "plan=true", "method=full,snapkv"]
+    said = scope("-m", *asked, "budget.prefill=128", "decoding=slide", "budget.decode=32", "budget.recent=16").out
+    shares = [int(share) for share in re.findall(r"^(?:full|snapkv) .* (\d+)%  +\S+$", said, re.M)]
+    held = [float(mib) for mib in re.findall(r"^(?:full|snapkv) .* (\d+\.\d)  +\d+%  +\d+%  +\S+$", said, re.M)]
+    full = [100 * float(mib) / int(of) for mib, of in re.findall(r" (\d+\.\d)  +(\d+)%  +\d+%  +\S+$", said, re.M)]
+    hidden, wide, layers, vocabulary = 512, 1024, 4, 1024  # the random model: 8 heads and 2 key/value heads of 64
+    block = hidden * hidden * 2 + 2 * hidden * 128 + 3 * hidden * wide + 2 * hidden
+    weights = 4 * (layers * block + hidden + vocabulary * hidden) / 2**20  # its input embedding is not read as a whole
+    assert len(shares) == 2
+    for share, own, all_ in zip(shares, held, full, strict=True):
+        assert share == pytest.approx(100 * (weights + 4 * own) / (weights + 4 * all_), abs=2)
 
 
 def test_hours_of_a_replay_are_not_those_of_writing(scope: Scope, no_weights: None) -> None:

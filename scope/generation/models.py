@@ -12,11 +12,12 @@ from scope.cache.backends import implementation
 from scope.generation.random_model import RandomModel
 from scope.generation.read import Reads
 from scope.generation.source import EMBEDDED, ModelSource, named
+from scope.util.importing import uncollected
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["EMBEDDED", "Loaded", "ModelSource", "RandomModel", "context", "load", "load_shape"]
+__all__ = ["EMBEDDED", "Loaded", "ModelSource", "RandomModel", "bytes_read", "context", "load", "load_shape"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,23 @@ def load_shape(source: ModelSource) -> tuple[PretrainedConfig, PreTrainedTokeniz
     source.place()
     with named(source):
         return source.config(), source.tokenizer()
+
+
+def bytes_read(config: PretrainedConfig, dtype: str) -> int:
+    """Bytes of weights that a decode step reads, counted from the model's shape. No weights are loaded.
+
+    dtype: of the weights, as "bfloat16". All weights count but an embedding that is not the output layer too: a step
+    reads few rows of it. A model with experts counts as if all of them were asked.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with uncollected(), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    held = {id(weight): weight.numel() for weight in model.parameters()}
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is None or embedding.weight is not head.weight:
+        del held[id(embedding.weight)]
+    return sum(held.values()) * int(getattr(torch, dtype).itemsize)
 
 
 def context(config: PretrainedConfig) -> int | None:

@@ -24,11 +24,13 @@ from scope.tasks import Sample
 from scope.util.errors import CombinationError, ConfigError, ImpossibleError, ScopeError, counted
 
 MOST_NAMED = 3  # examples in a note
-HEADINGS = ("samples", "prompt tokens", "to write", "cache MiB", "of full", "hours")
+HEADINGS = ("samples", "prompt tokens", "to write", "cache MiB", "of full", "step reads", "hours")
 DEVICES = {"cuda": "GPU", "cpu": "CPU"}
 ASSUMED = (
     "At most: every sample is taken to write T tokens. Prompt tokens: least-median-most. Cache: of one sequence, the "
-    "longest prompt's. Hours: of decoding, at an assumed {:g} steps a second whatever the batch (steps_per_second)."
+    "longest prompt's. Step reads: bytes of weights and of all rows' caches, as a share of those with full caches; if"
+    " memory sets the pace, no step takes less time than that share of the full cache's. Hours: of decoding, at an "
+    "assumed {:g} steps a second whatever the batch (steps_per_second)."
 )
 
 
@@ -37,7 +39,9 @@ class Forecast:
     """What one run would cost. A figure that cannot be known before the run is None.
 
     prompt_tokens: the length of each prompt. The other figures are upper bounds: every sample generates T tokens.
-    cache_bytes and full_cache_bytes: of one sequence, the one with the longest prompt. hours: of decoding only;
+    cache_bytes and full_cache_bytes: of one sequence, the one with the longest prompt. step_reads: the bytes of weights
+    and caches that a step of a whole batch reads, over those with full caches; None if the run chooses its batch size.
+    hours: of decoding only;
     None for a replay, which takes no steps one by one, and if the run chooses its batch size.
     """
 
@@ -46,6 +50,7 @@ class Forecast:
     generated_tokens: int | None = None
     cache_bytes: int | None = None
     full_cache_bytes: int | None = None
+    step_reads: float | None = None
     hours: float | None = None
 
 
@@ -82,11 +87,20 @@ class Forecaster:
                     full = full_cache_bytes(run, shape[0], max(lengths))
                     made = replace(made, prompt_tokens=lengths, full_cache_bytes=full)
                     require_fit(run, shape[0], lengths)
-                    made = replace(made, cache_bytes=cache_bytes(run, shape[0], max(lengths)))
+                    held = cache_bytes(run, shape[0], max(lengths))
+                    made = replace(made, cache_bytes=held, step_reads=self._reads(run, shape[0], held, full))
             except ImpossibleError as error:
                 self.refused.append(error)
                 self.reasons.append(f"{run.title}: {error}")
         return made
+
+    def _reads(self, run: Experiment, config: PretrainedConfig, held: int, full: int) -> float | None:
+        """The bytes that a step reads, over those with full caches. held, full: of one sequence's cache."""
+        rows, dtype = run.engine.batch_size, run.model.resolved_dtype()
+        if isinstance(rows, str) or run.replay:
+            return None
+        weights: int = self._once(f"weights of {run.model}", lambda: models.bytes_read(config, dtype))
+        return (weights + rows * held) / (weights + rows * full)
 
     def _once(self, key: str, get: Callable[[], Any]) -> Any:
         """What `get` returns, called once for each key; None where that cannot be reached."""
@@ -241,6 +255,7 @@ def _cells(forecast: Forecast) -> list[str]:
         "?" if forecast.generated_tokens is None else f"{forecast.generated_tokens}",
         "?" if kept is None else f"{kept / 2**20:.1f}",
         "?" if kept is None or full is None else f"{kept / full:.0%}",
+        "?" if forecast.step_reads is None else f"{forecast.step_reads:.0%}",
         "?" if forecast.hours is None else f"{forecast.hours:.2f}",
     ]
 
