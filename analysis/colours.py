@@ -23,7 +23,7 @@ COLOURS = {  # Okabe and Ito's palette, safe for colour-blind readers; two greys
     "entropy": "#8C6BB1",
     "expected_attention": "#9E4F00",
     "g_kv": "#1FA187",
-    "keydiff": "#DDCC77",
+    "keydiff": "#C4A000",
     "knorm": "#6699CC",
     "kvpress": "#5F4690",
     "lazyeviction": "#B2DF8A",
