@@ -19,10 +19,10 @@ FREE = (  # what a file may set: what a sweep runs, and what Hydra itself fills 
 )
 
 
-def check_command(words: Sequence[str], main: Path, conf: Path, name: str) -> None:
+def check_command(words: Sequence[str], conf: Path, name: str) -> None:
     """Refuse a command if a configuration file sets a `hydra` key that it may not set. Runs nothing.
 
-    words: of the command line. main: the program's file. conf, name: its folder of configurations and the one it uses.
+    words: of the command line. conf, name: the program's folder of configurations and the one it uses.
     Raises ConfigError. A configuration that cannot be composed is left to Hydra, which says why.
     """
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -37,7 +37,7 @@ def check_command(words: Sequence[str], main: Path, conf: Path, name: str) -> No
         return  # these compose and print
 
     def compose(folder: str, name: str, overrides: list[str], more: str | None = None) -> Any:
-        path = create_automatic_config_search_path(str(main), None, folder)
+        path = create_automatic_config_search_path(None, None, folder)
         if more:
             path.prepend("command-line", f"file://{Path(more).absolute()}", SearchPathQuery(provider="schema"))
         loader = ConfigLoaderImpl(path)

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from scope.cli.config import NO_USE, Job, build, default_budget, files_of, unused
+from scope.cli.door import program
 from scope.runs.forecast import show_plan
 from scope.runs.run import SamplesFailedError, finished
 from scope.runs.unscored import how_to_score
@@ -219,7 +220,7 @@ class Sweep:
                 raise SweepError(reason) from unwritten
             self.tell(reason)
         for overrides, job, error in failed:
-            command = command_line(["python", "main.py", *repeat, *overrides])
+            command = command_line([*program(), *repeat, *overrides])
             word = "REFUSED" if isinstance(error, ConfigError) else "FAILED"
             self.tell(f"{word} {job.experiment.title}: {one_line(str(redact(reason_of(error))))}")
             self.tell(f"  repeat it alone: {command}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import main
+from scope.cli.run import cli
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,7 +39,7 @@ class Scope:
         self.capfd.readouterr()
         self.monkeypatch.setattr(sys, "argv", [str(ROOT / "main.py"), f"output={self.folder / 'outputs'}", *arguments])
         try:
-            left = main.cli()
+            left = cli()
         except SystemExit as stop:
             left = stop.code
         said = Said(*self.capfd.readouterr())
