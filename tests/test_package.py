@@ -67,7 +67,9 @@ def names(built: Path) -> set[str]:
 
 @pytest.mark.slow
 def test_wheel_and_sdist_hold_every_module_and_the_configuration(built: Path) -> None:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
     tracked = {name for name in listed if name.startswith(("scope/", "analysis/", "hydra_plugins/", "conf/"))}
     assert names(built) == {f"scope/{name}" if name.startswith("conf/") else name for name in tracked}
     (sdist,) = (built / "dist").glob("*.tar.gz")
@@ -86,7 +88,9 @@ def test_an_installed_scope_runs_in_an_empty_folder(kind: str, built: Path, tmp_
     where = run(commands / "python", "-c", "import scope; print(scope.__file__)", cwd=tmp_path).stdout
     assert Path(where).is_relative_to(built / "env")
     run(commands / "scope-run", *SMALLEST, cwd=tmp_path)
-    said = run(commands / "scope-run", "-m", "method=snapkv,h2o", "hydra/launcher=basic", *SMALLEST, cwd=tmp_path).stdout
+    said = run(
+        commands / "scope-run", "-m", "method=snapkv,h2o", "hydra/launcher=basic", *SMALLEST, cwd=tmp_path
+    ).stdout
     assert "snapkv + slide" in said
     assert len(list((tmp_path / "outputs" / "default").glob("*/records.jsonl"))) == 2
     assert "snapkv" in run(commands / "scope-tables", "outputs/default", cwd=tmp_path).stdout

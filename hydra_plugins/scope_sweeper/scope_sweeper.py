@@ -3,6 +3,7 @@
 import copy
 import gc
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -29,6 +30,8 @@ class ScopeSweeperConf:
     max_batch_size: int | None = None
     params: dict[str, str] | None = None
     pairs: list[str] | None = None
+    jobs: int | None = None  # set by the sweeper itself, for its jobs: how many it runs, and since when in seconds
+    began: float | None = None
 
 
 LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.mode")
@@ -96,7 +99,12 @@ class ScopeSweeper(BasicSweeper):
     """
 
     def __init__(
-        self, max_batch_size: int | None, params: dict[str, str] | None = None, pairs: list[str] | None = None
+        self,
+        max_batch_size: int | None,
+        params: dict[str, str] | None = None,
+        pairs: list[str] | None = None,
+        jobs: int | None = None,
+        began: float | None = None,
     ) -> None:
         super().__init__(max_batch_size, params)
         self.pairs = pairs
@@ -133,14 +141,19 @@ class ScopeSweeper(BasicSweeper):
         outcomes: dict[int, Path | Exception] = {i: f for i, f in enumerate(sweep.finished()) if f}
         todo = [i for i in range(len(sweep.jobs)) if i not in outcomes]  # a finished run costs no launch
         hydra = [o for o in self.config.hydra.overrides.hydra if not o.startswith(LAUNCHING)]
-        with open_dict(self.config):  # tells each job which of its overrides differ from the others'
+        with open_dict(self.config):  # tells each job which of its overrides differ from the others', and its place
             same = ",".join(f"'{key}'" for key in shared_keys(sweep.jobs))
-            self.config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{same}]")
+            self.config.hydra.overrides.hydra += [
+                f"hydra.job.config.override_dirname.exclude_keys=[{same}]",
+                f"hydra.sweeper.jobs={len(todo)}",
+                f"hydra.sweeper.began={time.time()}",
+            ]
         if todo and (printed := self.config.hydra.launcher.get("submitit_folder")):
             sweep.tell(f"what a job prints, %j its id: {printed}")
         size = self.max_batch_size or len(todo) or 1
-        for some in (todo[at : at + size] for at in range(0, len(todo), size)):
-            outcomes |= zip(some, self._launch([sweep.jobs[i] for i in some], some[0]), strict=True)
+        for at in range(0, len(todo), size):
+            some = todo[at : at + size]
+            outcomes |= zip(some, self._launch([sweep.jobs[i] for i in some], at), strict=True)
         repeat = ["-m", *hydra] if self.params else hydra  # an experiment that is a sweep does not run without
         sweep.report([outcomes[i] for i in range(len(sweep.jobs))], repeat)
 

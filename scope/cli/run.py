@@ -9,7 +9,6 @@ import re
 import signal
 import sys
 import warnings
-from dataclasses import replace
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -23,7 +22,7 @@ from scope.cli.hydra_part import check_command
 from scope.cli.trust import permitted
 from scope.util.errors import BugError, ConfigError, ScopeError, print_anything
 from scope.util.importing import uncollected
-from scope.util.secrets import command_line, redact
+from scope.util.secrets import command_line
 
 FLAG = re.compile(r"-m$|--multirun$|--[\w-]+=")  # of Hydra's, in one word
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"  # Hydra's own switch, as the user set it
@@ -31,67 +30,23 @@ TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"  # Hydra's own switch, as
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> str | float | list[float]:
+    """One job, which Hydra has composed. -> what `scope.cli.job` says."""
     with uncollected():  # imported here: --help and shell completion do without
-        from rich.console import Console
         from transformers.utils import logging
 
-        from analysis import tables
-        from scope import records
-        from scope.cli.config import NO_USE, build, default_budget, files_of, unused
-        from scope.cli.sweep import setting_of
-        from scope.runs.forecast import show_plan
-        from scope.runs.run import SamplesFailedError, run
-        from scope.runs.summary import summary
-        from scope.util.stopping import Stopped
+        from scope.cli.job import alone, of_a_sweep
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     hydra_cfg = HydraConfig.get()
-    alone = hydra_cfg.mode != RunMode.MULTIRUN
-    console = Console()
+    several = hydra_cfg.mode == RunMode.MULTIRUN
     try:
         with accounted():
-            if alone and hydra_cfg.sweeper.get("params"):
-                raise ConfigError(f"experiment={hydra_cfg.runtime.choices.get('experiment')}: is a sweep: add -m")
-            for word in hydra_cfg.overrides.hydra if alone else ():
-                if word.startswith(("hydra/launcher=", "hydra/sweeper=")) and not word.endswith("=scope"):
-                    raise ConfigError(f"{word}: is for a sweep: add -m")
-            job = build(cfg, hydra_cfg.runtime.choices, files_of(hydra_cfg))
-            for word in unused(cfg, hydra_cfg.overrides.task) if alone else ():
-                console.print(NO_USE.format(redact(word)), highlight=False, soft_wrap=True, markup=False)
-            note = default_budget(cfg, hydra_cfg.overrides.task, hydra_cfg.runtime.choices) if alone else None
-            if note:
-                console.print(note, highlight=False, soft_wrap=True, markup=False)
-            if not alone:
-                setting = setting_of(hydra_cfg.overrides.task, hydra_cfg.job.config.override_dirname.exclude_keys)
-                job = replace(job, experiment=replace(job.experiment, setting=setting))
-            if job.experiment.replay and hydra_cfg.sweeper.get("direction"):
-                raise ConfigError("measure=replay: has no accuracy, by which hydra/sweeper=optuna searches")
-            if job.assumed_speed:
-                show_plan([job.experiment], job.assumed_speed, console)
-                return ""
-            try:
-                folder = run(job.experiment, job.tracker, job.output, console, job.keeping)
-            except Stopped as stop:
-                if stop.done is None or not alone:  # a sweep starts no other job
-                    raise
-                folder = stop.done
-            if alone:
-                if job.keeping.shard is None:
-                    tables.show(tables.build([folder]), console)
-                console.print(f"written: {folder}", soft_wrap=True, highlight=False, markup=False)
-            # a sweeper that searches needs the value of this run
-            if direction := hydra_cfg.sweeper.get("direction"):
-                found = summary(list(records.read_run(folder).answered.values()))
-                one = isinstance(direction, str) or len(direction) == 1
-                return found["accuracy"] if one else [found["accuracy"], found["cache_share"]]
-            return str(folder)
+            return of_a_sweep(cfg, hydra_cfg) if several else alone(cfg, hydra_cfg)
     except (ScopeError, BugError) as error:
-        if alone and isinstance(error, SamplesFailedError) and job.keeping.shard is None:
-            tables.show(tables.build([error.folder]), console)
-        if alone and not TRACEBACKS:
-            raise SystemExit(refuse(error)) from error  # Hydra prints a line of its own for any other exception
-        raise
+        if several or TRACEBACKS:
+            raise
+        raise SystemExit(refuse(error)) from error  # Hydra prints a line of its own for any other exception
 
 
 def refuse(error: Exception) -> int:

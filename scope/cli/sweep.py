@@ -16,6 +16,7 @@ from scope.runs.unscored import how_to_score
 from scope.util.errors import BugError, ConfigError, ImpossibleError, ScopeError, of_the_machine, one_line, shown
 from scope.util.files import require_place
 from scope.util.importing import uncollected
+from scope.util.saying import say
 from scope.util.secrets import command_line, redact
 
 Overrides = tuple[str, ...]
@@ -135,7 +136,7 @@ class Sweep:
 
     @staticmethod
     def tell(line: str) -> None:
-        Console(highlight=False).print(redact(line), soft_wrap=True, markup=False)
+        say(Console(highlight=False), str(redact(line)))
 
     def require_data(self) -> None:
         """Read each task's data once, before the first job runs. Raises ConfigError for malformed data."""
@@ -166,7 +167,7 @@ class Sweep:
     def _say_skipped(self, console: Console) -> None:
         for overrides, reason in self.skipped:
             said = one_line(str(redact(f"skipped {' '.join(overrides)}: {reason}")))
-            console.print(said, soft_wrap=True, markup=False)
+            say(console, said)
 
     def finished(self) -> list[Path | None]:
         """For each job the folder of a run that has nothing left to do; None where there is work.
