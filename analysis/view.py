@@ -17,6 +17,7 @@ from analysis.columns import OWN_TEXTS, Column, Place
 from analysis.frame import blocks, columns_in, complete, settings
 from analysis.sheets import NOTES, NOTHING, STAR, Cells, Sheet, of_column, plain
 from analysis.speeds import remarks_on
+from analysis.statistics import TESTABLE
 from analysis.story import story
 from scope.util.saying import say
 from scope.util.visible import visible
@@ -71,7 +72,7 @@ def _keys(frame: pd.DataFrame) -> list[str]:
 
 
 def grids(frame: pd.DataFrame) -> list[tuple[str, Sheet]]:
-    """For every block with at least two methods and two strategies, most of them crossed, the accuracy by both.
+    """For every block with at least two methods and strategies, more than half of them crossed, the accuracy by both.
 
     -> the block's conditions in words, and the grid: a sheet without title.
     """
@@ -81,7 +82,7 @@ def grids(frame: pd.DataFrame) -> list[tuple[str, Sheet]]:
         if block["accuracy_percent"].isna().all():  # of a task without questions, or of replays
             continue
         crossed = len(set(zip(rows, columns, strict=True)))
-        if len(set(rows)) < 2 or len(set(columns)) < 2 or 2 * crossed < len(set(rows)) * len(set(columns)):
+        if len(set(rows)) < 2 or len(set(columns)) < 2 or 2 * crossed <= len(set(rows)) * len(set(columns)):
             continue
         there: dict[tuple[str, str], list[tuple[float, str]]] = {}
         for row, column, accuracy, whole in zip(rows, columns, block["accuracy_percent"], complete(block), strict=True):
@@ -123,14 +124,18 @@ def _conditions_text(frame: pd.DataFrame, block: pd.DataFrame) -> str:
 
 def _about(frame: pd.DataFrame, columns: Sequence[Column]) -> str:
     """What has to be known of every table: intervals, what is bold, and what its columns count."""
-    told = "; ".join(f"{column.title}: {column.about}" for column in columns if column.about)
+    told = "; ".join(f"{column.title}: {column.about}" for column in columns if column.about and column.statistic)
     parts = [ABOUT_INTERVALS, *[f"{told[:1].upper()}{told[1:]}."] * bool(told), ABOUT_BOLD]
     return " ".join(parts + [ABOUT_OWN] * (OWN_TEXTS in set(frame["cache_percent_of"])))
 
 
 ABOUT_LONG = "{} runs: all columns are in table.md, .csv and .tex, which `python -m analysis.tables FOLDER` writes too."
 ABOUT_INTERVALS = "Intervals are 95% and clustered by prompt."
-ABOUT_BOLD = "Bold: a compressed run that cannot be told from the best one (paired by prompt)."
+ABOUT_BOLD = (
+    "Bold: a compressed run that cannot be told from the best one (paired by prompt; with fewer than "
+    f"{TESTABLE} prompts none is)."
+)
+ABOUT_EXPLAIN = "python -m analysis.tables FOLDER --explain says what each column is."
 ABOUT_OWN = "Bytes in % of own texts: of what a full cache would have needed for the texts that the run itself wrote."
 ABOUT_GRID = "Accuracy in % by method (rows) and decoding strategy (columns)"
 ABOUT_STAR = "* not all prompts answered"
@@ -187,9 +192,15 @@ def show(frame: pd.DataFrame, console: Console) -> None:
     if long:
         noted = int((frame["notes"] != "").sum())
         say(console, ABOUT_LONG.format(len(frame)) + f" {noted} rows have notes there." * bool(noted), "yellow")
-    say(console, view.about, "dim")
+    say(console, f"{ABOUT_INTERVALS} {ABOUT_BOLD} {ABOUT_EXPLAIN}", "dim")
     for said in story(frame):
         say(console, said)
+
+
+def explain(frame: pd.DataFrame, console: Console) -> None:
+    """Print what each column of the table is, one a line."""
+    for column in (column for place in (Place.QUALITY, Place.COST) for column in columns_in(frame, place)):
+        say(console, f"{column.one_line}: {column.about}")
 
 
 def show_sheet(sheet: Sheet, console: Console) -> None:

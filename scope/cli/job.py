@@ -17,6 +17,7 @@ from scope.runs.forced import of_the_full_cache
 from scope.runs.forecast import show_plan
 from scope.runs.run import SamplesFailedError, run
 from scope.runs.summary import summary
+from scope.runs.tracking import kept_offline
 from scope.util.errors import ConfigError, ScopeError, one_line
 from scope.util.progress import Among
 from scope.util.saying import say
@@ -61,6 +62,8 @@ def alone(cfg: Any, hydra: Any) -> str:
     _show(job, folders, console)
     for written in folders:
         console.print(f"written: {written}", soft_wrap=True, markup=False)
+    if offline := kept_offline(folders):
+        console.print(offline, soft_wrap=True, markup=False)
     return str(folder)
 
 

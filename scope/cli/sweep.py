@@ -12,6 +12,7 @@ from scope.cli.config import NO_USE, Job, build, default_budget, files_of, unuse
 from scope.cli.door import program
 from scope.runs.forecast import show_plan
 from scope.runs.run import SamplesFailedError, finished
+from scope.runs.tracking import kept_offline
 from scope.runs.unscored import how_to_score
 from scope.util.errors import BugError, ConfigError, ImpossibleError, ScopeError, of_the_machine, one_line, shown
 from scope.util.files import require_place
@@ -212,6 +213,8 @@ class Sweep:
                     console.print(f"written: {path}", soft_wrap=True, markup=False)
             except OSError as refused:  # reported at the end, where it is seen
                 unwritten = refused
+        if offline := kept_offline(written):
+            console.print(offline, soft_wrap=True, markup=False)
         runs = zip(self.jobs, self.built, outcomes, strict=True)
         failed = [(overrides, job, outcome) for overrides, job, outcome in runs if isinstance(outcome, Exception)]
         self._say_skipped(console)
