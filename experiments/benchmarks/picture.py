@@ -14,7 +14,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        print("no picture: pip install 'scope-kv[figures]'", file=sys.stderr)
+        print("no picture: pip install -e '.[figures]'", file=sys.stderr)
         return
     figures = found["figures"]
     steps, prefills = figures.get("decode_step", {}), figures.get("prefills", {})
