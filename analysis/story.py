@@ -13,12 +13,14 @@ Row = Mapping[str, Any]
 
 
 def story(frame: pd.DataFrame) -> Iterator[str]:
-    """One line for each block of `analysis.frame` in which a full cache and a compressed one have answered questions.
+    """One line for each block of `analysis.frame` in which a full cache and a compressed one have answered questions,
+    and one for each block with compressed replays.
 
     Of several compressed runs it tells of the one with the most right answers. Runs that have not answered all their
     prompts are left out. Speeds are told only where the frame says that they compare.
     """
     for block in blocks(frame):
+        yield from _replays(block)
         answered = block[complete(block) & block["accuracy_percent"].notna()]
         full = answered[~answered["compressed"]]
         compressed = answered[answered["compressed"] & answered["points_lost"].notna()]
@@ -54,3 +56,20 @@ def _lost(row: Row) -> str:
         return f"{points}, without an interval"
     doubt = f", which {row['paired_prompts']} prompts cannot tell from none" if low <= 0 <= high else ""
     return f"{points} [{low:.1f}, {high:.1f}]{doubt}"
+
+
+def _replays(block: pd.DataFrame) -> Iterator[str]:
+    """A line where the block's compressed runs are replays: which is nearest to the full cache, and with what bytes."""
+    if "kl" not in block:
+        return
+    replayed = block[complete(block) & block["compressed"] & block["kl"].notna()]
+    if len(replayed):
+        best = replayed.loc[replayed["kl"].idxmin()].to_dict()
+        name = f"{best['method']} + {best['decoding']}"
+        of = f"Of {len(replayed)} compressed replays, {name} is" if len(replayed) > 1 else f"{name} is"
+        nearest = "nearest to the full cache: " if len(replayed) > 1 else ""
+        interval = "" if pd.isna(best["kl_low"]) else f" [{best['kl_low']:.2g}, {best['kl_high']:.2g}]"
+        yield (
+            f"{of} {nearest}KL {best['kl']:.2g}{interval} nats a token, with {best['cache_percent']:.0f}% of its bytes. "
+            f"{best['agreement_percent']:.1f}% of the tokens have the same most likely token."
+        )
