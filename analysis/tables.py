@@ -25,7 +25,7 @@ from analysis.sheets import Sheet, as_csv
 from analysis.view import about_grid, explain, grids, make_view, sheets, show, show_sheet, whole
 from scope.util.files import make_folder, write_whole
 
-__all__ = ["build", "show", "write"]
+__all__ = ["build", "explain", "show", "write"]
 
 Preset = Callable[[Sequence[Run], pd.DataFrame], tuple[list[Sheet], pd.DataFrame]]
 PRESETS: dict[str, Preset] = {name: partial(fill, layout) for name, layout in LAYOUTS.items()} | {"table3": efficiency}

@@ -129,7 +129,7 @@ def _about(frame: pd.DataFrame, columns: Sequence[Column]) -> str:
     return " ".join(parts + [ABOUT_OWN] * (OWN_TEXTS in set(frame["cache_percent_of"])))
 
 
-ABOUT_LONG = "{} runs: all columns are in table.md, .csv and .tex, which `python -m analysis.tables FOLDER` writes too."
+ABOUT_LONG = "{} runs, {} with notes: all columns are in table.md, which `python -m analysis.tables FOLDER` writes too."
 ABOUT_INTERVALS = "Intervals are 95% and clustered by prompt."
 ABOUT_BOLD = (
     "Bold: a compressed run that cannot be told from the best one (paired by prompt; with fewer than "
@@ -179,22 +179,22 @@ def show(frame: pd.DataFrame, console: Console) -> None:
 
     Of more than `MOST_ROWS` rows only the accuracy by method and strategy is printed, or else the first columns.
     """
-    view = make_view(frame)
+    view, crossed, long = make_view(frame), grids(frame), len(frame) > MOST_ROWS
     console.print(Text(view.experiment, "bold") + Text(f"  {view.constant}" * bool(view.constant)))
-    crossed, long = grids(frame), len(frame) > MOST_ROWS
     if not long or not crossed:
         print_sheet(whole(view), console, parts=1 if long else None)
     for conditions, grid in crossed:
-        say(console, about_grid(conditions, grid))
+        console.print(Text(about_grid(conditions, grid)))
         print_sheet(grid, console)
-    for said in view.remarks:
+    for said in () if long else view.remarks:
         say(console, said, "yellow")
     if long:
-        noted = int((frame["notes"] != "").sum())
-        say(console, ABOUT_LONG.format(len(frame)) + f" {noted} rows have notes there." * bool(noted), "yellow")
-    say(console, f"{ABOUT_INTERVALS} {ABOUT_BOLD} {ABOUT_EXPLAIN}", "dim")
+        noted = sum(bool(notes) for notes in frame["notes"])
+        console.print(Text(ABOUT_LONG.format(len(frame), noted), "yellow"))
+    own = f" {ABOUT_OWN}" * (ABOUT_OWN in view.about)
+    console.print(Text(f"{ABOUT_INTERVALS} {ABOUT_BOLD}{own} {ABOUT_EXPLAIN}", "dim"))
     for said in story(frame):
-        say(console, said)
+        console.print(Text(said))
 
 
 def explain(frame: pd.DataFrame, console: Console) -> None:

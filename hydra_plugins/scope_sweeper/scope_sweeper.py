@@ -80,6 +80,7 @@ class ScopeSweeper(BasicSweeper):
 
     def _run(self, composed: Sequence[tuple[tuple[str, ...], Any]]) -> None:
         """Check jobs, run those that can run, and report. composed: each job's overrides and its configuration."""
+        from scope.cli.crowded import cores, crowded, threads_asked
         from scope.cli.sweep import Sweep, shared_keys
 
         sweep = Sweep.check(composed)
@@ -99,6 +100,10 @@ class ScopeSweeper(BasicSweeper):
             ]
         if todo and (printed := self.config.hydra.launcher.get("submitit_folder")):
             sweep.tell(f"what a job prints, %j its id: {printed}")
+        if todo and (jobs := self.config.hydra.launcher.get("n_jobs")):
+            threads = sweep.built[todo[0]].experiment.model.threads or threads_asked()
+            if note := crowded(min(jobs, len(todo)), threads, cores()):
+                sweep.tell(note)
         size = self.max_batch_size or len(todo) or 1
         for at in range(0, len(todo), size):
             some = todo[at : at + size]

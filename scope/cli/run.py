@@ -64,8 +64,8 @@ def cli() -> int:
     if CONF.parent == ROOT:  # so that a launcher's processes import this checkout
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: not FLAG.match(word))  # Hydra wants them in front
-    if not sys.stderr.isatty():  # for bars that transformers' own setting does not reach, such as those of GGUF files
-        os.environ.setdefault("TQDM_DISABLE", "1")  # tqdm reads it when it is first imported
+    # No bars of tqdm beside our own, such as those of GGUF files. Downloads from the hub ask for theirs.
+    os.environ.setdefault("TQDM_DISABLE", "1")  # tqdm reads it when it is first imported
     print_anything()
     if TRACEBACKS:
         show_failures()
