@@ -75,7 +75,9 @@ def frontier(runs: Sequence[Run], frame: pd.DataFrame, score: Column | None = No
         for policy, rows in points.groupby(POLICY, sort=False):
             _policy(axis, rows.sort_values("x"), score, policy, numbers.get(policy))
         best = _front(points, score)
-        axis.plot(best["x"], best[score.name], color="#333333", lw=0.8, ls=":", zorder=1, label="front: no run beats these")
+        axis.plot(
+            best["x"], best[score.name], color="#333333", lw=0.8, ls=":", zorder=1, label="front: no run beats these"
+        )
         dress(axis, title, f"{cache.title} of one sequence, {unit}", score.one_line)
         axis.margins(x=0.08)
         if score.logarithmic:
@@ -138,7 +140,7 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def position(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
-    """Accuracy by a question's place in its prompt (figure 4a): a panel for each policy, its method's others in grey."""
+    """Accuracy by a question's place in its prompt (figure 4a): a panel a policy, its method's others in grey."""
     several = [run for run in runs if any(len(s.correct) > 1 for s in run.samples)]
     if not several:
         raise NothingToShowError("no run asks several questions in one prompt")

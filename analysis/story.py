@@ -70,6 +70,6 @@ def _replays(block: pd.DataFrame) -> Iterator[str]:
         nearest = "nearest to the full cache: " if len(replayed) > 1 else ""
         interval = "" if pd.isna(best["kl_low"]) else f" [{best['kl_low']:.2g}, {best['kl_high']:.2g}]"
         yield (
-            f"{of} {nearest}KL {best['kl']:.2g}{interval} nats a token, with {best['cache_percent']:.0f}% of its bytes. "
-            f"{best['agreement_percent']:.1f}% of the tokens have the same most likely token."
+            f"{of} {nearest}KL {best['kl']:.2g}{interval} nats a token, with {best['cache_percent']:.0f}% of its "
+            f"bytes. {best['agreement_percent']:.1f}% of the tokens have the same most likely token."
         )

@@ -208,7 +208,7 @@ def test_at_most_eight_have_a_colour() -> None:
 
 
 def many_runs(folder: Path) -> tuple[list[tuple[str, int, int]], Path]:
-    """Twelve policies, each with a cost and a number of right answers of 10 in each of 4 prompts; four are on the front."""
+    """Twelve policies: name, bytes, and right answers of 10 in each of 4 prompts. Four are on the front."""
     levels = [(100, 3), (200, 6), (300, 8), (400, 10), *((200 + 10 * n, 1 + n % 3) for n in range(8))]
     policies = []
     for place, (size, right) in enumerate(levels):

@@ -145,9 +145,10 @@ def test_prompts_are_made_again_where_they_are_those_of_the_records(tmp_path: Pa
 CATCH = "<head><script>const errors = []; onerror = message => errors.push(message);</script>"
 USE = """
 <pre id="result"></pre><script>
-const at = heading => [...document.querySelectorAll("#table thead th")].findIndex(th => th.textContent.startsWith(heading));
+const heads = () => [...document.querySelectorAll("#table thead th")];
+const at = heading => heads().findIndex(th => th.textContent.startsWith(heading));
 const inColumn = n => [...document.querySelectorAll("#table tbody tr")].map(row => row.children[n].textContent);
-const click = heading => document.querySelectorAll("#table thead th")[at(heading)].querySelector("button").click();
+const click = heading => heads()[at(heading)].querySelector("button").click();
 const found = {errors, before: inColumn(at("accuracy %")), marks: document.querySelectorAll("#plot title").length};
 click("accuracy %"); found.down = inColumn(at("accuracy %"));
 found.sorted = document.querySelector("#table [aria-sort]").getAttribute("aria-sort");
@@ -209,9 +210,9 @@ def test_a_browser_sorts_plots_and_compares(tmp_path: Path) -> None:
     assert "tokens/s" in found["title"]
 
 
-MEASURED = """<script>parent.postMessage([innerWidth, document.documentElement.scrollWidth, errors,
-  [...document.querySelectorAll("body *")].filter(e => getComputedStyle(e).overflowX === "visible" && e.scrollWidth > e.clientWidth + 1
-  && e.clientWidth && e.tagName === "TABLE").length], "*");</script>"""
+MEASURED = """<script>
+const wide = [...document.querySelectorAll("table")].filter(t => t.offsetWidth > t.parentElement.clientWidth);
+parent.postMessage([innerWidth, document.documentElement.scrollWidth, errors, wide.length], "*");</script>"""
 FRAMES = """<body><pre id="result"></pre><script>const found = [];
 onmessage = event => { found.push(event.data); document.getElementById("result").textContent = JSON.stringify(found); };
 </script><iframe src="framed.html" style="width:1280px;height:900px"></iframe>
@@ -314,8 +315,8 @@ def test_text_stands_out_and_what_was_lost_is_darker(tmp_path: Path) -> None:
     """Contrast of 4.5 to 1 and more, WCAG 2.2 level AA; and the shades of KL are in order without colours too."""
     rules = (Path(__file__).parents[1] / "analysis" / "report.html").read_text()
     style = rules.partition("<style>")[2].partition("</style>")[0]
-    pairs = [("#222", "#fff"), *((text, "#f4f4f4") for text in re.findall(r"[;{]color:(#\w+)", style) if text != "#fff")]
-    shades = []
+    texts = set(re.findall(r"[;{]color:(#\w+)", style)) - {"#fff"}
+    pairs, shades = [(text, ground) for text in texts for ground in ("#fff", "#f4f4f4")], []
     for body in re.findall(r"{([^{}]*background:#[^{}]*)}", style):
         ground = re.findall(r"background:(#\w+)", body)[0]
         pairs.append(((re.findall(r"(?:^|;)color:(#\w+)", body) or ["#222"])[0], ground))
