@@ -8,8 +8,15 @@ OLDEST := .venv-oldest
 WORKERS := -n 2 --dist worksteal
 .PHONY: demo help paper bench gpu test test-all test-oldest mutants lint clean
 
-demo: $(VENV)/.installed  ## a sweep of 16 runs on the embedded model, and its table
+demo: $(VENV)/.installed-figures  ## a sweep of 16 runs on the embedded model, its table and a picture
 	$(BIN)/python main.py -m experiment=demo
+	@$(BIN)/python -m analysis.figures outputs/demo > outputs/demo/figures.log 2>&1 || { cat outputs/demo/figures.log; exit 1; }
+	@echo "picture, accuracy by bytes: outputs/demo/figures/frontier.png"
+	@echo "go on with"
+	@echo "  your model:      $(BIN)/python main.py -m model=hf model.path=FOLDER_OR_HUB_ID \\"
+	@echo "                   measure=replay task=text method=full,snapkv decoding=none,slide"
+	@echo "  your questions:  $(BIN)/python main.py task=questions task.source=FILE.jsonl"
+	@echo "  paper's table 1: $(BIN)/python main.py -m experiment=table1_4k plan=true"
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +68,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.installed-figures: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing (a few minutes the first time)"
 	$(INSTALL) --editable '.[figures]'
 	@touch $@ $(VENV)/.installed
 

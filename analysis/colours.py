@@ -2,7 +2,7 @@
 
 from zlib import crc32
 
-COLOURS = {  # Okabe and Ito's palette, safe for colour-blind readers; greys for the control methods
+COLOURS = {  # Okabe and Ito's palette, safe for colour-blind readers; two greys for the control methods
     "slide": "#0072B2",
     "adaptive": "#56B4E9",
     "discontinuous": "#009E73",
@@ -12,8 +12,8 @@ COLOURS = {  # Okabe and Ito's palette, safe for colour-blind readers; greys for
     "snapkv": "#CC79A7",
     "pyramidkv": "#F0E442",
     "streamingllm": "#000000",
-    "recent": "#7F7F7F",
-    "random": "#BFBFBF",
+    "recent": "#4F4F4F",
+    "random": "#8C8C8C",
     "full": "#882255",
     "none": "#882255",
     # No palette keeps so many colours apart for every reader. These are Tol's, and some in between.
@@ -23,7 +23,7 @@ COLOURS = {  # Okabe and Ito's palette, safe for colour-blind readers; greys for
     "entropy": "#8C6BB1",
     "expected_attention": "#9E4F00",
     "g_kv": "#1FA187",
-    "keydiff": "#DDCC77",
+    "keydiff": "#C4A000",
     "knorm": "#6699CC",
     "kvpress": "#5F4690",
     "lazyeviction": "#B2DF8A",

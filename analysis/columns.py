@@ -90,10 +90,11 @@ class Column:
     statistic: how scores become a figure. larger_is_better: of scores. most: no score is larger than this, with either
     sign; infinite where there is no such bound. least: no score is smaller, so no interval of a mean reaches below.
     logarithmic: whether figures show it on a logarithmic scale, without the uncompressed runs, whose value is 0.
-    shown_in: the places that show it. about: what it is, in a few words, under the tables. tied: the column that says
-    whether a run ties with the best; by default `name` with _best. out_of: a column with the count there should be;
-    less than that shows as `2 of 3`. marked_by: a column that says why a figure does not compare; where it says so, the
-    figure gets a dagger. tracked: what W&B's summary of a single run calls it, for the dashboard's panels.
+    shown_in: the places that show it. about: what it is, in a few words; under the tables if it has an interval. tied:
+    the column that says whether a run ties with the best; by default `name` with _best. out_of: a column with the count
+    there should be; less than that shows as `2 of 3`. marked_by: a column that says why a figure does not compare;
+    where it says so, the figure gets a dagger. tracked: what W&B's summary of a single run calls it, for the
+    dashboard's panels.
     """
 
     name: str
@@ -155,7 +156,7 @@ class Column:
     @property
     def one_line(self) -> str:
         """Title and unit, as a page or the axis of a figure has them."""
-        return " ".join(part for part in (self.title.replace("-\n", "").replace("\n", " "), self.unit) if part)
+        return " ".join(part for part in (self.title.replace("\n", " "), self.unit) if part)
 
     @property
     def heading(self) -> str:
@@ -235,6 +236,7 @@ def missing(scorer: str = PRIMARY) -> Column:
         "%",
         factor=PERCENT,
         value=lambda context: _missing_share(context.run.samples, scorer),
+        about="questions to which no answer was found",
         larger_is_better=False,
         shown_in=IN_PAPER_CSV | (TABLE_AND_PAGE if primary else frozenset()),
         tracked="missing" if primary else "",
@@ -448,6 +450,7 @@ COLUMNS: tuple[Column | Family, ...] = (
         value=lambda context: context.run.prompts[0],
         out_of="planned_prompts",
         shown_in=TABLE_AND_PAGE | IN_PAPER_CSV,
+        about="prompts that the run has answered, of those planned",
     ),
     Column("planned_prompts", digits=0, value=lambda context: context.run.prompts[1], shown_in=IN_PAPER_CSV),
     Column("failed_prompts", digits=0, value=lambda context: len(context.run.failed)),
@@ -457,6 +460,7 @@ COLUMNS: tuple[Column | Family, ...] = (
         digits=0,
         value=lambda context: sum(len(sample.correct) for sample in context.run.samples),
         shown_in=TABLE_AND_PAGE | IN_PAPER_CSV,
+        about="questions of these prompts; a prompt asks several",
     ),
     each_scorer,
     Column(
@@ -470,12 +474,41 @@ COLUMNS: tuple[Column | Family, ...] = (
     ),
     Column("paired_prompts", digits=0, value=_paired_prompts),
     each_scorer_missing,
-    Column("duplicates", "dupli-\ncates", digits=0, value=_duplicates, shown_in=TABLE_AND_PAGE),
+    Column(
+        "duplicates",
+        "repeats",
+        digits=0,
+        value=_duplicates,
+        shown_in=TABLE_AND_PAGE,
+        about="answers beyond the first to a question, over all prompts",
+    ),
     each_measure,
     each_of_replays,
-    Column("slots", "slots", value=_slots, shown_in=COST_AND_PAGE | IN_PAPER),
-    Column("kept_percent", "slots\nkept", "%", factor=PERCENT, value=_kept, shown_in=COST_AND_PAGE),
-    Column("cache_mib", "cache", "MiB", factor=MIB, value=_bytes, shown_in=COST_AND_PAGE | IN_PAPER),
+    Column(
+        "slots",
+        "slots",
+        value=_slots,
+        shown_in=COST_AND_PAGE | IN_PAPER,
+        about="slots that a layer and head holds at the end of a text, on average",
+    ),
+    Column(
+        "kept_percent",
+        "slots\nkept",
+        "%",
+        factor=PERCENT,
+        value=_kept,
+        shown_in=COST_AND_PAGE,
+        about="these slots, of those that a full cache would hold after the same text",
+    ),
+    Column(
+        "cache_mib",
+        "cache",
+        "MiB",
+        factor=MIB,
+        value=_bytes,
+        shown_in=COST_AND_PAGE | IN_PAPER,
+        about="bytes of one prompt's cache, with what the strategy remembers of each slot",
+    ),
     Column(
         "cache_percent",
         "cache %",
@@ -484,6 +517,8 @@ COLUMNS: tuple[Column | Family, ...] = (
         value=lambda context: _share_of_bytes(context)[0],
         shown_in=COST_AND_PAGE,
         tracked="cache_share",
+        about="these bytes, of the uncompressed run's for the same prompts; without such a run, of what a full cache "
+        "would have needed for the run's own texts",
     ),
     Column("cache_percent_of", value=lambda context: _share_of_bytes(context)[1]),
     Column(
@@ -494,6 +529,7 @@ COLUMNS: tuple[Column | Family, ...] = (
         marked_by="speed_differs",
         shown_in=COST_AND_PAGE,
         tracked="tokens_per_second",
+        about="tokens written a second while decoding, over all rows of a batch; the prefill is not counted",
     ),
     Column("engine", value=lambda context: speeds.engine(context.run)),
     Column("device", value=lambda context: speeds.device(context.run)),
@@ -506,7 +542,13 @@ COLUMNS: tuple[Column | Family, ...] = (
         across=speeds.differences,
         shown_in=frozenset({Place.PAGE}),
     ),
-    Column("notes", "notes", value=_notes, shown_in=COST_AND_PAGE | IN_PAPER_CSV),
+    Column(
+        "notes",
+        "notes",
+        value=_notes,
+        shown_in=COST_AND_PAGE | IN_PAPER_CSV,
+        about="what has to be known before two rows are compared",
+    ),
     Column("identity", value=lambda context: context.run.identity),
     Column("commit", value=lambda context: context.run.made_by[0]["commit"], shown_in=IN_PAPER_CSV),
 )

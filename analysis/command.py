@@ -52,7 +52,7 @@ def command(
         work(runs, given.out or given.folders[0] / place, given)
         sys.stdout.flush()
     except ModuleNotFoundError as error:
-        print(f"error: this needs {error.name}: pip install 'scope-kv[{extra}]'", file=sys.stderr)
+        print(f"error: this needs {error.name}: pip install -e '.[{extra}]'", file=sys.stderr)
         return 2
     except ScopeError as error:
         print(f"error: {one_line(str(redact(str(error))))}", file=sys.stderr)

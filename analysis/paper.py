@@ -35,7 +35,7 @@ DOCUMENT = r"""\documentclass[a4paper]{article}
 """
 FIGURE = r"""\begin{figure}[htbp]
 \centering
-\includegraphics[width=\linewidth,height=.8\textheight,keepaspectratio]{%s}
+\includegraphics[width=160mm,height=.8\textheight,keepaspectratio]{%s}
 \caption{%s}
 \end{figure}"""
 

@@ -7,6 +7,7 @@ python -m analysis.report outputs/demo --prompts    # with the prompts' texts, m
 import html
 import json
 import math
+import os
 import re
 import sys
 from argparse import Namespace
@@ -15,6 +16,7 @@ from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -29,6 +31,7 @@ from analysis.records import Run
 from analysis.settings import settings_of
 from analysis.sheets import bytes_unit
 from analysis.speeds import remarks_on
+from analysis.story import story
 from scope.records.read import read_run
 from scope.scoring import PRIMARY
 from scope.util.files import make_folder, write_whole
@@ -38,14 +41,20 @@ Shown = dict[str, Any]
 `factor`: what the script multiplies the rows' numbers by."""
 
 
-def page(runs: Sequence[Run], frame: pd.DataFrame, with_prompts: bool = False) -> str:
-    """The HTML text; all data stand in it as one JSON object, which its script draws from. frame: of the same runs."""
-    in_order, texts = ordered(runs), Texts()
+def page(runs: Sequence[Run], frame: pd.DataFrame, with_prompts: bool = False, folder: Path | None = None) -> str:
+    """The HTML text; all data stand in it as one JSON object, which its script draws from. frame: of the same runs.
+
+    folder: where the page will lie, so that it can link to the runs' folders; None: it has no links.
+    """
+    in_order, prompts, forced = ordered(runs), Texts(), Forced()
     data = {
         "columns": columns(frame),
         "rows": [_plain(row) for row in frame.to_dict("records")],
-        "runs": [_run(run, with_prompts, texts) for run in in_order],
-        "prompts": texts.found,
+        "runs": [_run(run, with_prompts, prompts, forced) | {"link": _link(run, folder)} for run in in_order],
+        "prompts": prompts.found,
+        "pieces": forced.pieces.found,
+        "likely": forced.likely.found,
+        "story": list(story(frame)),
         "warnings": [*warnings(runs), *remarks_on(frame)],
         "differences": differences(in_order),
     }
@@ -57,19 +66,57 @@ def page(runs: Sequence[Run], frame: pd.DataFrame, with_prompts: bool = False) -
 
 
 class Texts:
-    """Long texts, each once, by their number."""
+    """Long texts, or lists of them, each once, by their number."""
 
     def __init__(self) -> None:
-        self.found: list[str] = []
-        self._numbers: dict[str, int] = {}
+        self.found: list[Any] = []
+        self._numbers: dict[Any, int] = {}
 
-    def number(self, text: str | None) -> int | None:
+    def number(self, text: str | tuple[Any, ...] | None) -> int | None:
         if text is None:
             return None
         if text not in self._numbers:
             self._numbers[text] = len(self.found)
             self.found.append(text)
         return self._numbers[text]
+
+
+class Forced:
+    """What the page shows of replays. All runs of a sweep share the forced texts and the full cache's side: each once.
+
+    pieces: texts of tokens. likely: probabilities of the tokens with the full cache.
+    """
+
+    def __init__(self) -> None:
+        self.pieces, self.likely = Texts(), Texts()
+
+    def told(self, replay: Mapping[str, Any]) -> dict[str, Any]:
+        """Of a record's `replay`: `top` has the most likely tokens of the compressed cache where these are others.
+
+        Older records have no texts; numbers in the vocabulary stand for them.
+        """
+        texts = replay.get("texts") or [f"#{token} " for token in replay["tokens"]]
+        full = replay.get("full_top")
+        tops = enumerate(zip(replay.get("top", ()), replay["agrees"], strict=False))
+        return {
+            "texts": self.pieces.number(tuple(texts)),
+            "full_top": self.pieces.number(None if full is None else tuple(full)),
+            "top": {place: own for place, (own, agrees) in tops if agrees == "0"},
+            "kl": [_short(max(0.0, kl)) for kl in replay["kl"]],
+            "p": [_short(math.exp(value)) for value in replay["log_likelihood"]],
+            "full_p": self.likely.number(tuple(_short(math.exp(value)) for value in replay["full_log_likelihood"])),
+            "answers": replay["answers"],
+        }
+
+
+def _short(value: float) -> float:
+    """With three decimals: the page has as many such numbers as there are forced tokens."""
+    return round(value, 3)
+
+
+def _link(run: Run, folder: Path | None) -> str | None:
+    """The address of a run's folder, seen from `folder`."""
+    return None if folder is None else quote(os.path.relpath(run.folder, folder.resolve()).replace(os.sep, "/")) + "/"
 
 
 def columns(frame: pd.DataFrame) -> list[Shown]:
@@ -97,7 +144,7 @@ def differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return [row for row in rows if len({repr(value) for value in row["values"]}) > 1]
 
 
-def _run(run: Run, with_prompts: bool, texts: Texts) -> dict[str, Any]:
+def _run(run: Run, with_prompts: bool, texts: Texts, forced: Forced) -> dict[str, Any]:
     answered = read_run(run.folder).answered
     prompts, reason = prompts_of(run.folder, answered) if with_prompts else ({}, "made again with --prompts")
     samples = {
@@ -107,6 +154,7 @@ def _run(run: Run, with_prompts: bool, texts: Texts) -> dict[str, Any]:
             "finish": line["finish"],
             "tokens": [line["prompt_tokens"], line["generated_tokens"]],
             "questions": [_question(question) for question in line["questions"]],
+            **({"replay": forced.told(line["replay"])} if "replay" in line else {}),
         }
         for name, line in answered.items()
     }
@@ -140,7 +188,7 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _work(runs: list[Run], out: Path, given: Namespace) -> None:
     make_folder(out.parent)
-    write_whole(out, page(runs, of_runs(runs), given.prompts))
+    write_whole(out, page(runs, of_runs(runs), given.prompts, out.parent))
     print(out)
 
 

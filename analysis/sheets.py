@@ -145,8 +145,8 @@ def plain(value: object) -> str:
 
 
 def one_line(heading: str) -> str:
-    """A heading without its line break; a word divided by a hyphen there is put together."""
-    return heading.replace("-\n", "").replace("\n", " ")
+    """A heading without its line break."""
+    return heading.replace("\n", " ")
 
 
 def as_csv(frame: pd.DataFrame) -> str:

@@ -18,6 +18,7 @@ from scipy import stats
 
 RESAMPLES = 1999
 FEW = 12  # prompts
+TESTABLE = 6  # prompts: of n, an exact paired test gives at best p = 2 / 2^n, and 2 / 2^5 is above 5%
 SAME = 1e-9  # differences closer than this are equal: 2/3 - 1/3 and 1 - 2/3
 
 
@@ -195,14 +196,15 @@ def tied_with_best(runs: Sequence[Scores], larger_is_better: bool = True, most: 
     """Which runs cannot be told from the best one: the 95% interval of their difference from it holds 0.
 
     Only prompts that both have count. The best is tied with itself; a run that shares no prompt with it, or has no
-    scores at all, is tied with nothing. Where the best has no point at all, nothing is the best. most: as in
-    `mean_by_prompt`.
+    scores at all, is tied with nothing. Where the best has no point at all, or fewer than `TESTABLE` prompts, nothing
+    is the best. most: as in `mean_by_prompt`.
     """
     scored = [row for row, run in enumerate(runs) if any(size for _, size in run.values())]
     if not scored:
         return [False] * len(runs)
     best = (max if larger_is_better else min)(scored, key=lambda row: _ratio(runs[row]))
-    if larger_is_better and not _ratio(runs[best]):
+    pointless = larger_is_better and not _ratio(runs[best])
+    if pointless or sum(size > 0 for _, size in runs[best].values()) < TESTABLE:
         return [False] * len(runs)
     tied = []
     for row, run in enumerate(runs):

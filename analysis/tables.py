@@ -22,10 +22,10 @@ from analysis.layouts import LAYOUTS, fill
 from analysis.markdown import escaped, markdown, pipes
 from analysis.records import Run
 from analysis.sheets import Sheet, as_csv
-from analysis.view import about_grid, grids, make_view, sheets, show, show_sheet, whole
+from analysis.view import about_grid, explain, grids, make_view, sheets, show, show_sheet, whole
 from scope.util.files import make_folder, write_whole
 
-__all__ = ["build", "show", "write"]
+__all__ = ["build", "explain", "show", "write"]
 
 Preset = Callable[[Sequence[Run], pd.DataFrame], tuple[list[Sheet], pd.DataFrame]]
 PRESETS: dict[str, Preset] = {name: partial(fill, layout) for name, layout in LAYOUTS.items()} | {"table3": efficiency}
@@ -77,6 +77,8 @@ def _work(runs: list[Run], out: Path, given: Namespace) -> None:
     else:
         frame = of_runs(runs)
         show(frame, console)
+        if given.explain:
+            explain(frame, console)
         paths = write(frame, out)
     for path in paths:
         console.print(Text(str(path)), soft_wrap=True)
@@ -85,7 +87,8 @@ def _work(runs: list[Run], out: Path, given: Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Show the table of the folders given and write its files; -> the exit code, as `command` has it."""
     presets = {"choices": sorted(PRESETS), "help": "a table of the paper, with its figures beside those of the records"}
-    return command("tables", __doc__, "", _work, arguments, {"--preset": presets})
+    explained = {"action": "store_true", "help": "say what each column of the table is"}
+    return command("tables", __doc__, "", _work, arguments, {"--preset": presets, "--explain": explained})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from analysis.colours import colour
-from analysis.panels import NothingToShowError, dress, panels
+from analysis.panels import REST, NothingToShowError, apart, chosen, dress, legend, panels
 from analysis.records import RecordsError, Run
 
 TOP = 0.15  # heavy hitters: the share of positions with the most attention (the paper's figure 2b)
@@ -49,7 +49,7 @@ def kept(traced: Sequence[Traced]) -> Any:
     """Which positions are kept over time: a panel for each run and layer, darker where more heads keep the position."""
     _require(traced)
     cells = [(t, at) for t in traced for at in range(len(t.arrays["layers"]))]
-    figure, axes = panels(len(cells), columns=max(len(t.arrays["layers"]) for t in traced))
+    figure, axes = panels(len(cells), max(len(t.arrays["layers"]) for t in traced))
     for axis, (t, at) in zip(axes, cells, strict=True):
         share = t.arrays["alive"][:, at].mean(1)
         # Square root: one head that keeps a position stays visible where a pixel stands for several positions.
@@ -64,17 +64,18 @@ def drift(traced: Sequence[Traced]) -> Any:
     """Where the top 15% of attention lies at several decode steps (figure 2b): a panel for each run and layer."""
     watched = _attended(traced)
     cells = [(t, at) for t in watched for at in range(len(t.arrays["layers"]))]
-    figure, axes = panels(len(cells), columns=max(len(t.arrays["layers"]) for t in watched))
+    figure, axes = panels(len(cells), max(len(t.arrays["layers"]) for t in watched))
     for axis, (t, at) in zip(axes, cells, strict=True):
         attention = t.arrays["decode_attention"][:, at].astype(float).mean(1)
         steps = t.arrays["step"][1:]
         looks = np.unique(np.linspace(0, len(steps) - 1, min(DRIFT_STEPS, len(steps))).round().astype(int))
         for height, look in enumerate(looks):
             hitters = heavy_hitters(attention[look], int(t.arrays["prompt"]) + int(steps[look]) + 1)
-            axis.plot(hitters, [height] * len(hitters), "|", ms=9, mew=0.8, color=colour(t.run.labels["decoding"]))
+            axis.plot(hitters, [height] * len(hitters), "|", ms=5, mew=0.5, color=colour(t.run.labels["decoding"]))
         axis.axvline(int(t.arrays["prompt"]) - 0.5, color="#666666", lw=0.8, ls="--")
         axis.set_yticks(range(len(looks)), [str(steps[look]) for look in looks])
         axis.set_xlim(0, int(t.arrays["tokens"]))
+        axis.invert_yaxis()  # later steps are below, as in the maps
         dress(axis, f"{t.title}, layer {t.arrays['layers'][at]}", "position (line: end of the prompt)", "decode step")
     return figure
 
@@ -101,7 +102,7 @@ def decode_attention(traced: Sequence[Traced]) -> dict[str, Any]:
     for t in _attended(traced):
         maps = np.moveaxis(t.arrays["decode_attention"], 0, 2)
         figures[t.run.name] = _heads(
-            t.arrays, maps, t.arrays["step"][1:], int(t.arrays["tokens"]), f"{t.title}, ", "decode step"
+            t.arrays, maps, t.arrays["step"][1:], int(t.arrays["tokens"]), t.title, "decode step"
         )
     return figures
 
@@ -110,23 +111,23 @@ def budgets(traced: Sequence[Traced]) -> Any:
     """Slots beyond those the prefill left, over the decode steps: a panel for each layer. Beta1 + beta2 is the most."""
     _require(traced)
     layers = sorted({int(layer) for t in traced for layer in t.arrays["layers"]})
-    figure, axes = panels(len(layers), (3.6, 3.0))
+    figure, axes = panels(len(layers), 3, ratio=0.85)
+    coloured = chosen(traced)
     for axis, layer in zip(axes, layers, strict=True):
-        for place, t in enumerate(traced):
+        for t in traced:
             found = np.flatnonzero(t.arrays["layers"] == layer)
             if len(found):
                 slots = t.arrays["slots"][:, found[0]].astype(int)
-                # Earlier lines are wider, so that equal ones do not hide each other.
-                axis.plot(
-                    range(-1, len(slots) - 1),
-                    slots - slots[0],
-                    color=colour(t.run.labels["decoding"]),
-                    lw=1 + 4 * (1 - (place + 1) / len(traced)),
-                    label=f"{t.title} (prefill left {slots[0]})",
-                )
+                look = {"color": REST, "label": "other runs", "zorder": 1}
+                if t in coloured:
+                    place = coloured.index(t)
+                    look = {"color": colour(t.run.labels["decoding"]), "label": t.title, "ls": apart(place)["ls"]}
+                    # Earlier lines are wide and light, so that equal ones do not hide each other.
+                    look |= {"lw": 1 + 3 * (1 - (place + 1) / len(coloured)), "alpha": 1 if place else 0.5}
+                axis.plot(range(-1, len(slots) - 1), slots - slots[0], **look)
         dress(axis, f"layer {layer}", "decode step", "slots beyond the prefill's")
         axis.margins(y=0.1)
-        axis.legend(fontsize=6, framealpha=0.8, loc="best")
+    legend(figure, axes)
     return figure
 
 
@@ -166,13 +167,16 @@ def _heads(arrays: dict[str, Any], maps: Any, rows: Any, width: int, title: str,
     Shades show the square root of the probability: most are far below the highest.
     """
     layers, heads = maps.shape[:2]
-    figure, axes = panels(layers * heads, (2.4, 2.0), columns=heads)
+    figure, axes = panels(layers * heads, heads, ratio=1.1, shared=True)
     for place, axis in enumerate(axes):
         layer, head = divmod(place, heads)
         shades = np.sqrt(highest(maps[layer, head, :, :width].astype(float), COLUMNS))
         _picture(axis, shades, rows, width, "Blues", 1.0)
-        dress(axis, f"{title}layer {arrays['layers'][layer]}, head {head}", "position", y)
+        dress(axis, f"layer {arrays['layers'][layer]}, head {head}", "", "")
         axis.grid(False)
+    figure.suptitle(title)
+    figure.supxlabel("position")
+    figure.supylabel(y)
     return figure
 
 
@@ -187,4 +191,4 @@ def _picture(axis: Any, values: Any, rows: Any, width: int, shades: str, most: f
     extent = (-0.5, width - 0.5, len(values) - 0.5, -0.5)
     axis.imshow(values, aspect="auto", cmap=shades, vmin=0, vmax=most, extent=extent, rasterized=True)
     ticks = np.unique(np.linspace(0, len(rows) - 1, min(5, len(rows))).round().astype(int))
-    axis.set_yticks(ticks, [str(rows[tick]) for tick in ticks])
+    axis.set_yticks(ticks, ["prefill" if rows[tick] < 0 else str(rows[tick]) for tick in ticks])

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 
 import pandas as pd
 from rich import box
@@ -16,8 +17,12 @@ from analysis.columns import OWN_TEXTS, Column, Place
 from analysis.frame import blocks, columns_in, complete, settings
 from analysis.sheets import NOTES, NOTHING, STAR, Cells, Sheet, of_column, plain
 from analysis.speeds import remarks_on
+from analysis.statistics import TESTABLE
+from analysis.story import story
+from scope.util.saying import say
 from scope.util.visible import visible
 
+MOST_ROWS = 12  # of a table on a terminal; a longer one is in the files
 NOTES_WIDTH = 28  # characters; notes wrap at this width where the terminal is narrow
 
 
@@ -67,7 +72,7 @@ def _keys(frame: pd.DataFrame) -> list[str]:
 
 
 def grids(frame: pd.DataFrame) -> list[tuple[str, Sheet]]:
-    """For every block with at least two methods and two strategies, most of them crossed, the accuracy by both.
+    """For every block with at least two methods and strategies, more than half of them crossed, the accuracy by both.
 
     -> the block's conditions in words, and the grid: a sheet without title.
     """
@@ -77,7 +82,7 @@ def grids(frame: pd.DataFrame) -> list[tuple[str, Sheet]]:
         if block["accuracy_percent"].isna().all():  # of a task without questions, or of replays
             continue
         crossed = len(set(zip(rows, columns, strict=True)))
-        if len(set(rows)) < 2 or len(set(columns)) < 2 or 2 * crossed < len(set(rows)) * len(set(columns)):
+        if len(set(rows)) < 2 or len(set(columns)) < 2 or 2 * crossed <= len(set(rows)) * len(set(columns)):
             continue
         there: dict[tuple[str, str], list[tuple[float, str]]] = {}
         for row, column, accuracy, whole in zip(rows, columns, block["accuracy_percent"], complete(block), strict=True):
@@ -119,13 +124,18 @@ def _conditions_text(frame: pd.DataFrame, block: pd.DataFrame) -> str:
 
 def _about(frame: pd.DataFrame, columns: Sequence[Column]) -> str:
     """What has to be known of every table: intervals, what is bold, and what its columns count."""
-    told = "; ".join(f"{column.title}: {column.about}" for column in columns if column.about)
+    told = "; ".join(f"{column.title}: {column.about}" for column in columns if column.about and column.statistic)
     parts = [ABOUT_INTERVALS, *[f"{told[:1].upper()}{told[1:]}."] * bool(told), ABOUT_BOLD]
     return " ".join(parts + [ABOUT_OWN] * (OWN_TEXTS in set(frame["cache_percent_of"])))
 
 
+ABOUT_LONG = "{} runs, {} with notes: all columns are in table.md, which `python -m analysis.tables FOLDER` writes too."
 ABOUT_INTERVALS = "Intervals are 95% and clustered by prompt."
-ABOUT_BOLD = "Bold: a compressed run that cannot be told from the best one (paired by prompt)."
+ABOUT_BOLD = (
+    "Bold: a compressed run that cannot be told from the best one (paired by prompt; with fewer than "
+    f"{TESTABLE} prompts none is)."
+)
+ABOUT_EXPLAIN = "python -m analysis.tables FOLDER --explain says what each column is."
 ABOUT_OWN = "Bytes in % of own texts: of what a full cache would have needed for the texts that the run itself wrote."
 ABOUT_GRID = "Accuracy in % by method (rows) and decoding strategy (columns)"
 ABOUT_STAR = "* not all prompts answered"
@@ -165,37 +175,61 @@ def whole(view: View) -> Sheet:
 
 
 def show(frame: pd.DataFrame, console: Console) -> None:
-    """Print the table. A console too narrow for it gets several below each other, with the same rows."""
-    view = make_view(frame)
+    """Print the table, and what compression saved and cost. A console too narrow gets several tables below each other.
+
+    Of more than `MOST_ROWS` rows only the accuracy by method and strategy is printed, or else the first columns.
+    """
+    view, crossed, long = make_view(frame), grids(frame), len(frame) > MOST_ROWS
     console.print(Text(view.experiment, "bold") + Text(f"  {view.constant}" * bool(view.constant)))
-    _print(whole(view), console)
-    for conditions, grid in grids(frame):
+    if not long or not crossed:
+        print_sheet(whole(view), console, parts=1 if long else None)
+    for conditions, grid in crossed:
         console.print(Text(about_grid(conditions, grid)))
-        _print(grid, console)
-    for said in view.remarks:
-        console.print(Text(said, "yellow"), soft_wrap=True)
-    console.print(Text(view.about, "dim"))
+        print_sheet(grid, console)
+    for said in () if long else view.remarks:
+        say(console, said, "yellow")
+    if long:
+        noted = sum(bool(notes) for notes in frame["notes"])
+        console.print(Text(ABOUT_LONG.format(len(frame), noted), "yellow"))
+    own = f" {ABOUT_OWN}" * (ABOUT_OWN in view.about)
+    console.print(Text(f"{ABOUT_INTERVALS} {ABOUT_BOLD}{own} {ABOUT_EXPLAIN}", "dim"))
+    for said in story(frame):
+        console.print(Text(said))
+
+
+def explain(frame: pd.DataFrame, console: Console) -> None:
+    """Print what each column of the table is, one a line."""
+    for column in (column for place in (Place.QUALITY, Place.COST) for column in columns_in(frame, place)):
+        say(console, f"{column.one_line}: {column.about}")
 
 
 def show_sheet(sheet: Sheet, console: Console) -> None:
     """Print a sheet, with what has to be read beside it."""
     console.print(Text(sheet.title, "bold"))
-    _print(sheet, console)
+    print_sheet(sheet, console)
     for remark in sheet.remarks:
-        console.print(Text(remark, "yellow"), soft_wrap=True)
+        say(console, remark, "yellow")
     console.print(Text(sheet.about, "dim"))
 
 
-def _print(sheet: Sheet, console: Console) -> None:
-    print_columns(sheet.keys, sheet.text, sheet.best, console)
+def print_sheet(sheet: Sheet, console: Console, parts: int | None = None) -> None:
+    """Print the columns of a sheet. parts: as in `print_columns`."""
+    print_columns(sheet.keys, sheet.text, sheet.best, console, parts)
 
 
 def print_columns(
-    keys: pd.DataFrame, columns: pd.DataFrame, best: Mapping[str, Sequence[bool]], console: Console
+    keys: pd.DataFrame,
+    columns: pd.DataFrame,
+    best: Mapping[str, Sequence[bool]],
+    console: Console,
+    parts: int | None = None,
 ) -> None:
-    """Print a table of text. keys: words that say what a row is. best: by heading, which cells are bold."""
+    """Print a table of text. keys: words that say what a row is. best: by heading, which cells are bold.
+
+    parts: how many of the tables that a narrow console needs are printed, the first ones; None: all.
+    """
     keys, columns = (cells.map(partial(visible, keep="\n")) for cells in (keys, columns))
-    for part in _fitting(columns, console.width - width(keys)):
+    for part in islice(_fitting(columns, console.width - width(keys)), parts):
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
         # Never crop or wrap a number: half of one is wrong. A line too long is left to the terminal to break.
         needed = width(keys) + width(part)

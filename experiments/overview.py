@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.colours import colour
-from analysis.panels import dress, panels
+from analysis.panels import apart, bars, dress, panels, style
 
 HERE = Path(__file__).parent
 PICTURE = HERE / "overview.png"
@@ -47,24 +47,24 @@ def kept(frontier: Mapping[str, Any]) -> dict[str, list[Point]]:
 
 def draw(calibration: Mapping[str, Any], frontier: Mapping[str, Any], path: Path) -> None:
     """Write the PNG."""
-    figure, (left, right) = panels(2, (5.2, 3.6))
-    for name, points in saved(calibration).items():
-        _line(left, points, PHASES[name], colour(name))
-    dress(left, "Where to save", "slots taken away, of some 1,026 a head", "answers right, %")
-    for label, points in kept(frontier).items():
-        _line(right, points, KEPT[label], colour(label.split(" + ")[1].split(",")[0]))
-    dress(right, "Which slots of the generation to keep", "bytes of a sequence's cache, % of full", "answers right, %")
-    for axis in (left, right):
-        axis.axhline(100, color="#000000", lw=0.8, ls=":")
-        axis.legend(fontsize=7, loc="lower left" if axis is left else "lower right", framealpha=0.85)
-    figure.savefig(path, dpi=130, metadata={"Software": None})
+    with style():
+        figure, (left, right) = panels(2, ratio=0.75)
+        for place, (name, points) in enumerate(saved(calibration).items()):
+            _line(left, points, PHASES[name], colour(name), place)
+        dress(left, "Where to save", "slots taken away, of some 1,026 a head", "answers right, %")
+        for place, (label, points) in enumerate(kept(frontier).items()):
+            _line(right, points, KEPT[label], colour(label.split(" + ")[1].split(",")[0]), place)
+        size = "bytes of a sequence's cache, % of full"
+        dress(right, "Which slots of the generation to keep", size, "answers right, %")
+        for axis in (left, right):
+            axis.axhline(100, color="#000000", lw=0.8, ls=":")
+            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
+        figure.savefig(path, metadata={"Software": None})
 
 
-def _line(axis: Any, points: Sequence[Point], label: str, shade: str) -> None:
-    where, estimates, lows, highs = zip(*sorted(points), strict=True)
-    below = [estimate - low for estimate, low in zip(estimates, lows, strict=True)]
-    above = [high - estimate for estimate, high in zip(estimates, highs, strict=True)]
-    axis.errorbar(where, estimates, [below, above], color=shade, label=label, marker="o", ms=4, lw=1.4, elinewidth=0.9)
+def _line(axis: Any, points: Sequence[Point], label: str, shade: str, place: int) -> None:
+    where, *values = zip(*sorted(points), strict=True)
+    bars(axis, where, list(zip(*values, strict=True)), color=shade, label=label, **apart(place))
 
 
 def main() -> None:

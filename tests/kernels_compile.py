@@ -139,5 +139,5 @@ if __name__ == "__main__":
     parser.add_argument("capabilities", type=capability, nargs="*", help=f"of {', '.join(map(str, SHARED))}")
     given = parser.parse_args().capabilities
     if find_spec("triton") is None:
-        parser.error("triton is not installed: pip install 'scope-kv[kernels]'")
+        parser.error("triton is not installed: pip install -e '.[kernels]'")
     sys.exit(main(given or tuple(SHARED)))

@@ -92,9 +92,10 @@ def test_a_new_column_is_one_entry_and_shows_up_everywhere(sweep: Path, tmp_path
     text = f"{near['kl']:.3f} [{near['kl_low']:.3f}, {near['kl_high']:.3f}]"
     console = Console(file=io.StringIO(), width=400)
     tables.show(frame, console)
+    tables.explain(frame, console)
     shown = console.file.getvalue()
     assert text in shown
-    assert "kl: divergence from the uncompressed model" in shown
+    assert "kl nats: divergence from the uncompressed model" in shown
     out = tmp_path / "out"
     tables.write(frame, out)
     assert {"kl", "kl_low", "kl_high", "kl_best", "longest"} <= set(next(csv.reader((out / "table.csv").open())))

@@ -53,7 +53,7 @@ def test_building_a_set_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.parametrize(
     ("words", "left", "said"),
-    [(["--help"], 0, ""), ([], 2, "pip install 'scope-kv[kernels]'"), (["9"], 2, "one of 80")],
+    [(["--help"], 0, ""), ([], 2, "pip install -e '.[kernels]'"), (["9"], 2, "one of 80")],
 )
 def test_compiling_kernels_asks_for_triton_in_a_line(
     words: list[str], left: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

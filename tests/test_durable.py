@@ -281,13 +281,13 @@ def test_the_command_says_that_it_is_done_and_a_sweep_stops(
     alone: int,
     sweep: int,
 ) -> None:
-    import main
+    from scope.cli.run import cli
 
     monkeypatch.setattr(NoTracking, "log", lambda self, metrics: os.kill(os.getpid(), sign))
     small = ["task.prompts=1", "task.questions=4", "task.max_new_tokens=20", "model.threads=1", f"output={tmp_path}"]
     for code, words in ((alone, []), (sweep, ["-m", "method=random,h2o"])):
         monkeypatch.setattr(sys, "argv", ["main.py", *words, *small])
-        assert main.cli() == code
+        assert cli() == code
         said = capfd.readouterr()
         assert "answers right in 1 prompt" in said.out
         assert ("written:" in said.out) == (code == 0)
@@ -395,14 +395,14 @@ WORDS = st.builds(
 def test_no_override_ends_in_a_traceback_or_leaves_anything(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, sweep: bool, word: str
 ) -> None:
-    import main
+    from scope.cli.run import cli
 
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     words = [f"output={tmp_path / 'out'}", "plan=true", "model.threads=1", word]
     monkeypatch.setattr(sys, "argv", ["main.py", *["-m"] * sweep, *words])
     monkeypatch.chdir(tmp_path)
     try:
-        code = main.cli()
+        code = cli()
     except SystemExit as stop:
         code = stop.code
     said = capfd.readouterr()

@@ -11,7 +11,7 @@ from helpers.sweeps import sample, write_run, write_sweep
 from analysis.colours import COLOURS, MARKERS, OTHER, colour, marker
 from analysis.figures import FIGURES, by_position, main, pareto, prompt_share, save
 from analysis.frame import build
-from analysis.panels import NothingToShowError, dress, logarithmic, panels
+from analysis.panels import MOST, REST, WIDTHS, NothingToShowError, chosen, dress, logarithmic, panels, style
 from analysis.records import read_runs
 from analysis.traces import highest
 
@@ -27,7 +27,8 @@ def test_the_front_is_what_no_other_point_beats() -> None:
 def test_accuracy_by_position_counts_each_place_alone(tmp_path: Path) -> None:
     answers = [(True, False, True), (True, True), (False, False, True)]
     write_run(tmp_path, "run", [sample(i, correct) for i, correct in enumerate(answers)])
-    places, shares, low, high = by_position(read_runs([tmp_path])[0].samples)
+    places, values = by_position(read_runs([tmp_path])[0].samples)
+    shares, low, high = zip(*values, strict=True)
     assert places == [1, 2, 3]
     assert shares == pytest.approx([200 / 3, 100 / 3, 100])
     assert all(a <= share <= b for a, share, b in zip(low, shares, high, strict=True))
@@ -73,7 +74,8 @@ def test_every_figure_is_written_twice_and_again_the_same(tmp_path: Path) -> Non
         for name in ("frontier", "position", "prefill_share", "decode_budget", "cost")
         for kind in ("png", "pdf")
     }
-    again = save(FIGURES["position"](read_runs([sweep]), build(sweep)), tmp_path, "position")
+    with style():
+        again = save(FIGURES["position"](read_runs([sweep]), build(sweep)), tmp_path, "position")
     assert [path.read_bytes() for path in again] == [files[path.name] for path in again]
 
 
@@ -106,16 +108,17 @@ def test_runs_without_questions_have_no_accuracy_to_draw(tmp_path: Path) -> None
     ("low", "high"), [(0.21, 0.29), (0.13, 1.2), (0.11, 0.99), (0.19, 2.1), (0.011, 1.2), (0.9e-4, 0.2), (1e-7, 30)]
 )
 def test_a_logarithmic_axis_has_enough_labels_of_one_kind_and_size(low: float, high: float) -> None:
-    axis = panels(1)[1][0]
-    axis.plot([0, 1], [low, high])
-    dress(axis, "", "x", "KL")
-    logarithmic(axis, 1e-5)
-    axis.figure.draw_without_rendering()
+    with style():
+        axis = panels(1)[1][0]
+        axis.plot([0, 1], [low, high])
+        dress(axis, "", "x", "KL")
+        logarithmic(axis, 1e-5)
+        axis.figure.draw_without_rendering()
     bottom, top = axis.get_ylim()
     ticks = axis.yaxis.get_major_ticks() + axis.yaxis.get_minor_ticks()
     labels = [tick.label1 for tick in ticks if bottom <= tick.get_loc() <= top and tick.label1.get_text()]
     assert 3 <= len(labels) <= 10
-    assert {label.get_fontsize() for label in labels} == {7}
+    assert {label.get_fontsize() for label in labels} == {6.5}
     assert all(re.fullmatch(r"\d+(\.\d*[1-9])?", label.get_text()) for label in labels)
     for tick in axis.yaxis.get_major_ticks():
         if tick.label1 in labels:
@@ -146,7 +149,7 @@ def test_tasks_of_one_name_that_ask_otherwise_have_panels_of_their_own(tmp_path:
     runs, frame = read_runs([tmp_path]), build(tmp_path)
     assert list(frame["task.questions"]) == [8, 58]
     for name, count_of_panels in {"frontier": 2, "position": 2, "prefill_share": 2, "cost": 4}.items():
-        titles = [axis.get_title() for axis in FIGURES[name](runs, frame).axes]
+        titles = [axis.get_title().replace("\n", " ") for axis in FIGURES[name](runs, frame).axes]
         assert len(titles) == count_of_panels
         for count in (8, 58):
             assert sum(f"arithmetic, questions {count}" in title for title in titles) == count_of_panels / 2, name
@@ -181,3 +184,74 @@ def test_no_peak_of_a_map_falls_between_two_pixels() -> None:
             == sorted(max(row[round(k * 1001 / 240) : round((k + 1) * 1001 / 240)]) for k in range(240))[-100:]
         )
     assert (highest(values, 2000) == values).all()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_figure_has_the_width_that_was_asked_for(tmp_path: Path, width: str) -> None:
+    """In inches of the PDF, so that a paper places it without scaling; and no letter is below 6 points."""
+    assert main([str(write_sweep(tmp_path / "sweep")), "--width", width, "--out", str(tmp_path / "out")]) == 0
+    for path in (tmp_path / "out").glob("*.pdf"):
+        box = re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", path.read_bytes())
+        assert box
+        assert float(box[1]) / 72 == pytest.approx(WIDTHS[width], abs=0.01)
+        assert float(box[2]) / 72 < 9.7  # inches of a page's text
+
+
+def test_at_most_eight_have_a_colour() -> None:
+    few, many = list("abcdefgh"), list("abcdefghij")
+    assert chosen(few) == few
+    worth = {name: -abs(place - 4) for place, name in enumerate(many)}  # e is worth most, then d and f, ...
+    assert chosen(many, worth) == [name for name in many if name not in "ij"]
+    evenly = chosen(many)
+    assert (len(evenly), evenly[0], evenly[-1]) == (MOST, "a", "j")
+    assert evenly == sorted(evenly)
+
+
+def many_runs(folder: Path) -> tuple[list[tuple[str, int, int]], Path]:
+    """Twelve policies: name, bytes, and right answers of 10 in each of 4 prompts. Four are on the front."""
+    levels = [(100, 3), (200, 6), (300, 8), (400, 10), *((200 + 10 * n, 1 + n % 3) for n in range(8))]
+    policies = []
+    for place, (size, right) in enumerate(levels):
+        name = f"policy{place}"
+        records = [sample(k, [n < right for n in range(10)], cache_bytes=size * 1024) for k in range(4)]
+        write_run(folder, name, records, method="h2o", decoding=name, created=place)
+        policies.append((name, size, right))
+    return policies, folder
+
+
+def test_the_front_has_colours_and_the_rest_is_grey(tmp_path: Path) -> None:
+    policies, folder = many_runs(tmp_path / "sweep")
+    front = {
+        name
+        for name, size, right in policies
+        if not any(s <= size and r >= right and (s, r) != (size, right) for _, s, r in policies)
+    }
+    assert len(front) == 4
+    runs, frame = read_runs([folder]), build(folder)
+    axis = FIGURES["frontier"](runs, frame).axes[0]
+    labels = axis.get_legend_handles_labels()[1]
+    assert {label.partition(" + ")[2] for label in labels if ":" in label and "+" in label} == front
+    grey = [line for line in axis.lines if line.get_color() == REST and len(line.get_xdata())]
+    assert sorted(round(float(x)) for line in grey for x in line.get_xdata()) == sorted(
+        size for name, size, _ in policies if name not in front
+    )
+    cost = FIGURES["cost"](runs, frame).axes[0]
+    assert len({line.get_color() for line in cost.lines} - {REST}) <= MOST
+
+
+def test_places_are_small_multiples_with_the_others_of_the_method_behind(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "sweep")
+    runs = read_runs([sweep])
+    figure = FIGURES["position"](runs, build(sweep))
+    policies = {(run.labels["method"], run.labels["decoding"]) for run in runs}
+    assert sorted(axis.get_title() for axis in figure.axes if axis.get_title()) == sorted(
+        f"{method} + {decoding}" for method, decoding in policies
+    )
+    for axis in figure.axes:
+        if title := axis.get_title():
+            method, decoding = title.split(" + ")
+            others = [run for run in runs if run.labels["method"] == method and run.labels["decoding"] != decoding]
+            own = [run for run in runs if (run.labels["method"], run.labels["decoding"]) == (method, decoding)]
+            colours = [line.get_color() for line in axis.lines]
+            assert colours.count(REST) == len(others)
+            assert colours.count(colour(decoding)) == len(own)

@@ -18,7 +18,7 @@ import yaml
 from helpers.command import ROOT, SMALL, Scope, in_a_process, runs
 from helpers.quick import every, slow
 
-import main
+from scope.cli import run as command
 from scope.util.errors import BugError
 
 
@@ -288,14 +288,14 @@ def test_a_launcher_that_is_not_installed_names_what_brings_it(scope: Scope, lau
         pytest.skip("it is installed")
     extra = "ray" if launcher == "ray" else "launchers"
     said = scope("-m", f"hydra/launcher={launcher}", code=2).err
-    assert said == f"error: hydra/launcher={launcher}: its plugin is not installed: pip install 'scope-kv[{extra}]'\n"
+    assert said == f"error: hydra/launcher={launcher}: its plugin is not installed: pip install -e '.[{extra}]'\n"
 
 
 def test_a_sweeper_that_is_not_installed_names_what_brings_it(scope: Scope) -> None:
     if importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper"):
         pytest.skip("it is installed")
     said = scope("-m", "hydra/sweeper=optuna", code=2).err
-    assert said == "error: hydra/sweeper=optuna: its plugin is not installed: pip install 'scope-kv[launchers]'\n"
+    assert said == "error: hydra/sweeper=optuna: its plugin is not installed: pip install -e '.[launchers]'\n"
 
 
 def test_what_is_not_there_is_refused_before_anything_ran(scope: Scope, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,8 +303,8 @@ def test_what_is_not_there_is_refused_before_anything_ran(scope: Scope, monkeypa
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     pytest.importorskip("datasets")
     if importlib.util.find_spec("flash_attn") is None:
-        assert "pip install 'scope-kv[flash]'" in scope("attention=flash_attention_2", code=2).err
-        assert "pip install 'scope-kv[flash]'" in scope("-m", "attention=flash_attention_2", code=2).err
+        assert "pip install -e '.[flash]'" in scope("attention=flash_attention_2", code=2).err
+        assert "pip install -e '.[flash]'" in scope("-m", "attention=flash_attention_2", code=2).err
     assert scope("task=gsm8k_4k", code=2).err.startswith("error: openai/gsm8k: not built here and cannot be downloaded")
     assert "REFUSED snapkv + slide: openai/gsm8k" in scope("-m", "task=gsm8k_4k", code=2).out
     assert "model.path=some/model: the hub cannot be reached" in scope("model=hf", "model.path=some/model", code=2).err
@@ -342,7 +342,7 @@ def test_a_fault_of_our_own_is_told_from_a_request_that_cannot_be(
     swept = scope("-m", *SMALL, code=70)
     assert "FAILED snapkv + slide: this is a bug in SCOPE: KeyError: 'layer'" in swept.out
     assert "Traceback" not in swept.out + swept.err
-    monkeypatch.setattr(main, "TRACEBACKS", True)
+    monkeypatch.setattr(command, "TRACEBACKS", True)
     with pytest.raises(BugError):
         scope(*SMALL)
 

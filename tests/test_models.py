@@ -204,13 +204,13 @@ def test_files_come_from_the_disk_where_the_hub_does_not_answer(
 def test_flash_attention_that_is_absent_names_its_install_line() -> None:
     message = refusal(ModelSource(attention="flash_attention_2"))
     assert message.startswith("attention=flash_attention_2 ")
-    assert "pip install 'scope-kv[flash]'" in message
+    assert "pip install -e '.[flash]'" in message
 
 
 @pytest.mark.skipif(importlib.util.find_spec("accelerate") is not None, reason="accelerate is installed here")
 def test_a_device_map_without_accelerate_is_one_line() -> None:
     message = refusal(ModelSource(device_map="auto"))
-    assert message == "model.device_map=auto: needs accelerate: pip install 'scope-kv[accelerate]'"
+    assert message == "model.device_map=auto: needs accelerate: pip install -e '.[accelerate]'"
 
 
 @pytest.mark.parametrize(

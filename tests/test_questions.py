@@ -17,9 +17,9 @@ from golden import composed
 from helpers.quick import every
 from made_up import Row, write
 
-import main
 from scope.cli.build_set import main as command
 from scope.cli.rescore import main as rescore
+from scope.cli.run import cli
 from scope.scoring import score
 from scope.tasks import Hub, Questions, Sample
 from scope.tasks.questions import filled
@@ -81,7 +81,7 @@ def scope(
         monkeypatch.setattr(sys, "argv", [str(ROOT / "main.py"), search, "task=rivers", *words])
         capfd.readouterr()
         try:
-            code = main.cli()
+            code = cli()
         except SystemExit as stop:
             code = int(stop.code or 0)
         said = capfd.readouterr()

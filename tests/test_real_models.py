@@ -191,7 +191,7 @@ def test_without_the_extra_it_is_named(
             ModelSource(path=str(file)).place()
         assert main(["get", "smollm2"]) == 2
         said = capsys.readouterr().err.splitlines()
-        assert said[-1] == "error: get smollm2: needs gguf and accelerate: pip install 'scope-kv[gguf]'"
+        assert said[-1] == "error: get smollm2: needs gguf and accelerate: pip install -e '.[gguf]'"
 
 
 @needs_gguf

@@ -93,6 +93,7 @@ def test_a_record_holds_the_numbers_of_token_by_token_decoding(tmp_path: Path) -
         encoded = tokenizer(of_sample.gold.text, add_special_tokens=False, return_offsets_mapping=True)
         forced = encoded.input_ids
         assert tokens["tokens"] == forced
+        assert "".join(tokens["texts"]) == tokenizer.decode(forced)
         inside = {at for begin, end in of_sample.gold.spans for at in range(begin, end)}
         marked = [bool(inside & set(range(*offset))) for offset in encoded.offset_mapping]
         assert [flag == "1" for flag in tokens["answers"]] == marked
@@ -109,6 +110,9 @@ def test_a_record_holds_the_numbers_of_token_by_token_decoding(tmp_path: Path) -
             "recalls": own.argmax(-1) == at,
             "full_recalls": full.argmax(-1) == at,
         }
+        for name, side in (("top", own), ("full_top", full)):
+            after = [tokenizer.decode([forced[0], token]) for token in side.argmax(-1).tolist()]
+            assert [tokenizer.decode(forced[:1]) + text for text in tokens[name]] == after
         for name, expected_flags in flags.items():
             assert tokens[name] == "".join(str(int(flag)) for flag in expected_flags)
         later = torch.arange(len(forced)) > 0
@@ -375,7 +379,8 @@ def test_figures_of_replays(tmp_path: Path) -> None:
     full = [replayed(i, [0, 0, 0, 0], "1111", "0011") for i in range(4)]
     write_run(tmp_path / "sweep", "full", full, method="full", decoding="none", budgets=(None, None))
     runs = read_runs([tmp_path / "sweep"])
-    assert figures.divergence_by_place(runs[-1].samples) == ([2, 3, 4], pytest.approx([0.1, 0.05, 0]))
+    places, values = figures.divergence_by_place(runs[-1].samples)
+    assert (places, [value[0] for value in values]) == ([2, 3, 4], pytest.approx([0.1, 0.05, 0]))
     drawn = figures.draw_all(runs, tmp_path / "figures")
     assert {"frontier_KL", "frontier_answer_tokens_recalled", "divergence_position"} <= set(drawn)
     frame = build(tmp_path / "sweep")

@@ -1,6 +1,8 @@
 """The page: one file that asks for nothing else, whose data are the records', and what a browser makes of it."""
 
+import html
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -15,6 +17,7 @@ from rich.console import Console
 from analysis.frame import build
 from analysis.records import read_runs
 from analysis.report import main
+from analysis.story import story
 from scope.decoding import KeepAll
 from scope.generation.models import ModelSource
 from scope.generation.sampling import Sampling
@@ -53,7 +56,8 @@ def test_the_page_holds_the_records_and_asks_for_nothing_else(tmp_path: Path) ->
     assert main([str(sweep)]) == 0
     text = (sweep / "report.html").read_text()
     page = Page(text)
-    assert not [a for _, a in page.tags if set(a) & {"src", "href"}]
+    assert [a["href"] for _, a in page.tags if "href" in a] == ["#runs"]
+    assert not [a for _, a in page.tags if "src" in a]
     assert re.findall(r"https?://[^\"' ]+", text) == ["http://www.w3.org/2000/svg"]  # a name, not an address
     data = json.loads(page.scripts[0])
     assert len(data["rows"]) == len(data["runs"]) == 6
@@ -67,6 +71,8 @@ def test_the_page_holds_the_records_and_asks_for_nothing_else(tmp_path: Path) ->
     assert "task.prompts" not in {row["key"] for row in data["differences"]}
     keys = {key for column in data["columns"] for key in (column["key"], *column.get("bounds", []))}
     assert keys <= set(data["rows"][0])
+    assert {(sweep / of_run["link"]).resolve() for of_run in data["runs"]} == {sweep / name for name in "abcdez"}
+    assert data["story"] == list(story(build(sweep)))
     ids = {a["id"] for _, a in page.tags if "id" in a}
     assert set(re.findall(r'\$\("(\w+)"\)', page.scripts[1])) <= ids
 
@@ -136,15 +142,22 @@ def test_prompts_are_made_again_where_they_are_those_of_the_records(tmp_path: Pa
 
 # --- a browser ---------------------------------------------------------------------------------------------------
 
+CATCH = "<head><script>const errors = []; onerror = message => errors.push(message);</script>"
 USE = """
 <pre id="result"></pre><script>
-const cells = n => [...document.querySelectorAll("#table tr")].slice(1).map(row => row.children[n].textContent);
-const at = heading => data.columns.findIndex(column => column.heading === heading);
-const click = heading => document.querySelectorAll("#table th")[at(heading)].onclick();
-const found = {errors, before: cells(at("accuracy %")), marks: document.querySelectorAll("#plot title").length};
-click("accuracy %"); found.down = cells(at("accuracy %"));
-click("accuracy %"); found.up = cells(at("accuracy %"));
+const heads = () => [...document.querySelectorAll("#table thead th")];
+const at = heading => heads().findIndex(th => th.textContent.startsWith(heading));
+const inColumn = n => [...document.querySelectorAll("#table tbody tr")].map(row => row.children[n].textContent);
+const click = heading => heads()[at(heading)].querySelector("button").click();
+const found = {errors, before: inColumn(at("accuracy %")), marks: document.querySelectorAll("#plot title").length};
+click("accuracy %"); found.down = inColumn(at("accuracy %"));
+found.sorted = document.querySelector("#table [aria-sort]").getAttribute("aria-sort");
+click("accuracy %"); found.up = inColumn(at("accuracy %"));
 found.bold = document.querySelectorAll("#table b").length;
+found.links = [...document.querySelectorAll("#table tbody a")].map(a => a.getAttribute("href"));
+const press = key => document.activeElement.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
+document.querySelector("#plot path").focus(); press("ArrowRight");
+found.pointed = document.getElementById("pointed").textContent;
 document.getElementById("right").value = "5"; document.getElementById("right").onchange();
 found.right = document.querySelector("#rightside pre").textContent;
 found.wrong = document.querySelectorAll("#rightside .wrong").length;
@@ -152,37 +165,168 @@ document.getElementById("y").value = "tokens_per_second"; document.getElementByI
 found.title = document.querySelector("#plot title").textContent;
 document.getElementById("result").textContent = JSON.stringify(found);
 </script>"""
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: the page's script is read, not run")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: the page's script is read, not run")
-def test_a_browser_sorts_plots_and_compares(tmp_path: Path) -> None:
-    sweep = write_sweep(tmp_path / "sweep")
-    assert main([str(sweep)]) == 0
-    text = (sweep / "report.html").read_text()
-    catch = "<head><script>const errors = []; onerror = message => errors.push(message);</script>"
-    used = tmp_path / "used.html"
-    used.write_text(text.replace("<head>", catch).replace("</body>", USE + "</body>"))
-    asked = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+def in_browser(page: Path, script: str) -> Any:
+    """What `script` leaves as JSON in #result, after the page's own script has run. Errors of both are in `errors`."""
+    used = page.with_name("used.html")
+    used.write_text(page.read_text().replace("<head>", CATCH).replace("</body>", script + "</body>"))
+    return dumped(used)
+
+
+def dumped(page: Path) -> Any:
+    profile = f"--user-data-dir={page.parent / 'profile'}"
+    asked = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", profile, "--virtual-time-budget=4000"]
     done = subprocess.run(
-        [*asked, "--dump-dom", used.as_uri()], capture_output=True, text=True, timeout=60, check=False
+        [*asked, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120, check=False
     )
     result = re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.DOTALL)
     assert result is not None, done.stderr[-500:]
-    found, frame = json.loads(result[1]), build(sweep)
+    return json.loads(html.unescape(result[1]))
+
+
+@needs_browser
+def test_a_browser_sorts_plots_and_compares(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "sweep")
+    assert main([str(sweep)]) == 0
+    found, frame = in_browser(sweep / "report.html", USE), build(sweep)
     assert found["errors"] == []
     shown = [f"{e:.1f} [{a:.1f}, {b:.1f}]" for e, a, b in frame.filter(regex="^accuracy").to_numpy()]
     assert found["before"] == shown
     order = frame["accuracy_percent"].sort_values(kind="stable")
     assert [float(cell.split()[0]) for cell in found["up"]] == [float(f"{value:.1f}") for value in order]
     assert [float(cell.split()[0]) for cell in found["down"]] == [float(f"{value:.1f}") for value in order[::-1]]
+    assert found["sorted"] == "descending"
     assert found["bold"] == frame["best"].sum() + frame["released_best"].sum()
     assert found["marks"] == len(frame)
-    last = read_runs([sweep])
-    runs = {r.name: r for r in last}
+    assert sorted(found["links"]) == [f"{name}/" for name in "abcdez"]
+    second = frame.iloc[1]
+    assert found["pointed"].startswith(f"{second['method']} + {second['decoding']} (")
+    runs = {r.name: r for r in read_runs([sweep])}
     chosen = runs[frame["run"][5]]
     assert found["right"] == "text"
     assert found["wrong"] == sum(not right for right in chosen.samples[0].correct)
     assert "tokens/s" in found["title"]
+
+
+MEASURED = """<script>
+const wide = [...document.querySelectorAll("table")].filter(t => t.offsetWidth > t.parentElement.clientWidth);
+parent.postMessage([innerWidth, document.documentElement.scrollWidth, errors, wide.length], "*");</script>"""
+FRAMES = """<body><pre id="result"></pre><script>const found = [];
+onmessage = event => { found.push(event.data); document.getElementById("result").textContent = JSON.stringify(found); };
+</script><iframe src="framed.html" style="width:1280px;height:900px"></iframe>
+<iframe src="framed.html" style="width:390px;height:900px"></iframe></body>"""
+
+
+@needs_browser
+def test_no_page_scrolls_sideways_on_a_screen_or_a_phone(tmp_path: Path) -> None:
+    """Whatever the number of columns, and the length of words without a space in generations and names."""
+    sweep = write_sweep(tmp_path / "sweep")
+    write_run(sweep, "long_" + 60 * "x", [sample(0, generation=400 * "y")], method="m" * 40, decoding="d" * 40)
+    write_run(sweep, "replay", [replayed()], method="h2o", created=9)
+    assert main([str(sweep), "--out", str(tmp_path / "page.html")]) == 0
+    text = (tmp_path / "page.html").read_text()
+    (tmp_path / "framed.html").write_text(text.replace("<head>", CATCH).replace("</body>", MEASURED + "</body>"))
+    (tmp_path / "frames.html").write_text(FRAMES)
+    found = sorted(dumped(tmp_path / "frames.html"))
+    assert [width for width, *_ in found] == [390, 1280]
+    for width, needed, errors, tables in found:
+        assert errors == []
+        assert needed <= width
+        assert tables == 0
+
+
+def replayed(**changed: Any) -> dict[str, Any]:
+    """A replay of three tokens: the second is lost, the third is kept. A piece is a part of a character."""
+    tokens = {
+        "tokens": [5, 6, 7],
+        "texts": ["It", " is", " <b>7"],
+        "top": ["It", " was", "7"],
+        "full_top": ["It", " is", "7"],
+        "kl": [0.0, 2.5, -1e-9],
+        "log_likelihood": [-0.1, -3.0, -0.2],
+        "full_log_likelihood": [-0.1, -0.5, -0.2],
+        "agrees": "101",
+        "recalls": "100",
+        "full_recalls": "110",
+        "answers": "001",
+    }
+    return sample(0, (), questions=[], generation="", replay=tokens | changed)
+
+
+POINT = """
+<pre id="result"></pre><script>
+const spans = [...document.querySelectorAll("#leftside .tokens span")];
+spans[0].focus();
+spans[0].dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowRight", bubbles: true}));
+document.getElementById("result").textContent = JSON.stringify({errors, text: spans.map(s => s.textContent),
+  kinds: spans.map(s => s.className), stops: spans.map(s => s.tabIndex),
+  told: [...document.querySelectorAll(".told")].map(e => e.textContent),
+  most: [...document.querySelectorAll("#leftside .most button")].map(e => e.textContent)});
+</script>"""
+
+
+@needs_browser
+def test_a_token_says_what_each_cache_takes_for_most_likely(tmp_path: Path) -> None:
+    write_run(tmp_path / "sweep", "new", [replayed()], created=1)
+    old = {key: value for key, value in replayed()["replay"].items() if key not in ("texts", "top", "full_top")}
+    write_run(tmp_path / "sweep", "old", [replayed() | {"replay": old}], created=2, method="h2o")
+    assert main([str(tmp_path / "sweep")]) == 0
+    found = in_browser(tmp_path / "sweep" / "report.html", POINT)
+    assert found["errors"] == []
+    assert found["text"] == ["It", " is", " <b>7"]
+    assert found["kinds"] == ["k0", "k4 changed here", "k0 answer"]
+    assert found["stops"] == [-1, 0, -1]
+    told, of_old = found["told"]
+    assert "Token 2:  is, KL 2.5 nats." in told
+    assert "with the full cache:  is; with the compressed one:  was." in told
+    assert f"{100 * math.exp(-0.5):.1f}% and {100 * math.exp(-3):.1f}%" in told
+    assert "Token 2: #6 , KL 2.5 nats. The records do not have the most likely tokens." in of_old
+    assert len(found["most"]) == 1
+    assert "\u201c is\u201d, compressed: \u201c was\u201d" in found["most"][0]
+
+
+def test_what_a_screen_reader_needs_is_there(tmp_path: Path) -> None:
+    """Landmarks, names of sections and fields, captions: in the page as it is written, before its script runs."""
+    sweep = write_sweep(tmp_path / "sweep")
+    assert main([str(sweep)]) == 0
+    text = (sweep / "report.html").read_text()
+    page = Page(text)
+    tags = [tag for tag, _ in page.tags]
+    assert dict(page.tags)["html"] == {"lang": "en"}
+    assert tags.count("main") == tags.count("header") == tags.count("h1") == 1
+    assert tags.count("caption") == tags.count("table") == 2
+    ids = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(set(ids)) == len(ids)
+    assert {a["aria-labelledby"] for tag, a in page.tags if tag in ("section", "svg")} <= set(ids)
+    assert len(re.findall(r"<label>[^<]*<(?:select|input)", text)) == tags.count("select") + tags.count("input")
+
+
+def luminance(colour: str) -> float:
+    """Of #rgb or #rrggbb, as WCAG 2.2 defines relative luminance."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    parts = [int(digits[k : k + 2], 16) / 255 for k in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_text_stands_out_and_what_was_lost_is_darker(tmp_path: Path) -> None:
+    """Contrast of 4.5 to 1 and more, WCAG 2.2 level AA; and the shades of KL are in order without colours too."""
+    rules = (Path(__file__).parents[1] / "analysis" / "report.html").read_text()
+    style = rules.partition("<style>")[2].partition("</style>")[0]
+    texts = set(re.findall(r"[;{]color:(#\w+)", style)) - {"#fff"}
+    pairs, shades = [(text, ground) for text in texts for ground in ("#fff", "#f4f4f4")], []
+    for body in re.findall(r"{([^{}]*background:#[^{}]*)}", style):
+        ground = re.findall(r"background:(#\w+)", body)[0]
+        pairs.append(((re.findall(r"(?:^|;)color:(#\w+)", body) or ["#222"])[0], ground))
+    for body in re.findall(r"\.k\d{([^{}]*)}", style):
+        shades.append(luminance(re.findall(r"background:(#\w+)", body)[0]))
+    for text, ground in pairs:
+        light, dark = sorted((luminance(text), luminance(ground)), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
+    assert shades == sorted(shades, reverse=True)
+    assert len(shades) == 5
 
 
 def test_one_prompt_has_an_accuracy_and_no_bounds(tmp_path: Path) -> None:

@@ -116,7 +116,8 @@ def test_decisions_without_spread_still_have_doubt() -> None:
     known = mean_by_prompt([0.0, 0.5, 0.25])
     assert cautious(known, 3) == known
     assert all(math.isnan(value) for value in cautious(UNKNOWN, 0))
-    assert tied_with_best([{0: (3, 4)}, {0: (1, 4)}]) == [True, True]  # one prompt tells nothing apart
+    alike = dict.fromkeys(range(6), (3, 4))
+    assert tied_with_best([alike, dict.fromkeys(range(6), (2, 4))]) == [True, True]  # too few to be sure
 
 
 @pytest.mark.parametrize("count", [5, FEW, 40])
@@ -203,9 +204,19 @@ def test_ties_are_over_the_prompts_that_both_have() -> None:
     assert tied_with_best([best, same, {}]) == [True, True, False]
     assert tied_with_best([best, same, other]) == [False, False, True]
     assert tied_with_best([{}, {}]) == [False, False]
-    assert tied_with_best([{0: (1, 4)}]) == [True]  # nothing is better
-    assert tied_with_best([{0: (0, 4)}, {0: (0, 4)}]) == [False, False]  # nothing is right, so nothing is the best
-    assert tied_with_best([{0: (0, 4)}, {0: (0, 4)}], larger_is_better=False) == [True, True]
+    some, none = (dict.fromkeys(range(6), (right, 4)) for right in (1, 0))
+    assert tied_with_best([some]) == [True]  # nothing is better
+    assert tied_with_best([none, none]) == [False, False]  # nothing is right, so nothing is the best
+    assert tied_with_best([none, none], larger_is_better=False) == [True, True]
+
+
+@pytest.mark.parametrize("prompts", range(1, 9))
+def test_bold_needs_as_many_prompts_as_an_exact_test(prompts: int) -> None:
+    """Oracle: scipy's permutation test of the clearest difference there can be, every prompt better by as much."""
+    found = stats.wilcoxon([1.0] * prompts, method="exact") if prompts > 1 else None
+    can_tell = bool(found and found.pvalue <= 0.05)
+    runs = [dict.fromkeys(range(prompts), (right, 4)) for right in (4, 1)]
+    assert tied_with_best(runs)[0] is can_tell
 
 
 def test_how_often_equal_runs_tie() -> None:

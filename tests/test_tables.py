@@ -256,10 +256,11 @@ def test_failed_samples_are_counted_and_shown(tmp_path: Path) -> None:
 
 
 def test_a_partial_run_is_marked_and_leads_nothing(tmp_path: Path) -> None:
-    write_run(tmp_path, "whole", [sample(index, (True, False)) for index in range(4)])
-    write_run(tmp_path, "part", [sample(0, (True, True)), sample(1, (True, True))], method="h2o", samples=4, created=1)
+    write_run(tmp_path, "whole", [sample(index, (True, False)) for index in range(8)])
+    better = [sample(index, (True, True)) for index in range(6)]
+    write_run(tmp_path, "part", better, method="h2o", samples=8, created=1)
     frame = build(tmp_path)
-    assert frame["notes"][1] == "partial: 2 of 4"
+    assert frame["notes"][1] == "partial: 6 of 8"
     write(frame, tmp_path / "out")
     bold = re.findall(r"\*\*(.+?)\*\*", (tmp_path / "out" / "table.md").read_text())
     assert len(bold) == 2  # by either scorer
@@ -427,7 +428,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_markdown_lines_up(tmp_path: Path) -> None:
-    write_run(tmp_path, "run", [sample(0), sample(1)], method="a|b")
+    write_run(tmp_path, "run", [sample(index) for index in range(6)], method="a|b")
     text = write(build(tmp_path), tmp_path / "out")[1].read_text()
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len({len(line) for line in lines}) == 1
@@ -437,14 +438,14 @@ def test_the_markdown_lines_up(tmp_path: Path) -> None:
 
 def test_equal_best_rows_are_all_bold(tmp_path: Path) -> None:
     for position, (method, correct) in enumerate({"a": (True, False), "b": (False, True), "c": (False, False)}.items()):
-        write_run(tmp_path, method, [sample(0, correct), sample(1, correct)], method=method, created=position)
+        write_run(tmp_path, method, [sample(k, correct) for k in range(6)], method=method, created=position)
     assert write(build(tmp_path), tmp_path / "out")[2].read_text().count(r"\bfseries 50.0 & {[") == 4
 
 
 def test_the_uncompressed_run_is_never_bold(tmp_path: Path) -> None:
-    full = [sample(index, (True, True)) for index in range(2)]
+    full = [sample(index, (True, True)) for index in range(6)]
     write_run(tmp_path, "full", full, method="full", decoding="none", budgets=(None, None))
-    write_run(tmp_path, "less", [sample(0), sample(1)], created=1)
+    write_run(tmp_path, "less", [sample(index) for index in range(6)], created=1)
     assert re.findall(r"\*\*(\S+) ", write(build(tmp_path), tmp_path / "out")[1].read_text()) == ["50.0"] * 2
 
 

@@ -12,7 +12,7 @@ import pytest
 from helpers.command import SMALLEST
 from helpers.quick import every
 
-import main
+from scope.cli.run import cli
 from scope.cli.trust import permitted, require_permission
 from scope.generation.models import EMBEDDED
 from scope.util.errors import ConfigError
@@ -37,7 +37,7 @@ def command(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pyte
         own = [] if any(word.startswith("output=") for word in words) else [f"output={work / 'outputs'}"]
         monkeypatch.setattr(sys, "argv", [str(ROOT / "main.py"), *words, *own])
         try:
-            code = main.cli()
+            code = cli()
         except SystemExit as stop:
             code = int(stop.code or 0)
         return code, *capfd.readouterr()

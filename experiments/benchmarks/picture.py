@@ -10,7 +10,7 @@ from typing import Any
 from analysis.colours import colour
 from analysis.panels import dress, panels
 
-MISSING = "no picture: pip install 'scope-kv[figures]'"
+MISSING = "no picture: pip install -e '.[figures]'"
 PAYS = 1.05  # tokens/s over the full cache's, from which on a compressed cache is said to pay
 
 

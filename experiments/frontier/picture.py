@@ -1,24 +1,17 @@
 """The results as pictures: KL against bytes, and what protection of the prompt does; a panel for each workload."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from analysis.colours import colour, marker
-from analysis.panels import dress, logarithmic, panels
-from experiments.frontier.rows import POLICIES, QUANTISED, SHARES, Row, Workload
+from analysis.figures import pareto
+from analysis.panels import REST, bars, dress, legend, logarithmic, number, panels, style
+from experiments.frontier.rows import FULL, POLICIES, ROUNDED, SHARES, Row, Workload
 from experiments.real.picture import MODELS
 from experiments.results import Result
 
-DRAWN = (
-    "slide, protected",
-    "distinct, protected",
-    "salient",
-    "snapkv_d",
-    "distinct",
-    "raas",
-)  # the rest is grey
-GREY = "0.75"
+MARKS = {"int8": "s", "int4": "D", "k8v4": "P"}  # of a precision; without one the mark is the policy's
 TWINS = {"slide, protected": "h2o", "distinct, protected": "distinct"}  # protected -> the same score, unprotected
 X, Y = "bytes, % of the full cache in 16 bits", "KL from the full cache, nats a token"
 Results = Mapping[Row, Result[Row]]
@@ -26,59 +19,69 @@ Results = Mapping[Row, Result[Row]]
 
 def draw(found: Mapping[Workload, Results], folder: Path) -> None:
     """Write `frontier.png` and `protection.png`."""
-    _each(
-        found,
-        folder / "frontier.png",
-        _frontier,
-        "dashed: the prompt is protected; grey: other rows; +: the full cache, rounded",
-    )
-    _each(found, folder / "protection.png", _protection, "filled: the prompt is protected; hollow: it is not")
+    fronts = {workload: front(results) for workload, results in found.items()}
+    labels = dict.fromkeys(row.label for rows in fronts.values() for row in rows)
+    numbers = {label: place for place, label in enumerate(labels, start=1)}
+    _each(found, folder / "frontier.png", lambda axis, of: _frontier(axis, found[of], fronts[of], numbers))
+    _each(found, folder / "protection.png", lambda axis, of: _protection(axis, found[of]))
 
 
-def _each(found: Mapping[Workload, Results], path: Path, one: Any, title: str) -> None:
-    columns = min(3, len(found))
-    figure, axes = panels(len(found), (3.6, 3.2), columns)
-    for axis, (workload, results) in zip(axes, found.items(), strict=True):
-        one(axis, results, axis is axes[0])
-        dress(axis, f"{MODELS[workload.model]}, {workload.task}", X, Y)
-        axis.margins(x=0.12)
-        logarithmic(axis)
-    figure.legend(loc="outside lower center", ncols=max(2, 2 * columns - 2), fontsize=8, title=title)
-    figure.savefig(path, dpi=130, metadata={"Software": None})
+def front(results: Results) -> list[Row]:
+    """The rows that no other beats in KL with the same bytes or fewer, cheapest first. The full cache is left out."""
+    points = {(row.share, -result.mean("kl").estimate): row for row, result in results.items() if row != FULL}
+    return [points[point] for point in pareto(list(points))]
 
 
-def _frontier(axis: Any, results: Results, labelled: bool) -> None:
-    for name in sorted(POLICIES, key=lambda name: name in DRAWN):  # grey lines lie below
-        drawn = name in DRAWN
-        look = {"ls": "--" if POLICIES[name].protect == "prompt" else "-"} if drawn else {"color": GREY, "marker": ""}
-        _line(axis, results, name, name if drawn and labelled else None, look)
-    for precision, mark in (("int8", "s"), ("int4", "D")):
-        look = {"ls": ":", "marker": mark, "mfc": "white"}
-        _line(axis, results, "salient", f"salient, {precision}" if labelled else None, look, precision)
-    for row in QUANTISED:
-        if row in results:
-            at = (100 * row.share, results[row].mean("kl").estimate)
-            axis.plot(*at, "k+", ms=8)
-            axis.annotate(row.precision, at, fontsize=7, xytext=(3, 3), textcoords="offset points")
+def _each(found: Mapping[Workload, Results], path: Path, one: Callable[[Any, Workload], None]) -> None:
+    with style():
+        figure, axes = panels(len(found), 3, ratio=0.95)
+        for axis, workload in zip(axes, found, strict=True):
+            one(axis, workload)
+            dress(axis, f"{MODELS[workload.model]}, {workload.task}", "", "")
+            axis.margins(x=0.12)
+            logarithmic(axis)
+        figure.supxlabel(X)
+        figure.supylabel(Y)
+        legend(figure, axes)
+        figure.savefig(path, metadata={"Software": None})
 
 
-def _protection(axis: Any, results: Results, labelled: bool) -> None:
+def _frontier(axis: Any, results: Results, best: list[Row], numbers: Mapping[str, int]) -> None:
+    """The front in colour, with the numbers that the legend explains; all other rows in grey."""
+    for precision in ("float", *ROUNDED):
+        for name in POLICIES:
+            rows = _there(results, name, precision)
+            means = [results[row].mean("kl").estimate for row in rows]
+            axis.plot([100 * row.share for row in rows], means, color=REST, lw=0.7, marker=".", ms=3, zorder=1)
+    axis.plot(
+        [100 * row.share for row in best], [results[row].mean("kl").estimate for row in best],
+        color="#333333", lw=0.8, ls=":", zorder=1, label="front: no row beats these",
+    )  # fmt: skip
+    for row in best:
+        name, mean = row.policy.partition(",")[0], results[row].mean("kl")
+        place = numbers[row.label]
+        bars(
+            axis, [100 * row.share], [(mean.estimate, mean.low, mean.high)],
+            marker=MARKS.get(row.precision, marker(name)), color=colour(name), ls="", label=f"{place}: {row.label}",
+        )  # fmt: skip
+        number(axis, 100 * row.share, mean.estimate, place)
+    axis.plot([], [], color=REST, lw=0.7, marker=".", ms=3, label="all other rows")
+
+
+def _protection(axis: Any, results: Results) -> None:
+    """Filled marks: the prompt is protected. Hollow marks and dashes: it is not."""
     for protected, free in TWINS.items():
         name = protected.partition(",")[0]
-        _line(axis, results, protected, protected if labelled else None, {})
-        label = f"{free}, unprotected" if labelled else None
-        _line(axis, results, free, label, {"color": colour(name), "mfc": "white", "ls": "--", "marker": marker(name)})
+        look = {"color": colour(name), "marker": marker(name)}
+        hollow = look | {"mfc": "white", "ls": "--"}
+        for policy, label, style_of in ((protected, protected, look), (free, f"{free}, unprotected", hollow)):
+            rows = _there(results, policy)
+            means = [results[row].mean("kl") for row in rows]
+            values = [(mean.estimate, mean.low, mean.high) for mean in means]
+            if rows:
+                bars(axis, [100 * row.share for row in rows], values, label=label, **style_of)
 
 
-def _line(
-    axis: Any, results: Results, name: str, label: str | None, look: Mapping[str, Any], precision: str = "float"
-) -> None:
-    """One policy over the shares, with thin bars for the 95% intervals."""
-    there = [row for share in sorted(SHARES) if (row := Row(name, share, precision)) in results]
-    means = [results[row].mean("kl") for row in there]
-    bars = [[m.estimate - m.low for m in means], [m.high - m.estimate for m in means]]
-    style = {"color": colour(name.partition(",")[0]), "marker": marker(name.partition(",")[0])} | dict(look)
-    x, y = [100 * row.share for row in there], [m.estimate for m in means]
-    axis.errorbar(
-        x, y, yerr=None if style["color"] == GREY else bars, ms=5, lw=1.3, elinewidth=0.6, label=label, **style
-    )
+def _there(results: Results, name: str, precision: str = "float") -> list[Row]:
+    """The rows of a policy that have run, by bytes."""
+    return [row for share in sorted(SHARES) if (row := Row(name, share, precision)) in results]

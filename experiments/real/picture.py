@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.colours import colour, marker
-from analysis.panels import panels
+from analysis.panels import BAR, dress, panels, style
 from experiments.real.questions import Results, method, strategy
 from experiments.real.rows import METHODS, PROTECTED, UNPROTECTED
 
@@ -37,39 +37,38 @@ def _each(
     from matplotlib.ticker import LogLocator
 
     columns = 4
-    figure, axes = panels(len(found), (3.1, 4.2), columns)
-    for i, (axis, (pair, results)) in enumerate(zip(axes, found.items(), strict=True)):
-        one(axis, results)
-        axis.set_title(f"{MODELS[pair[0]]}, {pair[1]}", fontsize=9)
-        axis.set_xscale("log")
-        low, high = axis.get_xlim()
-        axis.xaxis.set_major_locator(LogLocator(subs=(1,) if high > WIDE * low else (1, 2, 5)))
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.xaxis.set_minor_formatter("")
-        axis.set_xlabel(X, fontsize=8)
-        axis.set_ylim(len(labels) - 0.5, -0.5)
-        axis.set_yticks(range(len(labels)), labels if i % columns == 0 else [""] * len(labels))
-        axis.grid(alpha=0.25, lw=0.5)
-        axis.tick_params(labelsize=8)
-    figure.suptitle(title, fontsize=9)
-    figure.savefig(path, dpi=130, metadata={"Software": None})
+    with style():
+        figure, axes = panels(len(found), columns, ratio=1.5)
+        for i, (axis, (pair, results)) in enumerate(zip(axes, found.items(), strict=True)):
+            one(axis, results)
+            dress(axis, f"{MODELS[pair[0]]}, {pair[1]}", "", "")
+            axis.set_xscale("log")
+            low, high = axis.get_xlim()
+            axis.xaxis.set_major_locator(LogLocator(subs=(1,) if high > WIDE * low else (1, 2, 5)))
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_minor_formatter("")
+            axis.set_ylim(len(labels) - 0.5, -0.5)
+            axis.set_yticks(range(len(labels)), labels if i % columns == 0 else [""] * len(labels))
+        figure.suptitle(title)
+        figure.supxlabel(X)
+        figure.savefig(path, metadata={"Software": None})
 
 
 def _protection(axis: Any, results: Results) -> None:
     for place, name in enumerate(NAMES):
         ends = (strategy(name, "prompt"), strategy(TWINS.get(name, name), "nothing"))
         there = [results[row].mean("kl").estimate for row in ends if row in results]
-        axis.plot(there, [place] * len(there), color=colour(name), lw=1.5, alpha=0.6)
+        axis.plot(there, [place] * len(there), color=colour(name), lw=1.2, alpha=0.5)
         for row, fill in zip(ends, (colour(name), "white"), strict=True):
             if row in results:
                 mean = results[row].mean("kl")
-                axis.plot([mean.low, mean.high], [place] * 2, color=colour(name), lw=0.7)
-                axis.plot(mean.estimate, place, "o", color=colour(name), mfc=fill, ms=6)
+                axis.plot([mean.low, mean.high], [place] * 2, color=colour(name), lw=BAR)
+                axis.plot(mean.estimate, place, "o", color=colour(name), mfc=fill, mew=0.8)
 
 
 def _methods(axis: Any, results: Results) -> None:
     for place, name in enumerate(METHODS):
         if (row := method(name)) in results:
             mean = results[row].mean("kl")
-            axis.plot([mean.low, mean.high], [place] * 2, color=colour(name), lw=1)
-            axis.plot(mean.estimate, place, marker(name), color=colour(name), ms=6)
+            axis.plot([mean.low, mean.high], [place] * 2, color=colour(name), lw=BAR)
+            axis.plot(mean.estimate, place, marker(name), color=colour(name))

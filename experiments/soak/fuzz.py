@@ -30,9 +30,9 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import track
 
-import main as command_line
 from analysis import paper, report, tables
 from experiments.soak import odd
+from scope.cli import run as command_line
 from scope.cli.config import build
 from scope.cli.explain import accounted, exit_code, keys, told
 from scope.records import merge
@@ -41,7 +41,7 @@ from scope.scoring import __main__ as scoring
 from scope.tasks import __main__ as sets
 from scope.util.errors import print_anything, shown
 
-CONF = Path(command_line.CONF)
+CONF = command_line.CONF
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "fidelity_of"))
 TINY = ["task.questions=1", "task.prompts=2", "task.max_new_tokens=4", "budget.prefill=40", "budget.decode=32"]
 TINY += ["budget.recent=16", "name=base"]

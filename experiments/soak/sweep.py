@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import main as command_line
 import scope.cli.sweep  # noqa: F401  # so that every fork starts with what it needs
 from scope import records
+from scope.cli import run as command_line
 
 TIMINGS = {"batch_seconds", "prefill_seconds", "decode_seconds", "tokens_per_second", "cpu_wait"}
 MAY_DIFFER = TIMINGS | {"batch", "batch_rows"}  # where a line was lost, its sample is answered again alone

@@ -1,24 +1,20 @@
 """Hydra's sweeper for SCOPE: checks all jobs first, skips impossible ones, continues after failures, prints tables."""
 
-import copy
 import gc
 import logging
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import takewhile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import ConfigRepository, IConfigRepository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
-from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.plugins.config_source import ConfigResult
-from omegaconf import DictConfig, flag_override, open_dict
+from omegaconf import DictConfig, open_dict
 
+from scope.cli.composing import RememberingLoader
 from scope.cli.hydra_part import require_same
 from scope.util.importing import uncollected
 
@@ -29,6 +25,8 @@ class ScopeSweeperConf:
     max_batch_size: int | None = None
     params: dict[str, str] | None = None
     pairs: list[str] | None = None
+    jobs: int | None = None  # set by the sweeper itself, for its jobs: how many it runs, and since when in seconds
+    began: float | None = None
 
 
 LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.mode")
@@ -42,52 +40,6 @@ ConfigStore.instance().store(
 )
 
 
-Place = tuple[str | None, str | None]  # the path of a configuration, and its package
-
-
-class RememberingRepository(ConfigRepository):
-    """Reads each configuration file once: all jobs of a sweep are composed from the same files."""
-
-    def __init__(self, repository: IConfigRepository) -> None:
-        self.sources = repository.get_sources()
-        self._read: dict[str, ConfigResult | None] = {}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "RememberingRepository":
-        return self  # Hydra copies it for every job; a copy would read the files again
-
-    def load_config(self, config_path: str) -> ConfigResult | None:
-        if config_path not in self._read:
-            self._read[config_path] = super().load_config(config_path)
-        return self._read[config_path]
-
-
-class RememberingLoader(ConfigLoaderImpl):
-    """Composes as Hydra does, but composes Hydra's own part, which all jobs share, only once."""
-
-    def __init__(self, loader: ConfigLoaderImpl) -> None:
-        super().__init__(loader.config_search_path)
-        self.repository = RememberingRepository(loader.repository)
-        self._loaded: dict[Place, ConfigResult] = {}
-        self._composed: dict[tuple[Place, ...], DictConfig] = {}
-
-    def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
-        place = default.config_path, default.package
-        if place not in self._loaded:
-            self._loaded[place] = super()._load_single_config(default, repo)
-        loaded = self._loaded[place]
-        return replace(loaded, config=copy.deepcopy(loaded.config))  # composing changes these nodes
-
-    def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
-        shared = list(takewhile(lambda default: (default.config_path or "").startswith("hydra/"), defaults))
-        key = tuple((default.config_path, default.package) for default in shared)
-        if key not in self._composed:
-            self._composed[key] = super()._compose_config_from_defaults_list(shared, repo)
-        composed = copy.deepcopy(self._composed[key])
-        with flag_override(composed, "no_deepcopy_set_nodes", True):
-            composed.merge_with(super()._compose_config_from_defaults_list(defaults[len(shared) :], repo))
-        return composed
-
-
 class ScopeSweeper(BasicSweeper):
     """Hydra's basic sweeper (a Cartesian product), with checks before, a report after, and `pairs`.
 
@@ -96,7 +48,12 @@ class ScopeSweeper(BasicSweeper):
     """
 
     def __init__(
-        self, max_batch_size: int | None, params: dict[str, str] | None = None, pairs: list[str] | None = None
+        self,
+        max_batch_size: int | None,
+        params: dict[str, str] | None = None,
+        pairs: list[str] | None = None,
+        jobs: int | None = None,
+        began: float | None = None,
     ) -> None:
         super().__init__(max_batch_size, params)
         self.pairs = pairs
@@ -115,7 +72,7 @@ class ScopeSweeper(BasicSweeper):
         (jobs,) = self.split_arguments(overrides, max_batch_size=None)
         if self.pairs:
             jobs = paired(jobs, self.pairs)
-        self.hydra_context.config_loader = RememberingLoader(self.hydra_context.config_loader)
+        self.hydra_context.config_loader = RememberingLoader(self.hydra_context.config_loader.config_search_path)
         composed = [(tuple(job), self._compose(job)) for job in jobs]
         with accounted():
             self._run(composed)
@@ -123,6 +80,7 @@ class ScopeSweeper(BasicSweeper):
 
     def _run(self, composed: Sequence[tuple[tuple[str, ...], Any]]) -> None:
         """Check jobs, run those that can run, and report. composed: each job's overrides and its configuration."""
+        from scope.cli.crowded import cores, crowded, threads_asked
         from scope.cli.sweep import Sweep, shared_keys
 
         sweep = Sweep.check(composed)
@@ -133,14 +91,23 @@ class ScopeSweeper(BasicSweeper):
         outcomes: dict[int, Path | Exception] = {i: f for i, f in enumerate(sweep.finished()) if f}
         todo = [i for i in range(len(sweep.jobs)) if i not in outcomes]  # a finished run costs no launch
         hydra = [o for o in self.config.hydra.overrides.hydra if not o.startswith(LAUNCHING)]
-        with open_dict(self.config):  # tells each job which of its overrides differ from the others'
+        with open_dict(self.config):  # tells each job which of its overrides differ from the others', and its place
             same = ",".join(f"'{key}'" for key in shared_keys(sweep.jobs))
-            self.config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{same}]")
+            self.config.hydra.overrides.hydra += [
+                f"hydra.job.config.override_dirname.exclude_keys=[{same}]",
+                f"hydra.sweeper.jobs={len(todo)}",
+                f"hydra.sweeper.began={time.time()}",
+            ]
         if todo and (printed := self.config.hydra.launcher.get("submitit_folder")):
             sweep.tell(f"what a job prints, %j its id: {printed}")
+        if todo and (jobs := self.config.hydra.launcher.get("n_jobs")):
+            threads = sweep.built[todo[0]].experiment.model.threads or threads_asked()
+            if note := crowded(min(jobs, len(todo)), threads, cores()):
+                sweep.tell(note)
         size = self.max_batch_size or len(todo) or 1
-        for some in (todo[at : at + size] for at in range(0, len(todo), size)):
-            outcomes |= zip(some, self._launch([sweep.jobs[i] for i in some], some[0]), strict=True)
+        for at in range(0, len(todo), size):
+            some = todo[at : at + size]
+            outcomes |= zip(some, self._launch([sweep.jobs[i] for i in some], at), strict=True)
         repeat = ["-m", *hydra] if self.params else hydra  # an experiment that is a sweep does not run without
         sweep.report([outcomes[i] for i in range(len(sweep.jobs))], repeat)
 

@@ -19,7 +19,7 @@ LAYER_TYPES = ("full_attention", "sliding_attention")
 def require_installed(backend: str) -> None:
     """Raises ImpossibleError if a backend, one of BACKENDS, is not installed."""
     if backend == "flash_attention_2" and not is_flash_attn_2_available():
-        raise ImpossibleError("attention=flash_attention_2 needs a GPU and flash-attn: pip install 'scope-kv[flash]'")
+        raise ImpossibleError("attention=flash_attention_2 needs a GPU and flash-attn: pip install -e '.[flash]'")
 
 
 def implementation(backend: str) -> str:

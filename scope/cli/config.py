@@ -32,9 +32,9 @@ NAME = re.compile(r"\w[\w.-]{0,99}")
 GROUPS = ("model", "method", "decoding", "budget", "task", "fidelity", "engine", "tracking", "trace", "measure")
 UNLABELLED = ("engine", "tracking", "trace", "measure")  # groups that are not part of a run's name
 KEYS = {*GROUPS, "sampling", "name", "output", "seed", "attention", "limit", "plan", "steps_per_second"}
-KEYS |= {"cache", "records", "rerun", "shard", "scoring", "replay"}
+KEYS |= {"cache", "records", "rerun", "shard", "scoring", "replay", "compare"}
 KEYS -= {"measure"}  # whose options set `replay`
-OPTIONAL = {"cache", "trace", "scoring", "replay"}  # configurations of older runs do not have these
+OPTIONAL = {"cache", "trace", "scoring", "replay", "compare"}  # configurations of older runs do not have these
 KINDS: Mapping[str, type] = {  # the class that each node's object must have
     "model": ModelSource,
     "method": PrefillMethod,
@@ -92,6 +92,7 @@ class Job:
     output: Path
     keeping: RecordKeeping
     assumed_speed: float | None = None  # decode steps per second: print the cost only, run nothing
+    compare: bool = False  # a run alone: whether the full cache answers too
 
 
 def build(cfg: Any, choices: Mapping[str, str], files: Sequence[Path] = ()) -> Job:
@@ -117,7 +118,7 @@ def build(cfg: Any, choices: Mapping[str, str], files: Sequence[Path] = ()) -> J
     labels = {group: choices[group] for group in GROUPS if choices.get(group) and group not in UNLABELLED}
     experiment = _experiment(config, parts, labels)
     output = Path(str(config["output"])) / str(config["name"])
-    return Job(experiment, tracker, output, keeping, _assumed_speed(config))
+    return Job(experiment, tracker, output, keeping, _assumed_speed(config), _yes_or_no(config, "compare"))
 
 
 def _experiment(config: dict[str, Any], parts: Mapping[str, Any], labels: Mapping[str, str]) -> Experiment:
@@ -154,12 +155,17 @@ def _check_keys(config: Mapping[str, Any]) -> None:
 
 def _assumed_speed(config: Mapping[str, Any]) -> float | None:
     """Decode steps per second to plan with; None where the run is not only planned."""
-    plan, speed = config["plan"], config["steps_per_second"]
-    if not isinstance(plan, bool):
-        raise ConfigError(f"plan={shown(plan)}: must be true or false")
+    plan, speed = _yes_or_no(config, "plan"), config["steps_per_second"]
     if isinstance(speed, bool) or not isinstance(speed, int | float) or not 0 < speed <= sys.float_info.max:
         raise ConfigError(f"steps_per_second={shown(speed)}: must be a number above 0")
     return float(speed) if plan else None
+
+
+def _yes_or_no(config: Mapping[str, Any], key: str) -> bool:
+    value = config.get(key, False)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{key}={shown(value)}: must be true or false")
+    return value
 
 
 def _resolved(cfg: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the commands beside `main.py` share: a composed configuration, and errors told in one line."""
+"""What the commands share: where conf/ is, their own name, a composed configuration, and errors told in one line."""
 
 import os
 import sys
@@ -9,7 +9,15 @@ from typing import Any
 from scope.cli.trust import permitted
 from scope.util.errors import print_anything
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+ROOT = Path(__file__).resolve().parents[2]  # the folder that `scope` is imported from
+_PLACES = (ROOT / "scope" / "conf", ROOT / "conf")  # in an installed package, and in a checkout
+CONF = next(folder for folder in _PLACES if folder.is_dir())
+
+
+def program() -> list[str]:
+    """The words that start the running command: `python main.py`, or the name of an installed one."""
+    name = Path(sys.argv[0]).name
+    return ["python", name] if name.endswith(".py") else [name]
 
 
 def composed(overrides: Sequence[str]) -> tuple[Any, Any]:

@@ -158,7 +158,7 @@ def _asked(missing: str, words: Sequence[str]) -> tuple[str, str]:
 def _needed(plugin: str) -> str | None:
     """What to install for a launcher or a sweeper of that name."""
     extra = EXTRAS.get(plugin.partition("_")[0])
-    return f"its plugin is not installed: pip install 'scope-kv[{extra}]'" if extra else None
+    return f"its plugin is not installed: pip install -e '.[{extra}]'" if extra else None
 
 
 GROUP_OF = {"replay": "measure"}  # nodes that a group of another name fills

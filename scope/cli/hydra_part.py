@@ -5,6 +5,7 @@ The user may type any of these keys. A configuration file may set only the few t
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,17 @@ FREE = (  # what a file may set: what a sweep runs, and what Hydra itself fills 
 )
 
 
-def check_command(words: Sequence[str], main: Path, conf: Path, name: str) -> None:
+def check_command(words: Sequence[str], conf: Path, name: str) -> None:
     """Refuse a command if a configuration file sets a `hydra` key that it may not set. Runs nothing.
 
-    words: of the command line. main: the program's file. conf, name: its folder of configurations and the one it uses.
+    words: of the command line. conf, name: the program's folder of configurations and the one it uses.
     Raises ConfigError. A configuration that cannot be composed is left to Hydra, which says why.
     """
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra._internal.utils import create_automatic_config_search_path, get_args_parser
     from hydra.core.config_search_path import SearchPathQuery
     from hydra.types import RunMode
+
+    from scope.cli.composing import RememberingLoader
 
     if os.environ.get(VARIABLE) == "1":
         return
@@ -36,23 +38,28 @@ def check_command(words: Sequence[str], main: Path, conf: Path, name: str) -> No
     if given.help or given.hydra_help or given.cfg or given.info or given.shell_completion:
         return  # these compose and print
 
-    def compose(folder: str, name: str, overrides: list[str], more: str | None = None) -> Any:
-        path = create_automatic_config_search_path(str(main), None, folder)
-        if more:
-            path.prepend("command-line", f"file://{Path(more).absolute()}", SearchPathQuery(provider="schema"))
-        loader = ConfigLoaderImpl(path)
-        return loader.load_configuration(name, overrides, RunMode.MULTIRUN, validate_sweep_overrides=False).hydra
+    @cache
+    def loader(folder: str) -> RememberingLoader:
+        path = create_automatic_config_search_path(None, None, folder)
+        if given.config_dir:
+            own = f"file://{Path(given.config_dir).absolute()}"
+            path.prepend("command-line", own, SearchPathQuery(provider="schema"))
+        return RememberingLoader(path)
+
+    def compose(folder: str, name: str, overrides: list[str]) -> Any:
+        made = loader(folder).load_configuration(name, overrides, RunMode.MULTIRUN, validate_sweep_overrides=False)
+        return made.hydra
 
     try:
-        found = compose(given.config_path or str(conf), given.config_name or name, given.overrides, given.config_dir)
+        found = compose(given.config_path or str(conf), given.config_name or name, given.overrides)
     except Exception:  # Hydra will meet the same error and report it
         return
     typed = [word for word in given.overrides if _name(word).startswith(("hydra.", "hydra/"))]
     typed = [word for word in typed if _name(word) == "hydra.searchpath" or not _is_free(_name(word)[len("hydra.") :])]
     try:
-        expected = compose(str(conf), name, typed, given.config_dir)
+        expected = compose(str(conf), name, typed)
     except Exception:  # such as a setting of a launcher that a file has chosen
-        expected = compose(str(conf), name, [word for word in typed if "/" in _name(word)], given.config_dir)
+        expected = compose(str(conf), name, [word for word in typed if "/" in _name(word)])
     require_same(found, expected)
 
 

@@ -9,12 +9,15 @@ from typing import Any
 from rich.console import Console
 
 from scope.cli.config import NO_USE, Job, build, default_budget, files_of, unused
+from scope.cli.door import program
 from scope.runs.forecast import show_plan
 from scope.runs.run import SamplesFailedError, finished
+from scope.runs.tracking import kept_offline
 from scope.runs.unscored import how_to_score
 from scope.util.errors import BugError, ConfigError, ImpossibleError, ScopeError, of_the_machine, one_line, shown
 from scope.util.files import require_place
 from scope.util.importing import uncollected
+from scope.util.saying import say
 from scope.util.secrets import command_line, redact
 
 Overrides = tuple[str, ...]
@@ -134,7 +137,7 @@ class Sweep:
 
     @staticmethod
     def tell(line: str) -> None:
-        Console(highlight=False).print(redact(line), soft_wrap=True, markup=False)
+        say(Console(highlight=False), str(redact(line)))
 
     def require_data(self) -> None:
         """Read each task's data once, before the first job runs. Raises ConfigError for malformed data."""
@@ -165,7 +168,7 @@ class Sweep:
     def _say_skipped(self, console: Console) -> None:
         for overrides, reason in self.skipped:
             said = one_line(str(redact(f"skipped {' '.join(overrides)}: {reason}")))
-            console.print(said, soft_wrap=True, markup=False)
+            say(console, said)
 
     def finished(self) -> list[Path | None]:
         """For each job the folder of a run that has nothing left to do; None where there is work.
@@ -210,6 +213,8 @@ class Sweep:
                     console.print(f"written: {path}", soft_wrap=True, markup=False)
             except OSError as refused:  # reported at the end, where it is seen
                 unwritten = refused
+        if offline := kept_offline(written):
+            console.print(offline, soft_wrap=True, markup=False)
         runs = zip(self.jobs, self.built, outcomes, strict=True)
         failed = [(overrides, job, outcome) for overrides, job, outcome in runs if isinstance(outcome, Exception)]
         self._say_skipped(console)
@@ -219,7 +224,7 @@ class Sweep:
                 raise SweepError(reason) from unwritten
             self.tell(reason)
         for overrides, job, error in failed:
-            command = command_line(["python", "main.py", *repeat, *overrides])
+            command = command_line([*program(), *repeat, *overrides])
             word = "REFUSED" if isinstance(error, ConfigError) else "FAILED"
             self.tell(f"{word} {job.experiment.title}: {one_line(str(redact(reason_of(error))))}")
             self.tell(f"  repeat it alone: {command}")

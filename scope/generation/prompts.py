@@ -206,6 +206,20 @@ def forced_tokens(tokenizer: PreTrainedTokenizerBase, gold: Reference) -> tuple[
     return list(encoded.input_ids), gold.answer_tokens(encoded.offset_mapping)
 
 
+def pieces(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> list[str]:
+    """The text of each token, as it stands inside of a text: with the space before a word, if the token has one.
+
+    The text of a special token is its name. A token that is part of a character has the replacement character.
+    """
+
+    def decoded(some: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(some), clean_up_tokenization_spaces=False))
+
+    before = [tokens[0]]  # some decoders drop the space at the beginning of a text
+    texts = {token: decoded([*before, token])[len(decoded(before)) :] for token in dict.fromkeys(tokens)}
+    return [texts[token] for token in tokens]
+
+
 def unknown_share(tokenizer: PreTrainedTokenizerBase, prompts: Iterable[Encoded]) -> float:
     """The share of the prompts' characters, 0..1, that the tokenizer turns into its unknown token.
 

@@ -83,6 +83,8 @@ class Replayed:
     full_log_likelihood: Tensor  # [T] and with the full one
     recalls: Tensor  # [T] bool: the token itself is the most likely one, with the compressed cache
     full_recalls: Tensor  # [T] bool: and with the full one
+    top: Tensor  # [T] the most likely token, with the compressed cache
+    full_top: Tensor  # [T] and with the full one
     prefill_seconds: float  # wall time of all prompts that went through together; of their compression, if read before
     steps_seconds: float  # and of all their steps and logits
     prefill_kept: tuple[int, ...]  # slots left by the prefill
@@ -260,6 +262,8 @@ class _Compared(NamedTuple):
     full_log_likelihood: Tensor
     recalls: Tensor
     full_recalls: Tensor
+    top: Tensor
+    full_top: Tensor
 
 
 def _logits(head: nn.Module, hidden: Tensor, some: slice) -> Tensor:
@@ -288,11 +292,12 @@ def _of_logits(full: Tensor, own: Tensor, tokens: Sequence[int]) -> _Compared:
     """full, own: logits [n, V] for these n tokens. Softmax is in float32 or wider."""
     wide = torch.promote_types(full.dtype, torch.float32)
     forced = torch.tensor(tokens, device=full.device)
-    top, own_top = full.argmax(-1), own.argmax(-1)
+    full_top, top = full.argmax(-1), own.argmax(-1)
     full, own = full.to(wide).log_softmax(-1), own.to(wide).log_softmax(-1)
     kl = ((full - own) * full.exp()).sum(-1)
     likely, full_likely = (side.gather(-1, forced[:, None])[:, 0] for side in (own, full))
-    return _Compared(kl, top == own_top, likely, full_likely, own_top == forced, top == forced)
+    recalls, full_recalls = top == forced, full_top == forced
+    return _Compared(kl, top == full_top, likely, full_likely, recalls, full_recalls, top, full_top)
 
 
 def _decoder(model: "PreTrainedModel") -> nn.Module:

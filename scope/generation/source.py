@@ -151,7 +151,7 @@ class ModelSource:
         """Raises ImpossibleError, with the key, for settings that this machine cannot follow. Loads nothing."""
         key, name = ("device", self.device) if self.device_map is None else ("device_map", self.device_map)
         if self.device_map is not None and not devices.has_accelerate():
-            raise ImpossibleError(f"model.device_map={name}: needs accelerate: pip install 'scope-kv[accelerate]'")
+            raise ImpossibleError(f"model.device_map={name}: needs accelerate: pip install -e '.[accelerate]'")
         if why := "" if name in devices.SPREADS else devices.lacking(self.torch_device()):
             raise ImpossibleError(f"model.{key}={name}: {why}")
         if self.attention == "flash_attention_2":

@@ -26,7 +26,7 @@ def is_gguf(file: Path) -> bool:
 def require(what: str) -> None:
     """Raises ImpossibleError, beginning with `what`, where the packages that read GGUF files are not installed."""
     if not all(map(importlib.util.find_spec, ("gguf", "accelerate"))):
-        raise ImpossibleError(f"{what}: needs gguf and accelerate: pip install 'scope-kv[gguf]'")
+        raise ImpossibleError(f"{what}: needs gguf and accelerate: pip install -e '.[gguf]'")
 
 
 @lru_cache(maxsize=8)

@@ -120,9 +120,15 @@ AnyQuestion = Annotated[Annotated[Question, Tag(_SCORED)] | Annotated[FlatQuesti
 
 @with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 class Replayed(TypedDict):
-    """Per forced token: the token, nats, and texts of 0 and 1 for yes and no."""
+    """Per forced token: the token, nats, and texts of 0 and 1 for yes and no.
+
+    Older records lack `texts`, of the tokens, and `top` and `full_top`, of the most likely ones.
+    """
 
     tokens: Annotated[list[Count], Field(min_length=1)]
+    texts: NotRequired[list[str]]
+    top: NotRequired[list[str]]
+    full_top: NotRequired[list[str]]
     kl: list[Number]
     log_likelihood: list[Number]
     full_log_likelihood: list[Number]

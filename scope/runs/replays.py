@@ -1,8 +1,9 @@
 """What is measured of a sample in a replay: per forced token, the compressed cache beside the full one."""
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import fsum, isfinite
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from scope.cache import sizes
 from scope.generation.models import Loaded
-from scope.generation.prompts import Encoded
+from scope.generation.prompts import Encoded, pieces
 from scope.generation.replay import Reference, Replayed, ReplayOptions, reference, replay
 from scope.runs.answers import held, names
 from scope.runs.batches import FAILED, OK, Begun, Lines
@@ -106,7 +107,7 @@ class Replays:
     def line(self, request: Request, made: Replayed, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The record of one replay. batch: the fields that tell of its batch."""
         prompt, forced = self.prompts[request.index], self.forced[request.index]
-        tokens = per_token(made, forced)
+        tokens = per_token(made, forced, partial(pieces, self.loaded.tokenizer))
         if any(
             not isfinite(number) for name in ("kl", "log_likelihood", "full_log_likelihood") for number in tokens[name]
         ):
@@ -138,10 +139,16 @@ class Replays:
         return [names(request) | about]
 
 
-def per_token(made: Replayed, forced: Forced) -> dict[str, Any]:
-    """What is kept of each forced token: its number in the vocabulary, nats, and texts of 0 and 1 for yes and no."""
+def per_token(made: Replayed, forced: Forced, texts: Callable[[Sequence[int]], list[str]]) -> dict[str, Any]:
+    """What is kept of each forced token: its number in the vocabulary, nats, and texts of 0 and 1 for yes and no.
+
+    Also the text of the token, and of the most likely token of each cache. texts: gives the texts of tokens.
+    """
     return {
         "tokens": list(forced.tokens),
+        "texts": texts(forced.tokens),
+        "top": texts(made.top.tolist()),
+        "full_top": texts(made.full_top.tolist()),
         "kl": _numbers(made.kl),
         "log_likelihood": _numbers(made.log_likelihood),
         "full_log_likelihood": _numbers(made.full_log_likelihood),

@@ -29,7 +29,8 @@ from scope.runs.traces import record_trace
 from scope.runs.tracking import NoTracking, RunInfo, Tracker
 from scope.runs.unscored import faults, how_to_score, unscored
 from scope.util.errors import ScopeError, before_it_runs
-from scope.util.progress import Progress
+from scope.util.progress import Among, Progress
+from scope.util.saying import say
 from scope.util.secrets import redact
 from scope.util.stopping import Stopped, Stopping
 
@@ -38,11 +39,17 @@ LONGEST_WAIT = 24 * 3600  # seconds, while another process has the full cache wr
 
 
 def run(
-    experiment: Experiment, tracker: Tracker, output: Path, console: Console, keeping: RecordKeeping | None = None
+    experiment: Experiment,
+    tracker: Tracker,
+    output: Path,
+    console: Console,
+    keeping: RecordKeeping | None = None,
+    among: Among | None = None,
 ) -> Path:
     """Run an experiment, or continue it where it stopped. -> the run's folder.
 
     output: the sweep's folder; the run's folder is made in it. keeping: how records that are there already are treated.
+    among: the run's place among those of the command, which the progress bar shows.
 
     Raises ConfigError before anything is written: for what cannot run here, or for a folder that holds another run.
     Raises ScopeError for anything else that a user can mend, SamplesFailedError once the other samples are recorded,
@@ -64,7 +71,7 @@ def run(
         ready = with_forced(ready, experiment.replay, console)
     opened = Records(place.folder, as_yaml(experiment.config), ready.manifest, keeping)
     with closing(opened) as kept, Stopping() as stopping:
-        failed = work(ready, kept, stopping, tracker, console)
+        failed = work(ready, kept, stopping, tracker, console, among)
     trace_prompts(ready)
     if kept.done:
         announce(experiment, headline(list(kept.done.values())), console)
@@ -147,7 +154,9 @@ def nothing_left(
     return answered
 
 
-def work(ready: Prepared, kept: Records, stopping: Stopping, tracker: Tracker, console: Console) -> list[str]:
+def work(
+    ready: Prepared, kept: Records, stopping: Stopping, tracker: Tracker, console: Console, among: Among | None
+) -> list[str]:
     """Make the records that are missing, and report on the way. -> the reason of each sample that failed.
 
     Raises ScopeError if not even one row fits in memory, and Stopped after a signal, unless all is answered by then.
@@ -166,7 +175,7 @@ def work(ready: Prepared, kept: Records, stopping: Stopping, tracker: Tracker, c
     failed: list[str] = []
     faulty: set[str] = set()  # scorers that have failed, which is said once of each
     try:
-        with Progress(experiment.title, len(todo), experiment.task.max_new_tokens, console) as progress:
+        with Progress(experiment.title, len(todo), experiment.task.max_new_tokens, console, among) as progress:
             make = partial(measure.make, progress=progress, stopping=stopping)
             for _, lines in attempts(todo, rows, make, measure.failed):
                 kept.append(lines)
@@ -227,7 +236,7 @@ def trace_prompts(ready: Prepared) -> None:
 
 def announce(experiment: Experiment, said: str, console: Console) -> None:
     """Print a line that begins with the run's title."""
-    console.print(f"{experiment.title}: {said}", highlight=False, soft_wrap=True, markup=False)
+    say(console, f"{experiment.title}: {said}")
 
 
 def as_yaml(config: Mapping[str, Any]) -> str:

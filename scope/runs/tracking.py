@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from scope.util.errors import SettingError
 from scope.util.secrets import redact
 
 _logger = logging.getLogger(__name__)
+OFFLINE = "wandb/offline-run-*"  # where W&B puts a run without a network, in the folder that it is given
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,17 @@ class Wandb:
             reinit="create_new",  # else a run that failed before `finish` would receive what the next one logs
             settings=settings,
         )
+
+
+def kept_offline(folders: Sequence[Path]) -> str | None:
+    """How to upload what W&B has kept in the folders of these runs, in a line; None where it has kept nothing."""
+    holding = [folder for folder in folders if any(folder.glob(OFFLINE))]
+    if not holding:
+        return None
+    several = len(holding) > 1 and {folder.parent for folder in holding} == {holding[0].parent}
+    places = [holding[0].parent / "*"] if several else holding
+    runs = f"{len(holding)} run{'s' * (len(holding) > 1)}"
+    return f"W&B, offline: {runs}; to upload: wandb sync {' '.join(f'{place}/{OFFLINE}' for place in places)}"
 
 
 def _wandb() -> Any:

@@ -15,7 +15,7 @@ def scorer() -> Any:
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError as error:
-        raise ScopeError("ROUGE needs: pip install 'scope-kv[data]'") from error
+        raise ScopeError("ROUGE needs: pip install -e '.[data]'") from error
     return RougeScorer(list(KINDS), use_stemmer=True)
 
 

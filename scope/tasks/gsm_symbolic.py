@@ -73,7 +73,7 @@ class _Templates(Hub):
         try:
             from reasoning_gym.arithmetic.gsm_symbolic import gsm_symbolic
         except ImportError as error:
-            raise ScopeError("task=gsm_symbolic needs: pip install 'scope-kv[gsm]'") from error
+            raise ScopeError("task=gsm_symbolic needs: pip install -e '.[gsm]'") from error
         # The package draws its n-th sum from seed + n, so seeds have to lie far apart.
         digest = hashlib.sha256(f"{self.split}-{self.seed}".encode()).hexdigest()
         config = gsm_symbolic.GSMSymbolicDatasetConfig(seed=int(digest[:15], 16), size=2 * self.count + 1000)

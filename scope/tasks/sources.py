@@ -39,7 +39,7 @@ class Hub:
         try:
             import datasets
         except ImportError as error:
-            raise ScopeError(f"{self.dataset}: reading it needs: pip install 'scope-kv[data]'") from error
+            raise ScopeError(f"{self.dataset}: reading it needs: pip install -e '.[data]'") from error
         import huggingface_hub
 
         try:

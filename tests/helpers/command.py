@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import main
+from scope.cli.run import cli
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,9 +37,10 @@ class Scope:
     def __call__(self, *arguments: str, code: int = 0) -> Said:
         """Run it; the exit code must be `code`."""
         self.capfd.readouterr()
-        self.monkeypatch.setattr(sys, "argv", [str(ROOT / "main.py"), f"output={self.folder / 'outputs'}", *arguments])
+        words = [f"output={self.folder / 'outputs'}", "compare=false", *arguments]  # unless they say otherwise
+        self.monkeypatch.setattr(sys, "argv", [str(ROOT / "main.py"), *words])
         try:
-            left = main.cli()
+            left = cli()
         except SystemExit as stop:
             left = stop.code
         said = Said(*self.capfd.readouterr())
@@ -49,7 +50,7 @@ class Scope:
 
 def in_a_process(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run main.py as a user does."""
-    command = [sys.executable, str(ROOT / "main.py"), f"output={folder / 'outputs'}", *arguments]
+    command = [sys.executable, str(ROOT / "main.py"), f"output={folder / 'outputs'}", "compare=false", *arguments]
     settings = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"} | environment
     return subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, timeout=300)
 

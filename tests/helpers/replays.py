@@ -119,6 +119,8 @@ def check(
         torch.testing.assert_close(row.kl, (full.exp() * (full - own)).sum(-1), atol=1e-10, rtol=1e-8)
         torch.testing.assert_close(row.log_likelihood, own.gather(-1, at)[:, 0], atol=1e-10, rtol=1e-8)
         torch.testing.assert_close(row.full_log_likelihood, full.gather(-1, at)[:, 0], atol=1e-10, rtol=1e-8)
+        assert row.top.tolist() == own.argmax(-1).tolist()
+        assert row.full_top.tolist() == full.argmax(-1).tolist()
         assert row.agrees.tolist() == (full.argmax(-1) == own.argmax(-1)).tolist()
         assert row.recalls.tolist() == (own.argmax(-1) == at[:, 0]).tolist()
         assert row.full_recalls.tolist() == (full.argmax(-1) == at[:, 0]).tolist()
