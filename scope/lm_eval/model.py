@@ -38,7 +38,7 @@ Tokens = tuple[int, ...]
 Answer = tuple[float, bool]  # log-likelihood in nats, and whether greedy decoding would give the continuation
 
 
-class ScopeLM(TemplateLM):
+class ScopeLM(TemplateLM):  # type: ignore[misc]  # without the extra, mypy knows nothing of it
     """A model with a compressed cache, as lm-eval sees models.
 
     ScopeLM.create_from_arg_string("pretrained=embedded,method=snapkv,decoding=slide,budget.prefill=0.5")
@@ -199,7 +199,7 @@ class ScopeLM(TemplateLM):
 
     def _written(self, requests: Sequence[Instance], account: Account) -> Iterator[tuple[int, Generated]]:
         """Each request's generation with its place, as it ends. Those that are asked for alike are written together."""
-        eos, groups = self.tokenizer.decode(self.eot_token_id), defaultdict(list)
+        eos, groups = str(self.tokenizer.decode(self.eot_token_id)), defaultdict(list)
         for place, (request, name) in enumerate(zip(requests, names(requests), strict=True)):
             text, given = request.args
             asked = Asked.of(given, self._run.sampling, self.max_gen_toks, eos)
