@@ -1,6 +1,7 @@
 """From lm-eval's `--model_args` to what a run of ours is, composed and checked as `main.py` does."""
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +24,7 @@ OF_HF = {  # lm-eval's usual names, of its options and of the arguments of its m
     "device": "model.device",
     "batch_size": "engine.batch_size",
 }
+ANY_DEVICE = "cuda:0"  # lm-eval's default, also where there is no GPU; its model `hf` then takes the CPU, and so do we
 GROUPS = ("model", "method", "decoding", "budget", "fidelity", "engine", "cache")
 SINGLE = ("attention", "seed", "sampling.processors")
 DECIDED = {  # by lm-eval: option of ours -> what of lm-eval's takes its place
@@ -73,7 +75,12 @@ class Settings:
 
         Raises ConfigError for a key that does not exist, or that something of lm-eval's decides.
         """
-        given = {key: value for key, value in options.items() if value is not None} | dict(arguments)
+        given = {key: value for key, value in options.items() if value is not None}
+        if given.get("device") == ANY_DEVICE:
+            del given["device"]
+        given |= arguments
+        if "batch_size" in given:
+            given["batch_size"] = str(given["batch_size"]).partition(":")[0]  # auto:4 is auto, and asked for once
         if not given.get(MODEL):
             raise ConfigError(f"{MODEL}: must be given: a folder, a hub id, a GGUF file, or a name of conf/model")
         words = [*_model(str(given.pop(MODEL))), "sampling.processors=model"]
@@ -113,7 +120,7 @@ def _model(name: str) -> list[str]:
     """The overrides that choose a model: an option of conf/model, or anything that `model.path` takes."""
     if (CONF / "model" / f"{name}.yaml").is_file():
         return [f"model={name}"]
-    quoted = name.replace("\\", "\\\\").replace("'", "\\'")
+    quoted = re.sub(r"(\\*)'", r"\1\1\\'", name)  # in Hydra's quotes, a backslash counts only in front of a quote
     return ["model=hf", f"model.path='{quoted}'"]
 
 
