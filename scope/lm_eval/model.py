@@ -12,7 +12,6 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import resolve_max_length
 from lm_eval.utils import simple_parse_args_string
 from tqdm import tqdm
 
@@ -20,7 +19,7 @@ from scope import __version__, records
 from scope.cache import Policy, sizes
 from scope.generation.engine import devices_of
 from scope.generation.likelihood import Likelihood, likelihoods, of_reference
-from scope.generation.models import load
+from scope.generation.models import context, load
 from scope.generation.options import Options
 from scope.generation.prompts import in_template, tokenized
 from scope.generation.replay import ReplayOptions, reference
@@ -33,6 +32,7 @@ from scope.lm_eval.settings import Settings
 from scope.util.errors import ConfigError, ImpossibleError, before_it_runs
 from scope.util.memory import rows_that_fit
 
+UNSAID = 2048  # tokens of a context, where a configuration does not say: as lm-eval's `hf` takes it
 _logger = logging.getLogger("lm_eval.scope")
 Tokens = tuple[int, ...]
 Answer = tuple[float, bool]  # log-likelihood in nats, and whether greedy decoding would give the continuation
@@ -86,7 +86,7 @@ class ScopeLM(TemplateLM):  # type: ignore[misc]  # without the extra, mypy know
     @property
     def max_length(self) -> int:
         """Tokens of a prompt and its continuation together."""
-        return self._settings.max_length or int(resolve_max_length(self._model.config, self.tokenizer))
+        return self._settings.max_length or context(self._model.config) or UNSAID
 
     @property
     def max_gen_toks(self) -> int:
