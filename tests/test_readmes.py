@@ -1,6 +1,7 @@
 """What the READMEs say holds: links and paths exist, examples run, commands compose, and nothing is left out."""
 
 import importlib.util
+import inspect
 import re
 import shlex
 import subprocess
@@ -198,6 +199,10 @@ def test_every_module_flag_target_and_extra_exists(readme: Path) -> None:
             source = "".join(file.read_text() for file in files if file.suffix == ".py")
             for command in re.findall(r"^from (scope\.cli\.\w+) import main$", source, re.MULTILINE):  # behind a door
                 source += (ROOT / (command.replace(".", "/") + ".py")).read_text()
+            if "from lm_eval.__main__ import cli_evaluate" in source:  # the flags are lm-eval's own
+                if importlib.util.find_spec("lm_eval") is None:
+                    continue
+                source += inspect.getsource(importlib.import_module("lm_eval._cli.run"))
             assert all(f'"{word}"' in source for word in words[3:] if word.startswith("--")), words
         elif words[0] in ("python", "oracle/bin/python") and words[1].endswith(".py"):
             assert (ROOT / words[1]).exists(), words

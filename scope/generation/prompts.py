@@ -104,7 +104,7 @@ def _rendered(
     if is_chat(tokenizer, layout):
         if not tokenizer.chat_template:
             raise ConfigError("model.layout=chat: the tokenizer has no chat template; take plain or paper")
-        return _in_template(tokenizer, content, given)
+        return in_template(tokenizer, [{"role": "user", "content": content}], given)
     if given.arguments:
         name, value = next(iter(given.arguments.items()))
         setting = f"model.template.{name}={shown(value)}"
@@ -114,19 +114,26 @@ def _rendered(
     return content, False
 
 
-def _in_template(tokenizer: PreTrainedTokenizerBase, content: str, given: TemplateInput) -> tuple[str, bool]:
+def in_template(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]], given: TemplateInput, goes_on: bool = False
+) -> tuple[str, bool]:
+    """Turns of a chat in the tokenizer's template -> the text, and whether the template has used its clock.
+
+    turns: each with its role and content. goes_on: the last turn is written on, and no other begins.
+    Raises ImpossibleError for a template that fails.
+    """
     now = datetime.combine(given.day, time()) if given.day else datetime.now()
-    turn = [{"role": "user", "content": content}]
     told: dict[str, str] = {}  # the time, in each format that the template has asked for
     try:
         template = str(tokenizer.get_chat_template())
         while True:
             try:
                 text = tokenizer.apply_chat_template(
-                    turn,
+                    [dict(turn) for turn in turns],
                     chat_template=CLOCK_MACRO + template if CLOCK in template else template,
                     tokenize=False,
-                    add_generation_prompt=True,
+                    add_generation_prompt=not goes_on,
+                    continue_final_message=goes_on,
                     **{**given.arguments, TOLD: told},
                 )
                 return str(text), bool(told)
@@ -176,11 +183,8 @@ def encode(
     `render`.
     """
     text, dated = _rendered(tokenizer, sample, layout, given or TemplateInput())
-    tokens: list[int] = tokenizer(text, add_special_tokens=False).input_ids
-    if sample.as_text or not is_chat(tokenizer, layout):  # a template writes the special tokens itself
-        tokens = _without_end(tokenizer(text).input_ids, tokens)
-    while tokenizer.bos_token_id is not None and tokens[:2] == [tokenizer.bos_token_id] * 2:
-        tokens = tokens[1:]
+    special = sample.as_text or not is_chat(tokenizer, layout)  # a template writes the special tokens itself
+    tokens = tokenized(tokenizer, text, special)
     if not tokens:
         raise ScopeError(f"{sample.name}: its prompt is empty")
     most = sample.most_tokens
@@ -194,6 +198,16 @@ def encode(
         length = room
     begin = length - length // 2
     return Encoded((*tokens[:begin], *tokens[len(tokens) - length // 2 :]), len(tokens) - length, dated, text)
+
+
+def tokenized(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> list[int]:
+    """The tokens of a text. special: with the beginning of sequence, which comes once; an end is never put behind."""
+    tokens: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+    if special:
+        tokens = _without_end(tokenizer(text).input_ids, tokens)
+    while tokenizer.bos_token_id is not None and tokens[:2] == [tokenizer.bos_token_id] * 2:
+        tokens = tokens[1:]
+    return tokens
 
 
 def forced_tokens(tokenizer: PreTrainedTokenizerBase, gold: Reference) -> tuple[list[int], list[bool]]:

@@ -10,8 +10,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from operator import index
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +18,14 @@ from torch import Tensor, nn
 from scope.cache import CompressedCache, Layout, Policy
 from scope.cache.storage import StorageFactory
 from scope.generation.clock import synchronised
+from scope.generation.forcing import checked, decoder_of, head_of, prefilled, require_plain_logits, stepped
 from scope.generation.read import Reads
-from scope.generation.rows import Prompt, held_by
-from scope.generation.stream import prefill
+from scope.generation.rows import held_by
 from scope.policy.attention import Attention
 from scope.util.errors import ScopeError, check_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-TRIED = 8  # tokens on which the logits made here are held against the model's own
-ROUNDINGS = 8  # units in the last place, of the largest logit, by which they may differ
 
 
 @dataclass(frozen=True)
@@ -116,15 +112,13 @@ def reference(
     large vocabulary take much more memory. Raises ScopeError for what are no tokens of this model, and for a model
     whose logits are more than its output layer makes of the last hidden states, such as capped or scaled ones.
     """
-    asked, forced = _tokens(model, "prompts", prompts), _tokens(model, "continuations", continuations)
-    if len(asked) != len(forced):
-        raise ScopeError(f"continuations: there are {len(forced)} of them for {len(asked)} prompts")
+    asked, forced = checked(model, prompts, continuations)
     if asked:
-        _require_plain_logits(model, asked[0][:TRIED])
+        require_plain_logits(model, asked[0])
     hidden = []
     for prompt, continuation in zip(asked, forced, strict=True):
         read = torch.tensor([[*prompt, *continuation[:-1]]], device=model.device)
-        states = _decoder(model)(input_ids=read, use_cache=False).last_hidden_state
+        states = decoder_of(model)(input_ids=read, use_cache=False).last_hidden_state
         hidden.append(states[0, len(prompt) - 1 :].clone())  # the prompt's can be freed
     return Reference(asked, forced, tuple(hidden), weakref.ref(model), Reads())
 
@@ -153,11 +147,11 @@ def replay(
     against = against or replace(reference(model, prompts, continuations), reads=Reads(share=0))
     if against.model() is not model:
         raise ScopeError("against: this reference was made with another model")
-    asked, forced = _tokens(model, "prompts", prompts), _tokens(model, "continuations", continuations)
-    if (asked, forced) != (against.prompts, against.continuations):
+    if checked(model, prompts, continuations) != (against.prompts, against.continuations):
         raise ScopeError("against: this reference was made of other prompts or continuations")
-    size = options.batch_size or max(1, len(asked))
-    starts = range(0, len(asked), size)
+    rows_in_all = len(against.prompts)
+    size = options.batch_size or max(1, rows_in_all)
+    starts = range(0, rows_in_all, size)
     told = _Told(options.progress, len(starts) * model.config.get_text_config(decoder=True).num_hidden_layers)
     batches = [slice(start, start + size) for start in starts]
     return [row for rows in batches for row in _batch(model, against, rows, policy, options, told)]
@@ -189,10 +183,10 @@ def _batch(
     longest = max(map(len, continuations))
     cache = CompressedCache.of(model.config, policy, Layout(longest, options.storage), options.watch)
     began = synchronised(model.device)
-    first, last = _prefilled(model, cache, prompts, options.prefill_chunk, against.reads)
+    first, last = prefilled(model, cache, prompts, options.prefill_chunk, against.reads)
     read = synchronised(model.device)
-    hidden = _stepped(model, cache, continuations, last, told)
-    head = _head(model)
+    hidden = stepped(model, cache, continuations, last, told)
+    head = head_of(model)
     assert head is not None  # the reference has seen to it
     compared = []
     for b, (of_row, own) in enumerate(zip(against.hidden[rows], hidden, strict=True)):
@@ -209,48 +203,6 @@ def _batch(
         )
         for b, numbers in enumerate(compared)
     ]
-
-
-def _prefilled(
-    model: "PreTrainedModel",
-    cache: CompressedCache,
-    prompts: tuple[tuple[int, ...], ...],
-    chunk: int | None,
-    reads: Reads,
-) -> tuple[Tensor, Tensor]:
-    """Fill the cache with the prompts -> logits [B, V] after their last tokens, and the positions [B, 1] of these."""
-    if chunk is None and not cache.policy.prefill.layer_inputs and (read := reads.of(model, prompts)):
-        cache.take(read.layers)
-        return read.logits, read.last
-    return prefill(model, cache, [Prompt(str(b), prompt) for b, prompt in enumerate(prompts)], 0, chunk)
-
-
-def _stepped(
-    model: "PreTrainedModel",
-    cache: CompressedCache,
-    continuations: Sequence[Sequence[int]],
-    last: Tensor,
-    told: Callable[[], None],
-) -> Tensor:
-    """Feed all tokens but the last of each row -> hidden states [B, T - 1, E], T of the longest.
-
-    last [B, 1]: the positions of the prompts' last tokens. A shorter row goes on with padding at its end, which no
-    token of its own can see, and nothing of it is counted.
-    """
-    steps = max(map(len, continuations)) - 1
-    if not steps:
-        return torch.empty(len(continuations), 0, 0)
-    ids = torch.zeros(len(continuations), steps, dtype=torch.long)
-    for row, tokens in zip(ids, continuations, strict=True):
-        row[: len(tokens) - 1] = torch.tensor(tokens[:-1])
-    cache.force(steps, told)
-    hidden: Tensor = _decoder(model)(
-        input_ids=ids.to(model.device),
-        position_ids=last + 1 + torch.arange(steps, device=last.device),
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state
-    return hidden
 
 
 class _Compared(NamedTuple):
@@ -298,44 +250,3 @@ def _of_logits(full: Tensor, own: Tensor, tokens: Sequence[int]) -> _Compared:
     likely, full_likely = (side.gather(-1, forced[:, None])[:, 0] for side in (own, full))
     recalls, full_recalls = top == forced, full_top == forced
     return _Compared(kl, top == full_top, likely, full_likely, recalls, full_recalls, top, full_top)
-
-
-def _decoder(model: "PreTrainedModel") -> nn.Module:
-    """The model without its output layer."""
-    decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
-    return decoder
-
-
-def _head(model: "PreTrainedModel") -> nn.Module | None:
-    """The model's output layer, from hidden states to logits."""
-    head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    return head
-
-
-def _tokens(model: "PreTrainedModel", name: str, given: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-    """The same as tuples. Raises ScopeError where they are no tokens of the model, or none at all in a row."""
-    vocabulary = len(cast(Tensor, model.get_input_embeddings().weight))
-    rows = []
-    for i, tokens in enumerate(given):
-        try:
-            row = tuple(index(token) for token in tokens)
-        except (TypeError, ValueError) as error:
-            raise ScopeError(f"{name}[{i}]: must be tokens, whole numbers: tokenizer(text).input_ids") from error
-        if not row:
-            raise ScopeError(f"{name}[{i}]: has no token, and must have one at least")
-        if not 0 <= min(row) <= max(row) < vocabulary:
-            raise ScopeError(f"{name}[{i}]: has a token that is none of the model's {vocabulary}")
-        rows.append(row)
-    return tuple(rows)
-
-
-def _require_plain_logits(model: "PreTrainedModel", tokens: Sequence[int]) -> None:
-    """Raises ScopeError where the model's logits are not what its output layer makes of its last hidden states."""
-    head, ids = _head(model), torch.tensor([list(tokens)], device=model.device)
-    if head is not None:
-        own = model(input_ids=ids, use_cache=False).logits.double()
-        made = head(_decoder(model)(input_ids=ids, use_cache=False).last_hidden_state)
-        allowed = ROUNDINGS * torch.finfo(made.dtype).eps * float(own.abs().max())
-        if made.shape == own.shape and float((made - own).abs().max()) <= allowed:
-            return
-    raise ScopeError("replay needs the model's logits from its output layer alone: this one scales or caps them")
