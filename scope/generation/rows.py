@@ -66,7 +66,7 @@ class Generated:
     tokens: tuple[int, ...]  # generated tokens
     text: str  # of the tokens, without a stop string
     finish: str  # what ended it: eos, stop or length
-    prefill_seconds: float  # of the prefill, of all prompts that it had together
+    prefill_seconds: float  # of the prefill, of all prompts that it had together; if it was read before, of the copy
     decode_seconds: float  # of the decode steps from its prefill to its end
     batch_seconds: float  # of all decode steps of its batch up to its end
     prefill_kept: tuple[int, ...]  # slots after the prefill

@@ -19,6 +19,7 @@ from scope.cache.inputs import layer_inputs
 from scope.generation.clock import Clock
 from scope.generation.engine import Engine, devices_of
 from scope.generation.options import Options
+from scope.generation.prefilled import Prefilled
 from scope.generation.processors import require_possible
 from scope.generation.rows import Generated, Prompt, Row, Tokens, pad_left, result_of
 from scope.generation.sampling import Sampling, choose
@@ -63,7 +64,8 @@ def stream(
     """Answer prompts -> (index of the prompt, its generation) for each, as soon as it ends.
 
     A generation ends at an end-of-sequence token, at a stop string of its prompt, or after `max_new_tokens`. In float32
-    its tokens are those that the prompt would get alone.
+    its tokens are those that the prompt would get alone. Prompts with the same tokens that begin together are read
+    once. With `sampling.samples` above 1, so are those that follow each other.
 
     model: any that a `CompressedCache` supports, from transformers' `from_pretrained` or from `scope.load`. From then
     on it runs scope's attention.
@@ -101,7 +103,7 @@ def _require(model: object, prompts: object, policy: object) -> None:
 
 
 class _Started(NamedTuple):
-    """Prompts after their prefill, in a cache of their own."""
+    """Generations after the prefill of their prompts, in a cache of their own."""
 
     cache: CompressedCache
     rows: list[Row]
@@ -134,6 +136,7 @@ class Batch:
         self._clock = Clock(model.device)
         self._rows: list[Row] = []
         self._ended: list[int] = []  # rows that the last call of `retire` has returned
+        self._last: Prefilled | None = None  # the prompt that was read last, if it may be asked for again
         self._cache: CompressedCache | None = None  # set with the first prompts, as the two below
         self._stepper: Stepper
         self._chosen: Tokens
@@ -145,12 +148,24 @@ class Batch:
 
     def admit(self, prompts: Sequence[tuple[int, Prompt]]) -> None:
         """Prefill prompts, each with its index, into the rows that were just retired. Rows that get none rest."""
+        for _, prompt in prompts:
+            if not isinstance(prompt, Prompt):
+                raise ScopeError(f"prompts: {shown(prompt)} is a {type(prompt).__name__}: must be a {PROMPT}")
         if self._cache is None:
             return self._open(prompts)
         refilled, resting = self._ended[: len(prompts)], self._ended[len(prompts) :]
         self._cache.rest(resting)
+        again = [one for one in prompts if self._at_hand([one[1].tokens])]
+        for some in (again, [one for one in prompts if one not in again]):
+            self._refill(refilled[: len(some)], some)
+            refilled = refilled[len(some) :]
+        return None
+
+    def _refill(self, refilled: Sequence[int], prompts: Sequence[tuple[int, Prompt]]) -> None:
+        """Put prompts into these rows, whose generations have been returned."""
         if not prompts:
-            return None
+            return
+        assert self._cache is not None
         started = self._start(prompts, Layout(0, self._options.storage))  # 0: its slots are moved at once
         self._cache.replace(refilled, started.cache)
         at = torch.tensor(refilled, device=started.positions.device)
@@ -162,7 +177,6 @@ class Batch:
             self._rows[b] = row
         if self._hooks.progress:
             self._hooks.progress(len(started.rows))
-        return None
 
     def retire(self) -> list[tuple[int, Generated]]:
         """-> (index of the prompt, its generation) for each row that has ended since the last call."""
@@ -201,20 +215,35 @@ class Batch:
             self._hooks.progress(sum(not row.finish for row in self._rows))
 
     def _start(self, prompts: Sequence[tuple[int, Prompt]], layout: Layout) -> _Started:
-        """Prefill prompts into a new cache."""
-        model, sampling = self._model, self._sampling
-        for _, prompt in prompts:
-            if not isinstance(prompt, Prompt):
-                raise ScopeError(f"prompts: {shown(prompt)} is a {type(prompt).__name__}: must be a {PROMPT}")
+        """Put prompts after their prefill into a new cache."""
         self._clock.stop()
-        cache = CompressedCache.of(model.config, self._policy, layout, self._hooks.watch)
-        pad, chunk = self._tokenizer.pad_token_id or 0, self._options.prefill_chunk
-        logits, positions = prefill(model, cache, [prompt for _, prompt in prompts], pad, chunk)
+        read = self._prefilled([tuple(prompt.tokens) for _, prompt in prompts], layout)
         rows = [self._row(index, prompt) for index, prompt in prompts]
         seconds = self._clock.go()
         for row in rows:
             row.began, row.prefill_seconds = self._clock.now(), seconds
-        return _Started(cache, rows, Tokens(choose(logits, sampling, rows)), positions)
+        return _Started(read.cache, rows, Tokens(choose(read.logits, self._sampling, rows)), read.positions)
+
+    def _prefilled(self, prompts: Sequence[tuple[int, ...]], layout: Layout) -> Prefilled:
+        """A row for each of these prompts, in a cache of its own. None is read twice, and the last is kept for more."""
+        if not self._at_hand(prompts):
+            self._last = None  # before others take its memory
+        read = self._last or self._read([*dict.fromkeys(prompts)], layout)
+        if self._sampling.samples == 1:  # nothing comes again later
+            return read if read.prompts == tuple(prompts) else read.of(prompts)
+        self._last = read if len(read.prompts) == 1 else read.of(prompts[-1:])
+        return read.of(prompts)
+
+    def _at_hand(self, prompts: Sequence[Sequence[int]]) -> bool:
+        """Whether all of them have been read already."""
+        return self._last is not None and {*prompts} <= {*self._last.prompts}
+
+    def _read(self, prompts: Sequence[tuple[int, ...]], layout: Layout) -> Prefilled:
+        """Prefill prompts into a new cache."""
+        model, pad, chunk = self._model, self._tokenizer.pad_token_id or 0, self._options.prefill_chunk
+        cache = CompressedCache.of(model.config, self._policy, layout, self._hooks.watch)
+        logits, positions = prefill(model, cache, [Prompt("", prompt) for prompt in prompts], pad, chunk)
+        return Prefilled(tuple(prompts), cache, logits, positions)
 
     def _row(self, index: int, prompt: Prompt) -> Row:
         processors = self._sampling.row_processors(self._model, prompt.tokens, self._most, self._eos)
