@@ -104,7 +104,7 @@ def _rendered(
     if is_chat(tokenizer, layout):
         if not tokenizer.chat_template:
             raise ConfigError("model.layout=chat: the tokenizer has no chat template; take plain or paper")
-        return _in_template(tokenizer, content, given)
+        return in_template(tokenizer, [{"role": "user", "content": content}], given)
     if given.arguments:
         name, value = next(iter(given.arguments.items()))
         setting = f"model.template.{name}={shown(value)}"
@@ -114,16 +114,21 @@ def _rendered(
     return content, False
 
 
-def _in_template(tokenizer: PreTrainedTokenizerBase, content: str, given: TemplateInput) -> tuple[str, bool]:
+def in_template(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], given: TemplateInput
+) -> tuple[str, bool]:
+    """Messages, each with `role` and `content`, as the chat template frames them, and the beginning of an answer.
+
+    -> the text, and whether the template has used its clock. Raises ImpossibleError for a template that fails.
+    """
     now = datetime.combine(given.day, time()) if given.day else datetime.now()
-    turn = [{"role": "user", "content": content}]
     told: dict[str, str] = {}  # the time, in each format that the template has asked for
     try:
         template = str(tokenizer.get_chat_template())
         while True:
             try:
                 text = tokenizer.apply_chat_template(
-                    turn,
+                    [dict(message) for message in messages],
                     chat_template=CLOCK_MACRO + template if CLOCK in template else template,
                     tokenize=False,
                     add_generation_prompt=True,
