@@ -129,7 +129,7 @@ class Batch:
         self._model, self._tokenizer, self._policy = model, tokenizer, policy
         self._most, self._sampling, self._options, self._hooks = max_new_tokens, sampling, options, options.hooks
         self._kind = "eager" if self._hooks.watch else Engine(options.engine).on(devices_of(model))
-        self._eos, self._stops = _eos(model), _stop_strings(model, sampling)
+        self._eos, self._stops = eos_of(model), _stop_strings(model, sampling)
         greedy = sampling.temperature == 0
         ahead = model.device.type == "cuda" and greedy if options.ahead is None else options.ahead
         self._ahead = ahead and not sampling.needs_tokens(model)
@@ -282,7 +282,7 @@ def prefill(
     return logits, positions[:, -1:]
 
 
-def _eos(model: "PreTrainedModel") -> frozenset[int]:
+def eos_of(model: "PreTrainedModel") -> frozenset[int]:
     """The tokens that end a generation."""
     ends = model.generation_config.eos_token_id if model.generation_config else model.config.eos_token_id
     if ends is None:
