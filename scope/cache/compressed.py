@@ -59,9 +59,10 @@ class CompressedCache(Cache):
         max_bytes: int | None = None,
         layout: Layout | None = None,
         watch: Callable[[Attention], None] | None = None,
+        turns: str = "protect",
     ) -> None:
         prefill, decoding = Full() if prefill is None else prefill, KeepAll() if decoding is None else decoding
-        self.policy = Policy(prefill, decoding, granularity, max_bytes)
+        self.policy = Policy(prefill, decoding, granularity, max_bytes, turns=turns)
         if not isinstance(config, PretrainedConfig):
             raise ScopeError(f"config={type(config).__name__}: must be the model's configuration, model.config")
         text = config.get_text_config(decoder=True)
@@ -203,6 +204,7 @@ class CompressedCache(Cache):
         cache.rows.__dict__ |= found.unpacked(rows, devices[0])
         for layer, state, device in zip(cache._layers, states, devices, strict=True):
             layer.resume(found.unpacked(state, device), device)
+        cache.rows.ready = True
         return cache
 
     def rest(self, rows: Sequence[int]) -> None:
@@ -224,7 +226,9 @@ class CompressedCache(Cache):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A cache that goes on as this one would, by itself. Configuration, policy and `watch` are shared."""
-        return copied(self, memo, [self.rows.config, self.policy, *[layer.watch for layer in self._layers]])
+        made = copied(self, memo, [self.rows.config, self.policy, *[layer.watch for layer in self._layers]])
+        made.rows.ready = made._through
+        return made
 
     def __repr__(self) -> str:
         """Five lines: policy, budgets, slots and bytes now and of the full cache, layers and heads."""
@@ -243,7 +247,7 @@ class CompressedCache(Cache):
             policy.precision,
             heads=tuple([self._heads(i) for i in range(len(layers))]),
             tokens=tuple(tokens),
-            budgets=tuple([policy.prefill.slots(length) for length in lengths]),
+            budgets=tuple([view.budget for view in layers[0].views] if through else ()),
             most=tuple([tuple([bound_of(policy.decoding, view) for view in layer.views]) for layer in layers]),
             slots=tuple([tuple(layer.storage.stored if layer.storage and through else ()) for layer in layers]),
             full_slots=tuple(zip(*map(self.full_slots, tokens), strict=True)) or ((),) * len(layers),
