@@ -26,7 +26,7 @@ from scope.cache.rotary import rotary_of
 from scope.cache.rows import Rows
 from scope.cache.slots import Slots
 from scope.cache.storage import Layout, Storage
-from scope.cache.turns import attended, beside, joined, with_rows
+from scope.cache.turns import aligned_inputs, attended, beside, joined, with_rows
 from scope.decoding.eviction import Eviction
 from scope.policy.attention import Attention, by_rows
 from scope.policy.plan import View
@@ -433,16 +433,18 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
 
         -> [B, n, Hq, D].
         """
-        prompt = self.policy.turns == "protect"
+        prompt, turn = self.policy.turns == "protect", self.rows.turn
+        assert turn is not None
+        query, keys, values = (turn.aligned(states, 2) for states in (query, keys, values))
         if prompt:
             keys, values = self._copied(keys), self._copied(values)
             alone = self._turn_alone(query, keys, values, scaling, sliding_window)
-            output = self._protect(replace(alone, inputs=taken(module)))
+            output = self._protect(replace(alone, inputs=aligned_inputs(taken(module), turn)))
         else:
             output = self._flow(query, keys, values, scaling, sliding_window)
         if self.index == self.layers - 1:
             self.rows.end_turn(prompt)
-        return output
+        return turn.given(output, 1)
 
     def _turn_alone(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float, window: int | None) -> Attention:
         """The attention of a turn as if it were a prompt of its own, with the positions that it has in the text."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from scope.cache.masks import CURE, require_consecutive
 from scope.cache.storage import Storage
-from scope.policy.attention import Attention, visible
+from scope.policy.attention import Attention, LayerInputs, visible
 from scope.policy.plan import View
 from scope.util.errors import ScopeError
 
@@ -23,12 +23,33 @@ TOGETHER = 256  # queries whose mask exists at a time
 
 @dataclass(frozen=True)
 class Turn:
-    """The tokens of a turn: n columns, of which a row that has fewer tokens leaves the first ones empty."""
+    """The tokens of a turn in n columns. The caller may have padding anywhere but in a row's last column.
 
-    real: Tensor  # [B, n] bool: True for a token
-    positions: Tensor  # [B, n] int32: of the tokens, -1 = padding
+    `aligned` puts it on the left. transformers' generate feeds the last token that it wrote, and behind it a turn that
+    is padded on the left.
+    """
+
+    real: Tensor  # [B, n] bool: True for a token, in the caller's columns
+    positions: Tensor  # [B, n] int32: of the tokens when they are aligned, -1 = padding
+    order: Tensor | None  # [B, n]: the caller's column of each aligned one; None: they are aligned already
     lengths: tuple[int, ...]  # tokens of each row
     begins: tuple[int, ...]  # the position of each row's first token
+
+    def aligned(self, states: Tensor, dim: int) -> Tensor:
+        """States with columns in `dim`, with each row's padding on the left."""
+        return states if self.order is None else states.gather(dim, self._index(states, dim))
+
+    def given(self, states: Tensor, dim: int) -> Tensor:
+        """Aligned states in the order of the caller's columns."""
+        if self.order is None:
+            return states
+        return torch.empty_like(states).scatter_(dim, self._index(states, dim), states)
+
+    def _index(self, states: Tensor, dim: int) -> Tensor:
+        assert self.order is not None
+        shape = [1] * states.ndim
+        shape[0], shape[dim] = self.order.shape
+        return self.order.view(shape).expand(states.shape).to(states.device)
 
     @property
     def spans(self) -> Tensor:
@@ -44,8 +65,8 @@ def admitted(
 
     mask: [B, S + n], over all columns so far; None: no padding. positions [B or 1, n]. before [B, S] bool: the columns
     that came earlier, True for a token. begins: tokens of each row so far.
-    Raises ScopeError for a mask that hides what came before, for padding that is not on the left of the turn, for a row
-    without a token, and for positions that do not go on where the row was.
+    Raises ScopeError for a mask that hides what came before, for a row that ends with padding, and for positions that
+    do not go on where the row was.
     """
     batch, seen = before.shape
     real = torch.ones(batch, columns, dtype=torch.bool, device=before.device)
@@ -56,18 +77,19 @@ def admitted(
         if not torch.equal(mask[:, :seen].bool(), before):
             raise ScopeError("attention_mask: it must stay as it was, with a 1 for each token that came after")
         real = mask[:, seen:].bool()
-    for row, wrong in enumerate((~real[:, -1] | (real[:, :-1] & ~real[:, 1:]).any(-1)).tolist()):
-        if wrong:
-            raise ScopeError(f"attention_mask: row {row} of this turn has no token, or padding after one: {CURE}")
+    for row, ends in enumerate(real[:, -1].tolist()):
+        if not ends:
+            raise ScopeError(f"attention_mask: row {row} of this turn ends with padding: {CURE}")
     lengths = real.sum(-1)
     first = torch.tensor(begins, device=before.device)
     column = torch.arange(columns, device=before.device) - (columns - lengths)[:, None]
-    places = (first[:, None] + column).int().masked_fill(~real, -1)
+    places = torch.where(column < 0, -1, first[:, None] + column).int()
+    order = real.byte().argsort(dim=-1, stable=True) if bool((real != (places >= 0)).any()) else None
     require_consecutive(positions, real)
     if positions is not None and positions.ndim == 2 and not bool((positions[:, -1].to(places) == places[:, -1]).all()):
         told, own = positions[:, -1].tolist(), places[:, -1].tolist()
         raise ScopeError(f"position_ids: the turn ends at {told}, and must at {own}: with the number of tokens so far")
-    return Turn(real, places, tuple(lengths.tolist()), tuple(begins))
+    return Turn(real, places, order, tuple(lengths.tolist()), tuple(begins))
 
 
 def attended(turn: Attention) -> Tensor:
@@ -84,6 +106,15 @@ def attended(turn: Attention) -> Tensor:
         )
         outputs.append(found * asks)
     return torch.cat(outputs, 2).transpose(1, 2)
+
+
+def aligned_inputs(inputs: LayerInputs | None, turn: Turn) -> LayerInputs | None:
+    """The inputs of a layer's attention, with each row's padding on the left; None: none were recorded."""
+    if inputs is None or turn.order is None:
+        return inputs
+    cos, sin = (part.expand(len(turn.order), -1, -1) for part in inputs.position_embeddings)
+    hidden = turn.aligned(inputs.hidden_states, 1)
+    return replace(inputs, hidden_states=hidden, position_embeddings=(turn.aligned(cos, 1), turn.aligned(sin, 1)))
 
 
 def beside(turn: Attention, storage: Storage) -> Attention:
