@@ -528,7 +528,10 @@ REFUSED: dict[str, tuple[Callable[[Tensor], dict[str, Any]], str]] = {
         "row 1 of this turn ends with padding: pad prompts on the left",
     ),
     "a mask of the turn alone": (lambda mask: {"attention_mask": mask[:, -4:]}, "3 x 4, and must be 3 x 35"),
-    "positions of columns": (lambda mask: {"attention_mask": mask}, "the turn ends at .*, and must at"),
+    "positions of columns": (
+        lambda mask: {"attention_mask": mask},
+        "this turn ends at .*, and must end at .*make a new cache",
+    ),
     "positions with a gap": (
         lambda mask: {"attention_mask": mask, "position_ids": places(mask) + torch.tensor([0, 0, 1, 1])},
         "count up by one",

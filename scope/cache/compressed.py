@@ -34,9 +34,10 @@ class CompressedCache(Cache):
         cache = CompressedCache(model.config, SnapKV(budget=2048, window=8), Slide(budget=512, recent=256))
         model.generate(**inputs, past_key_values=cache, max_new_tokens=600)
 
-    From then on the model with this configuration runs scope's attention. A cache serves one batch and one prompt. Rows
-    are padded on the left. `fork` lets a prompt that was read once be answered several times. Source: SCOPE, the paper
-    that this project is named after, sections 3 and 4.
+    From then on the model with this configuration runs scope's attention. A cache serves one batch of prompts. It goes
+    on with later turns: the next call gets all tokens so far, and the new ones. Rows are padded on the left. `fork` lets
+    a prompt that was read once be answered several times. Source: SCOPE, the paper that this project is named after,
+    sections 3 and 4.
 
     config: the model's configuration, `model.config`.
     prefill: the prefill method, which compresses the prompt; None: nothing is evicted from it.
@@ -45,9 +46,10 @@ class CompressedCache(Cache):
     layout: how slots lie in memory; None: as is usual. It changes no answer.
     watch: is called with the attention of each layer, for the prompt and in each step, before anything is evicted. It
     must not keep the tensors.
+    turns: as in `Policy`: whether tokens that come after a generation are prompt (`protect`) or generated (`flow`).
 
     Raises SettingError or CombinationError for what a `Policy` refuses. Raises ScopeError for a model, or a use, that a
-    compressed cache does not support, such as a second prompt, beam search or cropping.
+    compressed cache does not support, such as another prompt, beam search or cropping.
     """
 
     def __init__(

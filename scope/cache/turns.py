@@ -18,6 +18,7 @@ from scope.policy.attention import Attention, LayerInputs, visible
 from scope.policy.plan import View
 from scope.util.errors import ScopeError
 
+OTHER = "for another prompt make a new cache"
 TOGETHER = 256  # queries whose mask exists at a time
 
 
@@ -73,7 +74,9 @@ def admitted(
     if mask is not None:
         if tuple(mask.shape) != (batch, seen + columns):
             shape, wanted = " x ".join(map(str, mask.shape)), f"{batch} x {seen + columns}"
-            raise ScopeError(f"attention_mask: its shape is {shape}, and must be {wanted}: of all tokens so far")
+            raise ScopeError(
+                f"attention_mask: its shape is {shape}, and must be {wanted}, of all tokens so far: {OTHER}"
+            )
         if not torch.equal(mask[:, :seen].bool(), before):
             raise ScopeError("attention_mask: it must stay as it was, with a 1 for each token that came after")
         real = mask[:, seen:].bool()
@@ -88,7 +91,9 @@ def admitted(
     require_consecutive(positions, real)
     if positions is not None and positions.ndim == 2 and not bool((positions[:, -1].to(places) == places[:, -1]).all()):
         told, own = positions[:, -1].tolist(), places[:, -1].tolist()
-        raise ScopeError(f"position_ids: the turn ends at {told}, and must at {own}: with the number of tokens so far")
+        raise ScopeError(
+            f"position_ids: this turn ends at {told}, and must end at {own}, by the tokens so far: {OTHER}"
+        )
     return Turn(real, places, order, tuple(lengths.tolist()), tuple(begins))
 
 
