@@ -35,9 +35,9 @@ class CompressedCache(Cache):
         model.generate(**inputs, past_key_values=cache, max_new_tokens=600)
 
     From then on the model with this configuration runs scope's attention. A cache serves one batch of prompts. It goes
-    on with later turns: the next call gets all tokens so far, and the new ones. Rows are padded on the left. `fork` lets
-    a prompt that was read once be answered several times. Source: SCOPE, the paper that this project is named after,
-    sections 3 and 4.
+    on with later turns: the next call gets all tokens so far, and the new ones. Rows are padded on the left. `fork`
+    lets a prompt that was read once be answered several times. Source: SCOPE, the paper that this project is named
+    after, sections 3 and 4.
 
     config: the model's configuration, `model.config`.
     prefill: the prefill method, which compresses the prompt; None: nothing is evicted from it.
