@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from helpers.by_hand import ByHand
-from helpers.quick import every, later
-from tiny_models import DIM, GROUP, HEADS, LAYERS, SLIDING_WINDOW, random_prompts, stored, tiny
+from helpers.quick import every, later, slow
+from tiny_models import DIM, GROUP, HEADS, LAYERS, SLIDING_WINDOW, WORDS, random_prompts, stored, tiny
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -20,6 +20,9 @@ from scope import decoding, prefill
 from scope.cache import CompressedCache, Layout, Policy
 from scope.cache.twin import Concatenated
 from scope.decoding import DecodingStrategy
+from scope.generation import stream
+from scope.generation.options import Options
+from scope.generation.rows import Prompt
 from scope.util.errors import ScopeError
 
 LENGTHS = (30, 9, 21)  # of the prompts
@@ -554,3 +557,69 @@ def test_what_cannot_be_is_one_line(case: str, turns: str) -> None:
 def test_the_setting_is_checked() -> None:
     with pytest.raises(ScopeError, match="turns=keep: must be one of protect, flow"):
         Policy(turns="keep")
+
+
+# in the engine
+
+
+T = 9
+END = 28  # a token that the tiny model writes now and then
+
+
+def alone(policy: Policy, family: str, prompt: Prompt, end: int | None) -> tuple[list[list[int]], CompressedCache]:
+    """What transformers' `generate` writes in each turn of one row, and the cache that it went on with."""
+    made, ids, answers = CompressedCache.of(tiny(family).config, policy), torch.tensor([prompt.tokens]), []
+    for asked in [(), *prompt.turns]:
+        ids = torch.cat([ids, torch.tensor([asked], dtype=torch.long)], 1)
+        written = tiny(family).generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            past_key_values=made,
+            max_new_tokens=T,
+            do_sample=False,
+            eos_token_id=end,
+        )
+        answers.append(written[0, ids.shape[1] :].tolist())
+        ids = written
+    return answers, made
+
+
+@pytest.mark.parametrize("turns", TURNS)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("snapkv", Options(batch_size=2)),
+        ("snapkv", Options(batch_size=2, ahead=True)),
+        ("snapkv", Options(engine="graph")),
+        ("front", Options(engine="graph", batch_size=2)),
+        slow("windows", Options(batch_size=2)),
+        slow("memory", Options(batch_size=3)),
+        slow("shared heads", Options(batch_size=2)),
+        slow("query heads", Options(batch_size=2)),
+        slow("int8", Options(batch_size=2)),
+        slow("grows", Options(engine="graph", batch_size=2)),
+    ],
+)
+def test_a_batch_takes_the_turns_of_each_row_when_its_answer_has_ended(
+    name: str, options: Options, turns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows end at different steps and go on; ended ones are refilled. Oracle: each row alone, in `generate`."""
+    policy, family = replace(KINDS[name][0], turns=turns), KINDS[name][1]
+    prompts = [
+        replace(prompt, turns=tuple(tuple(turn_tokens(turn, row % 3)) for turn in range((2, 0, 1, 2)[row])))
+        for row, prompt in enumerate(random_prompts(30, 9, 21, 14))
+    ]
+    monkeypatch.setattr(tiny(family).generation_config, "eos_token_id", END)
+    made = stream.generate(tiny(family), WORDS, prompts, policy, T, options=options)
+    lengths = set()
+    for prompt, got in zip(prompts, made, strict=True):
+        answers, own = alone(policy, family, prompt, END)
+        assert got.tokens == tuple(token for answer in answers for token in answer)
+        assert len(got.answers) == (len(answers) if prompt.turns else 0)
+        assert got.text == "\n\n".join(got.answers or [got.text])
+        steps = own._layers[0].steps[0] + 1
+        assert got.slots_kept == tuple(own.slots(0, steps))
+        assert got.trace == own.trace(0, steps)
+        assert got.slots_full == tuple(own.full_slots(own.get_seq_length()))
+        lengths |= {*map(len, answers)}
+    assert len(lengths) > 1

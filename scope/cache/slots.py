@@ -228,8 +228,7 @@ class Slots:
 
     def replace(self, rows: Sequence[int], other: Self) -> None:
         """Put the rows of `other`, which has as many heads, in place of these rows, whose tokens are dropped."""
-        while self._width < other._width:
-            self._widen()
+        self._reserve(other._width, 0)
         at = torch.tensor(rows, device=self._marks.device)
         width = other._width
         self._keys.replace(at, other._keys, width)
