@@ -14,6 +14,7 @@ from scope.generation.rows import Prompt, Row
 from scope.generation.sampling import Sampling, choose
 from scope.generation.steps import Stepper
 from scope.generation.stream import eos_of, prefill
+from scope.generation.turns import read_turn
 from scope.util.errors import ImpossibleError
 
 if TYPE_CHECKING:
@@ -83,11 +84,8 @@ class Conversation:
         if not self._fed:
             logits, _ = prefill(self._model, self.cache, [Prompt("", tokens)], 0, self._chunk)
         else:
-            self.cache.force(len(tokens))
-            ids = torch.tensor([tokens], device=self._model.device)
-            positions = torch.arange(self._fed, self._fed + len(tokens), device=self._model.device)[None]
-            cached = {"past_key_values": self.cache, "use_cache": True}
-            logits = self._model(ids, position_ids=positions, logits_to_keep=1, **cached).logits[:, -1]
+            self.cache = self.cache.fork([0])  # a copy takes a turn also where no token was generated before
+            logits, _ = read_turn(self._model, self.cache, tokens, self._fed)
         self._fed += len(tokens)
         return logits
 

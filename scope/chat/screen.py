@@ -33,7 +33,7 @@ class Screen(TextStreamer):
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, console: Console, below: Callable[[], str]) -> None:
         """below: gives the line below the answer."""
-        super().__init__(tokenizer, skip_special_tokens=True)  # type: ignore[no-untyped-call]
+        super().__init__(tokenizer, skip_special_tokens=True)
         self._console, self._below, self._line = console, below, ""
         self._live = Live(console=console, refresh_per_second=REFRESHED, transient=True)
 

@@ -24,6 +24,7 @@ from scope.generation.processors import require_possible
 from scope.generation.rows import Generated, Prompt, Row, Tokens, pad_left, result_of
 from scope.generation.sampling import Sampling, choose
 from scope.generation.steps import Stepper
+from scope.generation.turns import read_turn
 from scope.util.errors import ScopeError, shown
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def stream(
 ) -> Iterator[tuple[int, Generated]]:
     """Answer prompts -> (index of the prompt, its generation) for each, as soon as it ends.
 
-    A generation ends at an end-of-sequence token, at a stop string of its prompt, or after `max_new_tokens`. In float32
+    A generation ends at an end-of-sequence token, at a stop string of its prompt, or after `max_new_tokens`. If the
+    prompt has another turn, the row then reads that and goes on, with `max_new_tokens` for each answer. In float32
     its tokens are those that the prompt would get alone. Prompts with the same tokens that begin together are read
     once. With `sampling.samples` above 1, so are those that follow each other.
 
@@ -140,6 +142,7 @@ class Batch:
         self._cache: CompressedCache | None = None  # set with the first prompts, as the two below
         self._stepper: Stepper
         self._chosen: Tokens
+        self._noted = True  # whether the rows know the chosen tokens
 
     @property
     def writing(self) -> bool:
@@ -171,15 +174,23 @@ class Batch:
         at = torch.tensor(refilled, device=started.positions.device)
         self._stepper.place(at, started.positions)
         self._chosen = self._chosen.replaced(at, started.chosen)
-        if not self._ahead:
+        if self._noted:
             started.chosen.note(started.rows, self._clock.now())
         for b, row in zip(refilled, started.rows, strict=True):
             self._rows[b] = row
+        if not self._runs_ahead:
+            self._note()
         if self._hooks.progress:
             self._hooks.progress(len(started.rows))
 
     def retire(self) -> list[tuple[int, Generated]]:
-        """-> (index of the prompt, its generation) for each row that has ended since the last call."""
+        """-> (index of the prompt, its generation) for each row that has ended since the last call.
+
+        Before that, rows whose answer has ended read their next turn, if they have one.
+        """
+        while turning := [b for b, row in enumerate(self._rows) if row.finish and row.turns_left]:
+            for b in turning:
+                self._turn(b)
         self._ended = [b for b, row in enumerate(self._rows) if row.finish and not row.taken]
         if self._cache is None:
             return []
@@ -190,10 +201,37 @@ class Batch:
     def step(self) -> None:
         """Add one token to each row."""
         logits = self._stepper(self._chosen.tokens)
-        if self._ahead:
-            self._chosen.note(self._rows, self._clock.now())  # those of the step before, while the device runs this one
-        self._chosen = Tokens(choose(logits, self._sampling, self._rows))
+        self._note()  # if it runs ahead, the tokens of the step before, while the device runs this one
+        self._chosen, self._noted = Tokens(choose(logits, self._sampling, self._rows)), False
         self._announce()
+
+    @property
+    def _runs_ahead(self) -> bool:
+        """Whether a step is launched before it is known which rows have ended. A row that ends may need its turn."""
+        return self._ahead and not any(row.turns_left for row in self._rows)
+
+    def _note(self) -> None:
+        """Give the chosen tokens to the rows, if they do not have them."""
+        if not self._noted:
+            self._chosen.note(self._rows, self._clock.now())
+        self._noted = True
+
+    def _turn(self, b: int) -> None:
+        """A row reads its next turn in a cache of its own, and comes back with the first token of its answer."""
+        assert self._cache is not None
+        row = self._rows[b]
+        self._clock.stop()
+        own = self._cache.fork([b])
+        logits, position = read_turn(self._model, own, row.turn(), len(row.so_far) - 1)
+        row.prefill_seconds += self._clock.go()
+        so_far = [*row.so_far, *row.turn()[1:]]
+        row.go_on(self._sampling.row_processors(self._model, so_far, self._most, self._eos))
+        chosen = Tokens(choose(logits, self._sampling, [row]))
+        chosen.note([row], self._clock.now())
+        at = torch.tensor([b], device=position.device)
+        self._cache.replace([b], own)
+        self._stepper.place(at, position)
+        self._chosen = self._chosen.replaced(at, chosen)
 
     def _open(self, prompts: Sequence[tuple[int, Prompt]]) -> None:
         """Prefill the first prompts. Their cache becomes that of the batch."""
@@ -201,14 +239,15 @@ class Batch:
             return
         layout = Layout(self._most, self._options.storage, self._kind != "eager")
         self._cache, self._rows, self._chosen, positions = self._start(prompts, layout)
+        self._noted = False
         self._stepper = Stepper(self._model, self._cache, positions, self._kind)
         self._announce()
 
     def _announce(self) -> None:
         """Give the chosen tokens to the rows, and call the hooks."""
         assert self._cache is not None
-        if not self._ahead:
-            self._chosen.note(self._rows, self._clock.now())
+        if not self._runs_ahead:
+            self._note()
         if self._hooks.observe:
             self._hooks.observe(self._cache)
         if self._hooks.progress:
