@@ -188,12 +188,6 @@ def test_going_on_is_one_generation(tokenizer: PreTrainedTokenizerBase) -> None:
 # what eviction cannot support
 
 
-def again(model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
-    cache = compressed(model)
-    so_far = model.generate(**inputs, past_key_values=cache, max_new_tokens=4, do_sample=False)
-    model.generate(torch.cat([so_far, inputs["input_ids"]], 1), past_key_values=cache, max_new_tokens=4)
-
-
 def after_a_prompt(act: Callable[[CompressedCache], object]) -> Callable[[PreTrainedModel, dict[str, Tensor]], None]:
     def run(model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
         cache = compressed(model)
@@ -208,7 +202,7 @@ def assisted(model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
 
 
 def used(length: int) -> Callable[[PreTrainedModel, dict[str, Tensor]], Any]:
-    """Another prompt, so much longer than what the cache has seen, or shorter."""
+    """Another prompt, so much shorter than what the cache has seen. If it is longer, its end is taken for a turn."""
 
     def run(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Any:
         cache = compressed(model)
@@ -244,7 +238,6 @@ REFUSED: dict[str, tuple[Callable[[PreTrainedModel, dict[str, Tensor]], Any], st
         "assisted decoding",
     ),
     "assistant": (assisted, "assisted decoding"),
-    "second turn": (again, "make a new cache"),
     "prefill in chunks": (
         lambda model, inputs: written(model, inputs, compressed(model), prefill_chunk_size=16),
         "chunk",
@@ -254,7 +247,6 @@ REFUSED: dict[str, tuple[Callable[[PreTrainedModel, dict[str, Tensor]], Any], st
     "used, shorter by one": (used(-1), "make a new cache"),
     "used, a few tokens": (used(-40), "make a new cache"),
     "used, as long": (used(0), "make a new cache"),
-    "used, longer": (used(7), "make a new cache"),
     "fewer layers": (of_another(2), "made for a model of 2 layers"),
     "more layers": (of_another(5), "made for a model of 5 layers, and this one has 3"),
     "the model itself": (lambda model, _: CompressedCache(model), "model.config"),
@@ -334,7 +326,7 @@ def test_where_transformers_finds_the_padding_no_mask_is_needed(tokenizer: PreTr
 
 
 def test_going_on_with_the_written_tokens_and_their_mask(tokenizer: PreTrainedTokenizerBase) -> None:
-    """All tokens so far, with the prompt's mask and a 1 for each new one: the generation goes on. New ones: refused."""
+    """All tokens so far, with the prompt's mask and a 1 for each new one: the generation goes on. Fewer: refused."""
     model, inputs = stock(), encoded(tokenizer, texts())
     once = written(model, inputs, compressed(model))
     cache, length = compressed(model), inputs["input_ids"].shape[1]

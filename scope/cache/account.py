@@ -7,13 +7,20 @@ class Account:
     def __init__(self, kept: int) -> None:
         self._kept = kept
         self._runs: list[list[int]] = []  # [slots freed by a step, how many steps in a row]
+        self._turns: list[list[int]] = []  # [the time of a later turn, the slots that it added]
+        self._steps = 0
 
     def step(self, freed: int) -> None:
         """A decode step has added one slot and freed so many."""
+        self._steps += 1
         if self._runs and self._runs[-1][0] == freed:
             self._runs[-1][1] += 1
         else:
             self._runs.append([freed, 1])
+
+    def turn(self, added: int) -> None:
+        """A later turn has added so many slots, below 0 if it freed more. They count from the last step's time on."""
+        self._turns.append([self._steps, added])
 
     def history(self, steps: int) -> list[int]:
         """Slots held at each of the times 0 to `steps`."""
@@ -21,6 +28,8 @@ class Account:
         for freed, count in self._runs:
             for _ in range(min(count, steps + 1 - len(held))):
                 held.append(held[-1] + 1 - freed)
+        for time, added in self._turns:
+            held = [n + added * (at >= time) for at, n in enumerate(held)]
         return held
 
     def slots(self, steps: int) -> int:

@@ -97,6 +97,18 @@ class ByHead:
         for index, head in enumerate(self._heads):
             head.evict(None if scores is None else _part(scores, index, head))
 
+    def extend(self, kept: Kept, capacity: int, fronts: Sequence[int] | None) -> None:
+        added = (kept.positions >= 0).sum(-1).tolist()  # [B][H]
+        before = self._more
+        self._more = [
+            [old + n - mean for old, n in zip(heads, counts, strict=True)]
+            for heads, counts, mean in zip(before, added, kept.stored, strict=True)
+        ]
+        self._mean = [old + mean for old, mean in zip(self._mean, kept.stored, strict=True)]
+        for index, (head, counts) in enumerate(zip(self._heads, zip(*added, strict=True), strict=True)):
+            own = fronts and [front + more[index] for front, more in zip(fronts, before, strict=True)]
+            head.extend(_of_head(kept, index, counts), capacity + max(row[index] for row in self._more), own)
+
     def replace(self, rows: Sequence[int], other: Self) -> None:
         for own, new in zip(self._heads, other._heads, strict=True):
             own.replace(rows, new)

@@ -34,9 +34,10 @@ class CompressedCache(Cache):
         cache = CompressedCache(model.config, SnapKV(budget=2048, window=8), Slide(budget=512, recent=256))
         model.generate(**inputs, past_key_values=cache, max_new_tokens=600)
 
-    From then on the model with this configuration runs scope's attention. A cache serves one batch and one prompt. Rows
-    are padded on the left. `fork` lets a prompt that was read once be answered several times. Source: SCOPE, the paper
-    that this project is named after, sections 3 and 4.
+    From then on the model with this configuration runs scope's attention. A cache serves one batch of prompts. It goes
+    on with later turns: the next call gets all tokens so far, and the new ones. Rows are padded on the left. `fork`
+    lets a prompt that was read once be answered several times. Source: SCOPE, the paper that this project is named
+    after, sections 3 and 4.
 
     config: the model's configuration, `model.config`.
     prefill: the prefill method, which compresses the prompt; None: nothing is evicted from it.
@@ -45,9 +46,10 @@ class CompressedCache(Cache):
     layout: how slots lie in memory; None: as is usual. It changes no answer.
     watch: is called with the attention of each layer, for the prompt and in each step, before anything is evicted. It
     must not keep the tensors.
+    turns: as in `Policy`: whether tokens that come after a generation are prompt (`protect`) or generated (`flow`).
 
     Raises SettingError or CombinationError for what a `Policy` refuses. Raises ScopeError for a model, or a use, that a
-    compressed cache does not support, such as a second prompt, beam search or cropping.
+    compressed cache does not support, such as another prompt, beam search or cropping.
     """
 
     def __init__(
@@ -59,9 +61,10 @@ class CompressedCache(Cache):
         max_bytes: int | None = None,
         layout: Layout | None = None,
         watch: Callable[[Attention], None] | None = None,
+        turns: str = "protect",
     ) -> None:
         prefill, decoding = Full() if prefill is None else prefill, KeepAll() if decoding is None else decoding
-        self.policy = Policy(prefill, decoding, granularity, max_bytes)
+        self.policy = Policy(prefill, decoding, granularity, max_bytes, turns=turns)
         if not isinstance(config, PretrainedConfig):
             raise ScopeError(f"config={type(config).__name__}: must be the model's configuration, model.config")
         text = config.get_text_config(decoder=True)
@@ -203,6 +206,7 @@ class CompressedCache(Cache):
         cache.rows.__dict__ |= found.unpacked(rows, devices[0])
         for layer, state, device in zip(cache._layers, states, devices, strict=True):
             layer.resume(found.unpacked(state, device), device)
+        cache.rows.ready = True
         return cache
 
     def rest(self, rows: Sequence[int]) -> None:
@@ -224,7 +228,9 @@ class CompressedCache(Cache):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A cache that goes on as this one would, by itself. Configuration, policy and `watch` are shared."""
-        return copied(self, memo, [self.rows.config, self.policy, *[layer.watch for layer in self._layers]])
+        made = copied(self, memo, [self.rows.config, self.policy, *[layer.watch for layer in self._layers]])
+        made.rows.ready = made._through
+        return made
 
     def __repr__(self) -> str:
         """Five lines: policy, budgets, slots and bytes now and of the full cache, layers and heads."""
@@ -243,7 +249,7 @@ class CompressedCache(Cache):
             policy.precision,
             heads=tuple([self._heads(i) for i in range(len(layers))]),
             tokens=tuple(tokens),
-            budgets=tuple([policy.prefill.slots(length) for length in lengths]),
+            budgets=tuple([view.budget for view in layers[0].views] if through else ()),
             most=tuple([tuple([bound_of(policy.decoding, view) for view in layer.views]) for layer in layers]),
             slots=tuple([tuple(layer.storage.stored if layer.storage and through else ()) for layer in layers]),
             full_slots=tuple(zip(*map(self.full_slots, tokens), strict=True)) or ((),) * len(layers),

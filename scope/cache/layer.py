@@ -4,7 +4,7 @@ The order within a step is that of the SCOPE paper: append the new key and value
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import replace
 from functools import cached_property
 
@@ -26,6 +26,7 @@ from scope.cache.rotary import rotary_of
 from scope.cache.rows import Rows
 from scope.cache.slots import Slots
 from scope.cache.storage import Layout, Storage
+from scope.cache.turns import aligned_inputs, attended, beside, joined, with_rows
 from scope.decoding.eviction import Eviction
 from scope.policy.attention import Attention, by_rows
 from scope.policy.plan import View
@@ -37,7 +38,8 @@ FOREIGN = (
 )
 FAILED = "this cache has failed before: make a new one"
 USED = (
-    "a compressed cache takes one prompt, and this one has it: make a new cache for the next prompt; "
+    "a compressed cache takes one prompt, and this one has it: make a new cache for the next prompt; a later turn can "
+    "come once a token was generated, or to a copy (cache.fork); "
     "a prompt in chunks and use_cache=False are not possible with it"
 )
 MADE = ("rows", "policy", "prefill", "decoding", "layout", "watch", "rotary", "device", "_own")
@@ -73,6 +75,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.dims = (0, 0)  # the head dim of keys and of values
         self.storage: Storage | None = None
         self.prompt: Tensor | None = None  # [B] int32: the length of each row's prompt
+        self.turns: Tensor | None = None  # [B, K, 2] int32: where later turns begin and end that are prompt
+        self._fronts: list[int] = []  # per row: the first slots of the storage, which the prompt's prefill filled
         self.recent_queries: Ring | None = None  # only if the strategy looks at more than the query of the step
         self.seen = 0  # columns so far, padding included: transformers computes positions from it
         self._chunks: Chunks | None = None
@@ -107,10 +111,10 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Take new keys and values [B, Hkv, n, D]: the prompt, whole or in chunks, then one token a step.
+        """Take new keys and values [B, Hkv, n, D]: the prompt, whole or in chunks, then one token a step, or a turn.
 
         -> the keys and values to attend over: of the prompt so far. In a step the storage has them all, and those that
-        came are given back. Raises ScopeError for anything else, such as a second prompt.
+        came are given back, as in a later turn. Raises ScopeError for anything else, such as a second prompt.
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -127,8 +131,11 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
                 keys, values = key_states.view_as(key_states), value_states
         else:
             keys, values = key_states.view_as(key_states), value_states
-            if not self.rows.forced:  # there the attention function, which has the queries, takes the steps
+            # several tokens wait for the attention function, which has the queries
+            if not self.rows.forced and key_states.shape[2] == 1:
                 self._append(key_states, value_states)
+            elif not self.rows.forced and self.policy.turns == "protect":
+                self.rows.entered += 1
         self.seen += key_states.shape[2]
         keys.scope_layer = self  # type: ignore[attr-defined]  # how the attention function finds this layer
         return keys, values
@@ -147,15 +154,18 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length and offset of the mask that transformers makes. 0 in decode steps: the storage masks empty slots.
 
-        Raises ScopeError if several tokens come after the prompt, and for a cache whose prompt was not compressed.
+        Raises ScopeError if several tokens come right after the prompt, and if a prompt was not compressed.
         """
         self._require_use(query_length)
         return (self.seen + query_length if self.storage is None else 0), 0
 
     def _require_use(self, tokens: int) -> None:
         """Raises ScopeError if the cache cannot take so many tokens, and says why."""
-        if self.storage is not None and tokens != (self.rows.forced or 1):
-            raise ScopeError(FAILED if self.rows.failed else USED)
+        if self.storage is not None and self.rows.failed:
+            raise ScopeError(FAILED)
+        several = tokens > 1 and self.rows.ready and not self.rows.forced
+        if self.storage is not None and tokens != (self.rows.forced or 1) and not several:
+            raise ScopeError(USED)
         if self.storage is None and self.seen and self.rows.columns is None:
             raise ScopeError(FAILED if self.rows.attended else FOREIGN)
 
@@ -190,13 +200,14 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         if self._scored and gone != self._gone:
             self._leaving.copy_(torch.tensor(gone, dtype=torch.int32), non_blocking=True)
             self._gone = gone
-        self._front = protected_front(plans, self.views) if self._skips else 0
+        self._front = protected_front(plans, self._fronts) if self._skips else 0
         move = storage.begin(plans)
         for account, before, after in zip(self.accounts, held, storage.stored, strict=True):
             account.step(before - after)
-        self._begun = True
+        self._begun = self.rows.ready = True
         sizes = tuple([own.budget for own in self._own])
-        return None if move is None else (self._scored, self._front, self._alike, sizes, move)
+        later = 0 if self.turns is None else self.turns.shape[1]
+        return None if move is None else (self._scored, self._front, self._alike, sizes, later, move)
 
     # what the attention function calls
 
@@ -251,14 +262,14 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
     def _compress(self, attention: Attention) -> None:
         if self.watch:
             self.watch(attention)
-        self.views = self.rows.views_of(self.policy, attention)
+        self.views = self.rows.views_of(self.policy, attention, self.rows.lengths)
         kept = left_by_prefill(self.policy, attention, self.views)
         capacity = max(capacity_of(self.decoding, view, self.layout.tokens) for view in self.views)
         make, whole = self.layout.storage or Slots, self.layout.whole
         self.storage = ByHead(kept, capacity, whole, make) if self._shared else make(kept, capacity, whole)
         if self.decoding.queries > 1:
             self.recent_queries = Ring(attention.queries, attention.query_positions, self.decoding.queries)
-        self.prompt = attention.query_positions[:, -1] + 1
+        self.prompt, self._fronts = attention.query_positions[:, -1] + 1, [view.kept for view in self.views]
         self._leaving = torch.zeros_like(self.prompt, dtype=torch.int32)
         self.rotary = self.rotary and self.rotary.to(attention.keys.device)
         self._alike = self.decoding.heads_agree and bool((kept.positions == kept.positions[:, :1]).all())
@@ -354,6 +365,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             self._alike,
             self._leaving if self._scored else None,
             rotary=self.rotary,
+            turns=self.turns,
         )
 
     @property
@@ -396,8 +408,105 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             rows.forced, rows.told = 0, None
         return torch.cat(outputs, 1)
 
+    def admit_turn(self, query: Tensor, mask: Tensor | None, positions: Tensor | None) -> None:
+        """Check a later turn before its attention: query [B, Hq, n, D], mask [B, S + n], positions [B or 1, n].
+
+        Raises ScopeError as `Rows.begin_turn` does, and for a turn that is to be prompt if a bound chooses D.
+        """
+        if self.index:
+            return
+        if self.policy.bound and self.policy.turns == "protect":
+            given = f"{self.policy.bound}={getattr(self.policy, self.policy.bound)}"
+            raise ScopeError(f"turns=protect: a later turn adds slots that {given} leaves no room for: turns=flow")
+        self.rows.begin_turn(mask, positions, query, self.seen - query.shape[2], self.steps)
+
+    def take_turn(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        scaling: float,
+        sliding_window: int | None,
+    ) -> Tensor:
+        """Attend to a later turn of n tokens, and store it as `Policy.turns` says. Shapes are those of `Attention`.
+
+        -> [B, n, Hq, D].
+        """
+        prompt, turn = self.policy.turns == "protect", self.rows.turn
+        assert turn is not None
+        query, keys, values = (turn.aligned(states, 2) for states in (query, keys, values))
+        if prompt:
+            keys, values = self._copied(keys), self._copied(values)
+            alone = self._turn_alone(query, keys, values, scaling, sliding_window)
+            output = self._protect(replace(alone, inputs=aligned_inputs(taken(module), turn)))
+        else:
+            output = self._flow(query, keys, values, scaling, sliding_window)
+        if self.index == self.layers - 1:
+            self.rows.end_turn(prompt)
+        return turn.given(output, 1)
+
+    def _turn_alone(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float, window: int | None) -> Attention:
+        """The attention of a turn as if it were a prompt of its own, with the positions that it has in the text."""
+        assert self.rows.turn is not None
+        columns = self.rows.turn.positions.to(keys.device)
+        by_head = columns[:, None].expand(-1, keys.shape[1], -1)
+        return Attention(query, keys, values, by_head, columns, scaling, self.index, window)
+
+    def _protect(self, alone: Attention) -> Tensor:
+        """Attend to a turn, and store what the prefill method keeps of it. alone: as of a prompt of its own."""
+        storage, turn = self.storage, self.rows.turn
+        assert storage is not None
+        assert turn is not None
+        whole = beside(alone, storage)
+        output = attended(whole)
+        if self.watch:
+            self.watch(whole)
+        noted = self.decoding.observe(whole) if self.decoding.channels else {}
+        if noted:
+            storage.write({name: marks[..., : whole.stored] for name, marks in noted.items()})
+        views = self.rows.views_of(self.policy, alone, turn.lengths)
+        new = {name: marks[..., whole.stored :] for name, marks in noted.items()}
+        kept = left_by_prefill(self.policy, alone, views, new)
+        held, fronts = storage.stored, [view.kept for view in self.views] if self.policy.protects else None
+        self.views = [joined(before, view) for before, view in zip(self.views, views, strict=True)]
+        capacity = max(capacity_of(self.decoding, view, self.layout.tokens) for view in self.views)
+        storage.extend(kept, capacity, fronts)
+        for account, before, after in zip(self.accounts, held, storage.stored, strict=True):
+            account.turn(after - before)
+        if self.recent_queries is not None:
+            self.recent_queries.extend(alone.queries, alone.query_positions)
+        spans = turn.spans.to(alone.keys.device)
+        self.turns = spans if self.turns is None else torch.cat([self.turns, spans], 1)
+        self._alike = self._alike and bool((kept.positions == kept.positions[:, :1]).all())
+        self.rows.filled += 1
+        return output
+
+    def _flow(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float, sliding_window: int | None) -> Tensor:
+        """Take the steps of a turn whose tokens count as generated. Rows of another length take theirs apart."""
+        turn = self.rows.turn
+        assert turn is not None
+        batch, heads, columns, _ = query.shape
+        if min(turn.lengths) == columns:
+            return self.take_steps(query, keys, values, scaling, sliding_window)
+        output = query.new_zeros(batch, columns, heads, values.shape[-1])
+        for length in sorted(set(turn.lengths)):
+            rows = [row for row, n in enumerate(turn.lengths) if n == length]
+            asked, key, value = (states[rows, :, columns - length :] for states in (query, keys, values))
+            apart = self._apart(rows)
+            output[rows, columns - length :] = apart.take_steps(asked, key, value, scaling, sliding_window)
+            self.replace(rows, apart)
+        return output
+
+    def _apart(self, rows: Sequence[int]) -> "CompressedLayer":
+        """A copy of these rows of the layer."""
+        made = copy(self)
+        made.storage, made.recent_queries = deepcopy(self.storage), deepcopy(self.recent_queries)
+        made.select(rows)
+        return made
+
     def replace(self, rows: Sequence[int], other: "CompressedLayer") -> None:
-        """Put the rows of `other`, whose prefill has just ended, in place of these rows."""
+        """Put the rows of `other`, whose prefill or turn has just ended, in place of these rows."""
         assert self.storage is not None
         assert other.storage is not None
         self.storage.replace(rows, other.storage)
@@ -405,12 +514,13 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         assert self.prompt is not None
         assert other.prompt is not None
         self.prompt[list(rows)] = other.prompt
+        self.turns = with_rows(self.turns, rows, other.turns, len(self.prompt))
         self._alike = self._alike and other._alike
         if self.recent_queries is not None and other.recent_queries is not None:
             self.recent_queries.replace(rows, other.recent_queries)
         for source, row in enumerate(rows):
             self.views[row], self.accounts[row] = other.views[source], other.accounts[source]
-            self.steps[row] = other.steps[source]
+            self.steps[row], self._fronts[row] = other.steps[source], other._fronts[source]
         self._own = self._fitted()
 
     def select(self, rows: Sequence[int]) -> None:
@@ -423,6 +533,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         at = torch.tensor(rows, device=self.prompt.device)
         self.prompt, self._leaving, self._gone = self.prompt[at], self._leaving[at], []  # so that the host sends anew
         self._unseen = None if self._unseen is None else self._unseen[at]
+        self.turns = None if self.turns is None else self.turns[at]
+        self._fronts = [self._fronts[row] for row in rows]
         self.views, self.steps = [self.views[row] for row in rows], [self.steps[row] for row in rows]
         self.accounts = [deepcopy(self.accounts[row]) for row in rows]
         self._own = self._fitted()

@@ -21,14 +21,17 @@ from scope.policy.attention import Attention
 from scope.policy.plan import Plan, View
 
 
-def left_by_prefill(policy: Policy, attention: Attention, views: Sequence[View]) -> Kept:
+def left_by_prefill(
+    policy: Policy, attention: Attention, views: Sequence[View], channels: Mapping[str, Tensor] | None = None
+) -> Kept:
     """What the prefill leaves of the prompts in one layer, with the channels that the decoding strategy starts from.
 
-    attention: of the whole prompts. views: of each row, after the prefill. In a layer with a sliding window the method
-    chooses among the tokens that the next token can see.
+    attention: of the whole prompts. views: of each row, after the prefill. channels: [B, H, P] each, of the prompts;
+    None: those that the strategy gives them. In a layer with a sliding window the method chooses among the tokens that
+    the next token can see.
     """
-    prefill, window, lengths = policy.prefill, attention.sliding_window, [view.prompt for view in views]
-    seen = [reached(n, window) for n in lengths]
+    prefill, window = policy.prefill, attention.sliding_window
+    seen = [reached(view.prompt, window) for view in views]
     plans = [prefill.plan(view) for view in views]
     plans = [plan if plan and plan.slots <= n else None for plan, n in zip(plans, seen, strict=True)]
     scores = None
@@ -38,7 +41,9 @@ def left_by_prefill(policy: Policy, attention: Attention, views: Sequence[View])
     columns = kept_columns(plans, seen, attention.keys.shape[1:3], scores)
     del scores  # to free its memory before the copies are made
     stored = [plan.slots if plan else n for plan, n in zip(plans, seen, strict=True)]
-    kept = gathered(attention, columns, stored, lengths, _first_channels(policy.decoding, attention))
+    kept = gathered(
+        attention, columns, stored, _first_channels(policy.decoding, attention) if channels is None else channels
+    )
     return replace(kept, precision=policy.precision)
 
 
@@ -101,26 +106,20 @@ def _of_shared(scores: Tensor, best: int, least: int, start: int, ends: tuple[Te
 
 
 def gathered(
-    attention: Attention,
-    columns: Sequence[Tensor],
-    stored: Sequence[int],
-    lengths: Sequence[int],
-    channels: Mapping[str, Tensor],
+    attention: Attention, columns: Sequence[Tensor], stored: Sequence[int], channels: Mapping[str, Tensor]
 ) -> Kept:
     """Copy the kept columns out of the prompt, so that the rest of its keys and values can be freed.
 
-    columns: of each row, [H, n]; -1: none. stored: tokens of each row, in the mean over the heads. lengths: tokens of
-    each prompt. channels [B, H, P]: of the whole prompt.
+    columns: of each row, [H, n]; -1: none. stored: tokens of each row, in the mean over the heads. channels
+    [B, H, P]: of the whole prompt.
     """
-    keys, values, longest = attention.keys, attention.values, attention.keys.shape[2]
+    keys, values = attention.keys, attention.values
     width = max(kept.shape[1] for kept in columns)
-    slots = torch.zeros(len(columns), keys.shape[1], width, dtype=torch.long, device=keys.device)
-    positions = torch.full_like(slots, -1)
+    given = torch.full((len(columns), keys.shape[1], width), -1, device=keys.device)
     for row, kept in enumerate(columns):
-        n = kept.shape[1]
-        given = kept.to(keys.device)
-        slots[row, :, :n] = given.clamp_min(0)
-        positions[row, :, :n] = torch.where(given < 0, -1, given - (longest - lengths[row]))
+        given[row, :, : kept.shape[1]] = kept
+    slots = given.clamp_min(0)
+    positions = attention.positions.gather(-1, slots).masked_fill(given < 0, -1)
     at = slots[..., None]
     return Kept(
         keys.gather(2, at.expand(-1, -1, -1, keys.shape[-1])),

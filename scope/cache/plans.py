@@ -25,10 +25,10 @@ def plans_of(
     return plans
 
 
-def protected_front(plans: Sequence[Plan | None], views: Sequence[View]) -> int:
-    """How many slots at the front no row can lose: a multiple of COARSE."""
+def protected_front(plans: Sequence[Plan | None], fronts: Sequence[int]) -> int:
+    """How many slots at the front no row can lose: a multiple of COARSE. fronts: of each row, those of its prompt."""
     heads = [plan.head for plan in plans if plan]
     if not heads:
         return 0
-    front = min(heads + [view.kept for view in views])
+    front = min(*heads, *fronts)
     return front - front % COARSE

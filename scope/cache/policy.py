@@ -24,6 +24,7 @@ from scope.util.errors import (
 MANY = 2**40  # tokens: more than any budget leaves
 SIZES = ("budget", "window", "recent")  # settings that are always shown
 GRANULARITIES = ("kv_head", "query_head")
+TURNS = ("protect", "flow")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Policy:
     tokens: T, the most tokens that are generated. It is needed, and read, only where `max_slots` is a share.
     precision: how the kept keys and values are stored. `float`: in the model's own numbers. `int8`, `int4`: rounded to
     so many bits. `k8v4`: keys to 8 bits and values to 4. The prompt's own attention is not rounded.
+    turns: what tokens are of which several come at once after a generation. `protect`: a later turn of the prompt; the
+    prefill method chooses among them as if they were a prompt of their own. `flow`: generated tokens.
 
     Raises SettingError for a value that is not allowed. Raises CombinationError for `max_slots` beside `max_bytes` or
     as a share without `tokens`. Raises it for either bound with a strategy that grows without bound, and with one that
@@ -59,10 +62,12 @@ class Policy:
     max_slots: int | float | None = None
     tokens: int | None = None
     precision: str = "float"
+    turns: str = field(default="protect", metadata={"later": True})
 
     def __post_init__(self) -> None:
         check_choice(self, "granularity", GRANULARITIES)
         check_choice(self, "precision", PRECISIONS)
+        check_choice(self, "turns", TURNS)
         methods = ("slots", "capacity", "plan", "score")
         _check_is_one("prefill", self.prefill, methods, scope.prefill, "SnapKV(budget=2048, window=8)")
         methods = ("most", "plan", "observe", "score")
@@ -85,6 +90,11 @@ class Policy:
         return (
             self.bound is not None and isinstance(self.decoding, Eviction) and isinstance(self.decoding.recent, float)
         )
+
+    @property
+    def protects(self) -> bool:
+        """Whether the strategy never evicts what the prefill left, so that a later turn belongs to that."""
+        return isinstance(self.decoding, Eviction) and self.decoding.protect == "prompt"
 
     def shares_heads(self, layers: int) -> bool:
         """Whether the heads of a layer share the slots that the prefill method leaves. layers: of the model."""

@@ -24,6 +24,16 @@ class Ring:
         self.positions.index_copy_(1, self._oldest, position[:, None].to(self.positions))
         self._oldest.add_(1).remainder_(self.positions.shape[1])
 
+    def extend(self, queries: Tensor, positions: Tensor) -> None:
+        """Add those of a later turn: queries [B, Hq, n, D], positions [B, n], -1 = padding."""
+        queries = torch.cat([self.queries, queries], 2)
+        positions = torch.cat([self.positions, positions.to(self.positions)], 1)
+        newest = positions.topk(self.positions.shape[1], dim=-1).indices.flip(-1)  # the oldest of them first
+        self.positions.copy_(positions.gather(-1, newest))
+        at = newest[:, None, :, None].expand_as(self.queries)
+        self.queries.copy_(queries.gather(2, at))
+        self._oldest.zero_()
+
     def replace(self, rows: Sequence[int], other: Self) -> None:
         """Put the rows of `other` in place of these rows. The two rings may have their oldest query in other places."""
         size = self.positions.shape[1]

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from operator import index
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PretrainedConfig
 
 from scope.cache.masks import real_tokens, require_causal, require_consecutive, with_answer
 from scope.cache.policy import Policy
 from scope.cache.sizes import after_prefill, require_fit, stored_slot_bytes
+from scope.cache.turns import Turn, admitted
 from scope.policy.attention import Attention
 from scope.policy.plan import View
 from scope.util.errors import ScopeError, shown
@@ -30,8 +32,11 @@ class Rows:
     forced: int = 0  # tokens of a known continuation that come all at once with the next call; 0: none
     told: Callable[[], None] | None = None  # called after each layer that has taken its steps over them
     attended: bool = False  # scope's attention has run
-    entered: int = 0  # layers that a whole prompt has come to
-    filled: int = 0  # layers that have a storage
+    entered: int = 0  # layers that a whole prompt has come to, or a later turn of it
+    filled: int = 0  # layers that have stored what they chose of it
+    ready: bool = False  # a later turn may come: something was generated, or this is a copy
+    turn: Turn | None = None  # what comes is this later turn
+    real: Tensor | None = None  # [B, S] bool: the columns up to a later turn's end, True for a token; None: no turn yet
     _admitted: list[tuple[weakref.ref[Tensor], int | None]] = field(default_factory=list)  # masks and windows
 
     @property
@@ -80,29 +85,59 @@ class Rows:
         if self._known(mask, self.windows[layer]):
             return
         lengths = [length + step + 1 for length, step in zip(self.lengths, steps, strict=True)]
-        require_causal(mask, with_answer(lengths, seen, mask.device), 1, self.windows[layer])
+        require_causal(mask, self._real_until(seen, lengths, mask.device), 1, self.windows[layer])
 
-    def views_of(self, policy: Policy, attention: Attention) -> list[View]:
+    def begin_turn(
+        self, mask: Tensor | None, positions: Tensor | None, query: Tensor, seen: int, steps: Sequence[int]
+    ) -> None:
+        """Take a later turn of n columns, query [B, Hq, n, D], after `seen` columns; t of each row: `steps`.
+
+        Raises ScopeError as `turns.admitted` does, and for another number of rows.
+        """
+        begins = [length + step + 1 for length, step in zip(self.lengths, steps, strict=True)]
+        if len(begins) != query.shape[0]:
+            own, given = len(begins), query.shape[0]
+            raise ScopeError(f"the cache has {own} rows, and this turn {given}: cache.fork chooses rows")
+        before = self._real_until(seen, begins, query.device)
+        self.turn = admitted(mask, positions, before, begins, query.shape[2])
+        self.real = torch.cat([before, self.turn.real], -1)
+
+    def end_turn(self, prompt: bool) -> None:
+        """All layers have taken the turn. prompt: its tokens count as tokens of the prompts."""
+        assert self.turn is not None
+        if prompt:
+            self.lengths = [old + new for old, new in zip(self.lengths, self.turn.lengths, strict=True)]
+        self.turn = None
+
+    def _real_until(self, seen: int, lengths: Sequence[int], device: torch.device) -> Tensor:
+        """-> [B, S] bool: so many columns up to now, True for a token. lengths: tokens of each row."""
+        if self.real is None:
+            return with_answer(lengths, seen, device)
+        return F.pad(self.real.to(device), (0, seen - self.real.shape[1]), value=True)
+
+    def views_of(self, policy: Policy, attention: Attention, lengths: Sequence[int]) -> list[View]:
         """The view of each row after the prefill, in the layer of this attention. Made once for each prompt length.
 
-        Raises ScopeError where the policy's bound is too small for a prompt.
+        lengths: tokens of each row's prompt, or later turn. Raises ScopeError where the policy's bound is too small.
         """
-        if any(n not in self.views for n in self.lengths):
+        if any(n not in self.views for n in lengths):
             bytes_of = stored_slot_bytes(self.config, policy, attention) if policy.max_bytes is not None else ()
-            require_fit(policy, self.lengths, self.windows, bytes_of)
-            for n in set(self.lengths):
+            require_fit(policy, lengths, self.windows, bytes_of)
+            for n in set(lengths):
                 self.views[n] = after_prefill(policy, n, self.windows, bytes_of)
-        return [self.views[n][attention.layer] for n in self.lengths]
+        return [self.views[n][attention.layer] for n in lengths]
 
     def replace(self, rows: Sequence[int], other: "Rows") -> None:
         """Put the prompts of `other` in place of these rows'."""
         for row, length in zip(rows, other.lengths, strict=True):
             self.lengths[row] = length
+        self.real = None  # the rows' columns are no longer those of one text
 
     def select(self, rows: Sequence[int]) -> None:
         """Go on with these rows, in this order. Masks are then those of another batch."""
         assert self.positions is not None
         self.lengths, self.positions = [self.lengths[row] for row in rows], self.positions[list(rows)]
+        self.real = None if self.real is None else self.real[list(rows)]
         self._admitted = []
 
     def state(self) -> dict[str, object]:

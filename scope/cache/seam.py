@@ -55,6 +55,9 @@ def _attend(
             if layer.index == 0:
                 require_consecutive(kwargs.get("position_ids"), None)
             return layer.take_steps(query, key, value, scaling, sliding_window), None
+        if query.shape[2] > 1:
+            layer.admit_turn(query, attention_mask, kwargs.get("position_ids"))
+            return layer.take_turn(module, query, key, value, scaling, sliding_window), None
         return layer.step(query, scaling, sliding_window, attention_mask), None
     if layer is not None:
         layer.rows.attended = True

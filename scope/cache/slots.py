@@ -27,6 +27,7 @@ from scope.cache.ahead import Ahead
 from scope.cache.grouped import grouped
 from scope.cache.precision import ROUNDINGS
 from scope.cache.quantised import states_of
+from scope.cache.sizes import reached
 from scope.cache.states import longer
 from scope.cache.storage import Kept, stays
 from scope.policy.plan import Plan
@@ -205,10 +206,29 @@ class Slots:
             goes = torch.arange(move.most, device=gone.device) < self._control[2]
             self._marks.scatter_(3, gone, torch.where(goes, -1, self._marks.gather(3, gone)))
 
+    def extend(self, kept: Kept, capacity: int, fronts: Sequence[int] | None) -> None:
+        gone = [n + new - reached(n + new, self._window) for n, new in zip(self.stored, kept.stored, strict=True)]
+        if any(gone):
+            self._free_oldest(gone)
+        self.stored = [n - out + new for n, out, new in zip(self.stored, gone, kept.stored, strict=True)]
+        self._reserve(max(self.stored), capacity)
+        first = self._make_way(kept.stored, fronts)
+        count = (kept.positions >= 0).sum(-1, keepdim=True)
+        index = torch.arange(kept.positions.shape[2], device=count.device)
+        index = torch.where(index < count, index, 0)  # where a row has fewer, its first is written again
+        at = (self.ordinals >= 0).byte().argsort(dim=-1, stable=True).gather(-1, index)  # the empty slots come first
+        for states, new in ((self._keys, kept.keys), (self._values, kept.values)):
+            states.put(at, new.gather(2, index[..., None].expand(*index.shape, new.shape[-1])))
+        marks = torch.stack([first + index, kept.positions.gather(-1, index)]).to(self._marks)
+        self._marks.scatter_(3, at.expand(2, -1, -1, -1), marks)
+        for own, given in zip(self._channels, kept.channels.values(), strict=True):
+            own.scatter_(2, at, given.gather(-1, index))
+        self._last[1] = kept.newest[:, None, None]
+        self._remembered = False
+
     def replace(self, rows: Sequence[int], other: Self) -> None:
         """Put the rows of `other`, which has as many heads, in place of these rows, whose tokens are dropped."""
-        while self._width < other._width:
-            self._widen()
+        self._reserve(other._width, 0)
         at = torch.tensor(rows, device=self._marks.device)
         width = other._width
         self._keys.replace(at, other._keys, width)
@@ -238,6 +258,38 @@ class Slots:
             self._remembered = False
         for row in rows:
             self.stored[row], self._head[row], self._tail[row] = 0, math.inf, 0
+
+    def _free_oldest(self, gone: Sequence[int]) -> None:
+        """Free so many slots of each row, in each head those of the first positions."""
+        most = torch.iinfo(torch.int32).max
+        by_age = torch.where(self.ordinals < 0, most, self.positions).argsort(-1)[..., : max(gone)]
+        by_age = by_age.expand(2, -1, -1, -1)
+        counts = torch.tensor(gone, device=by_age.device)[:, None, None]
+        goes = torch.arange(max(gone), device=by_age.device) < counts
+        self._marks.scatter_(3, by_age, torch.where(goes, -1, self._marks.gather(3, by_age)))
+
+    def _make_way(self, added: Sequence[int], fronts: Sequence[int] | None) -> Tensor:
+        """Change the ordinals, so that so many tokens can come in each row. -> [B, 1, 1]: the ordinal of the first."""
+        new = torch.tensor(added, dtype=torch.int32, device=self._marks.device)[:, None, None]
+        if fronts is None:
+            self._tail = [n + more for n, more in zip(self._tail, added, strict=True)]
+            self._last[0] += new
+            return self._last[0] + 1 - new
+        self._head = [n + more * (n >= front) for n, more, front in zip(self._head, added, fronts, strict=True)]
+        counted = [reached(front + more, self._window) for front, more in zip(fronts, added, strict=True)]
+        front, behind = (torch.tensor(some).to(new)[:, None, None] for some in (fronts, counted))
+        ordinals = self._marks[0]
+        moved = (ordinals - (front + new - behind) + new * (ordinals >= front)).clamp_min(0)
+        self._marks[0] = torch.where(ordinals < 0, -1, moved)
+        self._last[0] += behind - front
+        return behind - new
+
+    def _reserve(self, width: int, capacity: int) -> None:
+        """Attend over at least so many slots, with at least so many allocated."""
+        more = max(width, capacity) - self._keys.capacity
+        if more > 0:
+            self._allocate(more)
+        self._width = max(self._width, width)
 
     def _visible(self, sliding_window: int | None) -> Tensor | None:
         """-> [B, H, S] bool: the slots that the step's query sees; None = all."""
@@ -275,9 +327,12 @@ class Slots:
         self._width += 1
         capacity = self._keys.capacity
         if self._width > capacity:
-            more = GROWTH if self._window is None else max(1, min(GROWTH, self._window - capacity))
-            self._keys.widen(more)
-            self._values.widen(more)
-            self._marks, self._channels = longer(self._marks, 3, more, -1), longer(self._channels, 3, more, 0.0)
-            if self._whole:
-                self._width = capacity + more
+            self._allocate(GROWTH if self._window is None else max(1, min(GROWTH, self._window - capacity)))
+
+    def _allocate(self, more: int) -> None:
+        """Allocate so many slots more."""
+        self._keys.widen(more)
+        self._values.widen(more)
+        self._marks, self._channels = longer(self._marks, 3, more, -1), longer(self._channels, 3, more, 0.0)
+        if self._whole:
+            self._width = self._keys.capacity

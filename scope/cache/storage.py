@@ -80,6 +80,16 @@ class Storage(Protocol):
         """
         ...
 
+    def extend(self, kept: "Kept", capacity: int, fronts: Sequence[int] | None) -> None:
+        """Store what the prefill method kept of a later turn, between two steps.
+
+        capacity: slots that a row may need from then on. fronts: in each row the tokens of the prompt and of earlier
+        turns. The new ones count as younger than these and as older than what was generated. None: as the youngest.
+        In a layer with a sliding window, slots out of sight are freed for them, so that no more are held than the next
+        token can see. The oldest of `fronts` are then no longer counted.
+        """
+        ...
+
     def replace(self, rows: Sequence[int], other: Self) -> None:
         """Put the rows of `other` in place of these rows, whose tokens are dropped."""
         ...
@@ -95,11 +105,14 @@ class Storage(Protocol):
 
 @dataclass(frozen=True)
 class Kept:
-    """What the prefill left of the prompts in one layer: B rows, n slots in the longest head, the oldest first."""
+    """What the prefill left of the prompts in one layer: B rows, n slots in the longest head, the oldest first.
+
+    Of a later turn the positions go on from those before it.
+    """
 
     keys: Tensor  # [B, H, n, D]
     values: Tensor  # [B, H, n, D]
-    positions: Tensor  # [B, H, n] int: of the tokens in the prompt; -1 behind the last of a shorter row or head
+    positions: Tensor  # [B, H, n] int: of the tokens in the text; -1 behind the last of a shorter row or head
     stored: tuple[int, ...]  # tokens in each row, in the mean over the heads
     newest: Tensor  # [B] int32: the position of the prompt's last token
     channels: Mapping[str, Tensor]  # [B, H, n] float32 each

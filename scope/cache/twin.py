@@ -3,6 +3,7 @@
 It holds rounded keys and values as the numbers that they stand for, so its `nbytes` says nothing of a precision.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Self
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from scope.cache.grouped import grouped
 from scope.cache.precision import ROUNDINGS, Rounding
+from scope.cache.sizes import reached
 from scope.cache.states import Plain
 from scope.cache.storage import Kept, stays
 from scope.policy.plan import Plan
@@ -106,6 +108,34 @@ class Concatenated:
         if empty is not None:
             self.positions = self.positions.masked_fill(empty, -1)
         self.channels = {name: x.gather(2, slots) for name, x in self.channels.items()}
+
+    def extend(self, kept: Kept, capacity: int, fronts: Sequence[int] | None) -> None:
+        held, added = self.positions.shape[2], list(kept.stored)
+        self.keys = torch.cat([self.keys, rounded(kept.keys, self._roundings.keys)], 2)
+        self.values = torch.cat([self.values, rounded(kept.values, self._roundings.values)], 2)
+        self.positions = torch.cat([self.positions, kept.positions.int()], 2)
+        self.ordinals = F.pad(self.ordinals, (0, kept.positions.shape[2]))
+        self.channels = {name: torch.cat([x, kept.channels[name]], 2) for name, x in self.channels.items()}
+        total = [reached(n + new, self._window) for n, new in zip(self.stored, added, strict=True)]
+        lasts = fronts or [last + 1 for last in self._last]
+        begins = [reached(n + new, self._window if fronts else None) - new for n, new in zip(lasts, added, strict=True)]
+        orders = torch.zeros(*self.positions.shape[:2], max(total), dtype=torch.long)
+        empty = torch.ones_like(orders, dtype=torch.bool)
+        for b, h in itertools.product(*map(range, self.positions.shape[:2])):
+            old = [slot for slot in range(held) if self.positions[b, h, slot] >= 0]
+            gone = sorted(old, key=lambda slot: int(self.positions[b, h, slot]))[: len(old) + added[b] - total[b]]
+            for slot in old:
+                behind = int(self.ordinals[b, h, slot]) >= lasts[b]
+                self.ordinals[b, h, slot] += begins[b] - lasts[b] + added[b] * behind
+            self.ordinals[b, h, held : held + added[b]] = begins[b] + torch.arange(added[b])
+            stay = [slot for slot in (*old, *range(held, held + added[b])) if slot not in gone]
+            stay.sort(key=lambda slot: int(self.ordinals[b, h, slot]))
+            orders[b, h, : len(stay)] = torch.tensor(stay)
+            empty[b, h, : len(stay)] = False
+        self.keep(orders.to(self.keys.device), empty.to(self.keys.device))
+        grown = [begin + new - last for begin, last, new in zip(begins, lasts, added, strict=True)]
+        self._last = [n + more for n, more in zip(self._last, grown, strict=True)]
+        self.stored, self.newest = total, kept.newest.int()
 
     def replace(self, rows: Sequence[int], other: Self) -> None:
         width = max(self.positions.shape[-1], other.positions.shape[-1])

@@ -39,7 +39,9 @@ class AccumulatedH2O(Eviction):
 
     def observe(self, attention: Attention) -> Mapping[str, Tensor]:
         if not attention.decoding:
-            return {"votes": scores.votes(attention, None if self.decay == 1 else round(1 / (1 - self.decay)))}
+            queries = (attention.query_positions >= 0).sum(-1)[:, None, None]
+            before = self.decay**queries * attention.channels["votes"]  # of what was stored before a later turn
+            return {"votes": before + scores.votes(attention, None if self.decay == 1 else round(1 / (1 - self.decay)))}
         return {"votes": self.decay * attention.channels["votes"] + scores.received(attention)}
 
     def score(self, attention: Attention) -> Tensor:

@@ -59,7 +59,11 @@ class DecodingStrategy(Protocol):
         ...
 
     def observe(self, attention: Attention) -> Mapping[str, Tensor]:
-        """The channels after this step, each [B, H, S]. Called once with the prompt's attention, then at every step."""
+        """The channels after this step, each [B, H, S]. Called once with the prompt's attention, then at every step.
+
+        It is also called with the attention of each later turn that is prompt. What its slots held before is then in
+        `channels`, 0 for those of the turn; `attention.decoding` is False, as over a prompt.
+        """
         ...
 
     def score(self, attention: Attention) -> Tensor:
@@ -180,11 +184,10 @@ class Eviction:
         raise without_score(self)
 
     def region(self, attention: Attention) -> Tensor:
-        """The slots that are not protected, [B, H, S] bool: not empty, and not of a protected prompt."""
+        """The slots that are not protected, [B, H, S] bool: not empty, and not of a protected prompt or later turn."""
         if self.protect == "nothing":
             return attention.positions >= 0
-        assert attention.prompt is not None
-        return attention.positions >= attention.prompt[:, None, None]
+        return ~attention.of_prompt
 
     def evictable(self, attention: Attention) -> Tensor:
         """The slots that may be evicted, [B, H, S] bool: those of the region that are not recent."""

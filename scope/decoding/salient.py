@@ -43,5 +43,4 @@ class Salient(SnapKVD):
         found = salience(attention, super().score(attention), self.evictable(attention), self.weight)
         if not self.prompt or self.protect == "prompt":
             return found
-        assert attention.prompt is not None
-        return found + self.prompt * (attention.positions < attention.prompt[:, None, None])
+        return found + self.prompt * attention.of_prompt

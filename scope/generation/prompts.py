@@ -115,12 +115,15 @@ def _rendered(
 
 
 def in_template(
-    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]], given: TemplateInput, goes_on: bool = False
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, str]],
+    given: TemplateInput,
+    goes_on: bool = False,
 ) -> tuple[str, bool]:
-    """Turns of a chat in the tokenizer's template -> the text, and whether the template has used its clock.
+    """Messages, each with `role` and `content`, as the chat template frames them, and the beginning of an answer.
 
-    turns: each with its role and content. goes_on: the last turn is written on, and no other begins.
-    Raises ImpossibleError for a template that fails.
+    goes_on: the last message is written on, and no other begins.
+    -> the text, and whether the template has used its clock. Raises ImpossibleError for a template that fails.
     """
     now = datetime.combine(given.day, time()) if given.day else datetime.now()
     told: dict[str, str] = {}  # the time, in each format that the template has asked for
@@ -129,7 +132,7 @@ def in_template(
         while True:
             try:
                 text = tokenizer.apply_chat_template(
-                    [dict(turn) for turn in turns],
+                    [dict(message) for message in messages],
                     chat_template=CLOCK_MACRO + template if CLOCK in template else template,
                     tokenize=False,
                     add_generation_prompt=not goes_on,

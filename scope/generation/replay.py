@@ -199,7 +199,9 @@ def _batch(
             *numbers,
             prefill_seconds=read - began,
             steps_seconds=ended - read,
-            **held_by(cache, b, len(prompts[b]), len(continuations[b]) - 1),
+            **held_by(
+                cache, b, len(prompts[b]), len(continuations[b]) - 1, len(prompts[b]) + len(continuations[b]) - 1
+            ),
         )
         for b, numbers in enumerate(compared)
     ]

@@ -13,6 +13,8 @@ from scope.generation.processors import RowProcessors
 from scope.generation.text import Text
 from scope.util.errors import SettingError
 
+PARTED = "\n\n"  # between the answers to several turns, in one text
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -25,6 +27,7 @@ class Prompt:
     stop: strings that end the generation. They are looked for in the generated text only, and are not part of the
     answer. They may hold the text of a special token.
     visible: texts of special tokens that are shown in the answer, such as `</think>`. Others are left out of it.
+    turns: the tokens of later turns. Each follows the answer to what came before, and is answered in its turn.
 
     Raises SettingError for tokens that are none, and for an empty stop string.
     """
@@ -33,19 +36,21 @@ class Prompt:
     tokens: Sequence[int]
     stop: tuple[str, ...] = ()
     visible: tuple[str, ...] = ()
+    turns: tuple[Sequence[int], ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tokens", _tokens(self, self.tokens))
+        object.__setattr__(self, "tokens", _tokens(self, "tokens", self.tokens))
+        object.__setattr__(self, "turns", tuple([_tokens(self, "turns", turn) for turn in self.turns]))
         if "" in self.stop:
             raise SettingError(self, "stop", "('',)", "strings of at least one character")
 
 
-def _tokens(prompt: Prompt, given: Any) -> tuple[int, ...]:
+def _tokens(prompt: Prompt, field: str, given: Any) -> tuple[int, ...]:
     """The tokens as a tuple. Raises SettingError for anything else than whole numbers of at least 0."""
     numbers = given.tolist() if hasattr(given, "tolist") else given  # a tensor, or an array of numpy
     fine = isinstance(numbers, Sequence) and not isinstance(numbers, str | bytes) and len(numbers) > 0
     if not fine or not all(type(token) is int and token >= 0 for token in numbers):
-        raise SettingError(prompt, "tokens", _named(given), "the tokens of one text, tokenizer(text).input_ids")
+        raise SettingError(prompt, field, _named(given), "the tokens of one text, tokenizer(text).input_ids")
     return tuple(numbers)
 
 
@@ -63,10 +68,13 @@ def _named(given: Any) -> str:
 class Generated:
     """The generation of one prompt, and what its cache held. Slots are one number per layer. Seconds are wall time."""
 
-    tokens: tuple[int, ...]  # generated tokens
-    text: str  # of the tokens, without a stop string
+    tokens: tuple[int, ...]  # generated tokens, of all turns
+    text: str  # of the tokens, without a stop string; an empty line parts the answers to several turns
     finish: str  # what ended it: eos, stop or length
-    prefill_seconds: float  # of the prefill, of all prompts that it had together
+    prefill_seconds: (
+        float  # of the prefill, of all prompts that it had together, and of its later turns; if the prompt was
+    )
+    # read before, of copying it
     decode_seconds: float  # of the decode steps from its prefill to its end
     batch_seconds: float  # of all decode steps of its batch up to its end
     prefill_kept: tuple[int, ...]  # slots after the prefill
@@ -76,6 +84,7 @@ class Generated:
     cache_bytes: int  # bytes of the most slots that it held at once: keys, values and channels
     full_cache_bytes: int  # bytes that transformers' own cache would hold at the end: keys and values
     trace: str  # a hash of the number of slots in each layer after each step
+    answers: tuple[str, ...] = ()  # the text of each turn's answer, if there are later turns
 
 
 def pad_left(prompts: Sequence[Prompt], pad: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,7 +119,9 @@ class Row:
         self.tokens: list[int] = []
         self.text = ""
         self.finish = ""
+        self._tokenizer = tokenizer
         self._text = Text(tokenizer, prompt.stop, prompt.visible)
+        self.before: list[tuple[list[int], str]] = []  # tokens and text of the answers to earlier turns
         self.taken = False  # `Batch.retire` has returned it
 
     def add(self, token: int, seconds: float) -> None:
@@ -126,6 +137,29 @@ class Row:
             self.finish = "length"
         if self.finish:
             self.text = self._text.final()
+
+    @property
+    def turns_left(self) -> bool:
+        """Whether another turn follows the answer that is being written."""
+        return len(self.before) < len(self.prompt.turns)
+
+    @property
+    def so_far(self) -> list[int]:
+        """All tokens of the row: the prompt's, and those of answers and turns."""
+        found = list(self.prompt.tokens)
+        for (tokens, _), turn in zip(self.before, self.prompt.turns, strict=False):
+            found += [*tokens, *turn]
+        return found + self.tokens
+
+    def turn(self) -> list[int]:
+        """The next turn as it is fed: the answer's last token, which was not fed, comes before it."""
+        return [self.tokens[-1], *self.prompt.turns[len(self.before)]]
+
+    def go_on(self, processors: RowProcessors | None) -> None:
+        """The next turn was read, and is answered. processors: of the new answer."""
+        self.before.append((self.tokens, self.text))
+        self.tokens, self.text, self.finish, self.processors = [], "", "", processors
+        self._text = Text(self._tokenizer, self.prompt.stop, self.prompt.visible)
 
 
 class Tokens:
@@ -154,15 +188,17 @@ class Tokens:
 
 def result_of(row: Row, index: int, cache: CompressedCache) -> Generated:
     """The finished generation of a row. index: of the row in the batch."""
-    steps = len(row.tokens) - 1  # the last token is never fed back
+    answers = [*row.before, (row.tokens, row.text)]
+    seen = len(row.so_far) - 1  # the last token is never fed back
     return Generated(
-        tokens=tuple(row.tokens),
-        text=row.text,
+        tokens=tuple(token for tokens, _ in answers for token in tokens),
+        text=PARTED.join(text for _, text in answers),
         finish=row.finish,
         prefill_seconds=row.prefill_seconds,
         decode_seconds=row.ended - row.began,
         batch_seconds=row.ended,
-        **held_by(cache, index, len(row.prompt.tokens), steps),
+        **held_by(cache, index, len(row.prompt.tokens), seen - cache.rows.lengths[index], seen),
+        answers=tuple(text for _, text in answers) if row.before else (),
     )
 
 
@@ -178,15 +214,15 @@ class Held(TypedDict):
     trace: str
 
 
-def held_by(cache: CompressedCache, index: int, prompt: int, steps: int) -> Held:
-    """Of the row at `index`, whose prompt has so many tokens, after that many decode steps."""
+def held_by(cache: CompressedCache, index: int, prompt: int, steps: int, seen: int) -> Held:
+    """Of the row at `index`, whose prompt has so many tokens, after that many decode steps. seen: tokens in all."""
     peak = cache.peak_slots(index, steps)
     return Held(
         prefill_kept=tuple(cache.slots(index, 0)),
         slots_kept=tuple(cache.slots(index, steps)),
         prefill_full=tuple(cache.full_slots(prompt)),
-        slots_full=tuple(cache.full_slots(prompt + steps)),
+        slots_full=tuple(cache.full_slots(seen)),
         cache_bytes=sum(n * cache.slot_bytes(layer) for layer, n in enumerate(peak)),
-        full_cache_bytes=cache.full_bytes(prompt + steps),
+        full_cache_bytes=cache.full_bytes(seen),
         trace=cache.trace(index, steps),
     )

@@ -19,10 +19,12 @@ from scope.cache.inputs import layer_inputs
 from scope.generation.clock import Clock
 from scope.generation.engine import Engine, devices_of
 from scope.generation.options import Options
+from scope.generation.prefilled import Prefilled
 from scope.generation.processors import require_possible
 from scope.generation.rows import Generated, Prompt, Row, Tokens, pad_left, result_of
 from scope.generation.sampling import Sampling, choose
 from scope.generation.steps import Stepper
+from scope.generation.turns import read_turn
 from scope.util.errors import ScopeError, shown
 
 if TYPE_CHECKING:
@@ -62,8 +64,10 @@ def stream(
 ) -> Iterator[tuple[int, Generated]]:
     """Answer prompts -> (index of the prompt, its generation) for each, as soon as it ends.
 
-    A generation ends at an end-of-sequence token, at a stop string of its prompt, or after `max_new_tokens`. In float32
-    its tokens are those that the prompt would get alone.
+    A generation ends at an end-of-sequence token, at a stop string of its prompt, or after `max_new_tokens`. If the
+    prompt has another turn, the row then reads that and goes on, with `max_new_tokens` for each answer. In float32
+    its tokens are those that the prompt would get alone. Prompts with the same tokens that begin together are read
+    once. With `sampling.samples` above 1, so are those that follow each other.
 
     model: any that a `CompressedCache` supports, from transformers' `from_pretrained` or from `scope.load`. From then
     on it runs scope's attention.
@@ -101,7 +105,7 @@ def _require(model: object, prompts: object, policy: object) -> None:
 
 
 class _Started(NamedTuple):
-    """Prompts after their prefill, in a cache of their own."""
+    """Generations after the prefill of their prompts, in a cache of their own."""
 
     cache: CompressedCache
     rows: list[Row]
@@ -127,16 +131,18 @@ class Batch:
         self._model, self._tokenizer, self._policy = model, tokenizer, policy
         self._most, self._sampling, self._options, self._hooks = max_new_tokens, sampling, options, options.hooks
         self._kind = "eager" if self._hooks.watch else Engine(options.engine).on(devices_of(model))
-        self._eos, self._stops = _eos(model), _stop_strings(model, sampling)
+        self._eos, self._stops = eos_of(model), _stop_strings(model, sampling)
         greedy = sampling.temperature == 0
         ahead = model.device.type == "cuda" and greedy if options.ahead is None else options.ahead
         self._ahead = ahead and not sampling.needs_tokens(model)
         self._clock = Clock(model.device)
         self._rows: list[Row] = []
         self._ended: list[int] = []  # rows that the last call of `retire` has returned
+        self._last: Prefilled | None = None  # the prompt that was read last, if it may be asked for again
         self._cache: CompressedCache | None = None  # set with the first prompts, as the two below
         self._stepper: Stepper
         self._chosen: Tokens
+        self._noted = True  # whether the rows know the chosen tokens
 
     @property
     def writing(self) -> bool:
@@ -145,27 +151,46 @@ class Batch:
 
     def admit(self, prompts: Sequence[tuple[int, Prompt]]) -> None:
         """Prefill prompts, each with its index, into the rows that were just retired. Rows that get none rest."""
+        for _, prompt in prompts:
+            if not isinstance(prompt, Prompt):
+                raise ScopeError(f"prompts: {shown(prompt)} is a {type(prompt).__name__}: must be a {PROMPT}")
         if self._cache is None:
             return self._open(prompts)
         refilled, resting = self._ended[: len(prompts)], self._ended[len(prompts) :]
         self._cache.rest(resting)
+        again = [one for one in prompts if self._at_hand([one[1].tokens])]
+        for some in (again, [one for one in prompts if one not in again]):
+            self._refill(refilled[: len(some)], some)
+            refilled = refilled[len(some) :]
+        return None
+
+    def _refill(self, refilled: Sequence[int], prompts: Sequence[tuple[int, Prompt]]) -> None:
+        """Put prompts into these rows, whose generations have been returned."""
         if not prompts:
-            return None
+            return
+        assert self._cache is not None
         started = self._start(prompts, Layout(0, self._options.storage))  # 0: its slots are moved at once
         self._cache.replace(refilled, started.cache)
         at = torch.tensor(refilled, device=started.positions.device)
         self._stepper.place(at, started.positions)
         self._chosen = self._chosen.replaced(at, started.chosen)
-        if not self._ahead:
+        if self._noted:
             started.chosen.note(started.rows, self._clock.now())
         for b, row in zip(refilled, started.rows, strict=True):
             self._rows[b] = row
+        if not self._runs_ahead:
+            self._note()
         if self._hooks.progress:
             self._hooks.progress(len(started.rows))
-        return None
 
     def retire(self) -> list[tuple[int, Generated]]:
-        """-> (index of the prompt, its generation) for each row that has ended since the last call."""
+        """-> (index of the prompt, its generation) for each row that has ended since the last call.
+
+        Before that, rows whose answer has ended read their next turn, if they have one.
+        """
+        while turning := [b for b, row in enumerate(self._rows) if row.finish and row.turns_left]:
+            for b in turning:
+                self._turn(b)
         self._ended = [b for b, row in enumerate(self._rows) if row.finish and not row.taken]
         if self._cache is None:
             return []
@@ -176,10 +201,37 @@ class Batch:
     def step(self) -> None:
         """Add one token to each row."""
         logits = self._stepper(self._chosen.tokens)
-        if self._ahead:
-            self._chosen.note(self._rows, self._clock.now())  # those of the step before, while the device runs this one
-        self._chosen = Tokens(choose(logits, self._sampling, self._rows))
+        self._note()  # if it runs ahead, the tokens of the step before, while the device runs this one
+        self._chosen, self._noted = Tokens(choose(logits, self._sampling, self._rows)), False
         self._announce()
+
+    @property
+    def _runs_ahead(self) -> bool:
+        """Whether a step is launched before it is known which rows have ended. A row that ends may need its turn."""
+        return self._ahead and not any(row.turns_left for row in self._rows)
+
+    def _note(self) -> None:
+        """Give the chosen tokens to the rows, if they do not have them."""
+        if not self._noted:
+            self._chosen.note(self._rows, self._clock.now())
+        self._noted = True
+
+    def _turn(self, b: int) -> None:
+        """A row reads its next turn in a cache of its own, and comes back with the first token of its answer."""
+        assert self._cache is not None
+        row = self._rows[b]
+        self._clock.stop()
+        own = self._cache.fork([b])
+        logits, position = read_turn(self._model, own, row.turn(), len(row.so_far) - 1)
+        row.prefill_seconds += self._clock.go()
+        so_far = [*row.so_far, *row.turn()[1:]]
+        row.go_on(self._sampling.row_processors(self._model, so_far, self._most, self._eos))
+        chosen = Tokens(choose(logits, self._sampling, [row]))
+        chosen.note([row], self._clock.now())
+        at = torch.tensor([b], device=position.device)
+        self._cache.replace([b], own)
+        self._stepper.place(at, position)
+        self._chosen = self._chosen.replaced(at, chosen)
 
     def _open(self, prompts: Sequence[tuple[int, Prompt]]) -> None:
         """Prefill the first prompts. Their cache becomes that of the batch."""
@@ -187,34 +239,50 @@ class Batch:
             return
         layout = Layout(self._most, self._options.storage, self._kind != "eager")
         self._cache, self._rows, self._chosen, positions = self._start(prompts, layout)
+        self._noted = False
         self._stepper = Stepper(self._model, self._cache, positions, self._kind)
         self._announce()
 
     def _announce(self) -> None:
         """Give the chosen tokens to the rows, and call the hooks."""
         assert self._cache is not None
-        if not self._ahead:
-            self._chosen.note(self._rows, self._clock.now())
+        if not self._runs_ahead:
+            self._note()
         if self._hooks.observe:
             self._hooks.observe(self._cache)
         if self._hooks.progress:
             self._hooks.progress(sum(not row.finish for row in self._rows))
 
     def _start(self, prompts: Sequence[tuple[int, Prompt]], layout: Layout) -> _Started:
-        """Prefill prompts into a new cache."""
-        model, sampling = self._model, self._sampling
-        for _, prompt in prompts:
-            if not isinstance(prompt, Prompt):
-                raise ScopeError(f"prompts: {shown(prompt)} is a {type(prompt).__name__}: must be a {PROMPT}")
+        """Put prompts after their prefill into a new cache."""
         self._clock.stop()
-        cache = CompressedCache.of(model.config, self._policy, layout, self._hooks.watch)
-        pad, chunk = self._tokenizer.pad_token_id or 0, self._options.prefill_chunk
-        logits, positions = prefill(model, cache, [prompt for _, prompt in prompts], pad, chunk)
+        read = self._prefilled([tuple(prompt.tokens) for _, prompt in prompts], layout)
         rows = [self._row(index, prompt) for index, prompt in prompts]
         seconds = self._clock.go()
         for row in rows:
             row.began, row.prefill_seconds = self._clock.now(), seconds
-        return _Started(cache, rows, Tokens(choose(logits, sampling, rows)), positions)
+        return _Started(read.cache, rows, Tokens(choose(read.logits, self._sampling, rows)), read.positions)
+
+    def _prefilled(self, prompts: Sequence[tuple[int, ...]], layout: Layout) -> Prefilled:
+        """A row for each of these prompts, in a cache of its own. None is read twice, and the last is kept for more."""
+        if not self._at_hand(prompts):
+            self._last = None  # before others take its memory
+        read = self._last or self._read([*dict.fromkeys(prompts)], layout)
+        if self._sampling.samples == 1:  # nothing comes again later
+            return read if read.prompts == tuple(prompts) else read.of(prompts)
+        self._last = read if len(read.prompts) == 1 else read.of(prompts[-1:])
+        return read.of(prompts)
+
+    def _at_hand(self, prompts: Sequence[Sequence[int]]) -> bool:
+        """Whether all of them have been read already."""
+        return self._last is not None and {*prompts} <= {*self._last.prompts}
+
+    def _read(self, prompts: Sequence[tuple[int, ...]], layout: Layout) -> Prefilled:
+        """Prefill prompts into a new cache."""
+        model, pad, chunk = self._model, self._tokenizer.pad_token_id or 0, self._options.prefill_chunk
+        cache = CompressedCache.of(model.config, self._policy, layout, self._hooks.watch)
+        logits, positions = prefill(model, cache, [Prompt("", prompt) for prompt in prompts], pad, chunk)
+        return Prefilled(tuple(prompts), cache, logits, positions)
 
     def _row(self, index: int, prompt: Prompt) -> Row:
         processors = self._sampling.row_processors(self._model, prompt.tokens, self._most, self._eos)
@@ -253,7 +321,7 @@ def prefill(
     return logits, positions[:, -1:]
 
 
-def _eos(model: "PreTrainedModel") -> frozenset[int]:
+def eos_of(model: "PreTrainedModel") -> frozenset[int]:
     """The tokens that end a generation."""
     ends = model.generation_config.eos_token_id if model.generation_config else model.config.eos_token_id
     if ends is None:

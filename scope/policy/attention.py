@@ -50,7 +50,8 @@ class Stored:
 class Attention:
     """What a score looks at: the attention of one layer, over the whole prompt or in one decode step.
 
-    Over a prompt, Q = S = P, and slots are in the order of the text. In a decode step slots are in no order, and Q = 1,
+    Over a prompt, Q = S = P, and slots are in the order of the text. Over a later turn of Q tokens these come last, in
+    their order, behind what was stored before. In a decode step slots are in no order, and Q = 1,
     or more for a strategy that asks for the last Q queries (`queries`), which are in no order either.
     H is the number of heads that are stored: key/value heads, or query heads with granularity `query_head`.
     """
@@ -72,6 +73,8 @@ class Attention:
     leaving: Tensor | None = None  # decode step: [B] int, slots that each row's plan evicts; None: none by score
     inputs: LayerInputs | None = None  # over a prompt, for a method with `layer_inputs = True`
     rotary: Rotary | None = None  # decode step: how queries and keys were rotated, for a strategy with `rotary = True`
+    stored: int = 0  # over a later turn: so many slots come first that were stored before it, in no order
+    turns: Tensor | None = None  # decode step: [B, K, 2] int, the first position of each later turn, and that behind it
 
     @property
     def now(self) -> Tensor:
@@ -82,6 +85,17 @@ class Attention:
     def decoding(self) -> bool:
         """Whether this is a decode step; else it is a whole prompt."""
         return self.prompt is not None
+
+    @property
+    def of_prompt(self) -> Tensor:
+        """[B, H, S] bool, in a decode step: the slots of the prompt and of later turns, and the empty ones."""
+        assert self.prompt is not None
+        found = self.positions < self.prompt[:, None, None]
+        if self.turns is None:
+            return found
+        first, behind = self.turns[:, None, None].unbind(-1)
+        at = self.positions[..., None]
+        return found | ((at >= first) & (at < behind)).any(-1)
 
     def of_rows(self, rows: slice) -> "Attention":
         """These rows of a decode step."""
@@ -97,6 +111,7 @@ class Attention:
             channels={name: marks[rows] for name, marks in self.channels.items()},
             prompt=self.prompt[rows],
             leaving=None if self.leaving is None else self.leaving[rows],
+            turns=None if self.turns is None else self.turns[rows],
         )
 
 
@@ -167,7 +182,7 @@ def visible(
     are kept from looking ahead, as in the released code; None: all are.
     """
     queries = attention.query_positions[:, None, asking, None]
-    heads = None if attention.decoding else 1  # a prompt lies alike in all heads
+    heads = None if attention.decoding or attention.stored else 1  # a prompt lies alike in all heads
     slots = attention.positions[:, :heads, None, looked_at]
     seen = slots <= queries
     if causal_within is not None:

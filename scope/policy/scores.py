@@ -3,12 +3,17 @@
 Shapes are those of `scope.policy.attention`.
 """
 
+from dataclasses import replace
+from functools import reduce
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from scope.policy.attention import LEAST, Attention, latest, scaled_products, visible
 from scope.policy.prompt_votes import prompt_votes
+
+TOGETHER = 128  # queries of a later turn whose votes are computed at a time
 
 
 def received(attention: Attention) -> Tensor:
@@ -28,7 +33,17 @@ def votes(
     """
     if attention.decoding:
         return _decoded_votes(attention if last is None else latest(attention, last))
+    if attention.stored:
+        return _turn_votes(attention if last is None else latest(attention, last))
     return prompt_votes(attention, last, block, causal_within)
+
+
+def _turn_votes(attention: Attention) -> Tensor:
+    """The votes of a later turn's queries, of TOGETHER at a time."""
+    queries, positions = attention.queries, attention.query_positions
+    asked = zip(torch.split(queries, TOGETHER, 2), torch.split(positions, TOGETHER, 1), strict=True)
+    parts = (replace(attention, queries=queries, query_positions=positions) for queries, positions in asked)
+    return reduce(Tensor.add_, map(_decoded_votes, parts))
 
 
 def _decoded_votes(attention: Attention) -> Tensor:

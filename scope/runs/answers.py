@@ -62,7 +62,8 @@ class Answers:
         columns = min(longest, engine.prefill_chunk or longest)
         prefill = sizes.prefill_bytes(config, policy, dtype, columns, longest)
         rows = rows_that_fit(row, prefill, device)
-        if rows < len(requests):  # rows are refilled: a new prompt has a cache of its own until it is in its row
+        several = self.experiment.sampling.samples > 1  # a prompt stays in a cache of its own for its next samples
+        if several or rows < len(requests):  # rows are refilled: a new prompt has such a cache until it is in its row
             rows = rows_that_fit(row, prefill + sizes.cache_bytes(config, policy, dtype, longest, 1), device)
         return min(rows, len(requests))
 

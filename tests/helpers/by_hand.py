@@ -168,6 +168,7 @@ class ByHand:
         self.sliding_window = SLIDING_WINDOW if family == "mistral_sliding" else None
         self.seen = prompt_pass(family, prompt.tokens)
         self.length = len(prompt.tokens)
+        self.asked: list[dict[int, Tensor]] = [{} for _ in range(LAYERS)]  # by position: rotated queries [Hq, d]
         self.held = [[self._left(layer, head, start[layer][head]) for head in range(HEADS)] for layer in range(LAYERS)]
 
     def _left(self, layer: int, head: int, positions: list[int]) -> Held:
@@ -208,6 +209,7 @@ class ByHand:
             queries = self._norm(queries, attention.q_norm.weight)
             keys = self._norm(keys, attention.k_norm.weight)
         queries, keys = rotated(queries, position, self.theta), rotated(keys, position, self.theta)
+        self.asked[index][position] = queries
         outputs = []
         for head in range(HEADS):
             held = self.held[index][head]
