@@ -12,7 +12,8 @@ TYPED = {
     "cache.granularity": "fidelity.granularity",
 }
 """Keys of recorded settings that the command line calls something else."""
-PRECISION = "cache.precision"
+UNSAID = {"cache.precision": "float", "cache.turns": "protect"}
+"""What a manifest names only where it is another."""
 
 
 def settings_of(run: Run) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def settings_of(run: Run) -> dict[str, Any]:
     found = {TYPED.get(key, key): value for key, value in flat(run.settings).items() if key != "replay.type"}
     if run.bound is not None:
         found["decoding.budget"] = None
-    return {PRECISION: "float"} | found | {"seed": run.seed}  # a manifest names the precision only where it is another
+    return UNSAID | found | {"seed": run.seed}
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,17 +5,18 @@ Oracle: a re-reader that knows the words of the lists, and nothing of how a prom
 
 import re
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import pytest
 from golden import composed
 from helpers.tokenizers_made import KINDS, made
 
-from scope.generation.prompts import forced_tokens
+from scope.generation.prompts import encode, forced_tokens
 from scope.tasks import Recall, RecallWritten, Sample
 from scope.tasks.facts import COLOURS, IDLE, OWNERS, PLACES, WORDINGS
 from scope.tasks.facts import KINDS as THINGS
-from scope.util.errors import SettingError
+from scope.util.errors import ConfigError, ImpossibleError, SettingError
 
 SMALL = Recall(8, 1.0, "shuffled", 40, 0, 0, 400, prompts=3)
 WRITTEN = RecallWritten(6, 1.0, "shuffled", 400, prompts=3)
@@ -223,3 +224,64 @@ def test_a_configuration_makes_it_and_its_length_lets_the_gold_text_end(task: st
     one, another = (composed(f"task={task}", f"task.split={split}").identity() for split in ("search", "report"))
     assert one != another
     assert composed(f"task={task}", "task.prompts=5").identity() == composed(f"task={task}").identity()
+
+
+# in several turns
+
+
+def test_turns_ask_for_all_facts_once_each_in_its_turn() -> None:
+    task = replace(SMALL, turns=3)
+    for sample, whole in zip(task.samples(), SMALL.samples(), strict=True):
+        assert sample.gold
+        assert [numbers_of(turn) for turn in sample.turns] == [
+            [number for number, _ in answers(whole)[3:6]],
+            [number for number, _ in answers(whole)[6:]],
+        ]
+        assert numbers_of(sample.prompt)[2:] == [number for number, _ in answers(whole)[:3]]
+        assert answers(sample) == answers(whole)
+        assert values(sample) == values(whole)
+
+
+def numbers_of(asking: str) -> list[int]:
+    """The numbers that the last sentence about an order names."""
+    return [int(number) for number in re.findall(r"\d+", re.findall(r"in the order ([\d, ]+)\.", asking)[-1])]
+
+
+def test_each_turn_has_a_measure_of_its_own() -> None:
+    task = replace(SMALL, turns=3)
+    sample = task.samples()[0]
+    said = [f"Item {number}: {line}" for number, line in answers(sample)]
+    assert task.measures(sample, "\n".join(said)) == {"values": 1.0, "values_1": 1.0, "values_2": 1.0, "values_3": 1.0}
+    assert task.measures(sample, "\n\n".join(said[:4])) == {
+        "values": 0.5,
+        "values_1": 1.0,
+        "values_2": pytest.approx(1 / 3),
+        "values_3": 0.0,
+    }
+
+
+def test_a_configuration_says_what_turns_are_and_a_replay_takes_none() -> None:
+    asked = ("task=recall", "task.turns=3", "task.prompts=1")
+    plain, protect, flow = (composed(*asked, *more) for more in ((), ("cache.turns=protect",), ("cache.turns=flow",)))
+    assert (plain.policy.turns, flow.policy.turns) == ("protect", "flow")
+    assert plain.identity() == protect.identity() != flow.identity()
+    assert (
+        composed("task=recall", "task.turns=1", "cache.turns=protect").identity() == composed("task=recall").identity()
+    )
+    with pytest.raises(ImpossibleError, match=r"^measure=replay: .* this task asks again: task\.turns=1$"):
+        composed(*asked, "measure=replay").identity()
+    with pytest.raises(ConfigError, match=r"cache.turns=keep: must be one of protect, flow"):
+        composed(*asked, "cache.turns=keep")
+
+
+def test_turns_become_tokens_of_their_own_and_leave_less_of_the_context() -> None:
+    tokenizer = made("bytes")
+    sample = replace(SMALL, turns=3).samples()[0]
+    prompt = encode(tokenizer, sample, "plain", None, "refuse")
+    assert [tokenizer.decode(list(turn)) for turn in prompt.turns] == list(sample.turns)
+    assert prompt.hash != encode(tokenizer, replace(sample, turns=()), "plain", None, "refuse").hash
+    experiment = composed("task=recall", "task.turns=3", "task.max_new_tokens=50")
+    needed = len(prompt.tokens) + sum(len(turn) + 50 for turn in prompt.turns)
+    assert experiment.encoded(tokenizer, sample, needed, date(2026, 1, 1)).tokens == prompt.tokens
+    with pytest.raises(ImpossibleError, match="does not fit the model's context"):
+        experiment.encoded(tokenizer, sample, needed - 1, date(2026, 1, 1))

@@ -302,7 +302,7 @@ def in_sight(held: list[list[list[int]]], family: str) -> list[list[tuple[int, l
 
 
 @pytest.mark.parametrize("turns", ["protect", "flow"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", every(2, CASES))
 @pytest.mark.parametrize("family", ["llama", later("mistral_sliding")])
 def test_turns_are_what_a_loop_over_lists_makes_of_them(name: str, turns: str, family: str) -> None:
     if (name, family) == ("streamingllm", "mistral_sliding"):
@@ -344,14 +344,14 @@ TURNS = ("protect", "flow")
 
 
 @pytest.mark.parametrize("turns", TURNS)
-@pytest.mark.parametrize("name", every(2, KINDS))
+@pytest.mark.parametrize("name", every(3, KINDS))
 def test_slots_in_place_take_turns_as_their_twin_does(name: str, turns: str) -> None:
     policy, family = replace(KINDS[name][0], turns=turns), KINDS[name][1]
     assert talk(policy, family) == talk(policy, family, TWIN)
 
 
 @pytest.mark.parametrize("turns", TURNS)
-@pytest.mark.parametrize("name", every(4, KINDS))
+@pytest.mark.parametrize("name", every(6, KINDS))
 def test_a_row_of_a_ragged_batch_is_what_it_is_alone(name: str, turns: str) -> None:
     policy, family = replace(KINDS[name][0], turns=turns), KINDS[name][1]
     together = talk(policy, family)
@@ -460,7 +460,7 @@ def test_with_a_full_cache_turns_are_those_of_transformers_own_cache(family: str
 
 
 @pytest.mark.parametrize("turns", TURNS)
-@pytest.mark.parametrize("name", every(5, KINDS))
+@pytest.mark.parametrize("name", every(9, KINDS))
 @torch.no_grad()
 def test_a_copy_a_fork_and_a_file_go_on_between_turns(name: str, turns: str, tmp_path: Path) -> None:
     policy, family = replace(KINDS[name][0], turns=turns), KINDS[name][1]
@@ -588,10 +588,10 @@ def alone(policy: Policy, family: str, prompt: Prompt, end: int | None) -> tuple
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("snapkv", Options(batch_size=2)),
         ("snapkv", Options(batch_size=2, ahead=True)),
-        ("snapkv", Options(engine="graph")),
         ("front", Options(engine="graph", batch_size=2)),
+        slow("snapkv", Options(batch_size=2)),
+        slow("snapkv", Options(engine="graph")),
         slow("windows", Options(batch_size=2)),
         slow("memory", Options(batch_size=3)),
         slow("shared heads", Options(batch_size=2)),

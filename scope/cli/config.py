@@ -52,9 +52,11 @@ TYPED = {  # fields of a policy that the command line calls something else
     "max_bytes": "budget.bytes",
     "max_slots": "budget.total",
     "precision": "cache.precision",
+    "turns": "cache.turns",
     "tokens": "task.max_new_tokens",
     "prefill": "method",
 }
+CACHE = {"precision": "float", "turns": "protect"}  # what holds where a configuration does not say it
 MAYBE = ("trace", "replay")  # nodes that may be empty
 PARTS = tuple(name for name in KINDS if name not in MAYBE)
 NO_USE = "note: {} changes nothing: none of the options taken uses it"
@@ -131,7 +133,7 @@ def _experiment(config: dict[str, Any], parts: Mapping[str, Any], labels: Mappin
             granularity=config["fidelity"].get("granularity"),
             max_bytes=config["budget"].get("bytes"),
             max_slots=config["budget"].get("total"),
-            precision=_precision(config),
+            **_cache(config),
             scoring=_scoring(config),
             config=config,
         )
@@ -189,12 +191,12 @@ def files_of(hydra: Any) -> list[Path]:
     return [place for place in places if place.is_file()]
 
 
-def _precision(config: Mapping[str, Any]) -> Any:
-    """The precision of the cache, whose name `Policy` checks."""
-    cache = config.get("cache", {"precision": "float"})
-    if not isinstance(cache, dict) or set(cache) != {"precision"}:
-        raise ConfigError(f"cache={shown(cache)}: must be set by its key: cache.precision=int8")
-    return cache["precision"]
+def _cache(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Precision and turns of the cache, whose values `Policy` checks. Configurations of older runs have no turns."""
+    cache = config.get("cache", {})
+    if not isinstance(cache, dict) or not set(cache) <= set(CACHE):
+        raise ConfigError(f"cache={shown(cache)}: must be set by its keys: cache.precision=int8 cache.turns=flow")
+    return {**CACHE, **cache}
 
 
 def _scoring(config: Mapping[str, Any]) -> Sequence[str]:

@@ -63,18 +63,19 @@ class Encoded:
     """A prompt as the model reads it.
 
     tokens: its tokens. cut: how many tokens were taken out of its middle. dated: whether the template has used its
-    clock. text: the whole text, before it became tokens.
+    clock. text: the whole text, before it became tokens. turns: the tokens of each later turn.
     """
 
     tokens: tuple[int, ...]
     cut: int = 0
     dated: bool = False
     text: str = ""
+    turns: tuple[tuple[int, ...], ...] = ()
 
     @cached_property
     def hash(self) -> str:
-        """16 hex digits: a hash of the tokens."""
-        return hash_of(self.tokens)
+        """16 hex digits: a hash of the tokens, those of later turns too."""
+        return hash_of([token for tokens in (self.tokens, *self.turns) for token in tokens])
 
     def starts_thinking(self, markers: tuple[str, str] | None) -> bool:
         """Whether the prompt ends with the mark that opens a thinking part, as with some templates."""
@@ -200,7 +201,13 @@ def encode(
             )
         length = room
     begin = length - length // 2
-    return Encoded((*tokens[:begin], *tokens[len(tokens) - length // 2 :]), len(tokens) - length, dated, text)
+    whole = (*tokens[:begin], *tokens[len(tokens) - length // 2 :])
+    return Encoded(whole, len(tokens) - length, dated, text, turn_tokens(tokenizer, sample))
+
+
+def turn_tokens(tokenizer: PreTrainedTokenizerBase, sample: Sample) -> tuple[tuple[int, ...], ...]:
+    """The tokens of a sample's later turns, each a text that goes on with the answer before it."""
+    return tuple([tuple(tokenizer(turn, add_special_tokens=False).input_ids) for turn in sample.turns])
 
 
 def tokenized(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> list[int]:

@@ -89,8 +89,8 @@ class Answers:
 
     def prompt(self, request: Request) -> Prompt:
         """What the engine is given for a request."""
-        tokens, thinking = self.prompts[request.index].tokens, self.experiment.model.thinking
-        return Prompt(request.name, tokens, request.sample.stop, thinking or ())
+        prompt, thinking = self.prompts[request.index], self.experiment.model.thinking
+        return Prompt(request.name, prompt.tokens, request.sample.stop, thinking or (), prompt.turns)
 
     def line(self, request: Request, made: Generated, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The record of one generation. batch: the fields that tell of its batch."""

@@ -15,7 +15,7 @@ from scope.decoding import DecodingStrategy
 from scope.generation import models
 from scope.generation.engine import Engine
 from scope.generation.models import ModelSource
-from scope.generation.prompts import Encoded, encode
+from scope.generation.prompts import Encoded, encode, turn_tokens
 from scope.generation.sampling import Sampling
 from scope.prefill import PrefillMethod
 from scope.runs.replaying import GOLD, Replaying
@@ -43,6 +43,7 @@ class Experiment:
     limit: int | None = None  # only so many prompts, the first ones
     trace: Trace | None = None  # what is recorded for figures; changes no answer
     precision: str = "float"  # in which keys and values are stored
+    turns: str = "protect"  # what the tokens of later turns are, as of `Policy`
     replay: Replaying | None = None  # which texts are forced; None: the model writes its own
     scoring: Sequence[str] = STANDARD  # names of scorers; changes no answer
     setting: str = ""  # what differs from the other runs of a sweep, beside the labels; for people
@@ -67,7 +68,7 @@ class Experiment:
     def policy(self) -> Policy:
         """How the cache is compressed. Raises SettingError for values that do not go together."""
         bounds = self.max_bytes, self.max_slots, self.task.max_new_tokens
-        return Policy(self.method, self.decoding, self.granularity, *bounds, self.precision)
+        return Policy(self.method, self.decoding, self.granularity, *bounds, self.precision, self.turns)
 
     @property
     def parts(self) -> dict[str, object]:
@@ -139,7 +140,8 @@ class Experiment:
         """The settings as they were given."""
         # left out by default, so that runs from before there was a choice keep their identity
         precision = None if self.precision == "float" else self.precision
-        chosen = {"max_bytes": self.max_bytes, "max_slots": self.max_slots, "precision": precision}
+        turns = None if self.turns == "protect" else self.turns
+        chosen = {"max_bytes": self.max_bytes, "max_slots": self.max_slots, "precision": precision, "turns": turns}
         cache = {"granularity": self.granularity} | {name: what for name, what in chosen.items() if what is not None}
         described = {name: records.describe(part, limits) for name, part in self.parts.items()}
         replay = {"replay": records.describe(self.replay, limits)} if self.replay else {}
@@ -164,6 +166,8 @@ class Experiment:
         Raises ScopeError for a prompt that does not fit, or that the model's chat template refuses.
         """
         source = self.model
+        later = sum(len(turn) for turn in turn_tokens(tokenizer, sample)) + len(sample.turns) * self.task.max_new_tokens
+        room = None if room is None else room - later
         return encode(tokenizer, sample, source.layout, room, source.overlong, source.template_input(day))
 
     @property

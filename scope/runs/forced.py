@@ -84,6 +84,7 @@ def of_the_full_cache(experiment: Experiment) -> Experiment:
         max_bytes=None,
         max_slots=None,
         precision="float",
+        turns="protect",
         replay=None,
         labels=labels,
         setting="",

@@ -52,8 +52,11 @@ class Replaying:
     def origin(self, samples: Sequence[Sample]) -> str:
         """A hash of the first right answer, where these are forced; else empty. `Sample.origin` does not cover it.
 
-        All others are compared with the records when a run goes on. Raises ImpossibleError where there is none.
+        All others are compared with the records when a run goes on. Raises ImpossibleError where there is none, and for
+        a task whose prompts have later turns.
         """
+        if any(sample.turns for sample in samples):
+            raise ImpossibleError("measure=replay: forces one text a prompt, and this task asks again: task.turns=1")
         if self.of != GOLD:
             return ""
         for sample in samples:

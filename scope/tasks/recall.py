@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 from scope.tasks import facts as english
 from scope.tasks.facts import Fact
@@ -11,6 +12,7 @@ from scope.util.errors import check_count
 
 MOST_IDLE = 1000
 OPENING = "The members of a club have things to sell. This is their list.\n\n"
+MORE = "Here is more of the list, word for word, in the order "  # an answer ends with an empty line
 ASKING = "\nHere is the list once more, word for word, in the order {numbers}.\n\n{shown}"
 
 
@@ -26,7 +28,8 @@ class Recall(BuiltOnce):
     sentences the list has; where facts share one, a small model takes one for another. idle: the most sentences after
     a fact that no answer needs; distance: the count of such sentences between the list and the asking. split: what the
     samples are for; no sample of one split is in another. prompts: how many samples; the i-th is the same whatever it
-    is.
+    is. turns: in how many turns the facts are asked for, each after the answer before; as many facts in each turn, or
+    one more in the first of them.
     Raises SettingError for values that cannot be.
     """
 
@@ -40,22 +43,31 @@ class Recall(BuiltOnce):
     split: str = "report"
     seed: int = 0
     prompts: int = field(default=24, metadata={"limit": True})
+    turns: int = field(default=1, metadata={"later": True})
 
     def __post_init__(self) -> None:
         english.check_fields(self)
         check_count(self, "wordings", low=1, high=len(english.WORDINGS))
         check_count(self, "idle", high=MOST_IDLE)
         check_count(self, "distance", high=MOST_IDLE)
+        check_count(self, "turns", low=1, high=max(1, round(self.asked * self.facts)))
 
     @cached_property
     def _samples(self) -> tuple[Sample, ...]:
         return tuple(self._sample(index) for index in range(self.prompts))
 
     def measures(self, sample: Sample, generation: str) -> dict[str, float]:
-        """values: the share of all values that are asked for (owner, colour, thing, place, price) that are right."""
+        """values: the share of all values that are asked for (owner, colour, thing, place, price) that are right.
+
+        values_1 and so on: of those that the first turn asks for, if there are several turns.
+        """
         assert sample.gold is not None
-        right, given = (english.values_in(english.lines_in(text)) for text in (sample.gold.text, generation))
-        return {"values": english.share_right(right, given)}
+        given = english.values_in(english.lines_in(generation))
+        texts = {"values": sample.gold.text}
+        if sample.turns:
+            texts |= {f"values_{at}": text for at, text in enumerate(sample.gold.text.split(MORE), 1)}
+        right = {name: english.values_in(english.lines_in(text)) for name, text in texts.items()}
+        return {name: english.share_right(values, given) for name, values in right.items()}
 
     def _sample(self, index: int) -> Sample:
         name = f"recall-{self.split}-{self.seed}-{index}"
@@ -63,15 +75,27 @@ class Recall(BuiltOnce):
         shown, made = facts[: english.SHOWN], facts[english.SHOWN :]
         asked = english.choose(random.Random(f"{name}-asked"), made, self.asked, self.order)
         again = english.plain(piece for fact in shown for piece in fact.listed)
-        numbers = ", ".join(str(fact.number) for fact in (*shown, *asked))
+        first, *later = self._parts(asked)
+        asking = ASKING.format(numbers=_numbers([*shown, *first]), shown=again)
+        turns = tuple(f"{MORE}{_numbers(part)}.\n\n" for part in later)
+        gold = [piece for fact in first for piece in fact.listed]
+        for turn, part in zip(turns, later, strict=True):
+            gold += [(f"\n{turn}", False), *(piece for fact in part for piece in fact.listed)]
         return Sample(
             name,
-            f"{OPENING}{self._listed(name, facts)}{ASKING.format(numbers=numbers, shown=again)}",
+            f"{OPENING}{self._listed(name, facts)}{asking}",
             (),
             stop=("\n\n",),
-            gold=Reference.of(piece for fact in asked for piece in fact.listed),
+            gold=Reference.of(gold),
             as_text=True,
+            turns=turns,
         )
+
+    def _parts(self, asked: list[Fact]) -> list[list[Fact]]:
+        """The facts of each turn; the first turns have one more where they cannot be divided evenly."""
+        each, over = divmod(len(asked), self.turns)
+        ends = [each * at + min(at, over) for at in range(self.turns + 1)]
+        return [asked[begin:end] for begin, end in pairwise(ends)]
 
     def _listed(self, name: str, made: list[Fact]) -> str:
         """The list with its idle sentences. Other settings of these leave the facts as they are."""
@@ -82,3 +106,7 @@ class Recall(BuiltOnce):
         ]
         between = [" ".join(["", *rng.choices(english.IDLE, k=self.distance)]).strip()] if self.distance else []
         return "\n".join([*lines, *between, ""])
+
+
+def _numbers(facts: list[Fact]) -> str:
+    return ", ".join(str(fact.number) for fact in facts)

@@ -60,6 +60,8 @@ class Sample:
     `origin`.
     as_text: the prompt is a text to continue, so no chat template is put around it.
     cluster: samples of one cluster are alike, such as windows of one file, and intervals allow for it; empty: none.
+    turns: texts of later turns: each goes on with the answer to what came before, and is answered in its turn. The
+    prompt is then `as_text`.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Sample:
     gold: Reference | None = field(default=None, repr=False)  # `origin` is a hash of the repr
     as_text: bool = field(default=False, repr=False)
     cluster: str = field(default="", repr=False)
+    turns: tuple[str, ...] = field(default=(), repr=False)
 
 
 class BuiltOnce(ABC):
