@@ -118,7 +118,7 @@ def test_on_a_terminal_what_the_cache_holds_stands_below_the_answer() -> None:
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
     out = io.StringIO()
     ids = tokenizer("The answer is 65.\nAnswer_10: now wet", add_special_tokens=False).input_ids
-    first, second = tokenizer.decode(ids).split("\n")
+    first, second = tokenizer.decode(ids, skip_special_tokens=True).split("\n")
     with Screen(tokenizer, Console(file=out, force_terminal=True, width=80), lambda: "12 slots") as screen:
         for token in ids:
             screen.show(token)
