@@ -179,8 +179,11 @@ def test_three_turns_with_a_real_model_whose_cache_is_compressed(
 ) -> None:
     if not PUBLISHED["smollm2"].made:
         pytest.skip("not fetched: python -m scope.models get smollm2")
-    typed(monkeypatch, "What is the capital of France?", "And of Italy?", "Which of the two is larger?")
-    assert main(["model=smollm2", *SETTINGS[2:], "task.max_new_tokens=40"]) == 0
-    first, second = capsys.readouterr().out.split("[", 2)[:2]
+    typed(monkeypatch, "What is the capital of France?", "And of Italy?", "Name three famous sights there.")
+    budgets = ["budget.prefill=0.75", "budget.window=8", "budget.decode=32", "budget.recent=16"]
+    assert main(["model=smollm2", *budgets, "task.max_new_tokens=40"]) == 0
+    first, second, third, _ = capsys.readouterr().out.split("[")
     assert "Paris" in first
     assert "Rome" in second
+    assert "famous" in third
+    assert ", 0 evicted" not in second
