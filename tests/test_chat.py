@@ -118,7 +118,7 @@ def test_on_a_terminal_what_the_cache_holds_stands_below_the_answer() -> None:
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
     out = io.StringIO()
     ids = tokenizer("The answer is 65.\nAnswer_10: now wet", add_special_tokens=False).input_ids
-    first, second = tokenizer.decode(ids).split("\n")
+    first, second = tokenizer.decode(ids, skip_special_tokens=True).split("\n")
     with Screen(tokenizer, Console(file=out, force_terminal=True, width=80), lambda: "12 slots") as screen:
         for token in ids:
             screen.show(token)
@@ -179,8 +179,11 @@ def test_three_turns_with_a_real_model_whose_cache_is_compressed(
 ) -> None:
     if not PUBLISHED["smollm2"].made:
         pytest.skip("not fetched: python -m scope.models get smollm2")
-    typed(monkeypatch, "What is the capital of France?", "And of Italy?", "Which of the two is larger?")
-    assert main(["model=smollm2", *SETTINGS[2:], "task.max_new_tokens=40"]) == 0
-    first, second = capsys.readouterr().out.split("[", 2)[:2]
+    typed(monkeypatch, "What is the capital of France?", "And of Italy?", "Name three famous sights there.")
+    budgets = ["budget.prefill=0.75", "budget.window=8", "budget.decode=32", "budget.recent=16"]
+    assert main(["model=smollm2", *budgets, "task.max_new_tokens=40"]) == 0
+    first, second, third, _ = capsys.readouterr().out.split("[")
     assert "Paris" in first
     assert "Rome" in second
+    assert "famous" in third
+    assert ", 0 evicted" not in second
