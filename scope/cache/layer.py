@@ -34,7 +34,7 @@ from scope.util.errors import ScopeError
 
 FOREIGN = (
     "the model does not run scope's attention: make the cache from its own model.config, after any "
-    "set_attn_implementation; a model that stores what it makes keys and values from (MLA) cannot have one"
+    "set_attn_implementation; a model with attention of its own, or that stores latents (MLA), cannot have one"
 )
 FAILED = "this cache has failed before: make a new one"
 USED = (

@@ -228,7 +228,8 @@ def sights_of(config: PretrainedConfig) -> tuple[Sight, ...]:
         elif type(layer) is DynamicSlidingWindowLayer and layer.sliding_window > 1:
             sights.append(Sight(layer.sliding_window, _chunked(config, index)))
         else:
-            raise ScopeError(f"this model has layers that a compressed cache does not support ({type(layer).__name__})")
+            kind = f"this model has layers that transformers caches as {type(layer).__name__}"
+            raise ScopeError(f"{kind}: a compressed cache takes layers that store keys and values of their own")
     if len(sights) < (layers := text.num_hidden_layers):
         raise ScopeError(f"this model's layers share keys and values ({len(sights)} of {layers} store them)")
     return tuple(sights)
