@@ -75,7 +75,7 @@ def _write(device: str, targets: Sequence[Target], figures: Mapping[str, Any], m
     """What there is so far; missing: the parts that are to come."""
     RESULTS.mkdir(exist_ok=True)
     found = {
-        "surroundings": surroundings() | {"processor": _processor(device), "load": os.getloadavg()},
+        "surroundings": surroundings() | {"processor": processor(device), "load": os.getloadavg()},
         "targets": [
             {"name": t.name, "measured": t.measured, "bound": t.bound, "at_most": t.at_most, "ok": t.reached}
             for t in targets
@@ -87,7 +87,7 @@ def _write(device: str, targets: Sequence[Target], figures: Mapping[str, Any], m
     draw(found, RESULTS / f"{device}.png")
 
 
-def _processor(device: str) -> str:
+def processor(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
     path = Path("/proc/cpuinfo")
