@@ -271,8 +271,10 @@ def page(found: Mapping[str, Mapping[str, Any]]) -> str:
     parts = "\n".join(_part(rows, found[rows]) for rows in sorted(found, key=int))
     return f"""# Other caches beside ours
 
-Made by `python -m experiments.benchmarks.peers` on SmolLM2-135M in float32. **The machine was shared**: a step took
-several times as long as on an idle one. Compare the ratios, which are paired, and not tokens per second.
+Made by `python -m experiments.benchmarks.peers` on SmolLM2-135M in float32. **The machine was shared**,
+with a load far above its cores, and a run has few turns. Where the least and the most of two caches overlap, their
+times have no order. Compare the ratios, which are paired, and not tokens per second. Bytes and tokens do not depend on
+the load.
 
 {parts}
 - All caches are fed the tokens that transformers' full cache writes, in turns of {TURN} steps. "time" is that of a step
@@ -283,7 +285,8 @@ several times as long as on an idle one. Compare the ratios, which are paired, a
 - A share, such as 1/4, is that of the prompt's slots, and with slide or knorm of the steps too. kvpress's snapkv
   compresses the prompt only. With knorm it keeps a quarter of all slots every {TURN} steps.
 - kvpress runs in an environment of its own, with an older transformers, whose full cache is beside it.
-- openvino-genai is left out: it runs models of a format of its own, and cannot be fed another cache's tokens.
+- openvino-genai is left out. It reads models of a format of its own, and its pipeline generates by itself: it was not
+  fed tokens in turns.
 """
 
 
