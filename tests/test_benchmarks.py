@@ -1,13 +1,15 @@
 """The benchmarks' own tools: what they weigh and time is what they say, and what is out of range or memory is told."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny_models import DIM, HEADS, LAYERS, random_prompts, tiny
 
-from experiments.benchmarks import cpu, cuda, picture, steps
+from experiments.benchmarks import cpu, cuda, peers, picture, steps
 from experiments.benchmarks.__main__ import main
 from experiments.benchmarks.policies import methods, row_bytes, strategies
 from experiments.benchmarks.timing import PeakMemory, Target, held_bytes, in_turns, unless_out_of_memory
@@ -16,6 +18,7 @@ from scope.cache import CompressedCache, Policy
 from scope.cache.backends import implementation
 from scope.decoding import SnapKVD
 from scope.generation.models import RandomModel
+from scope.generation.read import read
 
 CPU = torch.device("cpu")
 SMALL = RandomModel(hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, device="cpu")
@@ -166,3 +169,25 @@ def test_a_picture_of_some_parts_and_of_figures_that_are_missing(tmp_path: Path)
     }
     picture.draw(found, tmp_path / "found.png")
     assert (tmp_path / "found.png").is_file()
+
+
+def test_the_page_of_the_peers_is_made_of_their_results() -> None:
+    results = peers.RESULTS / "peers.json"
+    assert results.with_suffix(".md").read_text() == peers.page(json.loads(results.read_text()))
+
+
+def test_peers_are_fed_the_full_caches_tokens_and_hold_what_their_tensors_take() -> None:
+    """And full caches agree with the full cache; a cache of a quarter, on random weights, does not."""
+    prompt, tokens = 128, 16
+    stock, own = tiny("llama", "sdpa", torch.float32), tiny("llama", dtype=torch.float32)
+    made = read(own, [row.tokens for row in random_prompts(prompt, prompt)])
+    kinds = dict(peers.of_transformers(stock, made, tokens)) | dict(peers.of_scope(own, made, tokens))
+    found = peers.compared(kinds, made.logits.argmax(-1), tokens)
+    pair = 2 * 2 * HEADS * DIM * 4 * LAYERS  # bytes of a token in both rows: a key and a value in float32
+    assert found[peers.FULL]["bytes"] == found["ours, full"]["bytes"] == pair * (prompt + tokens)
+    assert found["transformers, StaticCache"]["bytes"] == pair * (prompt + tokens)
+    assert found["ours, snapkv + slide, 1/4"]["bytes"] == pair * (prompt // 4 + tokens // 4 + 1)
+    for name in (peers.FULL, "transformers, StaticCache", "ours, full"):
+        assert found[name]["agreement"] == 1
+    assert found["ours, snapkv + slide, 1/4"]["agreement"] < 1
+    assert found[peers.FULL]["ratio"] == 1

@@ -21,6 +21,7 @@ from scope.decoding import KeepAll
 from scope.generation.rows import pad_left
 from scope.policy.attention import Attention, LayerInputs
 from scope.policy.plan import View
+from scope.policy.rule import Rule
 from scope.prefill import KVPress
 from scope.prefill.kvpress import load
 from scope.util.errors import ScopeError, SettingError
@@ -201,7 +202,7 @@ def noted(family: str, chunk: int | None = None) -> tuple[list[LayerInputs | Non
         values=cache.layers[1].values[:, :, :-1],
         positions=columns[:, None].expand(-1, HEADS, -1),
         query_positions=columns,
-        scaling=0.3,
+        rule=Rule(0.3),
         layer=1,
         inputs=found[1],
     )

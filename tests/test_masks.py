@@ -15,6 +15,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from scope.cache import CompressedCache
 from scope.cache.masks import real_tokens, require_causal, require_consecutive
+from scope.policy.rule import Sight
 from scope.util.errors import ScopeError
 
 COLUMNS, STEPS = 20, 4
@@ -238,7 +239,7 @@ def test_masks_of_two_and_four_dimensions_are_judged_alike(data: st.DataObject) 
         try:
             real = real_tokens(mask, rows, columns)
             assert real is not None
-            require_causal(mask, real, columns, window)
+            require_causal(mask, real, columns, Sight(window))
         except ScopeError:
             assert not good
         else:
@@ -250,7 +251,7 @@ def test_masks_of_two_and_four_dimensions_are_judged_alike(data: st.DataObject) 
         if flat[b, q] and k != q:
             broken[b, 0, q, k] = ~broken[b, 0, q, k]
             with pytest.raises(ScopeError):
-                require_causal(broken, flat, columns, window)
+                require_causal(broken, flat, columns, Sight(window))
 
 
 def test_positions_of_padding_do_not_matter() -> None:

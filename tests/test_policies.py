@@ -56,6 +56,7 @@ from scope.cache.twin import Concatenated
 from scope.decoding import DecodingStrategy
 from scope.generation.rows import Prompt
 from scope.policy.plan import View, pyramid
+from scope.policy.rule import Rule as LayerRule
 from scope.policy.scores import Attention
 from scope.prefill import PrefillMethod
 
@@ -185,7 +186,7 @@ def test_the_released_votes_hide_the_future_within_the_window_alone() -> None:
     at = torch.arange(LONG, dtype=torch.int32)[None]
     for layer in range(LAYERS):
         queries, keys, values = (states[layer][None] for states in (seen.queries, seen.keys, seen.values))
-        whole = Attention(queries, keys, values, at[:, None].expand(-1, HEADS, -1), at, DIM**-0.5, layer)
+        whole = Attention(queries, keys, values, at[:, None].expand(-1, HEADS, -1), at, LayerRule(DIM**-0.5), layer)
         found = PREFILL["h2o-released"].score(whole)
         for head in range(HEADS):
             assert found[0, head].tolist() == pytest.approx(sums(released_weights(seen, layer, head), LONG), rel=1e-5)

@@ -275,7 +275,7 @@ def test_a_model_whose_rotation_is_not_known_is_refused_before_it_runs() -> None
         CompressedCache(other(rope_parameters=scaled), decoding=strategy)
     foreign = other()
     foreign.model_type = "cohere"
-    with pytest.raises(ScopeError, match=r"ExpectedAttention: knows the rotary embedding of gemma3_text, .*not of coh"):
+    with pytest.raises(ScopeError, match=r"ExpectedAttention: knows the rotary embedding of gemma, .*not of coh"):
         CompressedCache(foreign, decoding=strategy)
     with pytest.raises(ScopeError, match="calibrate: there is no token"):
         calibrate(tiny(), [[]])

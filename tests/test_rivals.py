@@ -19,6 +19,7 @@ from scope.policy import scores
 from scope.policy.attention import Attention
 from scope.policy.plan import Plan, View
 from scope.policy.rkv import redundancy
+from scope.policy.rule import Rule
 from scope.util.errors import CombinationError, ScopeError, SettingError
 
 BATCH, HEADS, GROUP, SLOTS, DIM, WINDOW = 3, 2, 3, 23, 6, 4
@@ -55,7 +56,7 @@ def layer(window: int = WINDOW, seed: int = 0, shared: bool = False, ordered: bo
         values=torch.randn(BATCH, HEADS, SLOTS, DIM, generator=lots),
         positions=positions,
         query_positions=asked,
-        scaling=SCALE,
+        rule=Rule(SCALE),
         layer=1,
         prompt=torch.tensor(PROMPT),
     )
@@ -615,7 +616,7 @@ def test_a_row_is_scored_alike_alone_and_in_any_slots(name: str) -> None:
             values=here(a.values),
             positions=here(a.positions),
             query_positions=a.query_positions[b : b + 1],
-            scaling=a.scaling,
+            rule=a.rule,
             layer=a.layer,
             probabilities=a.probabilities[b : b + 1].gather(3, at),
             channels={channel: here(values) for channel, values in a.channels.items()},

@@ -13,6 +13,7 @@ from scope.cache.grouped import grouped
 from scope.cache.states import Plain
 from scope.policy import prompt_votes, scores
 from scope.policy.attention import Attention, scaled_products
+from scope.policy.rule import Rule, Sight
 from scope.policy.scores import age, noise, pooled, received, votes
 
 BATCH, HEADS, GROUP, LENGTH, DIM = 3, 2, 3, 11, 8
@@ -32,9 +33,8 @@ def ragged_attention(sliding_window: int | None = None) -> Attention:
         values=normal(HEADS),
         positions=positions[:, None].expand(-1, HEADS, -1),
         query_positions=positions,
-        scaling=0.3,
+        rule=Rule(0.3, Sight(sliding_window)),
         layer=1,
-        sliding_window=sliding_window,
     )
 
 
@@ -140,7 +140,7 @@ def step_attention(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_steps_attention_is_torchs_with_the_heads_repeated(masked: bool) -> None:
     query, keys, values, visible = step_attention()
-    output, probabilities = grouped(query, Plain(keys), Plain(values), LENGTH, visible if masked else None, 0.4)
+    output, probabilities = grouped(query, Plain(keys), Plain(values), LENGTH, visible if masked else None, Rule(0.4))
     repeated = [x.repeat_interleave(GROUP, dim=1) for x in (keys, values, visible)]
     mask = repeated[2][:, :, None] if masked else None
     expected = F.scaled_dot_product_attention(query, repeated[0], repeated[1], attn_mask=mask, scale=0.4)
@@ -153,18 +153,18 @@ def test_a_steps_attention_is_torchs_with_the_heads_repeated(masked: bool) -> No
 def test_low_precision_attention_keeps_its_softmax_in_float32() -> None:
     query, keys, values, visible = step_attention()
     half = [x.to(torch.bfloat16) for x in (query, keys, values)]
-    output, probabilities = grouped(half[0], Plain(half[1]), Plain(half[2]), LENGTH, visible, 0.4)
+    output, probabilities = grouped(half[0], Plain(half[1]), Plain(half[2]), LENGTH, visible, Rule(0.4))
     assert (output.dtype, probabilities.dtype) == (torch.bfloat16, torch.float32)
     assert probabilities.sum(-1).flatten().tolist() == pytest.approx([1.0] * BATCH * HEADS * GROUP, abs=1e-6)
 
 
 def test_what_a_step_gave_each_slot_is_the_mean_over_its_group() -> None:
     query, keys, values, visible = step_attention()
-    _, probabilities = grouped(query, Plain(keys), Plain(values), LENGTH, visible, 0.4)
+    _, probabilities = grouped(query, Plain(keys), Plain(values), LENGTH, visible, Rule(0.4))
     positions = torch.where(visible, torch.arange(LENGTH), -1)
     now = torch.full((BATCH, 1), LENGTH)
     prompt = torch.ones(BATCH, dtype=torch.int32)
-    attention = Attention(query, keys, values, positions, now, 0.4, 0, None, probabilities, prompt=prompt)
+    attention = Attention(query, keys, values, positions, now, Rule(0.4), 0, probabilities, prompt=prompt)
     expected = torch.zeros(BATCH, HEADS, LENGTH, dtype=torch.float64)
     for g in range(GROUP):
         expected += probabilities[:, :, g] / GROUP
@@ -176,7 +176,7 @@ def test_what_a_step_gave_each_slot_is_the_mean_over_its_group() -> None:
 def noisy(seed: int = 0, layer: int = 0, now: int = 600, length: int = 500, heads: int = 4) -> Tensor:
     nothing = torch.empty(0)
     positions = torch.arange(length, dtype=torch.int32).expand(2, heads, -1)
-    return noise(Attention(nothing, nothing, nothing, positions, torch.full((2, 1), now), 1.0, layer), seed)
+    return noise(Attention(nothing, nothing, nothing, positions, torch.full((2, 1), now), Rule(1.0), layer), seed)
 
 
 def test_noise_is_uniform() -> None:

@@ -37,6 +37,7 @@ from scope.generation.stream import generate
 from scope.policy.attention import Attention
 from scope.policy.plan import View
 from scope.policy.prompt_votes import TILE_BYTES, TILE_ROWS
+from scope.policy.rule import Rule
 from scope.tasks import Arithmetic
 
 PROMPT, C, WINDOW, D, RECENT = 2048, 512, 8, 128, 64
@@ -288,7 +289,7 @@ def random_attention(config: PretrainedConfig, prompt: int) -> Attention:
     heads, dim = config.num_attention_heads, config.hidden_size // config.num_attention_heads
     query, key, value = (torch.randn(1, n, prompt, dim) for n in (heads, *2 * [config.num_key_value_heads]))
     positions = torch.arange(prompt, dtype=torch.int32)[None]
-    return Attention(query, key, value, positions[:, None].expand(key.shape[:3]), positions, dim**-0.5, 0)
+    return Attention(query, key, value, positions[:, None].expand(key.shape[:3]), positions, Rule(dim**-0.5), 0)
 
 
 @torch.inference_mode()

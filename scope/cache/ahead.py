@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scope.cache.states import States
 from scope.policy.attention import LEAST, scaled_products
+from scope.policy.rule import Rule
 
 STEPS = 32  # taken together at the most
 BYTES = 2**26  # of their products
@@ -36,7 +37,7 @@ class Ahead:
     """n steps over one layer's slots: G query heads share a key/value head, W slots are in use at the start."""
 
     def __init__(
-        self, stored: tuple[States, States], slots: int, query: Tensor, new: tuple[Tensor, Tensor], scaling: float
+        self, stored: tuple[States, States], slots: int, query: Tensor, new: tuple[Tensor, Tensor], rule: Rule
     ) -> None:
         """stored: keys and values, of which the first W = `slots` slots are in use at the start; of the n steps query
         [B, Hq, n, D], and new keys and values [B, H, n, D]."""
@@ -44,8 +45,9 @@ class Ahead:
         batch, heads, n, _ = keys.shape
         asked = query.reshape(batch, heads, -1, query.shape[-1])  # [B, H, G * n, D]
         shape = (batch, heads, -1, n)
-        self._new = scaled_products(asked, keys, scaling).view(*shape, n)
-        products = stored[0].products(asked, scaling, slots)
+        self._rule = rule
+        self._new = rule.capped(scaled_products(asked, keys, rule.scaling)).view(*shape, n)
+        products = rule.capped(stored[0].products(asked, rule.scaling, slots))
         # [B, H, G, n, W + n]: of the steps to come logits, of those that were taken probabilities
         self._table = F.pad(products, (0, n)).view(*shape, products.shape[-1] + n)
         self._values = stored[1].copied(slots), values  # a slot's own is overwritten by the tokens that come
@@ -65,7 +67,7 @@ class Ahead:
         logits = self._table[:, :, :, t, :width]
         if visible is not None:
             logits += visible.logical_not().float().mul_(LEAST)[:, :, None]
-        probabilities = logits.softmax(-1)
+        probabilities = self._rule.softmax(logits)
         logits.copy_(probabilities)
         self._step += 1
         return probabilities

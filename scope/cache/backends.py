@@ -13,7 +13,7 @@ from scope.util.importing import uncollected
 # Backend -> our name for it. transformers would look for a name with "flash" in it among its own kernels.
 NAMES = {"sdpa": "scope_sdpa", "eager": "scope_eager", "flash_attention_2": "scope_fa2"}
 BACKENDS = tuple(NAMES)
-LAYER_TYPES = ("full_attention", "sliding_attention")
+LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention")
 
 
 def require_installed(backend: str) -> None:
@@ -44,7 +44,7 @@ def adopt(config: PretrainedConfig) -> None:
         raise ScopeError("this model's attention looks ahead (is_causal=False): a compressed cache needs a causal one")
     for layer_type in getattr(config, "layer_types", None) or ():
         if layer_type not in LAYER_TYPES:
-            allowed = " and ".join(LAYER_TYPES)
+            allowed = ", ".join(LAYER_TYPES)
             raise ScopeError(f"this model has layers of {layer_type}: a compressed cache takes {allowed}")
     loaded_with = config._attn_implementation
     backend = next((backend for backend, name in NAMES.items() if name == loaded_with), loaded_with)

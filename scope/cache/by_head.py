@@ -11,6 +11,7 @@ from torch import Tensor
 from scope.cache.ahead import Known
 from scope.cache.storage import Kept, Storage, StorageFactory
 from scope.policy.plan import Plan
+from scope.policy.rule import Rule
 
 
 class ByHead:
@@ -72,22 +73,22 @@ class ByHead:
         for head, key, value in self._each(keys, values):
             head.append(key, value)
 
-    def attend(
-        self, query: Tensor, scaling: float, sliding_window: int | None, scored: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        found = [head.attend(asked, scaling, sliding_window, scored) for head, asked in self._each(query)]
+    def attend(self, query: Tensor, rule: Rule, scored: bool) -> tuple[Tensor, Tensor | None]:
+        rules = self._rules(rule)
+        found = [head.attend(asked, own, scored) for own, (head, asked) in zip(rules, self._each(query), strict=True)]
         looked = [probabilities for _, probabilities in found if probabilities is not None]
         output = torch.cat([attended for attended, _ in found], 2)
         return output, _side_by_side(looked, 3) if len(looked) == len(found) else None
 
-    def ahead(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> "AheadByHead | None":
-        found = [head.ahead(*known, scaling) for head, *known in self._each(query, keys, values)]
+    def ahead(self, query: Tensor, keys: Tensor, values: Tensor, rule: Rule) -> "AheadByHead | None":
+        each = zip(self._rules(rule), self._each(query, keys, values), strict=True)
+        found = [head.ahead(*known, own) for own, (head, *known) in each]
         heads = [known for known in found if known is not None]
         return AheadByHead(heads) if len(heads) == len(found) else None
 
-    def look(self, ahead: "AheadByHead", sliding_window: int | None) -> Tensor:
-        pairs = zip(self._heads, ahead.heads, strict=True)
-        return _side_by_side([head.look(known, sliding_window) for head, known in pairs], 3)
+    def look(self, ahead: "AheadByHead", rule: Rule) -> Tensor:
+        each = zip(self._rules(rule), self._heads, ahead.heads, strict=True)
+        return _side_by_side([head.look(known, own) for own, head, known in each], 3)
 
     def write(self, channels: Mapping[str, Tensor]) -> None:
         for index, head in enumerate(self._heads):
@@ -123,6 +124,10 @@ class ByHead:
     def clear(self, rows: Sequence[int]) -> None:
         for head in self._heads:
             head.clear(rows)
+
+    def _rules(self, rule: Rule) -> list[Rule]:
+        """The rule of each head."""
+        return [rule.of_head(head, len(self._heads)) for head in range(len(self._heads))]
 
     def _each(self, *states: Tensor) -> Iterator[tuple[Any, ...]]:
         """Each head's storage with its part of these states [B, ., n, D]."""

@@ -16,7 +16,7 @@ from scope.cache.fused import Storages
 from scope.cache.layer import USED, CompressedLayer
 from scope.cache.policy import Policy, short
 from scope.cache.rows import Rows, rows_of
-from scope.cache.sizes import bound_of, heads_of, reached, slot_bytes, windows_of
+from scope.cache.sizes import bound_of, heads_of, reached, sights_of, slot_bytes
 from scope.cache.storage import Layout, Storage
 from scope.cache.summary import Summary
 from scope.decoding import DecodingStrategy, KeepAll
@@ -69,7 +69,7 @@ class CompressedCache(Cache):
             raise ScopeError(f"config={type(config).__name__}: must be the model's configuration, model.config")
         text = config.get_text_config(decoder=True)
         adopt(text)
-        self.rows = Rows(text, windows_of(text))
+        self.rows = Rows(text, sights_of(text))
         layout = layout or Layout()
         if layout.storage is None:
             layout = replace(layout, storage=Storages())

@@ -10,6 +10,7 @@ from scope.cache.slots import Slots
 from scope.cache.storage import Kept
 from scope.kernels import decode
 from scope.kernels.decode import Cached, Eligible, Token, Workspace
+from scope.policy.rule import Rule
 
 
 class Storages:
@@ -41,6 +42,7 @@ class FusedSlots(Slots):
     """Attention and the scores from it take one pass over keys and values. Writing a token and freeing a slot take one
     kernel each.
 
+    A step attends as `Slots` does if the layer has soft caps or sinks, which the kernels do not know.
     A step evicts as `Slots` does if it frees several slots, if it has gaps (`Move.gaps`), or if the layer has a sliding
     window.
     """
@@ -62,22 +64,22 @@ class FusedSlots(Slots):
         if self._names:
             self._channels.scatter_(3, at.expand(len(self._names), -1, -1)[..., None], 0.0)
 
-    def attend(
-        self, query: Tensor, scaling: float, sliding_window: int | None, scored: bool
-    ) -> tuple[Tensor, Tensor | None]:
+    def attend(self, query: Tensor, rule: Rule, scored: bool) -> tuple[Tensor, Tensor | None]:
+        if not rule.plain:
+            return super().attend(query, rule, scored)
         row = query[:, :, 0]
         found = decode.attend(
             row,
             self._cached(),
-            scaling,
-            minimum=None if sliding_window is None else self.newest - (sliding_window - 1),
+            rule.scaling,
+            minimum=None if rule.sight.window is None else rule.sight.first(self.newest),
             scored=scored,
             workspace=self._storages.workspace(row, self.keys, self._keys.capacity),
         )
         received = None if found.received is None else found.received[:, :, None]
         return found.output[:, None], received
 
-    def ahead(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> None:
+    def ahead(self, query: Tensor, keys: Tensor, values: Tensor, rule: Rule) -> None:
         return None  # a kernel reads keys and values once for both products
 
     def evict(self, scores: Tensor | None) -> None:

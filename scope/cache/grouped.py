@@ -4,10 +4,11 @@ from torch import Tensor
 
 from scope.cache.states import States
 from scope.policy.attention import LEAST
+from scope.policy.rule import Rule
 
 
 def grouped(
-    query: Tensor, keys: States, values: States, slots: int, visible: Tensor | None, scaling: float
+    query: Tensor, keys: States, values: States, slots: int, visible: Tensor | None, rule: Rule
 ) -> tuple[Tensor, Tensor]:
     """Attend with one query per row over the first S = `slots` slots. Softmax is in float32.
 
@@ -15,10 +16,11 @@ def grouped(
     -> output [B, 1, Hq, D], and probabilities [B, H, G, S] float32. G = Hq / H query heads share a key/value head.
     """
     batch, query_heads, _, dim = query.shape
-    logits = keys.products(query.reshape(batch, keys.heads, query_heads // keys.heads, dim), scaling, slots)
+    by_head = query.reshape(batch, keys.heads, query_heads // keys.heads, dim)
+    logits = rule.capped(keys.products(by_head, rule.scaling, slots))
     if visible is not None:
         hidden = visible.logical_not().float().mul_(LEAST)[:, :, None]
         logits.add_(hidden)  # faster than masked_fill
-    probabilities = logits.softmax(-1)
+    probabilities = rule.softmax(logits)
     output = values.mixed(probabilities)
     return output.reshape(batch, 1, query_heads, output.shape[-1]), probabilities

@@ -30,11 +30,12 @@ from scope.cache.turns import aligned_inputs, attended, beside, joined, with_row
 from scope.decoding.eviction import Eviction
 from scope.policy.attention import Attention, by_rows
 from scope.policy.plan import View
+from scope.policy.rule import Rule
 from scope.util.errors import ScopeError
 
 FOREIGN = (
     "the model does not run scope's attention: make the cache from its own model.config, after any "
-    "set_attn_implementation"
+    "set_attn_implementation; a model with attention of its own, or that stores latents (MLA), cannot have one"
 )
 FAILED = "this cache has failed before: make a new one"
 USED = (
@@ -42,7 +43,7 @@ USED = (
     "come once a token was generated, or to a copy (cache.fork); "
     "a prompt in chunks and use_cache=False are not possible with it"
 )
-MADE = ("rows", "policy", "prefill", "decoding", "layout", "watch", "rotary", "device", "_own")
+MADE = ("rows", "policy", "prefill", "decoding", "layout", "watch", "rotary", "device", "sight", "_own")
 
 
 class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers' __init_subclass__
@@ -70,7 +71,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.follow(policy)
         self.layout = layout
         self.watch = watch
-        self.window = rows.windows[index]
+        self.sight = rows.sights[index]
         self.copies = 1  # how often each key/value head is stored
         self.dims = (0, 0)  # the head dim of keys and of values
         self.storage: Storage | None = None
@@ -217,15 +218,16 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         keys: Tensor,
         mask: Tensor | None,
         positions: Tensor | None,
-        sliding_window: int | None,
+        rule: Rule,
     ) -> None:
         """Check a prompt, or a chunk of one, before its attention. Shapes are those of `Attention`.
 
         mask: as the model gives it to its backend. positions [B or 1, n].
         Raises ScopeError for a mask, positions or a sliding window that the decode steps would not follow.
         """
-        if sliding_window != self.window:
-            differs = f"layer {self.index} has a window of {sliding_window} and by the configuration {self.window}"
+        if rule.sight != self.sight:
+            told, here = self.sight.window, rule.sight.window
+            differs = f"layer {self.index} has a window of {here} and by the configuration {told}"
             raise ScopeError(f"the cache was not made from this model's configuration: {differs}")
         self.rows.admit(mask, positions, query, keys, self.index)
 
@@ -235,8 +237,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         query: Tensor,
         keys: Tensor,
         values: Tensor,
-        scaling: float,
-        sliding_window: int | None,
+        rule: Rule,
     ) -> None:
         """Keep what the prefill method chooses, after the prompt's attention. Shapes are those of `Attention`.
 
@@ -249,7 +250,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             if queries is None:
                 return
             query, self._chunks = queries, None
-        attention = self._prompt_attention(query, keys, values, scaling, sliding_window)
+        attention = self._prompt_attention(query, keys, values, rule)
         self._compress(replace(attention, inputs=taken(module)))
 
     def take(self, read: Attention) -> None:
@@ -257,7 +258,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.lazy_initialization(read.keys, read.values)
         self.seen = read.keys.shape[2]
         self.rows.entered += 1
-        self._compress(self._prompt_attention(read.queries, read.keys, read.values, read.scaling, read.sliding_window))
+        self._compress(self._prompt_attention(read.queries, read.keys, read.values, read.rule))
 
     def _compress(self, attention: Attention) -> None:
         if self.watch:
@@ -278,9 +279,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self._own = self._fitted()
         self.rows.filled += 1
 
-    def _prompt_attention(
-        self, query: Tensor, keys: Tensor, values: Tensor, scaling: float, window: int | None
-    ) -> Attention:
+    def _prompt_attention(self, query: Tensor, keys: Tensor, values: Tensor, rule: Rule) -> Attention:
         """The prompt's attention as the policies see it, with keys and values for every head that is stored."""
         positions = self.rows.positions
         assert positions is not None
@@ -289,9 +288,9 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             keys, values = self._copied(keys), self._copied(values)
         columns = positions.to(keys.device)  # layers may lie on several devices
         by_head = columns[:, None].expand(-1, keys.shape[1], -1)
-        return Attention(query, keys, values, by_head, columns, scaling, self.index, window)
+        return Attention(query, keys, values, by_head, columns, rule, self.index)
 
-    def step(self, query: Tensor, scaling: float, sliding_window: int | None, mask: Tensor | None = None) -> Tensor:
+    def step(self, query: Tensor, rule: Rule, mask: Tensor | None = None) -> Tensor:
         """The attention of a decode step: query [B, Hq, 1, D] -> [B, 1, Hq, D]. Then evict what the strategy says.
 
         mask: the caller's, if there is one: [B, n] or [B, H, 1, n] over all n tokens so far. Raises ScopeError if it
@@ -301,11 +300,11 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         assert storage is not None
         if mask is not None:
             self.rows.admit_step(mask, self.seen, self.index, self.steps)
-        output, probabilities = storage.attend(query, scaling, sliding_window, self._looked_at)
-        self._settle(query, probabilities, scaling, sliding_window)
+        output, probabilities = storage.attend(query, rule, self._looked_at)
+        self._settle(query, probabilities, rule)
         return output
 
-    def _settle(self, query: Tensor, probabilities: Tensor | None, scaling: float, sliding_window: int | None) -> None:
+    def _settle(self, query: Tensor, probabilities: Tensor | None, rule: Rule) -> None:
         """After a step's attention: note what the strategy remembers, and evict as it says."""
         storage = self.storage
         assert storage is not None
@@ -313,14 +312,14 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             self.recent_queries.add(query, storage.newest)
         scores = None
         if self._looked_at:
-            attention = self._seen(query, probabilities, scaling, sliding_window)
+            attention = self._seen(query, probabilities, rule)
             if self.watch:
                 self.watch(attention)
             if self.decoding.channels:
                 noted = self.decoding.observe(attention)
                 if noted is not attention.channels:
                     storage.write(noted)
-                    attention = self._seen(query, probabilities, scaling, sliding_window)
+                    attention = self._seen(query, probabilities, rule)
             if self._scored:
                 scores = shaped(self._scores(attention), attention, self.decoding)
                 self._unseen = scores if can_wait(scores) else None
@@ -340,9 +339,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             return by_rows((own[0] if own else self.decoding).score, attention)
         return torch.cat([one.score(attention.of_rows(slice(i, i + 1))) for i, one in enumerate(own)])
 
-    def _seen(
-        self, query: Tensor, probabilities: Tensor | None, scaling: float, sliding_window: int | None
-    ) -> Attention:
+    def _seen(self, query: Tensor, probabilities: Tensor | None, rule: Rule) -> Attention:
         """The step's attention as the strategy sees it, after the query was added to the recent ones."""
         storage = self.storage
         assert storage is not None
@@ -355,9 +352,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             lambda: storage.values,
             storage.positions,
             query_positions,
-            scaling,
+            rule,
             self.index,
-            sliding_window,
             probabilities,
             storage.channels,
             self.prompt,
@@ -378,9 +374,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         """Whether what comes is a continuation that is known, all its tokens at once."""
         return bool(self.rows.forced)
 
-    def take_steps(
-        self, query: Tensor, keys: Tensor, values: Tensor, scaling: float, sliding_window: int | None
-    ) -> Tensor:
+    def take_steps(self, query: Tensor, keys: Tensor, values: Tensor, rule: Rule) -> Tensor:
         """The decode steps of a known continuation of n tokens, one after the other, as if they had come one by one.
 
         query [B, Hq, n, D], keys, values [B, H, n, D] -> [B, n, Hq, D].
@@ -391,14 +385,14 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         outputs = []
         together = steps_together(query, storage.positions.shape[2])
         for some in zip(*(torch.split(states, together, 2) for states in (query, keys, values)), strict=True):
-            ahead = storage.ahead(some[0], some[1], some[2], scaling)
+            ahead = storage.ahead(some[0], some[1], some[2], rule)
             for asked, key, value in zip(*(torch.split(states, 1, 2) for states in some), strict=True):
                 self.begin()
                 storage.append(key, value)
                 if ahead is None:
-                    outputs.append(self.step(asked, scaling, sliding_window))
+                    outputs.append(self.step(asked, rule))
                 else:
-                    self._settle(asked, storage.look(ahead, sliding_window), scaling, sliding_window)
+                    self._settle(asked, storage.look(ahead, rule), rule)
             if ahead is not None:
                 outputs.append(ahead.outputs())
         self._begun = False
@@ -426,8 +420,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         query: Tensor,
         keys: Tensor,
         values: Tensor,
-        scaling: float,
-        sliding_window: int | None,
+        rule: Rule,
     ) -> Tensor:
         """Attend to a later turn of n tokens, and store it as `Policy.turns` says. Shapes are those of `Attention`.
 
@@ -438,20 +431,20 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         query, keys, values = (turn.aligned(states, 2) for states in (query, keys, values))
         if prompt:
             keys, values = self._copied(keys), self._copied(values)
-            alone = self._turn_alone(query, keys, values, scaling, sliding_window)
+            alone = self._turn_alone(query, keys, values, rule)
             output = self._protect(replace(alone, inputs=aligned_inputs(taken(module), turn)))
         else:
-            output = self._flow(query, keys, values, scaling, sliding_window)
+            output = self._flow(query, keys, values, rule)
         if self.index == self.layers - 1:
             self.rows.end_turn(prompt)
         return turn.given(output, 1)
 
-    def _turn_alone(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float, window: int | None) -> Attention:
+    def _turn_alone(self, query: Tensor, keys: Tensor, values: Tensor, rule: Rule) -> Attention:
         """The attention of a turn as if it were a prompt of its own, with the positions that it has in the text."""
         assert self.rows.turn is not None
         columns = self.rows.turn.positions.to(keys.device)
         by_head = columns[:, None].expand(-1, keys.shape[1], -1)
-        return Attention(query, keys, values, by_head, columns, scaling, self.index, window)
+        return Attention(query, keys, values, by_head, columns, rule, self.index)
 
     def _protect(self, alone: Attention) -> Tensor:
         """Attend to a turn, and store what the prefill method keeps of it. alone: as of a prompt of its own."""
@@ -482,19 +475,19 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.rows.filled += 1
         return output
 
-    def _flow(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float, sliding_window: int | None) -> Tensor:
+    def _flow(self, query: Tensor, keys: Tensor, values: Tensor, rule: Rule) -> Tensor:
         """Take the steps of a turn whose tokens count as generated. Rows of another length take theirs apart."""
         turn = self.rows.turn
         assert turn is not None
         batch, heads, columns, _ = query.shape
         if min(turn.lengths) == columns:
-            return self.take_steps(query, keys, values, scaling, sliding_window)
+            return self.take_steps(query, keys, values, rule)
         output = query.new_zeros(batch, columns, heads, values.shape[-1])
         for length in sorted(set(turn.lengths)):
             rows = [row for row, n in enumerate(turn.lengths) if n == length]
             asked, key, value = (states[rows, :, columns - length :] for states in (query, keys, values))
             apart = self._apart(rows)
-            output[rows, columns - length :] = apart.take_steps(asked, key, value, scaling, sliding_window)
+            output[rows, columns - length :] = apart.take_steps(asked, key, value, rule)
             self.replace(rows, apart)
         return output
 
@@ -556,12 +549,12 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
     @cached_property
     def _skips(self) -> bool:
         """Whether a score may skip the protected front. A sliding window frees protected slots; shared heads differ."""
-        return self.decoding.skips_protected and self.window is None and not self._shared
+        return self.decoding.skips_protected and self.sight.window is None and not self._shared
 
     @cached_property
     def _shared(self) -> bool:
         """Whether the heads of this layer share slots. With a sliding window none holds more than the window."""
-        return self.window is None and self.policy.shares_heads(self.views[0].layers)
+        return self.sight.window is None and self.policy.shares_heads(self.views[0].layers)
 
     def _copied(self, states: Tensor) -> Tensor:
         """Keys or values [B, Hkv, n, D] -> [B, H, n, D], for every head that is stored."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from scope.policy.rule import Sight
 from scope.util.errors import ScopeError
 
 BLOCK = 2**22  # entries of a mask that are compared at a time
@@ -37,11 +38,11 @@ def real_tokens(mask: Tensor | None, batch: int, columns: int) -> Tensor | None:
     return real
 
 
-def require_causal(mask: Tensor | None, real: Tensor, queries: int, sliding_window: int | None) -> None:
+def require_causal(mask: Tensor | None, real: Tensor, queries: int, sight: Sight) -> None:
     """Raises ScopeError if a mask is not the causal one of these rows.
 
     mask: as in `real_tokens`, for the queries of the last `queries` columns. real [B, S] bool: True for a token. What
-    padding sees does not matter. sliding_window: tokens that a query sees; None: all.
+    padding sees does not matter. sight: what a query sees.
     """
     batch, columns = real.shape
     if mask is None:
@@ -55,13 +56,14 @@ def require_causal(mask: Tensor | None, real: Tensor, queries: int, sliding_wind
         return
     column, wrong = torch.arange(columns, device=mask.device), []
     real = real.to(mask.device)
+    padding = (columns - real.sum(-1))[:, None, None]
     rows = max(1, BLOCK // (mask.shape[1] * columns * batch))
     for first in range(0, queries, rows):
         some = mask[:, :, first : first + rows]
         at = column[columns - queries + first :][: some.shape[2], None]
         visible = column <= at
-        if sliding_window is not None:
-            visible = visible & (column > at - sliding_window)
+        if sight.window is not None:
+            visible = visible & (column - padding >= sight.first(at - padding))  # [B, q, S]
         expected = visible & real[:, None]  # [B, q, S]
         differs = (_seen(some) != expected[:, None]) & real[:, at[:, 0]][:, None, :, None]
         wrong.append(differs.any() | _between(some).any())

@@ -10,8 +10,12 @@ from scope.policy.rotary import Rotary
 from scope.util.errors import ScopeError
 
 # Models that turn every layer, and pair coordinate f with f + F. Others pair neighbours, or leave layers unturned, and
-# no configuration says so.
-MODELS = ("gemma3_text", "llama", "mistral", "phi3", "qwen2", "qwen3")
+# no configuration says so. `experiments.families` turns the keys of each of these back.
+MODELS = (
+    *("gemma", "gemma3_text", "gemma3n_text", "glm4_moe", "gpt_neox", "granite", "llama", "minimax_m2", "ministral"),
+    *("mistral", "mixtral", "nemotron", "olmo2", "olmo3", "olmoe", "phi", "phi3", "phimoe", "qwen2", "qwen3"),
+    *("qwen3_moe", "seed_oss", "stablelm", "starcoder2"),
+)
 TYPES = ("default", "linear", "llama3", "yarn")  # whose frequencies do not depend on the length of the text
 
 

@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from operator import index
 
 import torch
@@ -16,6 +17,7 @@ from scope.cache.sizes import after_prefill, require_fit, stored_slot_bytes
 from scope.cache.turns import Turn, admitted
 from scope.policy.attention import Attention
 from scope.policy.plan import View
+from scope.policy.rule import Sight
 from scope.util.errors import ScopeError, shown
 
 
@@ -24,7 +26,7 @@ class Rows:
     """What the layers of one cache share. Layer 0 sets it when the prompt comes."""
 
     config: PretrainedConfig
-    windows: tuple[int | None, ...]  # the sliding window of each layer, None = none
+    sights: tuple[Sight, ...]  # of each layer: what its queries see
     lengths: list[int] = field(default_factory=list)  # tokens of each row's prompt
     positions: Tensor | None = None  # [B, P] int32: of the prompts' tokens, -1 = padding
     views: dict[int, list[View]] = field(default_factory=dict)  # by prompt length: the views after the prefill
@@ -37,7 +39,12 @@ class Rows:
     ready: bool = False  # a later turn may come: something was generated, or this is a copy
     turn: Turn | None = None  # what comes is this later turn
     real: Tensor | None = None  # [B, S] bool: the columns up to a later turn's end, True for a token; None: no turn yet
-    _admitted: list[tuple[weakref.ref[Tensor], int | None]] = field(default_factory=list)  # masks and windows
+    _admitted: list[tuple[weakref.ref[Tensor], Sight]] = field(default_factory=list)  # masks, and what they show
+
+    @cached_property
+    def windows(self) -> tuple[int | None, ...]:
+        """Of each layer: how many tokens a query sees at the most; None: all."""
+        return tuple([sight.window for sight in self.sights])
 
     @property
     def failed(self) -> bool:
@@ -63,8 +70,8 @@ class Rows:
         query [B, Hq, n, D], keys [B, H, S, D]: the last n of S columns are new. Waits for the device once for each
         mask. Raises ScopeError for any other mask.
         """
-        window, batch, n, seen = self.windows[layer], keys.shape[0], query.shape[2], keys.shape[2]
-        if mask is not None and self._known(mask, window):
+        sight, batch, n, seen = self.sights[layer], keys.shape[0], query.shape[2], keys.shape[2]
+        if mask is not None and self._known(mask, sight):
             return
         if self.positions is None:
             self.settle(real_tokens(mask, batch, n), batch, n, keys.device)
@@ -72,7 +79,7 @@ class Rows:
         ragged = min(self.lengths) < self.positions.shape[1]
         real = self.positions[:, :seen] >= 0
         if mask is not None or (ragged and layer == 0):
-            require_causal(mask, real, n, window)
+            require_causal(mask, real, n, sight)
         if layer == 0:
             require_consecutive(positions, real[:, -n:] if ragged else None)
 
@@ -82,10 +89,10 @@ class Rows:
         steps: t of each row. Raises ScopeError if the mask does not show the prompt's tokens and all tokens after
         them, and no others.
         """
-        if self._known(mask, self.windows[layer]):
+        if self._known(mask, self.sights[layer]):
             return
         lengths = [length + step + 1 for length, step in zip(self.lengths, steps, strict=True)]
-        require_causal(mask, self._real_until(seen, lengths, mask.device), 1, self.windows[layer])
+        require_causal(mask, self._real_until(seen, lengths, mask.device), 1, self.sights[layer])
 
     def begin_turn(
         self, mask: Tensor | None, positions: Tensor | None, query: Tensor, seen: int, steps: Sequence[int]
@@ -142,16 +149,16 @@ class Rows:
 
     def state(self) -> dict[str, object]:
         """What a later cache of the same model goes on with."""
-        apart = ("config", "windows", "views", "told", "_admitted")
+        apart = ("config", "sights", "windows", "views", "told", "_admitted")
         return {name: each for name, each in vars(self).items() if name not in apart}
 
-    def _known(self, mask: Tensor, window: int | None) -> bool:
+    def _known(self, mask: Tensor, sight: Sight) -> bool:
         """Whether this mask was checked already, in another layer; if not, remember it."""
-        window = None if mask.ndim == 2 else window
-        self._admitted = [(seen, size) for seen, size in self._admitted if seen() is not None]
-        if any(seen() is mask and size == window for seen, size in self._admitted):
+        sight = Sight() if mask.ndim == 2 else sight
+        self._admitted = [(seen, shown) for seen, shown in self._admitted if seen() is not None]
+        if any(seen() is mask and shown == sight for seen, shown in self._admitted):
             return True
-        self._admitted.append((weakref.ref(mask), window))
+        self._admitted.append((weakref.ref(mask), sight))
         return False
 
 

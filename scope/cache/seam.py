@@ -21,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from scope.cache.backends import BACKENDS, NAMES
 from scope.cache.masks import require_consecutive
+from scope.policy.rule import Rule, Sight
 from scope.util.errors import ScopeError
 
 # Some wrappers pass arguments by position. Their order is that of transformers' own function. The eager functions of
@@ -31,7 +32,8 @@ SIGNATURES = {
     "flash_attention_2": signature(flash_attention_forward),
 }
 REST = {backend: tuple(order.parameters)[4:] for backend, order in SIGNATURES.items()}  # after query, key and value
-UNKNOWN = {"softcap": "soft-capped logits", "s_aux": "sinks"}  # arguments of attention that a decode step ignores
+EXTRAS = {"softcap": "soft-capped logits", "s_aux": "sinks"}  # arguments of attention that not every backend knows
+LACKS = {"sdpa": ("softcap", "s_aux"), "flash_attention_2": ("s_aux",), "eager": ()}
 MASK_SIGNATURES = {backend: signature(ALL_MASK_ATTENTION_FUNCTIONS[backend]) for backend in BACKENDS}
 
 
@@ -45,54 +47,53 @@ def _attend(
     **kwargs: Any,  # passed on to the backend's own function
 ) -> tuple[Tensor, Tensor | None]:
     kwargs |= zip(REST[backend], args, strict=False)
-    layer, sliding_window = getattr(key, "scope_layer", None), kwargs.pop("sliding_window", None)
     attention_mask, scaling = kwargs.pop("attention_mask", None), kwargs.pop("scaling", None)
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if layer is not None and layer.storage is not None:
+    kwargs["scaling"] = scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    sliding_window = kwargs.setdefault("sliding_window", None)
+    layer, attend = getattr(key, "scope_layer", None), partial(_as_backend, backend, module)
+    if layer is None:
+        return attend(query, key, value, attention_mask, **kwargs)
+    sight = layer.sight if layer.sight.chunked else Sight(sliding_window)  # no model tells its attention of chunks
+    rule = Rule(scaling, sight, kwargs.get("softcap"), kwargs.get("s_aux"))
+    if layer.storage is not None:
         if layer.forced:
             if attention_mask is not None:
                 raise ScopeError("attention_mask: leave it out where a continuation is forced: all its tokens count")
             if layer.index == 0:
                 require_consecutive(kwargs.get("position_ids"), None)
-            return layer.take_steps(query, key, value, scaling, sliding_window), None
+            return layer.take_steps(query, key, value, rule), None
         if query.shape[2] > 1:
             layer.admit_turn(query, attention_mask, kwargs.get("position_ids"))
-            return layer.take_turn(module, query, key, value, scaling, sliding_window), None
-        return layer.step(query, scaling, sliding_window, attention_mask), None
-    if layer is not None:
-        layer.rows.attended = True
-        _check(module, kwargs)  # once, with the prompt: steps get the same arguments
-        if backend == "eager" and attention_mask is None and query.shape[2] > 1:
-            raise ScopeError("attention_mask: eager attention got none, and would look ahead")
-        layer.admit(query, key, attention_mask, kwargs.get("position_ids"), sliding_window)
-    attend = _backend(backend, module)
-    if backend == "flash_attention_2":  # it reads its own name in the module's configuration
-        module = _Instead(module, config=_Instead(module.config, _attn_implementation=backend))  # type: ignore[assignment]
-    output, weights = attend(
-        module,
-        query,
-        key,
-        value,
-        attention_mask,
-        scaling=scaling,
-        sliding_window=sliding_window,
-        **kwargs,
-    )
-    if layer is not None:
-        layer.compress(module, query, key, value, scaling, sliding_window)
+            return layer.take_turn(module, query, key, value, rule), None
+        return layer.step(query, rule, attention_mask), None
+    layer.rows.attended = True
+    _check(backend, module, kwargs)  # once, with the prompt: steps get the same arguments
+    if backend == "eager" and attention_mask is None and query.shape[2] > 1:
+        raise ScopeError("attention_mask: eager attention got none, and would look ahead")
+    layer.admit(query, key, attention_mask, kwargs.get("position_ids"), rule)
+    output, weights = attend(query, key, value, attention_mask, **kwargs)
+    layer.compress(module, query, key, value, rule)
     return output, weights
 
 
-def _check(module: nn.Module, extras: Mapping[str, object]) -> None:
-    """Raises ScopeError for arguments of attention that a decode step does not support."""
-    if extras.get("use_cache") is False:
-        raise ScopeError("use_cache=False with a compressed cache: leave it out, or leave out the cache")
+def _as_backend(
+    backend: str, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    """The attention of the named backend itself. Other arguments are passed on to it."""
+    attend = _backend(backend, module)
+    if backend == "flash_attention_2":  # it reads its own name in the module's configuration
+        module = _Instead(module, config=_Instead(module.config, _attn_implementation=backend))  # type: ignore[assignment]
+    return attend(module, query, key, value, mask, **kwargs)
+
+
+def _check(backend: str, module: nn.Module, extras: Mapping[str, object]) -> None:
+    """Raises ScopeError for attention that the backend, or a decode step, would get wrong."""
     if extras.get("is_causal") is False or getattr(module, "is_causal", True) is False:
         raise ScopeError("this model's attention looks ahead (is_causal=False): a compressed cache needs a causal one")
-    for name, meaning in UNKNOWN.items():
+    for name in LACKS[backend]:
         if extras.get(name) is not None:
-            has = f"{meaning} ({name})"
-            raise ScopeError(f"this model's attention has {has}, which a compressed cache does not support")
+            has = f"this model's attention has {EXTRAS[name]}, which {backend} does not know"
+            raise ScopeError(f"{has}: load it with attention=eager (attn_implementation)")
 
 
 class _Instead:

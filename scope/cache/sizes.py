@@ -17,6 +17,7 @@ from scope.decoding import DecodingStrategy
 from scope.decoding.eviction import Eviction
 from scope.policy.attention import Attention
 from scope.policy.plan import View
+from scope.policy.rule import Sight
 from scope.prefill import PrefillMethod
 from scope.util.errors import ScopeError
 
@@ -210,21 +211,35 @@ def reached(tokens: int, window: int | None) -> int:
 
 
 def windows_of(config: PretrainedConfig) -> tuple[int | None, ...]:
-    """The sliding window of each layer, as in transformers' own cache: tokens that a query sees; None: all.
+    """The window of each layer, as in transformers' own cache: tokens that a query sees at the most; None: all.
 
     Raises ScopeError for a type of layer that a compressed cache does not support.
     """
-    windows: list[int | None] = []
-    for layer in DynamicCache(config=config).layers:
+    return tuple([sight.window for sight in sights_of(config)])
+
+
+def sights_of(config: PretrainedConfig) -> tuple[Sight, ...]:
+    """What the queries of each layer see. Raises ScopeError as `windows_of` does."""
+    text = config.get_text_config(decoder=True)
+    sights: list[Sight] = []
+    for index, layer in enumerate(DynamicCache(config=config).layers):
         if type(layer) is DynamicLayer:
-            windows.append(None)
+            sights.append(Sight())
         elif type(layer) is DynamicSlidingWindowLayer and layer.sliding_window > 1:
-            windows.append(layer.sliding_window)
+            sights.append(Sight(layer.sliding_window, _chunked(config, index)))
         else:
-            raise ScopeError(f"this model has layers that a compressed cache does not support ({type(layer).__name__})")
-    if len(windows) < (layers := config.get_text_config(decoder=True).num_hidden_layers):
-        raise ScopeError(f"this model's layers share keys and values ({len(windows)} of {layers} store them)")
-    return tuple(windows)
+            kind = f"this model has layers that transformers caches as {type(layer).__name__}"
+            raise ScopeError(f"{kind}: a compressed cache takes layers that store keys and values of their own")
+    if len(sights) < (layers := text.num_hidden_layers):
+        raise ScopeError(f"this model's layers share keys and values ({len(sights)} of {layers} store them)")
+    return tuple(sights)
+
+
+def _chunked(config: PretrainedConfig, layer: int) -> bool:
+    """Whether a layer that transformers' cache gives a window has chunks."""
+    text = _config_of(config, layer)
+    types = getattr(text, "layer_types", None)
+    return types[layer] == "chunked_attention" if types else getattr(text, "sliding_window", None) is None
 
 
 def slot_bytes(heads: int, dims: tuple[int, int], itemsize: int, policy: Policy) -> int:

@@ -31,6 +31,7 @@ from scope.cache.sizes import reached
 from scope.cache.states import longer
 from scope.cache.storage import Kept, stays
 from scope.policy.plan import Plan
+from scope.policy.rule import Rule, Sight
 
 GROWTH = 256  # slots that are added at a time if no bound is known
 
@@ -165,17 +166,15 @@ class Slots:
         if self._names:
             self._channels.scatter_(3, empty.expand(len(self._names), -1, -1, -1), 0.0)
 
-    def attend(
-        self, query: Tensor, scaling: float, sliding_window: int | None, scored: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        return grouped(query, self._keys, self._values, self._width, self._visible(sliding_window), scaling)
+    def attend(self, query: Tensor, rule: Rule, scored: bool) -> tuple[Tensor, Tensor | None]:
+        return grouped(query, self._keys, self._values, self._width, self._visible(rule.sight), rule)
 
-    def ahead(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Ahead | None:
-        return None if self._whole else Ahead((self._keys, self._values), self._width, query, (keys, values), scaling)
+    def ahead(self, query: Tensor, keys: Tensor, values: Tensor, rule: Rule) -> Ahead | None:
+        return None if self._whole else Ahead((self._keys, self._values), self._width, query, (keys, values), rule)
 
-    def look(self, ahead: Ahead, sliding_window: int | None) -> Tensor:
+    def look(self, ahead: Ahead, rule: Rule) -> Tensor:
         last = torch.full_like(self._empty, self._width - 1) if self._at is None else self._at
-        return ahead.attend(last, self._visible(sliding_window), self._width)
+        return ahead.attend(last, self._visible(rule.sight), self._width)
 
     def write(self, channels: Mapping[str, Tensor]) -> None:
         for name, own in zip(self._names, self._channels, strict=True):
@@ -291,11 +290,11 @@ class Slots:
             self._allocate(more)
         self._width = max(self._width, width)
 
-    def _visible(self, sliding_window: int | None) -> Tensor | None:
+    def _visible(self, sight: Sight) -> Tensor | None:
         """-> [B, H, S] bool: the slots that the step's query sees; None = all."""
         visible = self.ordinals >= 0 if self._move.masked else None
-        if sliding_window is not None:
-            near = self.positions > self.newest[:, None, None] - sliding_window
+        if sight.window is not None:
+            near = self.positions >= sight.first(self.newest)[:, None, None]
             visible = near if visible is None else visible & near
         return visible
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from scope.cache.ahead import Known
 from scope.cache.sizes import reached
 from scope.policy.plan import Plan
+from scope.policy.rule import Rule
 
 
 class Storage(Protocol):
@@ -50,22 +51,20 @@ class Storage(Protocol):
         """Store one new token in each row: keys and values [B, H, 1, D]. Its channels are 0."""
         ...
 
-    def attend(
-        self, query: Tensor, scaling: float, sliding_window: int | None, scored: bool
-    ) -> tuple[Tensor, Tensor | None]:
+    def attend(self, query: Tensor, rule: Rule, scored: bool) -> tuple[Tensor, Tensor | None]:
         """Attend over all slots: query [B, Hq, 1, D] -> output [B, 1, Hq, D], and probabilities.
 
-        sliding_window: tokens that the query sees; None: all. scored: whether probabilities are needed; if not, they
-        may be None. They are [B, H, G, S] for the G query heads that share a head, or [B, H, 1, S], their mean.
+        rule: of the layer. scored: whether probabilities are needed; if not, they may be None. They are [B, H, G, S]
+        for the G query heads that share a head, or [B, H, 1, S], their mean.
         """
         ...
 
-    def ahead(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Known | None:
+    def ahead(self, query: Tensor, keys: Tensor, values: Tensor, rule: Rule) -> Known | None:
         """The attention of the next n steps, whose queries [B, Hq, n, D], keys and values [B, H, n, D] are known, for
         `look`; None: this storage attends step by step."""
         ...
 
-    def look(self, ahead: Any, sliding_window: int | None) -> Tensor:
+    def look(self, ahead: Any, rule: Rule) -> Tensor:
         """`attend` by what this storage's `ahead` gave -> probabilities; the output comes with the other steps'."""
         ...
 

@@ -16,6 +16,7 @@ from scope.cache.masks import CURE, require_consecutive
 from scope.cache.storage import Storage
 from scope.policy.attention import Attention, LayerInputs, visible
 from scope.policy.plan import View
+from scope.policy.scores import probabilities
 from scope.util.errors import ScopeError
 
 OTHER = "for another prompt make a new cache"
@@ -104,6 +105,10 @@ def attended(turn: Attention) -> Tensor:
     outputs = []
     for start in range(0, turn.queries.shape[2], TOGETHER):
         some = slice(start, start + TOGETHER)
+        if not turn.rule.plain:
+            weights = probabilities(turn, start, min(start + TOGETHER, turn.queries.shape[2]))
+            outputs.append(weights.nan_to_num_(0.0).to(values.dtype) @ values)
+            continue
         seen = visible(turn, some).repeat_interleave(group, 1)
         asks = (turn.query_positions[:, some] >= 0)[:, None, :, None]
         found = F.scaled_dot_product_attention(

@@ -18,6 +18,7 @@ from scope.cache.sizes import reached
 from scope.cache.states import Plain
 from scope.cache.storage import Kept, stays
 from scope.policy.plan import Plan
+from scope.policy.rule import Rule
 
 
 class Concatenated:
@@ -52,18 +53,15 @@ class Concatenated:
         self.ordinals = torch.cat([self.ordinals, ordinals], 2)
         self.channels = {name: F.pad(x, (0, 1)) for name, x in self.channels.items()}
 
-    def attend(
-        self, query: Tensor, scaling: float, sliding_window: int | None, scored: bool
-    ) -> tuple[Tensor, Tensor | None]:
+    def attend(self, query: Tensor, rule: Rule, scored: bool) -> tuple[Tensor, Tensor | None]:
         visible = self.positions >= 0
-        if sliding_window is not None:
-            visible &= self.positions > self.newest[:, None, None] - sliding_window
-        return grouped(query, Plain(self.keys), Plain(self.values), visible.shape[-1], visible, scaling)
+        visible &= self.positions >= rule.sight.first(self.newest)[:, None, None]
+        return grouped(query, Plain(self.keys), Plain(self.values), visible.shape[-1], visible, rule)
 
-    def ahead(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> None:
+    def ahead(self, query: Tensor, keys: Tensor, values: Tensor, rule: Rule) -> None:
         return None
 
-    def look(self, ahead: object, sliding_window: int | None) -> Tensor:
+    def look(self, ahead: object, rule: Rule) -> Tensor:
         raise NotImplementedError  # it never says that it can
 
     def write(self, channels: Mapping[str, Tensor]) -> None:

@@ -60,8 +60,10 @@ def stepped(
 
 
 def decoder_of(model: "PreTrainedModel") -> nn.Module:
-    """The model without its output layer."""
+    """The model without its output layer. Raises ScopeError where transformers does not tell it, as of Llama 4."""
     decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
+    if decoder is model:
+        raise ScopeError("replay needs the part before the output layer: transformers does not tell it of this model")
     return decoder
 
 

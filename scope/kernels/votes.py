@@ -12,6 +12,7 @@ from torch import Tensor
 
 from scope.kernels.shapes import check_contiguous, check_same, check_shape, padded
 from scope.policy.attention import Attention
+from scope.policy.rule import Rule, Sight
 from scope.policy.scores import votes as votes_of
 
 HELD_BYTES = 32768  # of keys or queries that a program keeps
@@ -98,8 +99,7 @@ def votes_twin(
         values=keys,  # not looked at
         positions=positions[:, None].expand(-1, heads, -1),
         query_positions=positions,
-        scaling=scaling,
+        rule=Rule(scaling, Sight(sliding_window)),
         layer=0,
-        sliding_window=sliding_window,
     )
     return votes_of(attention)

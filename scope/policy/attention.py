@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scope.policy.rotary import Rotary
+from scope.policy.rule import Rule
 
 ROWS_BYTES = 2**21  # bytes of logits that are computed together in a decode step on a CPU
 LEAST = torch.finfo(torch.float32).min  # the logit of a masked slot; unlike with -inf, a fully masked row gives no NaN
@@ -62,9 +63,8 @@ class Attention:
     # mypy takes the two above for fields with a default, after which no field without one may come
     positions: Tensor  # type: ignore[misc]  # [B, H, S] int: of the token in each slot, from 0; -1 = empty or padding
     query_positions: Tensor  # type: ignore[misc]  # [B, Q] int, -1 = padding or none yet
-    scaling: float  # type: ignore[misc]  # logits are this times the products of queries and keys
+    rule: Rule  # type: ignore[misc]  # how products of queries and keys become probabilities, and who sees what
     layer: int  # type: ignore[misc]  # from 0
-    sliding_window: int | None = None  # tokens that a query sees in this layer; None: all
     probabilities: Tensor | None = None  # decode step: [B, H, G, S] float32, or their mean over G [B, H, 1, S]
     channels: Mapping[str, Tensor] = field(default_factory=dict)  # [B, H, S] float32: what the strategy remembers
     prompt: Tensor | None = None  # decode step: [B] int, the length of each row's prompt; None over a prompt
@@ -75,6 +75,16 @@ class Attention:
     rotary: Rotary | None = None  # decode step: how queries and keys were rotated, for a strategy with `rotary = True`
     stored: int = 0  # over a later turn: so many slots come first that were stored before it, in no order
     turns: Tensor | None = None  # decode step: [B, K, 2] int, the first position of each later turn, and that behind it
+
+    @property
+    def scaling(self) -> float:
+        """Logits are this times the products of queries and keys, but for a soft cap."""
+        return self.rule.scaling
+
+    @property
+    def sliding_window(self) -> int | None:
+        """Tokens that a query of this layer sees at the most; None: all."""
+        return self.rule.sight.window
 
     @property
     def now(self) -> Tensor:
@@ -189,5 +199,5 @@ def visible(
         last = attention.query_positions[:, -1, None, None, None]
         seen = seen | (queries <= last - causal_within)
     if attention.sliding_window is not None:
-        seen = seen & (slots > queries - attention.sliding_window)
+        seen = seen & (slots >= attention.rule.sight.first(queries))
     return seen & (slots >= 0)

@@ -61,7 +61,7 @@ class _Tiles:
         The softmax over all slots is computed from parts: the softmax within a part, times the share of the part. The
         shares are the softmax of the parts' log-sum-exps.
         """
-        keys = attention.keys[0, heads]
+        keys, rule = attention.keys[0, heads], attention.rule
         group = attention.queries.shape[1] // attention.keys.shape[1]
         queries = attention.queries[0, :, asking].view(-1, group, asking.stop - asking.start, keys.shape[-1])
         queries = queries[heads].flatten(1, 2)
@@ -73,7 +73,7 @@ class _Tiles:
             shape = (*queries.shape[:2], part.stop - part.start)
             size = math.prod(shape)
             out = self._product[:size].view(shape)
-            logits = scaled_products(queries, keys[:, part], attention.scaling, out).float()
+            logits = rule.capped(scaled_products(queries, keys[:, part], rule.scaling, out).float())
             if not in_order or attention.sliding_window is not None or part.stop > asking.start:
                 hidden = ~visible(attention, asking, causal_within, part)[0]
                 logits.view(shape[0], group, -1, shape[2]).masked_fill_(hidden, LEAST)
@@ -81,5 +81,8 @@ class _Tiles:
             sums.append(logits.amax(-1) - share.amax(-1).log())
             shares.append(share)
             used += size
-        for part, share, weight in zip(parts, shares, torch.stack(sums).softmax(0), strict=True):
+        sinks = rule.sinks_of(attention.keys.shape[1], queries.shape[1])
+        if sinks is not None:
+            sums.append(sinks[heads].to(sums[0]))  # as a part that gives its share to no slot
+        for part, share, weight in zip(parts, shares, torch.stack(sums).softmax(0)[: len(parts)], strict=True):
             total[:, part] += (weight[:, None] @ share)[:, 0]

@@ -51,11 +51,12 @@ def _decoded_votes(attention: Attention) -> Tensor:
     batch, heads, slots, dim = attention.keys.shape
     queries = attention.queries.shape[2]
     by_head = attention.queries.reshape(batch, heads, -1, dim)
-    logits = scaled_products(by_head, attention.keys, attention.scaling).float()
+    rule = attention.rule
+    logits = rule.capped(scaled_products(by_head, attention.keys, rule.scaling).float())
     seen = visible(attention, slice(None))
     hidden = seen.logical_not().float().mul_(LEAST)[:, :, None]
     logits.view(batch, heads, -1, queries, slots).add_(hidden)  # faster than masked_fill
-    shares = torch.softmax(logits, -1, out=None if logits.is_cuda else logits)
+    shares = rule.softmax(logits, out=None if logits.is_cuda else logits)
     group = shares.shape[2] // queries
     looking = seen.any(-1).float().repeat(1, 1, group)[:, :, None] / group  # 0 for a query that sees nothing
     return (looking @ shares)[:, :, 0]
@@ -78,10 +79,12 @@ def _weights(attention: Attention, asking: slice) -> Tensor:
     batch, heads, slots, dim = attention.keys.shape
     some = attention.queries[:, :, asking]
     queries = some.shape[2]
-    logits = scaled_products(some.reshape(batch, heads, -1, dim), attention.keys, attention.scaling).float()
+    rule = attention.rule
+    logits = rule.capped(scaled_products(some.reshape(batch, heads, -1, dim), attention.keys, rule.scaling).float())
     seen = visible(attention, asking)[:, :, None]
-    logits = logits.view(batch, heads, -1, queries, slots).masked_fill_(~seen, LEAST)
-    return logits.softmax(-1) * seen.any(-1, keepdim=True)
+    by_query = (batch, heads, -1, queries, slots)
+    logits.view(by_query).masked_fill_(~seen, LEAST)
+    return rule.softmax(logits).reshape(by_query) * seen.any(-1, keepdim=True)
 
 
 def pooled(scores: Tensor, kernel: int, tail: int) -> Tensor:

@@ -40,15 +40,13 @@ class HeavyHitters(Scored):
         total = self._sum(attention)
         if self.votes == "mean":
             last = attention.query_positions[:, -1, None, None]
-            seen_by = last - attention.positions + 1
-            if attention.sliding_window is not None:
-                seen_by = seen_by.clamp(max=attention.sliding_window)
-            return total / seen_by
+            return total / attention.rule.sight.queries(attention.positions, last)
         return total
 
     def _sum(self, attention: Attention) -> Tensor:
-        queries, keys = attention.queries, attention.keys
-        if kernels.runs_on(keys.device) and kernels.takes(queries, keys):
+        queries, keys, rule = attention.queries, attention.keys, attention.rule
+        known = rule.plain and not rule.sight.chunked  # to the kernels
+        if known and kernels.runs_on(keys.device) and kernels.takes(queries, keys):
             begin = (attention.query_positions < 0).sum(-1, dtype=torch.int32)
-            return votes(queries, keys, attention.scaling, begin=begin, sliding_window=attention.sliding_window)
+            return votes(queries, keys, rule.scaling, begin=begin, sliding_window=rule.sight.window)
         return scores.votes(attention, block=self.block)
