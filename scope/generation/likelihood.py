@@ -66,7 +66,8 @@ def likelihoods(
         for b, (i, tokens) in enumerate(zip(batch, texts, strict=True)):
             parts = [_said(first[b : b + 1], tokens[:1])]
             parts += _blocks(head, hidden[b], tokens[1:], options.block)
-            yield i, Likelihood(*_joined(parts), **held_by(cache, b, len(asked[i]), len(tokens) - 1))
+            steps = len(tokens) - 1
+            yield i, Likelihood(*_joined(parts), **held_by(cache, b, len(asked[i]), steps, len(asked[i]) + steps))
 
 
 def of_reference(model: "PreTrainedModel", against: Reference, block: int = 128) -> list[tuple[Tensor, Tensor]]:

@@ -72,7 +72,7 @@ def bytes_read(config: PretrainedConfig, dtype: str) -> int:
     from transformers import AutoModelForCausalLM
 
     with uncollected(), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     held = {id(weight): weight.numel() for weight in model.parameters()}
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if head is None or embedding.weight is not head.weight:
