@@ -89,7 +89,10 @@ def _by_batch(axis: Any, values: Mapping[str, Mapping[Any, Mapping[str, float] |
 
 
 def _look(name: str, coloured: Sequence[str]) -> dict[str, Any]:
-    """Those that are not `coloured` are grey. Full caches share a colour, as do variants of a strategy: what is not ours as it comes is broken."""
+    """Those that are not `coloured` are grey.
+
+    Full caches share a colour, as do variants of a strategy: what is not ours as it comes is broken.
+    """
     if name not in coloured:
         return {"color": REST, "linewidth": 0.7, "zorder": 1}
     variant = name.partition(", ")[2]
