@@ -6,7 +6,7 @@ from typing import Any
 
 from analysis.colours import colour, marker
 from analysis.figures import pareto
-from analysis.panels import REST, apart, bars, dress, legend, logarithmic, number, panels, style
+from analysis.panels import REST, apart, bars, dress, legend, logarithmic, number, outer, panels, style
 from experiments.frontier.rows import FULL, POLICIES, ROUNDED, SHARES, Row, Workload
 from experiments.real.picture import MODELS
 from experiments.results import Result
@@ -40,8 +40,7 @@ def _each(found: Mapping[Workload, Results], path: Path, one: Callable[[Any, Wor
             dress(axis, f"{MODELS[workload.model]}, {workload.task}", "", "")
             axis.margins(x=0.12)
             logarithmic(axis)
-        figure.supxlabel(X)
-        figure.supylabel(Y)
+        outer(figure, X, Y)
         legend(figure, axes)
         figure.savefig(path, metadata={"Software": None})
 
