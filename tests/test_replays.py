@@ -25,6 +25,7 @@ from analysis import dashboard, figures, report
 from analysis.frame import asked, build, columns_of
 from analysis.records import read_runs
 from analysis.statistics import clustered_proportion, mean_by_prompt
+from analysis.story import story
 from analysis.tables import write
 from scope import records
 from scope.cache import CompressedCache, Layout, Policy
@@ -354,6 +355,10 @@ def test_a_smaller_divergence_is_better_and_replays_are_compared_with_replays_on
     )
     frame = build(tmp_path / "sweep")
     assert dict(zip(frame["method"], frame["kl_best"], strict=True)) == {"full": False, "near": True, "far": False}
+    (said,) = [line for line in story(frame) if "KL" in line]
+    near = frame[frame["method"] == "near"].iloc[0]
+    assert said.startswith(f"Of 2 compressed replays, near + slide is nearest to the full cache: KL {near['kl']:.2g} [")
+    assert f"with {near['cache_percent']:.0f}% of its bytes. 100.0% of the tokens" in said
     only = build(tmp_path / "sweep" / "full")
     assert "kl" not in only
 
