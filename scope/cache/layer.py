@@ -251,9 +251,10 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
     def _compress(self, attention: Attention) -> None:
         if self.watch:
             self.watch(attention)
-        self.views = self.rows.views_of(self.policy, attention)
+        views = self.rows.views_of(self.policy, attention, self.layout.prompts)
+        self.views = views[: len(attention.keys)]
         kept = left_by_prefill(self.policy, attention, self.views)
-        capacity = max(capacity_of(self.decoding, view, self.layout.tokens) for view in self.views)
+        capacity = max(capacity_of(self.decoding, view, self.layout.tokens) for view in views)
         make, whole = self.layout.storage or Slots, self.layout.whole
         self.storage = ByHead(kept, capacity, whole, make) if self._shared else make(kept, capacity, whole)
         if self.decoding.queries > 1:

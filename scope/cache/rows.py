@@ -82,17 +82,19 @@ class Rows:
         lengths = [length + step + 1 for length, step in zip(self.lengths, steps, strict=True)]
         require_causal(mask, with_answer(lengths, seen, mask.device), 1, self.windows[layer])
 
-    def views_of(self, policy: Policy, attention: Attention) -> list[View]:
+    def views_of(self, policy: Policy, attention: Attention, later: Sequence[int] = ()) -> list[View]:
         """The view of each row after the prefill, in the layer of this attention. Made once for each prompt length.
 
+        later: tokens of prompts that will take rows later. Their views follow those of the rows.
         Raises ScopeError where the policy's bound is too small for a prompt.
         """
-        if any(n not in self.views for n in self.lengths):
+        lengths = [*self.lengths, *later]
+        if any(n not in self.views for n in lengths):
             bytes_of = stored_slot_bytes(self.config, policy, attention) if policy.max_bytes is not None else ()
-            require_fit(policy, self.lengths, self.windows, bytes_of)
-            for n in set(self.lengths):
+            require_fit(policy, lengths, self.windows, bytes_of)
+            for n in set(lengths):
                 self.views[n] = after_prefill(policy, n, self.windows, bytes_of)
-        return [self.views[n][attention.layer] for n in self.lengths]
+        return [self.views[n][attention.layer] for n in lengths]
 
     def replace(self, rows: Sequence[int], other: "Rows") -> None:
         """Put the prompts of `other` in place of these rows'."""

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from scope.cache import CompressedCache, Layout, Policy
 from scope.cache.inputs import layer_inputs
 from scope.generation.clock import Clock
-from scope.generation.engine import Engine, devices_of
+from scope.generation.engine import Engine, devices_of, read_together
 from scope.generation.options import Options
 from scope.generation.processors import require_possible
 from scope.generation.rows import Generated, Prompt, Row, Tokens, pad_left, result_of
@@ -144,25 +144,27 @@ class Batch:
         return any(not row.finish for row in self._rows)
 
     def admit(self, prompts: Sequence[tuple[int, Prompt]]) -> None:
-        """Prefill prompts, each with its index, into the rows that were just retired. Rows that get none rest."""
-        if self._cache is None:
-            return self._open(prompts)
-        refilled, resting = self._ended[: len(prompts)], self._ended[len(prompts) :]
-        self._cache.rest(resting)
-        if not prompts:
-            return None
-        started = self._start(prompts, Layout(0, self._options.storage))  # 0: its slots are moved at once
-        self._cache.replace(refilled, started.cache)
-        at = torch.tensor(refilled, device=started.positions.device)
-        self._stepper.place(at, started.positions)
-        self._chosen = self._chosen.replaced(at, started.chosen)
-        if not self._ahead:
-            started.chosen.note(started.rows, self._clock.now())
-        for b, row in zip(refilled, started.rows, strict=True):
-            self._rows[b] = row
-        if self._hooks.progress:
-            self._hooks.progress(len(started.rows))
-        return None
+        """Read prompts, each with its index, into the rows that were just retired. Rows that get none rest.
+
+        The first call makes a row for each of its prompts. Prompts are read some at a time (`Engine.prefill_rows`):
+        meanwhile all other rows hold what their budget leaves.
+        """
+        opened = self._cache is not None
+        free = self._ended if self._cache else list(range(len(prompts)))
+        if self._cache:
+            self._cache.rest(free[len(prompts) :])
+        for prompt in (prompt for _, prompt in prompts):
+            if not isinstance(prompt, Prompt):
+                raise ScopeError(f"prompts: {shown(prompt)} is a {type(prompt).__name__}: must be a {PROMPT}")
+        lengths = [len(prompt.tokens) for _, prompt in prompts]
+        done = 0
+        while done < len(prompts):
+            count = read_together(self._options.prefill_rows, lengths[done:])
+            self._read(free[done : done + count], prompts[done : done + count], lengths)
+            done += count
+        if prompts and not opened and self._hooks.observe:
+            assert self._cache is not None
+            self._hooks.observe(self._cache)
 
     def retire(self) -> list[tuple[int, Generated]]:
         """-> (index of the prompt, its generation) for each row that has ended since the last call."""
@@ -179,33 +181,50 @@ class Batch:
         if self._ahead:
             self._chosen.note(self._rows, self._clock.now())  # those of the step before, while the device runs this one
         self._chosen = Tokens(choose(logits, self._sampling, self._rows))
-        self._announce()
-
-    def _open(self, prompts: Sequence[tuple[int, Prompt]]) -> None:
-        """Prefill the first prompts. Their cache becomes that of the batch."""
-        if not prompts:
-            return
-        layout = Layout(self._most, self._options.storage, self._kind != "eager")
-        self._cache, self._rows, self._chosen, positions = self._start(prompts, layout)
-        self._stepper = Stepper(self._model, self._cache, positions, self._kind)
-        self._announce()
-
-    def _announce(self) -> None:
-        """Give the chosen tokens to the rows, and call the hooks."""
-        assert self._cache is not None
         if not self._ahead:
             self._chosen.note(self._rows, self._clock.now())
         if self._hooks.observe:
+            assert self._cache is not None
             self._hooks.observe(self._cache)
         if self._hooks.progress:
             self._hooks.progress(sum(not row.finish for row in self._rows))
 
+    def _read(self, rows: Sequence[int], prompts: Sequence[tuple[int, Prompt]], lengths: Sequence[int]) -> None:
+        """Prefill some prompts into these rows. lengths: tokens of all prompts that are admitted with them."""
+        if self._cache is None:
+            whole = self._kind != "eager"
+            started = self._start(prompts, Layout(self._most, self._options.storage, whole, tuple(lengths)))
+            self._open(started, len(lengths))
+        else:
+            started = self._start(prompts, Layout(0, self._options.storage))  # 0: its slots are moved at once
+            self._cache.replace(rows, started.cache)
+            at = torch.tensor(rows, device=started.positions.device)
+            self._stepper.place(at, started.positions)
+            self._chosen = self._chosen.replaced(at, started.chosen)
+            for b, row in zip(rows, started.rows, strict=True):
+                self._rows[b] = row
+        if not self._ahead:
+            started.chosen.note(started.rows, self._clock.now())
+        if self._hooks.progress:
+            self._hooks.progress(sum(not row.finish for row in started.rows))
+
+    def _open(self, started: _Started, count: int) -> None:
+        """Make the batch, with `count` rows, of the first prompts that were read. Their cache becomes its cache.
+
+        The rows behind these are copies of the first one, until prompts are read into them.
+        """
+        rows = [*range(len(started.rows)), *[0] * (count - len(started.rows))]
+        self._cache, positions, self._chosen = started.cache, started.positions, started.chosen
+        if count > len(started.rows):
+            self._cache.select(rows)
+            at = torch.tensor(rows, device=positions.device)
+            positions, self._chosen = positions[at], Tokens(started.chosen.tokens[at])
+        self._rows = [started.rows[b] for b in rows]
+        self._stepper = Stepper(self._model, self._cache, positions, self._kind)
+
     def _start(self, prompts: Sequence[tuple[int, Prompt]], layout: Layout) -> _Started:
         """Prefill prompts into a new cache."""
         model, sampling = self._model, self._sampling
-        for _, prompt in prompts:
-            if not isinstance(prompt, Prompt):
-                raise ScopeError(f"prompts: {shown(prompt)} is a {type(prompt).__name__}: must be a {PROMPT}")
         self._clock.stop()
         cache = CompressedCache.of(model.config, self._policy, layout, self._hooks.watch)
         pad, chunk = self._tokenizer.pad_token_id or 0, self._options.prefill_chunk

@@ -72,7 +72,8 @@ class Answers:
         """Each request with its record, as soon as it is answered. No request is started once the run has to stop."""
         experiment = self.experiment
         prompts = (self.prompt(request) for request in requests if not stopping.asked)
-        options = Options(self.engine, rows, experiment.engine.prefill_chunk, hooks=Hooks(progress.step))
+        engine = experiment.engine
+        options = Options(self.engine, rows, engine.prefill_rows, engine.prefill_chunk, hooks=Hooks(progress.step))
         began, device = Begun(), self.loaded.model.device.type
         for place, made in stream(
             self.loaded.model,
