@@ -87,7 +87,7 @@ def batches(steps: int) -> Found:
         "full": (prefill.Full(), decoding.KeepAll()),
     }
     rows = {
-        name: rows_that_fit(*row_bytes(model.config, SOURCE.dtype, Policy(*both), LENGTH - D, D), model.device)
+        name: rows_that_fit(*row_bytes(model.config, SOURCE.dtype, Policy(*both), LENGTH - D, D), model.device, 1)
         for name, both in policies.items()
     }
     return [

@@ -11,7 +11,7 @@ from scope.util.errors import ImpossibleError, SettingError, check_choice, check
 
 KINDS = ("auto", "eager", "graph", "compile")
 AUTO = "auto"
-READ = 4096  # tokens: more of them read at a time take longer, not less, for each
+READ = 2048  # tokens: where more of them are read at a time, each takes no less of a processor's time
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,10 @@ class HeavyHitters(Scored):
         if self.block is not None:
             check_count(self, "block", low=1)
 
+    @property
+    def votes_only(self) -> bool:
+        return self.votes != "released"  # there, a query votes for keys that come after it, in chunks to come
+
     def score(self, attention: Attention) -> Tensor:
         if self.votes == "released":
             return scores.votes(attention, block=self.block, causal_within=self.window)
@@ -48,7 +52,7 @@ class HeavyHitters(Scored):
 
     def _sum(self, attention: Attention) -> Tensor:
         queries, keys = attention.queries, attention.keys
-        if kernels.runs_on(keys.device) and kernels.takes(queries, keys):
+        if attention.summed is None and kernels.runs_on(keys.device) and kernels.takes(queries, keys):
             begin = (attention.query_positions < 0).sum(-1, dtype=torch.int32)
             return votes(queries, keys, attention.scaling, begin=begin, sliding_window=attention.sliding_window)
         return scores.votes(attention, block=self.block)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from scope.cache import sizes
-from scope.generation.engine import devices_of
+from scope.generation.engine import devices_of, read_together
 from scope.generation.models import Loaded
 from scope.generation.options import Hooks, Options
 from scope.generation.processors import asked_for, described
@@ -61,10 +61,11 @@ class Answers:
         row = sizes.cache_bytes(config, policy, dtype, longest, self.experiment.task.max_new_tokens)
         columns = min(longest, engine.prefill_chunk or longest)
         prefill = sizes.prefill_bytes(config, policy, dtype, columns, longest)
-        rows = rows_that_fit(row, prefill, device)
-        if rows < len(requests):  # rows are refilled: a new prompt has a cache of its own until it is in its row
-            rows = rows_that_fit(row, prefill + sizes.cache_bytes(config, policy, dtype, longest, 1), device)
-        return min(rows, len(requests))
+        together = read_together(engine.prefill_rows, [longest] * len(requests))
+        if together == len(requests) <= rows_that_fit(row, prefill, device):
+            return together
+        prefill += sizes.cache_bytes(config, policy, dtype, longest, 1)  # of its own, until the prompt is in its row
+        return min(rows_that_fit(row, prefill, device, together), len(requests))
 
     def make(
         self, requests: Sequence[Request], rows: int, progress: Progress, stopping: Stopping
