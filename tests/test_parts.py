@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from experiments.benchmarks.timing import PeakMemory
 from helpers.quick import every, slow
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import SCOPE, WORDS, generate, random_prompts, tiny
 
+from experiments.benchmarks.timing import PeakMemory
 from scope import decoding, prefill
 from scope.cache import CompressedCache, Policy, sizes
 from scope.cache.slots import Slots
@@ -67,7 +67,13 @@ def test_rows_are_what_they_are_alone(pair: str, storage: StorageFactory, monkey
 
 @pytest.mark.parametrize(
     "options",
-    [slow({"engine": "graph"}), {"ahead": True}, {"prefill_chunk": 7}, {"granularity": "query_head"}, {"precision": "int8"}],
+    [
+        slow({"engine": "graph"}),
+        {"ahead": True},
+        {"prefill_chunk": 7},
+        {"granularity": "query_head"},
+        {"precision": "int8"},
+    ],
     ids=str,
 )
 def test_and_in_every_way_to_run_them(options: dict[str, Any]) -> None:
@@ -84,7 +90,10 @@ def test_the_batch_has_its_slots_from_the_start() -> None:
     for at_once in (5, 1):
         seen: list[int] = []
         pair = (prefill.PyramidKV(16, 4), decoding.Slide(10, 4))
-        options: dict[str, Any] = {"prefill_rows": at_once, "observe": lambda cache, seen=seen: seen.append(cache.nbytes)}
+        options: dict[str, Any] = {
+            "prefill_rows": at_once,
+            "observe": lambda cache, seen=seen: seen.append(cache.nbytes),
+        }
         generate(tiny(), WORDS, random_prompts(*LENGTHS), *pair, TOKENS, **options)
         caches[at_once] = seen
     assert len(caches[1]) == TOKENS
@@ -93,7 +102,7 @@ def test_the_batch_has_its_slots_from_the_start() -> None:
 
 
 def test_memory_is_the_budgets_of_all_rows_and_one_prompt() -> None:
-    """The most bytes of all tensors at once, over whole generations with refilled rows; counted from torch's profile."""
+    """The most bytes of all tensors at once, over whole generations with refilled rows, from torch's profile."""
     source = RandomModel(hidden_size=64, intermediate_size=64, num_attention_heads=4, num_hidden_layers=2, device="cpu")
     model = source.weights(SCOPE)
     policy, rows, tokens, longest = Policy(prefill.SnapKV(128, 8), decoding.Slide(32, 8)), 12, 48, 900
@@ -124,9 +133,7 @@ def test_how_many_are_read_at_a_time(lengths: list[int], asked: int | str) -> No
     assert count == max(fitting, default=1)
 
 
-@given(
-    room=st.integers(1, 10**6), row=st.integers(1, 1000), once=st.integers(0, 1000), at_once=st.integers(1, 8)
-)
+@given(room=st.integers(1, 10**6), row=st.integers(1, 1000), once=st.integers(0, 1000), at_once=st.integers(1, 8))
 def test_how_many_rows_fit(room: int, row: int, once: int, at_once: int) -> None:
     def takes(rows: int) -> int:
         return rows * row + min(rows, at_once) * once
@@ -146,7 +153,7 @@ def test_what_is_no_number_of_prompts_is_refused(settings: Any, wrong: object) -
 
 
 def naive_votes(read: Attention, window: int | None) -> torch.Tensor:
-    """[B, H, P]: the softmax of each query, one after the other, summed over queries, in the mean over a head's group."""
+    """[B, H, P]: the softmax of each query, one after the other, summed; the mean over a head's group."""
     batch, heads, columns, _ = read.keys.shape
     group = read.queries.shape[1] // heads
     total = torch.zeros(batch, heads, columns, dtype=torch.float64)

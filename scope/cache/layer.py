@@ -231,8 +231,8 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         """Keep what the prefill method chooses, after the prompt's attention. Shapes are those of `Attention`.
 
         If the prompt comes in chunks, this happens after the last one, and the method sees the queries that it asks
-        for, or the votes of them all. In a layer with a sliding window the method chooses among the tokens that the next token can see. If it
-        would keep more than these, all of these stay.
+        for, or the votes of them all. In a layer with a sliding window the method chooses among the tokens that the
+        next token can see. If it would keep more than these, all of these stay.
         """
         summed = None
         if self._chunks is not None:

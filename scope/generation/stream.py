@@ -149,21 +149,21 @@ class Batch:
         The first call makes a row for each of its prompts. Prompts are read some at a time (`Engine.prefill_rows`):
         meanwhile all other rows hold what their budget leaves.
         """
-        opened = self._cache is not None
-        free = self._ended if self._cache else list(range(len(prompts)))
-        if self._cache:
-            self._cache.rest(free[len(prompts) :])
-        for prompt in (prompt for _, prompt in prompts):
+        for _, prompt in prompts:
             if not isinstance(prompt, Prompt):
                 raise ScopeError(f"prompts: {shown(prompt)} is a {type(prompt).__name__}: must be a {PROMPT}")
+        first, free = self._cache is None, self._ended
+        if self._cache is None:
+            free = list(range(len(prompts)))
+        else:
+            self._cache.rest(free[len(prompts) :])
         lengths = [len(prompt.tokens) for _, prompt in prompts]
         done = 0
         while done < len(prompts):
-            count = read_together(self._options.prefill_rows, lengths[done:])
-            self._read(free[done : done + count], prompts[done : done + count], lengths)
-            done += count
-        if prompts and not opened and self._hooks.observe:
-            assert self._cache is not None
+            some = slice(done, done + read_together(self._options.prefill_rows, lengths[done:]))
+            self._read(free[some], prompts[some], lengths)
+            done = some.stop
+        if first and self._cache is not None and self._hooks.observe:
             self._hooks.observe(self._cache)
 
     def retire(self) -> list[tuple[int, Generated]]:
@@ -191,12 +191,13 @@ class Batch:
 
     def _read(self, rows: Sequence[int], prompts: Sequence[tuple[int, Prompt]], lengths: Sequence[int]) -> None:
         """Prefill some prompts into these rows. lengths: tokens of all prompts that are admitted with them."""
+        storage = self._options.storage
         if self._cache is None:
-            whole = self._kind != "eager"
-            started = self._start(prompts, Layout(self._most, self._options.storage, whole, tuple(lengths)))
+            layout = Layout(self._most, storage, self._kind != "eager", tuple(lengths))
+            started = self._start(prompts, layout)
             self._open(started, len(lengths))
         else:
-            started = self._start(prompts, Layout(0, self._options.storage))  # 0: its slots are moved at once
+            started = self._start(prompts, Layout(0, storage))  # 0: its slots are moved at once
             self._cache.replace(rows, started.cache)
             at = torch.tensor(rows, device=started.positions.device)
             self._stepper.place(at, started.positions)
@@ -213,9 +214,10 @@ class Batch:
 
         The rows behind these are copies of the first one, until prompts are read into them.
         """
-        rows = [*range(len(started.rows)), *[0] * (count - len(started.rows))]
+        own = len(started.rows)
+        rows = [*range(own), *[0] * (count - own)]
         self._cache, positions, self._chosen = started.cache, started.positions, started.chosen
-        if count > len(started.rows):
+        if count > own:
             self._cache.select(rows)
             at = torch.tensor(rows, device=positions.device)
             positions, self._chosen = positions[at], Tokens(started.chosen.tokens[at])

@@ -20,8 +20,8 @@ def prompt_votes(attention: Attention, last: int | None, block: int | None, caus
     """-> [B, H, S] float32: the probabilities that a slot gets from queries, summed, and averaged over a head's group.
 
     attention: of a prompt, or of a chunk of one: its Q queries are those of the last Q slots.
-    last: how many of these queries vote, from the end; None: all. block: queries that are computed together; None: a fast
-    number. causal_within=w: only the last w queries are kept from looking ahead, as in the released code.
+    last: how many of these queries vote, from the end; None: all. block: queries that are computed together; None: a
+    fast number. causal_within=w: only the last w queries are kept from looking ahead, as in the released code.
     Softmax is in float32.
     """
     batch, heads, slots, _ = attention.keys.shape
