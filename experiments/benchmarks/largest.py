@@ -4,7 +4,9 @@
 
 Each measurement is a process of its own. It loads a model of random weights, reads its resident memory, writes a batch,
 and reads the most that was resident at any time, as the kernel counted it. A batch fits if this is within the given
-memory, the process itself included. The largest batch of a kind is found by trying: one row more did not fit.
+memory, the process itself included. The largest batch of a kind is found by trying: one row more does not fit. With the
+engine, most tries end after some steps, since its caches have all their slots by then. The largest batch is written to
+its end.
 
 The refills are another process: twice as many prompts as rows, of different lengths. Its resident memory is read after
 each step. The results are written to experiments/benchmarks/results/largest.json and printed, one line per target.
@@ -12,11 +14,14 @@ each step. The results are written to experiments/benchmarks/results/largest.jso
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,28 +40,32 @@ from scope.generation.stream import stream
 from scope.records import surroundings
 
 RESULTS = Path(__file__).with_name("results") / "largest.json"
-C, WINDOW, D, RECENT = 2048, 8, 512, 256
-GQA = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 1}
-SOURCE = RandomModel(**GQA, num_hidden_layers=2, device="cpu")
+C, WINDOW, D, RECENT = 2048, 8, 128, 64
+# A vocabulary of 256, since Python then needs 8 bytes for each token of a prompt: little beside its cache
+GQA = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
+SOURCE = RandomModel(**GQA, num_hidden_layers=2, vocab_size=256, device="cpu")
 COMPRESSED = Policy(prefill.SnapKV(C, WINDOW), decoding.Slide(D, RECENT))
-KINDS = {  # policy, and prompts that are read at a time; None: all
-    "snapkv + slide": (COMPRESSED, 1),
-    "full, ours": (Policy(), 1),
-    "snapkv + slide, prompts all at once": (COMPRESSED, None),
-}
+OWN, FULL, AT_ONCE = "snapkv + slide", "full, ours", "snapkv + slide, prompts all at once"
+KINDS = {OWN: (COMPRESSED, 1), FULL: (Policy(), 1), AT_ONCE: (COMPRESSED, None)}  # prompts at a time; None: all
 STOCK = "full, transformers' DynamicCache"
 TRIES = 8
+SOME = 8  # steps after which a try ends
 
 
 @dataclass(frozen=True)
 class Task:
-    """What one process writes. prompt: P. tokens: T. rows: of the batch. prompts: how many there are in all."""
+    """What one process writes.
+
+    prompt: P. tokens: T. rows: of the batch. prompts: how many there are in all. whole: whether it is written to its
+    end; else some steps are taken. transformers' own generate always writes to the end.
+    """
 
     kind: str
     prompt: int
     tokens: int
     rows: int
     prompts: int
+    whole: bool = True
 
     def predicted(self) -> tuple[int, int]:
         """(bytes of a row's cache, bytes of reading one prompt), as `engine.batch_size=auto` counts them."""
@@ -71,6 +80,10 @@ def resident(name: str = "VmRSS") -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
+class _EnoughError(Exception):
+    """Some steps have been taken."""
+
+
 def measure(task: Task) -> dict[str, Any]:
     """Write a batch in this process -> its resident bytes: before, most, and after each step."""
     loaded = load(SOURCE)
@@ -79,7 +92,16 @@ def measure(task: Task) -> dict[str, Any]:
         pass  # so that what torch sets up at first is not counted as memory of the batch
     before, began = resident(), time.perf_counter()
     steps: list[int] = []
-    written = sum(write(task, lambda: steps.append(resident())))
+
+    def look() -> None:
+        steps.append(resident())
+        if len(steps) > SOME and not task.whole:
+            raise _EnoughError
+
+    written = 0
+    with suppress(_EnoughError):
+        for tokens in write(task, look):
+            written += tokens
     seconds = time.perf_counter() - began
     return {"before": before, "most": resident("VmHWM"), "steps": steps, "tokens": written, "seconds": seconds}
 
@@ -143,28 +165,35 @@ def in_a_process(task: Task) -> dict[str, Any]:
 
 def largest(kind: str, given: int, prompt: int, tokens: int) -> dict[str, Any]:
     """The largest batch of a kind whose process never has more than `given` bytes resident, with one row more tried."""
-    most: dict[int, int] = {}  # by rows
-    rows = 1
+    most: dict[int, int] = {}  # resident bytes by rows
+    per_row, rows = Task(kind, prompt, tokens, 1, 1).predicted()[0] * 11 // 10, 1  # with some room for the rest
     for _ in range(TRIES):
-        task = Task(kind, prompt, tokens, rows, rows)
-        most[rows] = in_a_process(task)["most"]
-        fitting = [n for n in most if most[n] <= given]
-        if fitting and max(fitting) + 1 in most:
+        most[rows] = in_a_process(Task(kind, prompt, tokens, rows, rows, whole=False))["most"]
+        if (most[rows] <= given and rows + 1 in most) or (
+            most[rows] > given and most.get(rows - 1, given + 1) <= given
+        ):
             break
-        per_row = task.predicted()[0]
         if len(most) > 1:
-            per_row = (most[max(most)] - most[min(most)]) // (max(most) - min(most))
-        last = rows
-        rows = max(1, last + (given - most[last]) // per_row)
-        if rows in most:  # it fits, or does not: its neighbour decides
+            per_row = max(1, (most[max(most)] - most[min(most)]) // (max(most) - min(most)))
+        rows = max(1, rows + (given - most[rows]) // per_row)
+        if rows in most:  # whether it fits is known, so its neighbour decides
             rows += 1 if most[rows] <= given else -1
     fits = max(n for n in most if most[n] <= given)
-    return {"rows": fits, "settled": fits + 1 in most, "most_bytes_by_rows": dict(sorted(most.items()))}
+    whole = in_a_process(Task(kind, prompt, tokens, fits, fits))
+    return {
+        "rows": fits,
+        "settled": fits + 1 in most and whole["most"] <= given,
+        "tries_most_by_rows": dict(sorted(most.items())),
+        "most": whole["most"],
+        "before": whole["before"],
+        "seconds": whole["seconds"],
+        "tokens": whole["tokens"],
+    }
 
 
 def refills(rows: int, prompt: int, tokens: int) -> dict[str, Any]:
     """Resident memory over a whole generation with refills, and the prediction: all rows' caches, and one prompt."""
-    task = Task("snapkv + slide", prompt, tokens, rows, 2 * rows)
+    task = Task(OWN, prompt, tokens, rows, 2 * rows)
     found, (row, once) = in_a_process(task), task.predicted()
     steps = [n - found["before"] for n in found["steps"]]
     return {
@@ -181,40 +210,51 @@ def refills(rows: int, prompt: int, tokens: int) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mib", type=int, default=700, help="the given memory, resident, of the whole process")
-    parser.add_argument("--prompt", type=int, default=8192 - D, help="tokens of a prompt")
-    parser.add_argument("--tokens", type=int, default=D, help="tokens that each row writes")
-    parser.add_argument("--rows", type=int, default=16, help="rows of the batch that is refilled")
+    parser.add_argument("--mib", type=int, default=670, help="the given memory, resident, of the whole process")
+    parser.add_argument("--prompt", type=int, default=8192 - 2 * D, help="tokens of a prompt; half of it for refills")
+    parser.add_argument("--tokens", type=int, default=2 * D, help="tokens that each row writes")
+    parser.add_argument("--rows", type=int, default=24, help="rows of the batch that is refilled")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the figures are written")
     parser.add_argument("--task", help=argparse.SUPPRESS)  # what a process of its own measures
     options = parser.parse_args()
     if options.task:
         print(json.dumps(measure(Task(**json.loads(options.task)))))
         return 0
-    found = {kind: largest(kind, options.mib * 2**20, options.prompt, options.tokens) for kind in (*KINDS, STOCK)}
-    refilled = refills(options.rows, options.prompt, options.tokens)
-    own, full = found["snapkv + slide"]["rows"], found["full, ours"]["rows"]
-    caches, once = refilled["caches_predicted"], refilled["one_prompt_predicted"]
-    targets = [
-        Target("largest batch / full cache's, both with prompts one at a time", own / full, 3.0, at_most=False),
-        Target("largest batch / transformers' full cache's", own / found[STOCK]["rows"], 3.0, at_most=False),
-        Target("all prompts at once: largest batch / full cache's", found[[*KINDS][2]]["rows"] / full),
-        Target("refills: most resident / (1.1 x caches + one prompt)", refilled["most"] / (1.1 * caches + once), 1.0),
-        Target("refills: least resident after a step / caches", refilled["after_steps"]["least"] / caches, 0.9, False),
-        Target("refills: most resident after a step / caches", refilled["after_steps"]["most"] / caches),
-    ]
+    given = {name: getattr(options, name) for name in ("mib", "prompt", "tokens")}
+    given |= {"C": C, "window": WINDOW, "D": D, "recent": RECENT, "model": SOURCE.sizes}
+    written: dict[str, Any] = {"surroundings": surroundings(), "given": given, "load": os.getloadavg(), "largest": {}}
+    targets: list[Target] = []
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        kind: partial(largest, kind, options.mib * 2**20, options.prompt, options.tokens) for kind in (*KINDS, STOCK)
+    }
+    for kind, part in parts.items():
+        written["largest"][kind] = part()
+        if kind == FULL:
+            written["refills"] = refills(options.rows, options.prompt // 2, options.tokens)
+            targets += of_refills(written["refills"])
+        if kind != OWN:
+            targets.append(against(written["largest"], kind))
+        written["targets"] = [vars(target) | {"reached": target.reached} for target in targets]
+        options.out.write_text(json.dumps(written, indent=1) + "\n")
     for target in targets:
         print(target.line())
-    given = {name: getattr(options, name) for name in ("mib", "prompt", "tokens")}
-    written = {
-        "surroundings": surroundings(),
-        "given": given | {"C": C, "window": WINDOW, "D": D, "recent": RECENT, "model": SOURCE.sizes},
-        "targets": [vars(target) | {"reached": target.reached} for target in targets],
-        "largest": found,
-        "refills": refilled,
-    }
-    options.out.write_text(json.dumps(written, indent=1) + "\n")
     return int(not all(target.reached for target in targets))
+
+
+def against(found: Mapping[str, Mapping[str, Any]], kind: str) -> Target:
+    """The largest batch over that of another kind."""
+    ratio = found[OWN]["rows"] / found[kind]["rows"]
+    return Target(f"largest batch, {OWN} / {kind}", ratio, None if kind == AT_ONCE else 3.0, at_most=False)
+
+
+def of_refills(found: Mapping[str, Any]) -> list[Target]:
+    """Resident memory is at most 1.1 times that of the caches and one prompt, and not less than 0.9 of the caches."""
+    caches, once, steps = found["caches_predicted"], found["one_prompt_predicted"], found["after_steps"]
+    return [
+        Target("refills: most resident / (1.1 x caches + one prompt)", found["most"] / (1.1 * caches + once), 1.0),
+        Target("refills: least resident after a step / caches", steps["least"] / caches, 0.9, at_most=False),
+        Target("refills: most resident after a step / caches", steps["most"] / caches),
+    ]
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def rows_that_fit(
     free = free_memory(device)
     room = int(share * free)
     rows = room // (row_bytes + prefill_bytes)
-    if together is not None and rows > together:
+    if together is not None and rows >= together:
         rows = (room - together * prefill_bytes) // row_bytes
     if rows < 1:
         need = (row_bytes + prefill_bytes) / 2**30
