@@ -3,10 +3,11 @@
     python -m experiments.benchmarks.largest
 
 Each measurement is a process of its own. It loads a model of random weights, reads its resident memory, writes a batch,
-and reads the most that was resident at any time, as the kernel counted it. A batch fits if this is within the given
-memory, the process itself included. The largest batch of a kind is found by trying: one row more does not fit. With the
-engine, most tries end after some steps, since its caches have all their slots by then. The largest batch is written to
-its end.
+and notes the most that was resident, looking every few milliseconds. Counted is anonymous memory: the kernel may drop
+pages of files, such as those of libraries, whenever it likes. The C library is told to give freed tensors back at once.
+A batch fits if the most is within the given memory, the process itself included. The largest batch of a kind is found
+by trying: one row more does not fit. With the engine, tries end after some steps, since its caches have all their slots
+by then. The largest batch is written to its end.
 
 The refills are another process: twice as many prompts as rows, of different lengths. Its resident memory is read after
 each step. The results are written to experiments/benchmarks/results/largest.json and printed, one line per target.
@@ -23,6 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import torch
@@ -42,13 +44,15 @@ from scope.records import surroundings
 RESULTS = Path(__file__).with_name("results") / "largest.json"
 C, WINDOW, D, RECENT = 2048, 8, 128, 64
 # A vocabulary of 256, since Python then needs 8 bytes for each token of a prompt: little beside its cache
-GQA = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
+GQA = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 2, "num_key_value_heads": 1}
 SOURCE = RandomModel(**GQA, num_hidden_layers=2, vocab_size=256, device="cpu")
 COMPRESSED = Policy(prefill.SnapKV(C, WINDOW), decoding.Slide(D, RECENT))
 OWN, FULL, AT_ONCE = "snapkv + slide", "full, ours", "snapkv + slide, prompts all at once"
 KINDS = {OWN: (COMPRESSED, 1), FULL: (Policy(), 1), AT_ONCE: (COMPRESSED, None)}  # prompts at a time; None: all
 STOCK = "full, transformers' DynamicCache"
 TRIES = 8
+EVERY = 0.004  # seconds from one look at the resident memory to the next
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**17), "MALLOC_TRIM_THRESHOLD_": str(2**17)}  # bytes
 SOME = 8  # steps after which a try ends
 
 
@@ -74,10 +78,28 @@ class Task:
         return row, once + sizes.cache_bytes(SOURCE.config(), policy, "float32", self.prompt, 1)
 
 
-def resident(name: str = "VmRSS") -> int:
-    """Resident bytes of this process; of `VmHWM`: the most so far."""
+def resident() -> int:
+    """Resident anonymous bytes of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+
+class Most:
+    """A context that notes the most resident bytes within it, in `bytes`."""
+
+    def __enter__(self) -> "Most":
+        self.bytes, self._ended = resident(), Event()
+        self._thread = Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(EVERY):
+            self.bytes = max(self.bytes, resident())
 
 
 class _EnoughError(Exception):
@@ -99,11 +121,11 @@ def measure(task: Task) -> dict[str, Any]:
             raise _EnoughError
 
     written = 0
-    with suppress(_EnoughError):
+    with Most() as most, suppress(_EnoughError):
         for tokens in write(task, look):
             written += tokens
     seconds = time.perf_counter() - began
-    return {"before": before, "most": resident("VmHWM"), "steps": steps, "tokens": written, "seconds": seconds}
+    return {"before": before, "most": most.bytes, "steps": steps, "tokens": written, "seconds": seconds}
 
 
 Write = Callable[[Task, Callable[[], object]], Iterator[int]]
@@ -157,7 +179,7 @@ def random_tokens(task: Task) -> list[list[int]]:
 def in_a_process(task: Task) -> dict[str, Any]:
     """`measure` in a new process."""
     command = [sys.executable, "-m", "experiments.benchmarks.largest", "--task", json.dumps(vars(task))]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | ALLOCATOR)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     print(f"{task.kind}: {task.rows} rows, {found['most'] / 2**20:.0f} MiB, {found['seconds']:.0f} s", file=sys.stderr)
     return found
@@ -210,7 +232,7 @@ def refills(rows: int, prompt: int, tokens: int) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mib", type=int, default=670, help="the given memory, resident, of the whole process")
+    parser.add_argument("--mib", type=int, default=380, help="the given memory, resident, of the whole process")
     parser.add_argument("--prompt", type=int, default=8192 - 2 * D, help="tokens of a prompt; half of it for refills")
     parser.add_argument("--tokens", type=int, default=2 * D, help="tokens that each row writes")
     parser.add_argument("--rows", type=int, default=24, help="rows of the batch that is refilled")
