@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.quick import every, slow
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import SCOPE, WORDS, generate, random_prompts, tiny
 
@@ -120,6 +120,7 @@ def test_memory_is_the_budgets_of_all_rows_and_one_prompt() -> None:
     assert most[rows] > 2 * most[1]
 
 
+@settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 2 * READ), min_size=1, max_size=30),
     asked=st.one_of(st.just("auto"), st.integers(1, 40)),
@@ -133,6 +134,7 @@ def test_how_many_are_read_at_a_time(lengths: list[int], asked: int | str) -> No
     assert count == max(fitting, default=1)
 
 
+@settings(deadline=None)
 @given(room=st.integers(1, 3000), row=st.integers(1, 300), once=st.integers(0, 1000), at_once=st.integers(1, 8))
 def test_how_many_rows_fit(room: int, row: int, once: int, at_once: int) -> None:
     def takes(rows: int) -> int:
@@ -145,11 +147,11 @@ def test_how_many_rows_fit(room: int, row: int, once: int, at_once: int) -> None
             assert rows_that_fit(row, once, CPU, at_once, share=1) == fit[-1]
 
 
-@pytest.mark.parametrize("settings", [Engine, Options])
+@pytest.mark.parametrize("kind", [Engine, Options])
 @pytest.mark.parametrize("wrong", [0, -1, "all", 1.5])
-def test_what_is_no_number_of_prompts_is_refused(settings: Any, wrong: object) -> None:
+def test_what_is_no_number_of_prompts_is_refused(kind: Any, wrong: object) -> None:
     with pytest.raises(SettingError, match="prefill_rows"):
-        settings(prefill_rows=wrong)
+        kind(prefill_rows=wrong)
 
 
 def naive_votes(read: Attention, window: int | None) -> torch.Tensor:
