@@ -164,10 +164,14 @@ class CompressedCache(Cache):
         """
         rows = rows_of(rows, len(self.rows.lengths) if self._through else 0)
         made = deepcopy(self)
-        for layer in made._layers:
-            layer.select(rows)
-        made.rows.select(rows)
+        made.select(rows)
         return made
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with these rows, in this order, after the prompts are through. A row may come several times."""
+        for layer in self._layers:
+            layer.select(rows)
+        self.rows.select(rows)
 
     def save(self, file: str | Path, model: "PreTrainedModel") -> None:
         """Write the cache into a safetensors file, so that `load` can go on with it later, or elsewhere.
