@@ -97,7 +97,7 @@ def test_the_bar_keeps_to_a_line_of_80_columns_and_tells_its_place() -> None:
     shown = [line for line in frames if line.strip()]
     assert shown
     assert all(len(line) <= 80 and line.startswith("[2/14] pyramidinfer") for line in shown)
-    assert "1/1000 done" in shown[-1]
+    assert "1/1000 samples" in shown[-1]
 
 
 def test_a_terminal_breaks_lines_between_words_and_a_file_does_not() -> None:

@@ -342,7 +342,7 @@ def test_columns_are_means_by_cluster_with_their_intervals(tmp_path: Path) -> No
     assert slide["answers_lost"] == pytest.approx(100 * (0 + 0.5 + 0 + 1) / 4)
     assert slide["answers_kl"] == pytest.approx((0.4 / 2 + 0.4 / 2 + 0.1 + 0.6) / 4)
     assert (none["kl"], none["agreement_percent"], none["answers_recalled_percent"]) == (0, 100, 100)
-    assert slide["kl_best"]
+    assert not slide["kl_best"]  # four texts are too few for a test
     assert slide["tokens_per_second"] != slide["tokens_per_second"]  # replay is not decoding
 
 
@@ -364,7 +364,7 @@ def test_a_smaller_divergence_is_better_and_replays_are_compared_with_replays_on
 
 
 def test_the_kind_of_text_tells_rows_apart_whatever_their_methods(tmp_path: Path) -> None:
-    rows = [replayed(i, [0, 1, 2], "111", "001") for i in range(3)]
+    rows = [replayed(i, [0, 1, 2], "111", "001") for i in range(6)]
     for name, of in (("near", "gold"), ("far", "full")):
         folder = write_run(tmp_path / "sweep", name, rows, method=name)
         manifest = json.loads((folder / "manifest.json").read_text())
