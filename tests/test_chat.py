@@ -150,6 +150,7 @@ def test_an_interrupt_stops_the_answer_and_not_the_conversation(
 ) -> None:
     say = Conversation.say
     lengths: list[int] = []
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 
     def interrupted(self: Conversation, tokens: Any) -> Iterator[int]:
         lengths.append(0)
@@ -161,10 +162,13 @@ def test_an_interrupt_stops_the_answer_and_not_the_conversation(
 
     monkeypatch.setattr(Conversation, "say", interrupted)
     typed(monkeypatch, "Leo has 3", "Sam has 4")
-    assert main(SETTINGS) == 0
+    try:
+        assert main(SETTINGS) == 0
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     assert lengths[0] == 3
     assert lengths[1] > 3
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     capsys.readouterr()
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from experiments.frontier import picture
-from experiments.frontier.rows import FULL, QUANTISED, ROWS, SHARES, WORKLOADS, Row, Workload
+from experiments.frontier.rows import ALSO_ROUNDED, FULL, QUANTISED, ROWS, SHARES, WORKLOADS, Row, Workload
 from experiments.measure import cell
 from experiments.results import Result, read
 from experiments.tables import pipe_table
@@ -46,6 +46,7 @@ def markdown(found: Mapping[Workload, Results]) -> str:
             if table := _at(workload, results, share):
                 parts += [f"### {share:.0%} of the bytes", table]
     parts += ["## salient minus another row, paired", *(_differences(found, share) for share in sorted(SHARES))]
+    parts += ["## Slots in 4 bits, a quarter of the bytes: salient minus another row, paired", _in_four_bits(found)]
     parts += ["## What protection is worth", _protection(found)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -88,6 +89,14 @@ def _differences(found: Mapping[Workload, Results], share: float) -> str:
             bytes_ = "" if row.policy != "full" else f" ({row.share:.0%} of the bytes)"
             lines.append([row.label + bytes_, *cells])
     return pipe_table([f"KL at {share:.0%} of the bytes", *(w.name for w in found)], lines) if lines else ""
+
+
+def _in_four_bits(found: Mapping[Workload, Results]) -> str:
+    """KL of salient less that of each policy that has run with slots in 4 bits too."""
+    ours = Row("salient", 0.25, "int4")
+    lines = [[name, *_minus(found, ours, Row(name, 0.25, "int4"))] for name in ALSO_ROUNDED]
+    ran = [line for line in lines if any(line[1:])]
+    return pipe_table(["KL at 25% of the bytes, int4", *(w.name for w in found)], ran) if ran else ""
 
 
 def _protection(found: Mapping[Workload, Results]) -> str:
