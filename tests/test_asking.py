@@ -148,7 +148,8 @@ def test_the_tokens_are_those_of_the_prompt_that_holds_its_question(kind: str) -
         assert divided.hash == one.hash
         assert one.asking == ()
         asking, read = (re.sub(r"[\s▁]", "", text) for text in (later.asking, tokenizer.decode(divided.asking)))
-        assert read.removeprefix(".") == asking  # a token of the full stop and two line ends is the question's
+        assert read.endswith(asking)
+        assert len(read) < len(asking) + 4  # a token with the list's last characters in it is the question's
     contexts = {encode(tokenizer, sample, "plain", None, "refuse").tokens for sample in LIST.samples()}
     assert len(contexts) == LIST.prompts
 
