@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from analysis.provenance import warnings
 from analysis.records import Run, read_runs
 from scope.util.errors import ScopeError, before_it_runs, of_the_machine, one_line, print_anything
+from scope.util.saying import say
 from scope.util.secrets import redact
 from scope.util.visible import visible
 
@@ -48,7 +51,7 @@ def command(
         with before_it_runs():
             runs = read_runs(given.folders)
         for warning in warnings(runs):
-            print(f"warning: {visible(warning)}", file=sys.stderr)
+            say(Console(stderr=True, highlight=False), f"warning: {visible(warning)}")
         work(runs, given.out or given.folders[0] / place, given)
         sys.stdout.flush()
     except ModuleNotFoundError as error:

@@ -32,6 +32,7 @@ from analysis.panels import (
     legend,
     logarithmic,
     number,
+    outer,
     panels,
     style,
 )
@@ -145,8 +146,7 @@ def position(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
     if not several:
         raise NothingToShowError("no run asks several questions in one prompt")
     figure, _ = _by_place(several, _asked(runs, frame), by_position)
-    figure.supxlabel("place of the question in its prompt")
-    figure.supylabel("answers right, %")
+    outer(figure, "place of the question in its prompt", "answers right, %")
     return figure
 
 
@@ -186,7 +186,8 @@ def _line(label: str, **look: Any) -> Any:
     """An entry of a legend, for lines of any colour."""
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], label=label, **{"color": "#444444", "ms": 3} | look)
+    known: dict[str, Any] = {"color": "#444444", "ms": 3}
+    return Line2D([], [], label=label, **known | look)
 
 
 def by_position(samples: Sequence[Sample]) -> Places:
@@ -220,14 +221,13 @@ def prefill_share(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
             points = sorted((prompt_share(run.samples), _accuracy(run.samples)) for run in same)
             # Moved apart: intervals at one budget would hide each other.
             aside = 1.5 * (crowd.index(method) - (len(crowd) - 1) / 2) if method in crowd else 0
-            look = {"color": REST, "label": "other methods", "zorder": 1}
+            look: dict[str, Any] = {"color": REST, "label": "other methods", "zorder": 1}
             if method in coloured:
                 look = {"color": colour(method), "label": method}
             bars(axis, [x + aside for x, _ in points], [y for _, y in points], marker=marker(method), **look)
         dress(axis, f"decoding: {_title(names, groups)}", "", "")
         axis.set(xlim=(0, 107), ylim=(0, 104))
-    figure.supxlabel("slots of the prompt that stay, % (equal budgets are moved apart)")
-    figure.supylabel("answers right, %")
+    outer(figure, "slots of the prompt that stay, % (equal budgets are moved apart)", "answers right, %")
     legend(figure, axes)
     return figure
 
@@ -249,7 +249,7 @@ def decode_budget(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
     for axis, (key, label, title, members) in zip(axes, figure_of, strict=True):
         for strategy, same in _grouped(members, lambda run: run.labels["decoding"]).items():
             points = sorted((run.settings["decoding"][key], _accuracy(run.samples)) for run in same)
-            look = {"color": REST, "label": "other strategies", "zorder": 1, "marker": "."}
+            look: dict[str, Any] = {"color": REST, "label": "other strategies", "zorder": 1, "marker": "."}
             if strategy in coloured:
                 look = {"color": colour(strategy), "label": strategy, **apart(coloured.index(strategy))}
             bars(axis, *zip(*points, strict=True), **look)
@@ -317,8 +317,7 @@ def divergence_position(runs: Sequence[Run], frame: pd.DataFrame) -> Any:
     figure, axes = _by_place(replays, _asked(runs, frame), divergence_by_place)
     for axis in axes:
         logarithmic(axis, LEAST_NATS)
-    figure.supxlabel("place of the token in the forced text")
-    figure.supylabel("KL from the full cache, nats a token")
+    outer(figure, "place of the token in the forced text", "KL from the full cache, nats a token")
     return figure
 
 

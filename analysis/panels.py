@@ -70,6 +70,17 @@ def dress(axis: Any, title: str, x: str, y: str) -> None:
         axis.set_ylim(0, 104)
 
 
+def outer(figure: Any, x: str, y: str) -> None:
+    """Labels that all panels share, in as many lines as they need."""
+    from matplotlib import rcParams
+    from matplotlib.font_manager import FontProperties
+
+    size = FontProperties(size=rcParams["figure.labelsize"]).get_size_in_points()
+    width, height = figure.get_size_inches()
+    figure.supxlabel(wrapped(x, width - 0.2, size))
+    figure.supylabel(wrapped(y, height - 0.2, size))
+
+
 def wrapped(text: str, inches: float, size: float) -> str:
     """The text in lines of about that many inches, with letters of `size` points."""
     return "\n".join(textwrap.wrap(text, max(8, int(inches * 72 / (0.55 * size)))))
@@ -152,7 +163,7 @@ def legend(figure: Any, axes: Sequence[Any], title: str = "", more: Sequence[Any
     size = font.get_size_in_points()
     longest = max(text_to_path.get_text_width_height_descent(name, font, False)[0] for name in names)
     width, height = figure.get_size_inches()
-    columns = max(1, min(len(names), int(72 * width / (longest + 4.2 * size))))
+    columns = max(1, min(len(names), int(72 * width / (longest + 3.4 * size))))
     lines = -(-len(names) // columns) + bool(title)
     figure.set_size_inches(width, height + (1.35 * lines + 0.8) * size / 72)
     figure.legend(marks, names, loc="outside upper center", ncols=columns, title=title or None)

@@ -60,7 +60,7 @@ def _lost(row: Row) -> str:
 
 def _replays(block: pd.DataFrame) -> Iterator[str]:
     """A line where the block's compressed runs are replays: which is nearest to the full cache, and with what bytes."""
-    if "kl" not in block:
+    if not {"kl", "agreement_percent"} <= set(block):
         return
     replayed = block[complete(block) & block["compressed"] & block["kl"].notna()]
     if len(replayed):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from analysis.colours import colour
-from analysis.panels import REST, NothingToShowError, apart, chosen, dress, legend, panels
+from analysis.panels import REST, NothingToShowError, apart, chosen, dress, legend, outer, panels
 from analysis.records import RecordsError, Run
 
 TOP = 0.15  # heavy hitters: the share of positions with the most attention (the paper's figure 2b)
@@ -175,8 +175,7 @@ def _heads(arrays: dict[str, Any], maps: Any, rows: Any, width: int, title: str,
         dress(axis, f"layer {arrays['layers'][layer]}, head {head}", "", "")
         axis.grid(False)
     figure.suptitle(title)
-    figure.supxlabel("position")
-    figure.supylabel(y)
+    outer(figure, "position", y)
     return figure
 
 

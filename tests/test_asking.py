@@ -21,6 +21,7 @@ from scope.generation.options import Options
 from scope.generation.prompts import encode
 from scope.generation.rows import Generated, Prompt
 from scope.runs.forecast import Forecaster
+from scope.runs.traces import Trace
 from scope.tasks import Recall
 from scope.util.errors import ImpossibleError, SettingError
 
@@ -61,7 +62,10 @@ def answers(policy: Policy, later: bool, **options: Any) -> list[Generated]:
 
 
 @pytest.mark.parametrize("turns", ["protect", "flow"])
-@pytest.mark.parametrize("options", [{}, {"batch_size": 2, "ahead": True}, {"engine": "graph", "batch_size": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"batch_size": 2, "ahead": True}, {"engine": "graph", "batch_size": 2}, {"batch_size": 3, "prefill_rows": 1}],
+)
 def test_rows_are_those_that_each_question_gets_of_a_fresh_compressed_context(
     turns: str, options: dict[str, Any]
 ) -> None:
@@ -204,3 +208,11 @@ def test_a_run_records_the_list_as_cluster_and_goes_on_where_it_was(tmp_path: Pa
     assert again == folder
     assert rest[:3] == first
     assert but_for_timings(rest) == but_for_timings(whole)
+
+
+@pytest.mark.parametrize("asked", ["question=later", "turns=2"])
+def test_a_trace_shows_no_question_that_comes_later(asked: str, tmp_path: Path) -> None:
+    name, value = asked.split("=")
+    task = replace(Recall(2, 1.0, "listed", 40, 0, 0, 12, prompts=1), **{name: int(value) if value == "2" else value})
+    with pytest.raises(ImpossibleError, match=r"^trace: shows one answer .*: trace=none$"):
+        go(experiment(task=task, method=prefill.SnapKV(0.5, WINDOW), trace=Trace([0])), tmp_path)

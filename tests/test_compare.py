@@ -1,15 +1,18 @@
 """A run alone is compared with the full cache: its row, the words, and when it is left out. Oracle: the records."""
 
+import io
 import json
 import re
 from pathlib import Path
 
 import pytest
 from helpers.command import SMALL, Scope, runs
+from rich.console import Console
 
 from scope.cli.crowded import crowded
 from scope.runs.tracking import kept_offline
-from scope.util.progress import Among
+from scope.util.progress import Among, Progress
+from scope.util.saying import say
 
 
 @pytest.fixture
@@ -81,6 +84,31 @@ def test_the_time_left_of_all_runs() -> None:
     assert Among(3, 4, began=100.0).seconds_left(now=134.0, own=11.0) == 26.0
     assert Among(1, 3, began=0.0).seconds_left(now=10.0, own=20.0) == 20 + 2 * 30
     assert Among(1, 3).seconds_left(now=10.0, own=20.0) is None
+
+
+def test_the_bar_keeps_to_a_line_of_80_columns_and_tells_its_place() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    title = "pyramidinfer + accumulated_h2o (budget.decode=128 model.path=somewhere)"
+    with Progress(title, 1000, 4, console, Among(2, 14, began=0.0)) as bar:
+        bar.step(3)
+        bar.finish([{}])
+        bar._bar.refresh()
+    frames = re.split(r"\r|\n", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue()))
+    shown = [line for line in frames if line.strip()]
+    assert shown
+    assert all(len(line) <= 80 and line.startswith("[2/14] pyramidinfer") for line in shown)
+    assert "1/1000 samples" in shown[-1]
+
+
+def test_a_terminal_breaks_lines_between_words_and_a_file_does_not() -> None:
+    line = "a line of some words that is longer than a terminal of so few columns"
+    terminal, file = (Console(file=io.StringIO(), force_terminal=there, width=20) for there in (True, False))
+    for console in (terminal, file):
+        say(console, line)
+    told = terminal.file.getvalue().splitlines()
+    assert len(told) > 3
+    assert [word for part in told for word in part.split()] == line.split()
+    assert file.file.getvalue() == f"{line}\n"
 
 
 @pytest.mark.parametrize(

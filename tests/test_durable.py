@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from hydra_plugins.scope_sweeper.scope_sweeper import RememberingLoader
 from scope import records
+from scope.cli.composing import RememberingLoader
 from scope.generation.sampling import Sampling
 from scope.prefill import SnapKV
 from scope.records import RecordKeeping
@@ -428,7 +428,7 @@ def test_a_sweep_composes_what_hydra_does_whatever_was_composed_before() -> None
     ]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         hydra = GlobalHydra.instance().config_loader()
-        ours = RememberingLoader(hydra)
+        ours = RememberingLoader(hydra.config_search_path)
         for job in [*jobs, *reversed(jobs)]:
             one, other = (loader.load_configuration("config", job, RunMode.RUN) for loader in (hydra, ours))
             assert OmegaConf.to_yaml(one) == OmegaConf.to_yaml(other)

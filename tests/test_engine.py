@@ -227,11 +227,14 @@ def test_of_a_prompt_in_chunks_only_the_queries_that_are_asked_are_held() -> Non
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
     slide = DECODING["slide"]
-    all_of_them = held(prefill.H2O(16, 4), slide)
+    all_of_them = held(prefill.H2O(16, 4, votes="released"), slide)
     of_one = config.num_hidden_layers * config.num_attention_heads * config.head_dim * 8  # float64
     for method, asked in ((prefill.SnapKV(16, 4), 4), (prefill.TOVA(16, 4), 1), (prefill.Full(), 1)):
         assert all_of_them - held(method, slide) == (40 - asked) * of_one
     assert held(prefill.Full(), AccumulatedH2O(10, 4)) == all_of_them
+    votes = config.num_hidden_layers * config.num_key_value_heads * 40 * 4  # float32
+    for method in (prefill.H2O(16, 4), prefill.PyramidInfer(16, 4, votes="mean")):
+        assert all_of_them - held(method, slide) == 39 * of_one - votes
 
 
 def test_rows_that_have_ended_do_not_make_the_cache_grow() -> None:

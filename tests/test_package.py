@@ -92,7 +92,7 @@ def test_an_installed_scope_runs_in_an_empty_folder(kind: str, built: Path, tmp_
         commands / "scope-run", "-m", "method=snapkv,h2o", "hydra/launcher=basic", *SMALLEST, cwd=tmp_path
     ).stdout
     assert "snapkv + slide" in said
-    assert len(list((tmp_path / "outputs" / "default").glob("*/records.jsonl"))) == 2
+    assert len(list((tmp_path / "outputs" / "default").glob("*/records.jsonl"))) == 3  # one with the full cache
     assert "snapkv" in run(commands / "scope-tables", "outputs/default", cwd=tmp_path).stdout
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
 

@@ -78,7 +78,7 @@ def scope(
         place.mkdir(parents=True, exist_ok=True)
         (place / "rivers.yaml").write_text(yaml.safe_dump(dict(settings)))
         search = f"hydra.searchpath=[file://{tmp_path / 'myconf'}]"
-        monkeypatch.setattr(sys, "argv", [str(ROOT / "main.py"), search, "task=rivers", *words])
+        monkeypatch.setattr(sys, "argv", [str(ROOT / "main.py"), search, "task=rivers", "compare=false", *words])
         capfd.readouterr()
         try:
             code = cli()

@@ -45,7 +45,7 @@ COMMANDS = ("python", "make", "pip", "oracle/bin/python", "python3", "eval")
 PATH = re.compile(r"(?=.*[a-z])[\w.-]+(?:/[\w.-]+)*/?")
 SUFFIXES = {".py", ".md", ".json", ".jsonl", ".yaml", ".png", ".csv", ".txt", ".toml"}
 WRITTEN = {  # by runs and commands, so not in the tree
-    *("config.yaml", "manifest.json", "records.jsonl", "records.1.jsonl", "table.csv", "workspace.json"),
+    *("config.yaml", "manifest.json", "records.jsonl", "records.1.jsonl", "table.csv", "table.md", "workspace.json"),
 }
 GROUPS = (
     "model",

@@ -176,6 +176,11 @@ def test_as_many_rows_as_fit_are_those_of_any_other_batch(tmp_path: Path, monkey
     _, together = go(fits, tmp_path / "auto")
     assert {line["batch_rows"] for line in together} == {2}
     assert but_for_timings(together) == but_for_timings(alone)
+    monkeypatch.setattr("scope.util.memory.free_memory", lambda device: int((need + row) / 0.8) + 1)
+    for at_once, rows in ((1, 2), (2, 1)):  # with room for two rows' caches, and for one prompt that is read
+        _, together = go(experiment(engine=Engine(batch_size="auto", prefill_rows=at_once)), tmp_path / f"{at_once}")
+        assert {line["batch_rows"] for line in together} == {rows}
+        assert but_for_timings(together) == but_for_timings(alone)
     monkeypatch.setattr("scope.util.memory.free_memory", lambda device: need // 2)
     with pytest.raises(ScopeError, match=r"engine\.batch_size=auto: one row takes"):
         go(fits, tmp_path / "none")

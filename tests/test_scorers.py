@@ -204,10 +204,10 @@ def test_a_scorer_in_one_file_shows_up_everywhere(tmp_path: Path, own: str, caps
     assert not frame.loc[~frame["compressed"], "scored.any_where_best"].any()
 
     out = tmp_path / "out"
-    assert tables.main([str(made), "--out", str(out)]) == 0
+    assert tables.main([str(made), "--out", str(out), "--explain"]) == 0
     terminal = " ".join(capsys.readouterr().out.split())
     assert "any_where" in terminal
-    assert "any_where: digits anywhere in the text" in terminal
+    assert "any_where %: digits anywhere in the text" in terminal
     cells = list(csv.DictReader((out / "table.csv").open()))
     assert {"scored.any_where_percent", "scored.strict_percent"} <= set(cells[0])
     assert "any_where %" in (out / "table.md").read_text().replace("\\", "").replace("<br>", " ")

@@ -395,19 +395,16 @@ def test_a_protected_turn_takes_the_budget_of_a_prompt_and_the_generation_keeps_
 
 
 def test_a_turn_that_flows_takes_no_more_than_the_first_answer() -> None:
-    made = CompressedCache(tiny().config, prefill.SnapKV(0.4, WINDOW), decoding.Slide(D, RECENT), turns="flow")
+    policy = Policy(prefill.SnapKV(0.4, WINDOW), decoding.Slide(D, RECENT), turns="flow")
+    made = CompressedCache.of(tiny().config, policy)
     assert conversation(made, 2, 3, 15) == [2 * SLOT * (8 + D + 1)] * 3
     assert made.slots(0, 85) == [8 + D] * LAYERS
 
 
 def test_a_bound_holds_where_turns_flow_and_refuses_those_that_are_prompt() -> None:
     bound = 60 * SLOT
-    flows, protects = (
-        CompressedCache(
-            tiny().config, prefill.SnapKV(0.4, WINDOW), decoding.H2O(recent=4), max_bytes=bound, turns=turns
-        )
-        for turns in ("flow", "protect")
-    )
+    policy = Policy(prefill.SnapKV(0.4, WINDOW), decoding.H2O(recent=4), max_bytes=bound)
+    flows, protects = (CompressedCache.of(tiny().config, replace(policy, turns=turns)) for turns in ("flow", "protect"))
     assert conversation(flows, 1, 3, 60)[-1] == bound
     with pytest.raises(ScopeError, match=r"^turns=protect: .* max_bytes=\d+ leaves no room for: turns=flow$"):
         conversation(protects, 1, 2, 5)
@@ -453,7 +450,8 @@ def test_with_a_full_cache_turns_are_those_of_transformers_own_cache(family: str
     batches = [(0,), (1,), (2,)] if family in ("gemma3", "mistral_sliding") else [(0, 1, 2)]
     for rows in batches:
         stock = generated(DynamicCache(config=tiny(family).config), family, tiny(family, "sdpa"), rows)
-        assert generated(CompressedCache(tiny(family).config, turns=turns), family, rows=rows) == stock
+        made = CompressedCache.of(tiny(family).config, Policy(turns=turns))
+        assert generated(made, family, rows=rows) == stock
 
 
 # copies

@@ -103,7 +103,7 @@ def batches(of: Sizes) -> Found:
     }
     rows = {
         name: rows_that_fit(
-            *row_bytes(model.config, of.source.dtype, Policy(*both), of.length - of.d, of.d), model.device
+            *row_bytes(model.config, of.source.dtype, Policy(*both), of.length - of.d, of.d), model.device, 1
         )
         for name, both in policies.items()
     }

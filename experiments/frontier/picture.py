@@ -6,7 +6,7 @@ from typing import Any
 
 from analysis.colours import colour, marker
 from analysis.figures import pareto
-from analysis.panels import REST, bars, dress, legend, logarithmic, number, panels, style
+from analysis.panels import REST, apart, bars, dress, legend, logarithmic, number, outer, panels, style
 from experiments.frontier.rows import FULL, POLICIES, ROUNDED, SHARES, Row, Workload
 from experiments.real.picture import MODELS
 from experiments.results import Result
@@ -40,8 +40,7 @@ def _each(found: Mapping[Workload, Results], path: Path, one: Callable[[Any, Wor
             dress(axis, f"{MODELS[workload.model]}, {workload.task}", "", "")
             axis.margins(x=0.12)
             logarithmic(axis)
-        figure.supxlabel(X)
-        figure.supylabel(Y)
+        outer(figure, X, Y)
         legend(figure, axes)
         figure.savefig(path, metadata={"Software": None})
 
@@ -70,9 +69,8 @@ def _frontier(axis: Any, results: Results, best: list[Row], numbers: Mapping[str
 
 def _protection(axis: Any, results: Results) -> None:
     """Filled marks: the prompt is protected. Hollow marks and dashes: it is not."""
-    for protected, free in TWINS.items():
-        name = protected.partition(",")[0]
-        look = {"color": colour(name), "marker": marker(name)}
+    for place, (protected, free) in enumerate(TWINS.items()):
+        look = {"color": colour(protected.partition(",")[0]), "marker": apart(place)["marker"]}
         hollow = look | {"mfc": "white", "ls": "--"}
         for policy, label, style_of in ((protected, protected, look), (free, f"{free}, unprotected", hollow)):
             rows = _there(results, policy)

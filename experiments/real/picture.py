@@ -13,6 +13,7 @@ TWINS = {"slide": "h2o"}  # the same score without protection has another name
 NAMES = [name for name in PROTECTED if TWINS.get(name, name) in UNPROTECTED]
 MODELS = {"embedded": "embedded model", "smollm2": "SmolLM2-135M", "gemma3_270m": "Gemma-3-270M"}
 WIDE = 100  # a range of that factor and more has labels at powers of ten only
+NARROW = 5  # a smaller one has them at equal distances
 X = "KL from the full cache, nats a token"
 PROTECTION = (
     "25% of the generation's slots. Filled: the prompt is protected; hollow: it is not, with as many slots in all"
@@ -34,7 +35,7 @@ def _each(
     labels: Any,
     title: str,
 ) -> None:
-    from matplotlib.ticker import LogLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator
 
     columns = 4
     with style():
@@ -44,7 +45,8 @@ def _each(
             dress(axis, f"{MODELS[pair[0]]}, {pair[1]}", "", "")
             axis.set_xscale("log")
             low, high = axis.get_xlim()
-            axis.xaxis.set_major_locator(LogLocator(subs=(1,) if high > WIDE * low else (1, 2, 5)))
+            narrow, subs = high < NARROW * low, (1,) if high > WIDE * low else (1, 2, 5)
+            axis.xaxis.set_major_locator(MaxNLocator(4) if narrow else LogLocator(subs=subs))
             axis.xaxis.set_major_formatter("{x:g}")
             axis.xaxis.set_minor_formatter("")
             axis.set_ylim(len(labels) - 0.5, -0.5)

@@ -44,7 +44,7 @@ from scope.util.errors import print_anything, shown
 CONF = command_line.CONF
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "fidelity_of"))
 TINY = ["task.questions=1", "task.prompts=2", "task.max_new_tokens=4", "budget.prefill=40", "budget.decode=32"]
-TINY += ["budget.recent=16", "name=base"]
+TINY += ["budget.recent=16", "name=base", "compare=false"]
 HYDRA = ["hydra/launcher", "hydra/sweeper", "hydra/job_logging", "hydra.sweeper.pairs", "hydra.sweeper.params", "hydra"]
 HYDRA += ["hydra.sweeper.max_batch_size", "hydra.job.name", "hydra.job.chdir", "hydra.verbose", "hydra.searchpath"]
 HYDRA += ["hydra.mode", "hydra.callbacks", "hydra.output_subdir", "hydra.job.env_set", "hydra.launcher", "hydra.help"]

@@ -1,57 +1,44 @@
-"""The calibration as a picture: a panel for each of its questions, accuracy over budget with 95% bands."""
+"""The calibration as a picture: a panel for each of its questions, accuracy over budget with 95% intervals."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from analysis.colours import colour, marker
+from analysis.colours import colour
+from analysis.panels import REST, apart, bars, chosen, dress, panels, style
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
     """Write the PNG."""
-    import matplotlib
+    with style():
+        figure, axes = panels(len(report["sections"]), ratio=0.95)
+        for axis, (title, rows) in zip(axes, report["sections"].items(), strict=True):
+            heading, _, unit = title.partition(": ")
+            _lines(axis, rows)
+            full = report["full"]["accuracy"]
+            axis.axhline(full, color="#000000", lw=0.8, ls=":")
+            axis.annotate("full cache", (0.01, full), xycoords=("axes fraction", "data"), fontsize=6, va="bottom")
+            dress(axis, heading, unit, "answers right, %")
+            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+        figure.savefig(path, metadata={"Software": None})
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(2, 2, figsize=(11, 8.5), layout="constrained")
-    for axis, (title, rows) in zip(axes.flat, report["sections"].items(), strict=True):
-        heading, _, unit = title.partition(": ")
-        alone = all(row["decoding"] == "none" for row in rows)
-        series: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-        for row in rows:
-            series.setdefault((row["method"], row["decoding"]), []).append(row)
-        for (method, decoding), line in series.items():
-            line.sort(key=lambda row: row["budget"])
-            budgets = [row["budget"] for row in line]
-            name = method if alone else decoding if method == "full" else f"{method} + {decoding}"
-            tint = colour(method if decoding == "none" else decoding)
-            style = {"full": "-"}.get(method, "--") if not alone else "-"
-            axis.plot(
-                budgets,
-                [row["accuracy"] for row in line],
-                style,
-                color=tint,
-                marker=marker(method),
-                label=name,
-                ms=4,
-            )
-            axis.fill_between(
-                budgets, [row["low"] for row in line], [row["high"] for row in line], color=tint, alpha=0.12, lw=0
-            )
-        axis.axhline(report["full"]["accuracy"], color="#000000", lw=0.8, ls=":")
-        axis.annotate(
-            "full cache",
-            (0.01, report["full"]["accuracy"]),
-            xycoords=("axes fraction", "data"),
-            fontsize=7,
-            va="bottom",
-        )
-        axis.set_title(heading, fontsize=10)
-        axis.set_xlabel(unit)
-        axis.set_ylabel("answers right, %")
-        axis.set_ylim(0, 104)
-        axis.grid(alpha=0.25, lw=0.5)
-        axis.legend(fontsize=7, ncols=2, framealpha=0.85)
-    figure.savefig(path, dpi=130, metadata={"Software": None})
-    plt.close(figure)
+def _lines(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A line for each method and strategy, over the budgets."""
+    alone = all(row["decoding"] == "none" for row in rows)
+    series: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: float(row["budget"])):
+        series.setdefault((row["method"], row["decoding"]), []).append(row)
+    worth = {pair: fmean(row["accuracy"] for row in line) for pair, line in series.items()}
+    coloured = chosen(list(series), worth)
+    for (method, decoding), line in series.items():
+        values = [(row["accuracy"], row["low"], row["high"]) for row in line]
+        name = method if alone else decoding if method == "full" else f"{method} + {decoding}"
+        tint = colour(method if decoding == "none" else decoding)
+        look = {"color": REST, "lw": 0.7, "zorder": 1, "label": "_other"}
+        if (method, decoding) in coloured:
+            look = {"color": tint, "label": name, **apart(coloured.index((method, decoding)))}
+        bars(axis, [row["budget"] for row in line], values, **look)
+    if len(coloured) < len(series):
+        axis.plot([], [], color=REST, lw=0.7, label="others")

@@ -1,4 +1,8 @@
-"""A prompt that comes in chunks: its keys, values and queries are collected until the last chunk has come."""
+"""A prompt that comes in chunks: its keys, values and queries are collected until the last chunk has come.
+
+For a score that reads only the votes of all queries, the votes of each chunk are added up instead. This is exact: the
+keys that a query sees have all come by then.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,6 +17,7 @@ class Chunks:
         self._unseen = 0 if recent is None else max(0, columns - recent)
         self._whole: dict[str, Tensor] = {}
         self._queries: Tensor | None = None
+        self.votes: Tensor | None = None  # [B, H, P] float32, of all queries so far; None: nobody asks for them
 
     def add(self, name: str, states: Tensor, at: int) -> Tensor:
         """Add the chunk [B, H, n, D] that starts in column `at` -> [B, H, at + n, D], all columns so far."""
@@ -34,3 +39,9 @@ class Chunks:
         if skipped < n:
             self._queries[:, :, at + skipped - self._unseen : at + n - self._unseen] = states[:, :, skipped:]
         return None if at + n < self._columns else F.pad(self._queries, (0, 0, self._unseen, 0))
+
+    def add_votes(self, votes: Tensor) -> None:
+        """Add the votes [B, H, at + n] that a chunk's queries give to all columns so far."""
+        if self.votes is None:
+            self.votes = votes.new_zeros(*votes.shape[:2], self._columns)
+        self.votes[..., : votes.shape[2]] += votes

@@ -42,11 +42,10 @@ class CompressedCache(Cache):
     config: the model's configuration, `model.config`.
     prefill: the prefill method, which compresses the prompt; None: nothing is evicted from it.
     decoding: the decoding strategy, which compresses the generation; None: nothing is evicted while decoding.
-    granularity, max_bytes: as in `Policy`. `of` takes a whole policy, with `max_slots` too.
+    granularity, max_bytes: as in `Policy`. `of` takes a whole policy, with `max_slots` and `turns` too.
     layout: how slots lie in memory; None: as is usual. It changes no answer.
     watch: is called with the attention of each layer, for the prompt and in each step, before anything is evicted. It
     must not keep the tensors.
-    turns: as in `Policy`: whether tokens that come after a generation are prompt (`protect`) or generated (`flow`).
 
     Raises SettingError or CombinationError for what a `Policy` refuses. Raises ScopeError for a model, or a use, that a
     compressed cache does not support, such as another prompt, beam search or cropping.
@@ -61,10 +60,9 @@ class CompressedCache(Cache):
         max_bytes: int | None = None,
         layout: Layout | None = None,
         watch: Callable[[Attention], None] | None = None,
-        turns: str = "protect",
     ) -> None:
         prefill, decoding = Full() if prefill is None else prefill, KeepAll() if decoding is None else decoding
-        self.policy = Policy(prefill, decoding, granularity, max_bytes, turns=turns)
+        self.policy = Policy(prefill, decoding, granularity, max_bytes)
         if not isinstance(config, PretrainedConfig):
             raise ScopeError(f"config={type(config).__name__}: must be the model's configuration, model.config")
         text = config.get_text_config(decoder=True)
@@ -166,10 +164,14 @@ class CompressedCache(Cache):
         """
         rows = rows_of(rows, len(self.rows.lengths) if self._through else 0)
         made = deepcopy(self)
-        for layer in made._layers:
-            layer.select(rows)
-        made.rows.select(rows)
+        made.select(rows)
         return made
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with these rows, in this order, after the prompts are through. A row may come several times."""
+        for layer in self._layers:
+            layer.select(rows)
+        self.rows.select(rows)
 
     def save(self, file: str | Path, model: "PreTrainedModel") -> None:
         """Write the cache into a safetensors file, so that `load` can go on with it later, or elsewhere.

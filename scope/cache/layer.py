@@ -31,6 +31,7 @@ from scope.decoding.eviction import Eviction
 from scope.policy.attention import Attention, by_rows
 from scope.policy.plan import View
 from scope.policy.rule import Rule
+from scope.policy.scores import votes
 from scope.util.errors import ScopeError
 
 FOREIGN = (
@@ -242,16 +243,20 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         """Keep what the prefill method chooses, after the prompt's attention. Shapes are those of `Attention`.
 
         If the prompt comes in chunks, this happens after the last one, and the method sees the queries that it asks
-        for. In a layer with a sliding window the method chooses among the tokens that the next token can see. If it
-        would keep more than these, all of these stay.
+        for, or the votes of them all. In a layer with a sliding window the method chooses among the tokens that the
+        next token can see. If it would keep more than these, all of these stay.
         """
+        summed = None
         if self._chunks is not None:
+            if self.policy.sums_votes:
+                chunk = self._prompt_attention(query, keys, values, rule)
+                self._chunks.add_votes(votes(chunk))
             queries = self._chunks.add_queries(query, self.seen - query.shape[2])
             if queries is None:
                 return
-            query, self._chunks = queries, None
+            query, summed, self._chunks = queries, self._chunks.votes, None
         attention = self._prompt_attention(query, keys, values, rule)
-        self._compress(replace(attention, inputs=taken(module)))
+        self._compress(replace(attention, summed=summed, inputs=taken(module)))
 
     def take(self, read: Attention) -> None:
         """Keep what the prefill method chooses of prompts whose attention has been computed for another cache."""
@@ -263,9 +268,10 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
     def _compress(self, attention: Attention) -> None:
         if self.watch:
             self.watch(attention)
-        self.views = self.rows.views_of(self.policy, attention, self.rows.lengths)
+        views = self.rows.views_of(self.policy, attention, [*self.rows.lengths, *self.layout.prompts])
+        self.views = views[: len(attention.keys)]
         kept = left_by_prefill(self.policy, attention, self.views)
-        capacity = max(capacity_of(self.decoding, view, self.layout.tokens) for view in self.views)
+        capacity = max(capacity_of(self.decoding, view, self.layout.tokens) for view in views)
         make, whole = self.layout.storage or Slots, self.layout.whole
         self.storage = ByHead(kept, capacity, whole, make) if self._shared else make(kept, capacity, whole)
         if self.decoding.queries > 1:
@@ -280,15 +286,19 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.rows.filled += 1
 
     def _prompt_attention(self, query: Tensor, keys: Tensor, values: Tensor, rule: Rule) -> Attention:
-        """The prompt's attention as the policies see it, with keys and values for every head that is stored."""
-        positions = self.rows.positions
-        assert positions is not None
+        """The attention of the prompt so far as the policies see it, with keys and values for each head that is stored.
+
+        The queries are those of its last columns.
+        """
+        assert self.rows.positions is not None
+        positions = self.rows.positions[:, : keys.shape[2]]
         if self.policy.granularity == "query_head":
             self.copies = query.shape[1] // keys.shape[1]
             keys, values = self._copied(keys), self._copied(values)
         columns = positions.to(keys.device)  # layers may lie on several devices
         by_head = columns[:, None].expand(-1, keys.shape[1], -1)
-        return Attention(query, keys, values, by_head, columns, rule, self.index)
+        asking = columns[:, -query.shape[2] :]
+        return Attention(query, keys, values, by_head, asking, rule, self.index)
 
     def step(self, query: Tensor, rule: Rule, mask: Tensor | None = None) -> Tensor:
         """The attention of a decode step: query [B, Hq, 1, D] -> [B, 1, Hq, D]. Then evict what the strategy says.

@@ -102,8 +102,15 @@ class Policy:
         return plan is not None and plan.least is not None
 
     @property
+    def sums_votes(self) -> bool:
+        """Whether a prompt in chunks needs no queries but the last ones, and the sum of the votes of them all."""
+        return self.prefill.votes_only and not self.decoding.channels
+
+    @property
     def recent_queries(self) -> int | None:
         """How many of a prompt's last queries the method and the strategy look at; None: all."""
+        if self.sums_votes:
+            return self.decoding.queries
         if self.prefill.queries is None or self.decoding.channels:
             return None
         return max(self.prefill.queries, self.decoding.queries)

@@ -125,7 +125,8 @@ class Rows:
     def views_of(self, policy: Policy, attention: Attention, lengths: Sequence[int]) -> list[View]:
         """The view of each row after the prefill, in the layer of this attention. Made once for each prompt length.
 
-        lengths: tokens of each row's prompt, or later turn. Raises ScopeError where the policy's bound is too small.
+        lengths: tokens of each row's prompt, or later turn; behind them those of prompts that will take rows later.
+        Raises ScopeError where the policy's bound is too small.
         """
         if any(n not in self.views for n in lengths):
             bytes_of = stored_slot_bytes(self.config, policy, attention) if policy.max_bytes is not None else ()

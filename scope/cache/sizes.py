@@ -290,7 +290,7 @@ def prefill_bytes(config: PretrainedConfig, policy: Policy, dtype: str, columns:
 
     columns: tokens that are fed at a time. prompt: P. Counted are the activations of one layer, its keys, values and
     queries, the attention of one query, and the logits. If the prompt comes in chunks: also the keys and values of
-    every layer, and the queries that the policies look at.
+    every layer, the queries that the policies look at, and the votes where they are summed.
     """
     text = config.get_text_config(decoder=True)
     wide = 8 * text.hidden_size + 3 * text.intermediate_size
@@ -300,6 +300,8 @@ def prefill_bytes(config: PretrainedConfig, policy: Policy, dtype: str, columns:
     held = prompt * max(slot_bytes_of(config, Policy(granularity="query_head"), dtype, layer) for layer in layers)
     if columns < prompt:
         recent = policy.recent_queries
+        if policy.sums_votes:
+            held += prompt * 4 * sum(heads_of(config, policy, layer) for layer in layers)
         held += attention_bytes(config, dtype, prompt, prompt if recent is None else min(recent, prompt))
     return int(columns * wide * size + held + scores + text.vocab_size * 4)
 

@@ -141,8 +141,10 @@ class Layout:
     allocated at once, else piece by piece.
     storage: makes the storage of each layer; None: `Slots`, with Triton kernels where they run.
     whole: a step attends over all allocated slots, with the empty ones masked. Its shapes then never change.
+    prompts: tokens of prompts that will take rows of the cache later. A row has slots for the longest of them, too.
     """
 
     tokens: int | None = None
     storage: StorageFactory | None = None
     whole: bool = False
+    prompts: tuple[int, ...] = ()

@@ -90,8 +90,10 @@ def _interrupts() -> Iterator[Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """-> the exit code, as of `answered`; 130 after Ctrl-C where no answer was under way."""
+def main(given: Sequence[str] | None = None) -> int:
+    """-> the exit code, as of `answered`; 130 after Ctrl-C where no answer was under way. given: None reads the
+    command line."""
+    arguments = sys.argv[1:] if given is None else given
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0

@@ -74,7 +74,7 @@ def bytes_read(config: PretrainedConfig, dtype: str) -> int:
     with uncollected(), torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     held = {id(weight): weight.numel() for weight in model.parameters()}
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if head is None or embedding.weight is not head.weight:
         del held[id(embedding.weight)]
     return sum(held.values()) * int(getattr(torch, dtype).itemsize)

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from scope.cache import CompressedCache, Layout, Policy
 from scope.cache.inputs import layer_inputs
 from scope.generation.clock import Clock
-from scope.generation.engine import Engine, devices_of
+from scope.generation.engine import Engine, devices_of, read_together
 from scope.generation.options import Options
 from scope.generation.prefilled import Prefilled
 from scope.generation.processors import require_possible
@@ -150,24 +150,64 @@ class Batch:
         return any(not row.finish for row in self._rows)
 
     def admit(self, prompts: Sequence[tuple[int, Prompt]]) -> None:
-        """Prefill prompts, each with its index, into the rows that were just retired. Rows that get none rest."""
+        """Read prompts, each with its index, into the rows that were just retired. Rows that get none rest.
+
+        The first call makes a row for each of its prompts. Prompts are read some at a time (`Engine.prefill_rows`):
+        meanwhile all other rows hold what their budget leaves.
+        """
         for _, prompt in prompts:
             if not isinstance(prompt, Prompt):
                 raise ScopeError(f"prompts: {shown(prompt)} is a {type(prompt).__name__}: must be a {PROMPT}")
+        first, free = self._cache is None, self._ended
         if self._cache is None:
-            return self._open(prompts)
-        refilled, resting = self._ended[: len(prompts)], self._ended[len(prompts) :]
-        self._cache.rest(resting)
-        again = [one for one in prompts if self._at_hand([one[1].tokens])]
-        for some in (again, [one for one in prompts if one not in again]):
-            self._refill(refilled[: len(some)], some)
-            refilled = refilled[len(some) :]
-        return None
+            free = list(range(len(prompts)))
+        else:
+            self._cache.rest(free[len(prompts) :])
+        lengths = tuple(len(prompt.tokens) for _, prompt in prompts)
+        done = 0
+        while done < len(prompts):
+            some = slice(done, done + self._together([prompt.tokens for _, prompt in prompts[done:]]))
+            if self._cache is None:
+                self._open(prompts[some], lengths)
+            else:
+                self._refill(free[some], prompts[some])
+            done = some.stop
+        if first and self._cache is not None and self._hooks.observe:
+            self._hooks.observe(self._cache)
+
+    def _together(self, prompts: Sequence[Sequence[int]]) -> int:
+        """How many of the next prompts get their rows together: those at hand, or those that are read together.
+
+        Prompts that are equal are read once.
+        """
+        if self._at_hand(prompts[:1]):
+            return next((n for n, one in enumerate(prompts) if not self._at_hand([one])), len(prompts))
+        different = [*dict.fromkeys(prompts)]
+        read = {*different[: read_together(self._options.prefill_rows, [len(one) for one in different])]}
+        return next((n for n, one in enumerate(prompts) if one not in read), len(prompts))
+
+    def _open(self, prompts: Sequence[tuple[int, Prompt]], lengths: tuple[int, ...]) -> None:
+        """Read the first prompts of a new batch. Their cache becomes that of the batch.
+
+        lengths: tokens of all prompts that the batch begins with. The rows behind those that are read here are copies
+        of the first one, until prompts are read into them.
+        """
+        started = self._start(prompts, Layout(self._most, self._options.storage, self._kind != "eager", lengths))
+        own = len(started.rows)
+        rows = [*range(own), *[0] * (len(lengths) - own)]
+        self._cache, positions, self._chosen = started.cache, started.positions, started.chosen
+        if len(lengths) > own:
+            self._cache.select(rows)
+            at = torch.tensor(rows, device=positions.device)
+            positions, self._chosen = positions[at], Tokens(started.chosen.tokens[at])
+        self._rows = [started.rows[b] for b in rows]
+        self._stepper = Stepper(self._model, self._cache, positions, self._kind)
+        started.chosen.note(started.rows, self._clock.now())
+        if self._hooks.progress:
+            self._hooks.progress(sum(not row.finish for row in started.rows))
 
     def _refill(self, refilled: Sequence[int], prompts: Sequence[tuple[int, Prompt]]) -> None:
-        """Put prompts into these rows, whose generations have been returned."""
-        if not prompts:
-            return
+        """Read prompts into these rows."""
         assert self._cache is not None
         started = self._start(prompts, Layout(0, self._options.storage))  # 0: its slots are moved at once
         self._cache.replace(refilled, started.cache)
@@ -181,7 +221,7 @@ class Batch:
         if not self._runs_ahead:
             self._note()
         if self._hooks.progress:
-            self._hooks.progress(len(started.rows))
+            self._hooks.progress(sum(not row.finish for row in started.rows))
 
     def retire(self) -> list[tuple[int, Generated]]:
         """-> (index of the prompt, its generation) for each row that has ended since the last call.
@@ -232,16 +272,6 @@ class Batch:
         self._cache.replace([b], own)
         self._stepper.place(at, position)
         self._chosen = self._chosen.replaced(at, chosen)
-
-    def _open(self, prompts: Sequence[tuple[int, Prompt]]) -> None:
-        """Prefill the first prompts. Their cache becomes that of the batch."""
-        if not prompts:
-            return
-        layout = Layout(self._most, self._options.storage, self._kind != "eager")
-        self._cache, self._rows, self._chosen, positions = self._start(prompts, layout)
-        self._noted = False
-        self._stepper = Stepper(self._model, self._cache, positions, self._kind)
-        self._announce()
 
     def _announce(self) -> None:
         """Give the chosen tokens to the rows, and call the hooks."""

@@ -214,7 +214,8 @@ class ScopeLM(TemplateLM):  # type: ignore[misc]  # without the extra, mypy know
             waiting.sort(key=lambda pair: -len(pair[1].tokens))
             policy = self._settings.experiment(most).policy
             rows = self._rows(policy, len(waiting[0][1].tokens), most, len(waiting))
-            options = Options(self._engine, rows, self._run.engine.prefill_chunk)
+            engine = self._run.engine
+            options = Options(self._engine, rows, engine.prefill_rows, engine.prefill_chunk)
             prompts = [prompt for _, prompt in waiting]
             for index, made in stream(self._model, self.tokenizer, prompts, policy, most, sampling, options):
                 yield waiting[index][0], made

@@ -71,6 +71,7 @@ class Attention:
     front: int = 0  # decode step: so many slots at the front are protected in every row
     alike: bool = False  # decode step: all heads hold the same tokens in the same slots
     leaving: Tensor | None = None  # decode step: [B] int, slots that each row's plan evicts; None: none by score
+    summed: Tensor | None = None  # over a prompt that came in chunks: the votes of all queries, where only these count
     inputs: LayerInputs | None = None  # over a prompt, for a method with `layer_inputs = True`
     rotary: Rotary | None = None  # decode step: how queries and keys were rotated, for a strategy with `rotary = True`
     stored: int = 0  # over a later turn: so many slots come first that were stored before it, in no order
@@ -160,14 +161,15 @@ def beyond(attention: Attention) -> Attention:
 
 
 def prompt_of(attention: Attention, row: int, padding: int) -> Attention:
-    """One prompt of the batch, without its `padding` columns on the left."""
+    """One prompt of the batch, or a chunk of one, without its `padding` columns on the left."""
+    asking = max(0, padding - (attention.keys.shape[2] - attention.queries.shape[2]))
     return replace(
         attention,
-        queries=attention.queries[row : row + 1, :, padding:],
+        queries=attention.queries[row : row + 1, :, asking:],
         keys=attention.keys[row : row + 1, :, padding:],
         values=attention.values[row : row + 1, :, padding:],
         positions=attention.positions[row : row + 1, :, padding:],
-        query_positions=attention.query_positions[row : row + 1, padding:],
+        query_positions=attention.query_positions[row : row + 1, asking:],
     )
 
 

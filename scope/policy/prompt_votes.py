@@ -19,8 +19,9 @@ TILE_COLUMNS = {False: 1024, True: 2**16}
 def prompt_votes(attention: Attention, last: int | None, block: int | None, causal_within: int | None) -> Tensor:
     """-> [B, H, S] float32: the probabilities that a slot gets from queries, summed, and averaged over a head's group.
 
-    last: how many of the prompt's last queries vote; None: all. block: queries that are computed together; None: a fast
-    number. causal_within=w: only the last w queries are kept from looking ahead, as in the released code.
+    attention: of a prompt, or of a chunk of one: its Q queries are those of the last Q slots.
+    last: how many of these queries vote, from the end; None: all. block: queries that are computed together; None: a
+    fast number. causal_within=w: only the last w queries are kept from looking ahead, as in the released code.
     Softmax is in float32.
     """
     batch, heads, slots, _ = attention.keys.shape
@@ -30,9 +31,9 @@ def prompt_votes(attention: Attention, last: int | None, block: int | None, caus
     block = min(block or max(1, min(fitting, TILE_ROWS // group)), slots if last is None else last)
     tiles = _Tiles(attention.keys, together * group * min(block, slots))
     total = attention.keys.new_zeros(batch, heads, slots, dtype=torch.float32)
-    for row, padding in enumerate((attention.query_positions < 0).sum(-1).tolist()):
+    for row, padding in enumerate((attention.positions[:, 0] < 0).sum(-1).tolist()):
         of_row = prompt_of(attention, row, padding)
-        queries = slots - padding
+        queries = of_row.queries.shape[2]
         for head in range(0, heads, together):
             some = slice(head, head + together)
             for start in range(0 if last is None else max(0, queries - last), queries, block):
@@ -66,7 +67,8 @@ class _Tiles:
         queries = attention.queries[0, :, asking].view(-1, group, asking.stop - asking.start, keys.shape[-1])
         queries = queries[heads].flatten(1, 2)
         in_order = causal_within is None  # no query looks ahead
-        end = asking.stop if in_order else keys.shape[1]
+        before = keys.shape[1] - attention.queries.shape[2]  # slots before that of the first query
+        end = before + asking.stop if in_order else keys.shape[1]
         parts = [slice(low, min(low + self.width, end)) for low in range(0, end, self.width)]
         shares, sums, used = [], [], 0
         for part in parts:
@@ -74,7 +76,7 @@ class _Tiles:
             size = math.prod(shape)
             out = self._product[:size].view(shape)
             logits = rule.capped(scaled_products(queries, keys[:, part], rule.scaling, out).float())
-            if not in_order or attention.sliding_window is not None or part.stop > asking.start:
+            if not in_order or attention.sliding_window is not None or part.stop > before + asking.start:
                 hidden = ~visible(attention, asking, causal_within, part)[0]
                 logits.view(shape[0], group, -1, shape[2]).masked_fill_(hidden, LEAST)
             share = torch.softmax(logits, -1, out=self._shares[used : used + size].view(shape))

@@ -30,7 +30,10 @@ def votes(
     """-> [B, H, S]: the probabilities that a slot gets from queries, summed, and averaged over a head's group.
 
     last: how many of the last queries vote; None: all. block, causal_within: as in `prompt_votes`, for prompts only.
+    The votes of all queries of a prompt that came in chunks may be there already.
     """
+    if attention.summed is not None and last is None and causal_within is None:
+        return attention.summed
     if attention.decoding:
         return _decoded_votes(attention if last is None else latest(attention, last))
     if attention.stored:

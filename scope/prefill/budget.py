@@ -36,6 +36,14 @@ class PrefillMethod(Protocol):
         """
         ...
 
+    @property
+    def votes_only(self) -> bool:
+        """Whether the score reads no queries but for the votes of them all, `scores.votes(attention)`.
+
+        Where the prompt is fed in chunks, these votes are then summed chunk by chunk, and no query is stored.
+        """
+        ...
+
     def slots(self, prompt: int) -> int:
         """C, in slots, for a prompt of `prompt` tokens."""
         ...
@@ -65,6 +73,10 @@ class Budget:
     budget: int | float = 0.5
 
     layer_inputs: ClassVar[bool] = False
+
+    @property
+    def votes_only(self) -> bool:
+        return False
 
     @property
     def queries(self) -> int | None:

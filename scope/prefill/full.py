@@ -15,6 +15,7 @@ class Full:
 
     layer_inputs = False
     queries = 0
+    votes_only = False
 
     def slots(self, prompt: int) -> int:
         return prompt

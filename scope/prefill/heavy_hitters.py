@@ -34,6 +34,10 @@ class HeavyHitters(Scored):
         if self.block is not None:
             check_count(self, "block", low=1)
 
+    @property
+    def votes_only(self) -> bool:
+        return self.votes != "released"  # there, a query votes for keys that come after it, in chunks to come
+
     def score(self, attention: Attention) -> Tensor:
         if self.votes == "released":
             return scores.votes(attention, block=self.block, causal_within=self.window)
@@ -45,7 +49,7 @@ class HeavyHitters(Scored):
 
     def _sum(self, attention: Attention) -> Tensor:
         queries, keys, rule = attention.queries, attention.keys, attention.rule
-        known = rule.plain and not rule.sight.chunked  # to the kernels
+        known = attention.summed is None and rule.plain and not rule.sight.chunked  # to the kernels
         if known and kernels.runs_on(keys.device) and kernels.takes(queries, keys):
             begin = (attention.query_positions < 0).sum(-1, dtype=torch.int32)
             return votes(queries, keys, rule.scaling, begin=begin, sliding_window=rule.sight.window)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from scope.cache import sizes
-from scope.generation.engine import devices_of
+from scope.generation.engine import devices_of, read_together
 from scope.generation.models import Loaded
 from scope.generation.options import Hooks, Options
 from scope.generation.processors import asked_for, described
@@ -62,12 +62,13 @@ class Answers:
         row = sizes.cache_bytes(config, policy, dtype, longest, self.experiment.task.max_new_tokens)
         columns = min(longest, engine.prefill_chunk or longest)
         prefill = sizes.prefill_bytes(config, policy, dtype, columns, longest)
-        rows = rows_that_fit(row, prefill, device)
+        together = read_together(engine.prefill_rows, [longest] * len(requests))
         # a prompt stays in a cache of its own for its next samples, and to read a question that comes later
         several = self.experiment.sampling.samples > 1 or any(prompt.asking for prompt in prompts)
-        if several or rows < len(requests):  # rows are refilled: a new prompt has such a cache until it is in its row
-            rows = rows_that_fit(row, prefill + sizes.cache_bytes(config, policy, dtype, longest, 1), device)
-        return min(rows, len(requests))
+        if not several and together == len(requests) <= rows_that_fit(row, prefill, device):
+            return together
+        prefill += sizes.cache_bytes(config, policy, dtype, longest, 1)  # of its own, until the prompt is in its row
+        return min(rows_that_fit(row, prefill, device, together), len(requests))
 
     def make(
         self, requests: Sequence[Request], rows: int, progress: Progress, stopping: Stopping
@@ -75,7 +76,8 @@ class Answers:
         """Each request with its record, as soon as it is answered. No request is started once the run has to stop."""
         experiment = self.experiment
         prompts = (self.prompt(request) for request in requests if not stopping.asked)
-        options = Options(self.engine, rows, experiment.engine.prefill_chunk, hooks=Hooks(progress.step))
+        engine = experiment.engine
+        options = Options(self.engine, rows, engine.prefill_rows, engine.prefill_chunk, hooks=Hooks(progress.step))
         began, device = Begun(), self.loaded.model.device.type
         for place, made in stream(
             self.loaded.model,

@@ -5,14 +5,19 @@ import torch
 from scope.util.errors import ScopeError
 
 
-def rows_that_fit(row_bytes: int, prefill_bytes: int, device: torch.device, share: float = 0.8) -> int:
+def rows_that_fit(
+    row_bytes: int, prefill_bytes: int, device: torch.device, together: int | None = None, share: float = 0.8
+) -> int:
     """How many rows of a batch fit in `share` of the free memory.
 
-    row_bytes: of one row's cache. prefill_bytes: what one row's prefill needs beside it. Raises ScopeError if not even
-    one row fits.
+    row_bytes: of one row's cache. prefill_bytes: what one row's prefill needs beside it. together: how many rows are
+    prefilled at a time; None: all. Raises ScopeError if not even one row fits.
     """
     free = free_memory(device)
-    rows = int(share * free) // (row_bytes + prefill_bytes)
+    room = int(share * free)
+    rows = room // (row_bytes + prefill_bytes)
+    if together is not None and rows >= together:
+        rows = (room - together * prefill_bytes) // row_bytes
     if rows < 1:
         need = (row_bytes + prefill_bytes) / 2**30
         raise ScopeError(f"engine.batch_size=auto: one row takes {need:.2f} GiB, {free / 2**30:.2f} GiB are free")

@@ -60,7 +60,7 @@ class Progress:
         self._task = self._bar.add_task(
             (place + title).replace("[", r"\["),
             total=samples * most_tokens,
-            samples=f"0/{samples} done",
+            samples=f"0/{samples} samples",
             speed=" " * 12,
             all_left="",
         )
@@ -91,5 +91,5 @@ class Progress:
         self._done += len(records)
         mean = self._tokens / self._done
         left = (self._samples - self._done) * mean
-        samples = f"{self._done}/{self._samples} done"
+        samples = f"{self._done}/{self._samples} samples"
         self._bar.update(self._task, completed=self._tokens, total=self._tokens + left, samples=samples)
