@@ -22,8 +22,8 @@ def right_answers(samples: Sequence[Sample], scorer: str = PRIMARY) -> Scores:
 
 
 def measured(samples: Sequence[Sample], name: str) -> Scores:
-    """By prompt: the sum of a measure of whole texts over the prompt's draws, of the number of draws that have it."""
-    return _summed((sample.prompt, sample.measures[name], 1) for sample in samples if name in sample.measures)
+    """By cluster: the sum of a measure of whole texts over its samples, of the number of those that have it."""
+    return _summed((sample.cluster, sample.measures[name], 1) for sample in samples if name in sample.measures)
 
 
 PerToken = Callable[[Replay], Sequence[float]]  # a number, or a yes or no, of each forced token

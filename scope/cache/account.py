@@ -38,4 +38,5 @@ class Account:
 
     def peak(self, steps: int) -> int:
         """The most slots held at once up to the time `steps`: in a step one is added before others are freed."""
-        return max([self._kept, *(held + 1 for held in self.history(steps)[:-1])])
+        times = self.history(steps)
+        return max([self._kept, times[-1], *(held + 1 for held in times[:-1])])

@@ -85,7 +85,7 @@ class Conversation:
             logits, _ = prefill(self._model, self.cache, [Prompt("", tokens)], 0, self._chunk)
         else:
             self.cache = self.cache.fork([0])  # a copy takes a turn also where no token was generated before
-            logits, _ = read_turn(self._model, self.cache, tokens, self._fed)
+            logits, _ = read_turn(self._model, self.cache, [tokens], [self._fed])
         self._fed += len(tokens)
         return logits
 

@@ -63,7 +63,8 @@ class Encoded:
     """A prompt as the model reads it.
 
     tokens: its tokens. cut: how many tokens were taken out of its middle. dated: whether the template has used its
-    clock. text: the whole text, before it became tokens. turns: the tokens of each later turn.
+    clock. text: the whole text, before it became tokens. turns: the tokens of each later turn. asking: those of a
+    question that comes when the prompt is compressed; empty: there is none.
     """
 
     tokens: tuple[int, ...]
@@ -71,11 +72,12 @@ class Encoded:
     dated: bool = False
     text: str = ""
     turns: tuple[tuple[int, ...], ...] = ()
+    asking: tuple[int, ...] = ()
 
     @cached_property
     def hash(self) -> str:
-        """16 hex digits: a hash of the tokens, those of later turns too."""
-        return hash_of([token for tokens in (self.tokens, *self.turns) for token in tokens])
+        """16 hex digits: a hash of the tokens, those of a question that comes later and of later turns too."""
+        return hash_of([token for tokens in (self.tokens, self.asking, *self.turns) for token in tokens])
 
     def starts_thinking(self, markers: tuple[str, str] | None) -> bool:
         """Whether the prompt ends with the mark that opens a thinking part, as with some templates."""
@@ -100,7 +102,7 @@ def _rendered(
 ) -> tuple[str, bool]:
     """-> the text, and whether the template has used its clock."""
     if sample.as_text:
-        return sample.prompt, False
+        return sample.prompt + sample.asking, False
     content = f"{sample.instruction}\n\n{sample.prompt}" if sample.instruction else sample.prompt
     if is_chat(tokenizer, layout):
         if not tokenizer.chat_template:
@@ -182,16 +184,19 @@ def encode(
     room: tokens that the model's context leaves for a prompt; None: no bound. overlong: what happens to a prompt that
     is longer: `refuse` it, or `cut` its middle. layout, given: as in `render`.
     A prompt that is longer than `sample.most_tokens` is cut in any case, and before that.
+    With `sample.asking`, the tokens are those of the whole text, and divided where the question begins. A token that
+    lies across belongs to the question.
 
     Raises ImpossibleError for a prompt that does not fit, and ScopeError for an empty one. Other errors are those of
-    `render`.
+    `render` and `forced_tokens`.
     """
     text, dated = _rendered(tokenizer, sample, layout, given or TemplateInput())
     special = sample.as_text or not is_chat(tokenizer, layout)  # a template writes the special tokens itself
     tokens = tokenized(tokenizer, text, special)
+    tokens, asking = _divided(tokenizer, tokens, text, len(sample.asking))
     if not tokens:
         raise ScopeError(f"{sample.name}: its prompt is empty")
-    most = sample.most_tokens
+    most, room = sample.most_tokens, None if room is None else room - len(asking)
     length = len(tokens) if most is None else min(most, len(tokens))
     if room is not None and length > room:
         if overlong == "refuse":
@@ -202,7 +207,19 @@ def encode(
         length = room
     begin = length - length // 2
     whole = (*tokens[:begin], *tokens[len(tokens) - length // 2 :])
-    return Encoded(whole, len(tokens) - length, dated, text, turn_tokens(tokenizer, sample))
+    return Encoded(whole, len(tokens) - length, dated, text, turn_tokens(tokenizer, sample), tuple(asking))
+
+
+def _divided(
+    tokenizer: PreTrainedTokenizerBase, tokens: list[int], text: str, last: int
+) -> tuple[list[int], list[int]]:
+    """The tokens of a text -> those before its last characters, and those that reach into them."""
+    if not last:
+        return tokens, []
+    require_offsets(tokenizer)
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
+    begin = len(tokens) - sum(end > len(text) - last for _, end in offsets)
+    return tokens[:begin], tokens[begin:]
 
 
 def turn_tokens(tokenizer: PreTrainedTokenizerBase, sample: Sample) -> tuple[tuple[int, ...], ...]:

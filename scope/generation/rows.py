@@ -28,6 +28,8 @@ class Prompt:
     answer. They may hold the text of a special token.
     visible: texts of special tokens that are shown in the answer, such as `</think>`. Others are left out of it.
     turns: the tokens of later turns. Each follows the answer to what came before, and is answered in its turn.
+    asking: the tokens of a question that is read when the prompt has been compressed, before anything is answered; how
+    they are stored is for `Policy.turns` to say. None: there is none.
 
     Raises SettingError for tokens that are none, and for an empty stop string.
     """
@@ -37,12 +39,20 @@ class Prompt:
     stop: tuple[str, ...] = ()
     visible: tuple[str, ...] = ()
     turns: tuple[Sequence[int], ...] = ()
+    asking: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", _tokens(self, "tokens", self.tokens))
         object.__setattr__(self, "turns", tuple([_tokens(self, "turns", turn) for turn in self.turns]))
+        if self.asking is not None:
+            object.__setattr__(self, "asking", _tokens(self, "asking", self.asking))
         if "" in self.stop:
             raise SettingError(self, "stop", "('',)", "strings of at least one character")
+
+    @property
+    def whole(self) -> list[int]:
+        """All tokens before the first answer."""
+        return [*self.tokens, *(self.asking or ())]
 
 
 def _tokens(prompt: Prompt, field: str, given: Any) -> tuple[int, ...]:
@@ -146,7 +156,7 @@ class Row:
     @property
     def so_far(self) -> list[int]:
         """All tokens of the row: the prompt's, and those of answers and turns."""
-        found = list(self.prompt.tokens)
+        found = self.prompt.whole
         for (tokens, _), turn in zip(self.before, self.prompt.turns, strict=False):
             found += [*tokens, *turn]
         return found + self.tokens
@@ -190,6 +200,7 @@ def result_of(row: Row, index: int, cache: CompressedCache) -> Generated:
     """The finished generation of a row. index: of the row in the batch."""
     answers = [*row.before, (row.tokens, row.text)]
     seen = len(row.so_far) - 1  # the last token is never fed back
+    prompt = row.prompt.whole if cache.policy.turns == "protect" else row.prompt.tokens
     return Generated(
         tokens=tuple(token for tokens, _ in answers for token in tokens),
         text=PARTED.join(text for _, text in answers),
@@ -197,7 +208,7 @@ def result_of(row: Row, index: int, cache: CompressedCache) -> Generated:
         prefill_seconds=row.prefill_seconds,
         decode_seconds=row.ended - row.began,
         batch_seconds=row.ended,
-        **held_by(cache, index, len(row.prompt.tokens), seen - cache.rows.lengths[index], seen),
+        **held_by(cache, index, len(prompt), seen - cache.rows.lengths[index], seen),
         answers=tuple(text for _, text in answers) if row.before else (),
     )
 

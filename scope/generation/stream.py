@@ -24,7 +24,7 @@ from scope.generation.processors import require_possible
 from scope.generation.rows import Generated, Prompt, Row, Tokens, pad_left, result_of
 from scope.generation.sampling import Sampling, choose
 from scope.generation.steps import Stepper
-from scope.generation.turns import read_turn
+from scope.generation.turns import ask, read_turn
 from scope.util.errors import ScopeError, shown
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def stream(
     A generation ends at an end-of-sequence token, at a stop string of its prompt, or after `max_new_tokens`. If the
     prompt has another turn, the row then reads that and goes on, with `max_new_tokens` for each answer. In float32
     its tokens are those that the prompt would get alone. Prompts with the same tokens that begin together are read
-    once. With `sampling.samples` above 1, so are those that follow each other.
+    once. With `sampling.samples` above 1, or a question that comes later, so are those that follow each other.
 
     model: any that a `CompressedCache` supports, from transformers' `from_pretrained` or from `scope.load`. From then
     on it runs scope's attention.
@@ -262,7 +262,7 @@ class Batch:
         row = self._rows[b]
         self._clock.stop()
         own = self._cache.fork([b])
-        logits, position = read_turn(self._model, own, row.turn(), len(row.so_far) - 1)
+        logits, position = read_turn(self._model, own, [row.turn()], [len(row.so_far) - 1])
         row.prefill_seconds += self._clock.go()
         so_far = [*row.so_far, *row.turn()[1:]]
         row.go_on(self._sampling.row_processors(self._model, so_far, self._most, self._eos))
@@ -286,19 +286,21 @@ class Batch:
     def _start(self, prompts: Sequence[tuple[int, Prompt]], layout: Layout) -> _Started:
         """Put prompts after their prefill into a new cache."""
         self._clock.stop()
-        read = self._prefilled([tuple(prompt.tokens) for _, prompt in prompts], layout)
+        read = self._prefilled([prompt for _, prompt in prompts], layout)
+        read = ask(self._model, read, [prompt.asking for _, prompt in prompts])
         rows = [self._row(index, prompt) for index, prompt in prompts]
         seconds = self._clock.go()
         for row in rows:
             row.began, row.prefill_seconds = self._clock.now(), seconds
         return _Started(read.cache, rows, Tokens(choose(read.logits, self._sampling, rows)), read.positions)
 
-    def _prefilled(self, prompts: Sequence[tuple[int, ...]], layout: Layout) -> Prefilled:
+    def _prefilled(self, asked: Sequence[Prompt], layout: Layout) -> Prefilled:
         """A row for each of these prompts, in a cache of its own. None is read twice, and the last is kept for more."""
+        prompts = [tuple(prompt.tokens) for prompt in asked]
         if not self._at_hand(prompts):
             self._last = None  # before others take its memory
         read = self._last or self._read([*dict.fromkeys(prompts)], layout)
-        if self._sampling.samples == 1:  # nothing comes again later
+        if self._sampling.samples == 1 and asked[-1].asking is None:  # nothing comes again later
             return read if read.prompts == tuple(prompts) else read.of(prompts)
         self._last = read if len(read.prompts) == 1 else read.of(prompts[-1:])
         return read.of(prompts)
@@ -315,7 +317,7 @@ class Batch:
         return Prefilled(tuple(prompts), cache, logits, positions)
 
     def _row(self, index: int, prompt: Prompt) -> Row:
-        processors = self._sampling.row_processors(self._model, prompt.tokens, self._most, self._eos)
+        processors = self._sampling.row_processors(self._model, prompt.whole, self._most, self._eos)
         prompt = replace(prompt, stop=prompt.stop + self._stops)
         lot = self._sampling.generator(prompt.name)
         return Row(index, prompt, self._tokenizer, self._eos, self._most, lot, processors)

@@ -57,12 +57,14 @@ class Answers:
         if isinstance(engine.batch_size, int):
             return min(engine.batch_size, len(requests))
         config, device = self.loaded.model.config, self.loaded.model.device
-        longest = max(len(self.prompts[request.index].tokens) for request in requests)
+        prompts = [self.prompts[request.index] for request in requests]
+        longest = max(len(prompt.tokens) + len(prompt.asking) for prompt in prompts)
         row = sizes.cache_bytes(config, policy, dtype, longest, self.experiment.task.max_new_tokens)
         columns = min(longest, engine.prefill_chunk or longest)
         prefill = sizes.prefill_bytes(config, policy, dtype, columns, longest)
         together = read_together(engine.prefill_rows, [longest] * len(requests))
-        several = self.experiment.sampling.samples > 1  # a prompt stays in a cache of its own for its next samples
+        # a prompt stays in a cache of its own for its next samples, and to read a question that comes later
+        several = self.experiment.sampling.samples > 1 or any(prompt.asking for prompt in prompts)
         if not several and together == len(requests) <= rows_that_fit(row, prefill, device):
             return together
         prefill += sizes.cache_bytes(config, policy, dtype, longest, 1)  # of its own, until the prompt is in its row
@@ -92,7 +94,8 @@ class Answers:
     def prompt(self, request: Request) -> Prompt:
         """What the engine is given for a request."""
         prompt, thinking = self.prompts[request.index], self.experiment.model.thinking
-        return Prompt(request.name, prompt.tokens, request.sample.stop, thinking or (), prompt.turns)
+        stop, asking = request.sample.stop, prompt.asking or None
+        return Prompt(request.name, prompt.tokens, stop, thinking or (), prompt.turns, asking)
 
     def line(self, request: Request, made: Generated, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The record of one generation. batch: the fields that tell of its batch."""
@@ -101,6 +104,7 @@ class Answers:
         opened, by = prompt.starts_thinking(markers), scorers(experiment.scoring)
         return {
             **names(request),
+            **({"cluster": request.sample.cluster} if request.sample.cluster else {}),
             "seed": experiment.sampling.seed_of(request.name) if sampled else None,
             "prompt_hash": prompt.hash,
             "prompt_cut_tokens": prompt.cut,

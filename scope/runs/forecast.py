@@ -13,8 +13,10 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from scope.cache import sizes
 from scope.cache.rotary import rotary_of
+from scope.decoding import KeepAll
 from scope.generation import models
 from scope.generation.prompts import Encoded, unknown_share, unused_arguments
+from scope.prefill import Full
 from scope.prefill.budget import Budget
 from scope.records import describe, model_name
 from scope.runs.experiment import Experiment
@@ -82,12 +84,12 @@ class Forecaster:
             try:
                 read = self._once(f"{run.task} {run.limit} {run.model}", lambda: _read(run, samples, *shape))
                 if read:
-                    lengths, said = read
+                    lengths, asking, said = read
                     self.notes |= dict.fromkeys(said)
-                    full = full_cache_bytes(run, shape[0], max(lengths))
+                    full = full_cache_bytes(run, shape[0], max(lengths) + asking)
                     made = replace(made, prompt_tokens=lengths, full_cache_bytes=full)
                     require_fit(run, shape[0], lengths)
-                    held = cache_bytes(run, shape[0], max(lengths))
+                    held = cache_bytes(run, shape[0], max(lengths), asking)
                     made = replace(made, cache_bytes=held, step_reads=self._reads(run, shape[0], held, full))
             except ImpossibleError as error:
                 self.refused.append(error)
@@ -185,11 +187,15 @@ def unknown_words(run: Experiment, tokenizer: PreTrainedTokenizerBase, prompts: 
 
 def _read(
     run: Experiment, samples: Sequence[Sample], config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
-) -> tuple[tuple[int, ...], list[str]]:
-    """The length of each prompt in tokens, and what there is to say of how the tokenizer reads them."""
+) -> tuple[tuple[int, ...], int, list[str]]:
+    """Of the prompts in tokens: the length of each, and of the longest question that comes later, 0 without any.
+
+    The third is what there is to say of how the tokenizer reads them.
+    """
     room = run.prompt_room(config)
     prompts = [run.encoded(tokenizer, s, room, date.today()) for s in samples]
-    return tuple(len(prompt.tokens) for prompt in prompts), unknown_words(run, tokenizer, prompts)
+    lengths, asking = tuple(len(prompt.tokens) for prompt in prompts), max(len(prompt.asking) for prompt in prompts)
+    return lengths, asking, unknown_words(run, tokenizer, prompts)
 
 
 def _names(run: Experiment) -> dict[str, str]:
@@ -205,9 +211,16 @@ def _names(run: Experiment) -> dict[str, str]:
     return labels | {name: str(budget) for name, budget in budgets.items()}
 
 
-def cache_bytes(run: Experiment, config: PretrainedConfig, prompt: int) -> int:
-    """The most bytes that a sequence's compressed cache takes, for a prompt of that many tokens."""
-    return sizes.cache_bytes(config, run.policy, run.dtype, prompt, run.task.max_new_tokens)
+def cache_bytes(run: Experiment, config: PretrainedConfig, prompt: int, asking: int = 0) -> int:
+    """The most bytes that a sequence's compressed cache takes, for a prompt of that many tokens.
+
+    asking: tokens of a question that comes later. No more than all of them stay.
+    """
+    most = sizes.cache_bytes(config, run.policy, run.dtype, prompt, run.task.max_new_tokens)
+    if not asking:
+        return most
+    all_stay = replace(run.policy, prefill=Full(), decoding=KeepAll(), max_bytes=None, max_slots=None)
+    return most + sizes.cache_bytes(config, all_stay, run.dtype, asking, 1)
 
 
 def full_cache_bytes(run: Experiment, config: PretrainedConfig, prompt: int) -> int:

@@ -80,6 +80,7 @@ def prepare(
         manifest |= try_model(experiment, prompts)
     if experiment.trace:
         experiment.trace.require(config.get_text_config(decoder=True).num_hidden_layers)
+        experiment.trace.require_one_answer(prompts)
         traced = experiment.requests()[: experiment.trace.prompts]
         experiment.trace.require_no_loss(place.folder, (request.name for request in traced))
     return Prepared(experiment, place, asked, prompts, manifest)

@@ -53,8 +53,11 @@ class Replaying:
         """A hash of the first right answer, where these are forced; else empty. `Sample.origin` does not cover it.
 
         All others are compared with the records when a run goes on. Raises ImpossibleError where there is none, and for
-        a task whose prompts have later turns.
+        a task whose prompts have later turns, or questions that come later.
         """
+        if any(sample.asking for sample in samples):
+            refused = "forces a text right after the compressed prompt, and here a question comes between"
+            raise ImpossibleError(f"measure=replay: {refused}: task.question=in_prompt")
         if any(sample.turns for sample in samples):
             raise ImpossibleError("measure=replay: forces one text a prompt, and this task asks again: task.turns=1")
         if self.of != GOLD:

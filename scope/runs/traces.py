@@ -22,12 +22,13 @@ import torch
 from scope.cache import CompressedCache, Policy
 from scope.generation.models import Loaded
 from scope.generation.options import Hooks, Options
+from scope.generation.prompts import Encoded
 from scope.generation.rows import Prompt
 from scope.generation.sampling import Sampling
 from scope.generation.stream import generate
 from scope.policy.attention import Attention
 from scope.policy.scores import probabilities
-from scope.util.errors import ConfigError, SettingError, check_count
+from scope.util.errors import ConfigError, ImpossibleError, SettingError, check_count
 from scope.util.files import write_whole
 
 
@@ -57,6 +58,13 @@ class Trace:
         wrong = [layer for layer in self.layers if not -layers <= layer < layers]
         if wrong:
             raise ConfigError(f"trace.layers: the model has no layer {wrong[0]}; it has layers 0 to {layers - 1}")
+
+    def require_one_answer(self, prompts: Iterable[Encoded]) -> None:
+        """Raises ImpossibleError for prompts after which the model reads more than it writes."""
+        if any(prompt.turns or prompt.asking for prompt in prompts):
+            raise ImpossibleError(
+                "trace: shows one answer right after its prompt, and here is a later turn: trace=none"
+            )
 
     def require_no_loss(self, folder: Path, names: Iterable[str]) -> None:
         """Raises ConfigError if this trace would replace a file with attention by one without. names: the samples'."""

@@ -62,6 +62,8 @@ class Sample:
     cluster: samples of one cluster are alike, such as windows of one file, and intervals allow for it; empty: none.
     turns: texts of later turns: each goes on with the answer to what came before, and is answered in its turn. The
     prompt is then `as_text`.
+    asking: the end of the prompt's text, which the model reads when the rest of the prompt has been compressed. The
+    prompt is then `as_text`. Empty: all of the prompt is compressed.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Sample:
     as_text: bool = field(default=False, repr=False)
     cluster: str = field(default="", repr=False)
     turns: tuple[str, ...] = field(default=(), repr=False)
+    asking: str = field(default="", repr=False)
 
 
 class BuiltOnce(ABC):
