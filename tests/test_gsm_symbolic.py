@@ -77,7 +77,7 @@ def test_without_the_package_one_line_says_what_to_install(monkeypatch: pytest.M
     for name in [name for name in sys.modules if name.partition(".")[0] == "reasoning_gym"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    with pytest.raises(ScopeError, match=r"^task=gsm_symbolic needs: pip install 'scope-kv\[gsm\]'$"):
+    with pytest.raises(ScopeError, match=r"^task=gsm_symbolic needs: pip install -e '\.\[gsm\]'$"):
         replace(SMALL, seed=7).samples()
 
 

@@ -185,9 +185,7 @@ def test_without_the_extra_it_is_named(
         )
         file = tmp_path / "x.gguf"
         file.write_bytes(b"GGUF")
-        with pytest.raises(
-            ImpossibleError, match=r"x\.gguf: needs gguf and accelerate: pip install -e '\.\[gguf\]'$"
-        ):
+        with pytest.raises(ImpossibleError, match=r"x\.gguf: needs gguf and accelerate: pip install -e '\.\[gguf\]'$"):
             ModelSource(path=str(file)).place()
         assert main(["get", "smollm2"]) == 2
         said = capsys.readouterr().err.splitlines()

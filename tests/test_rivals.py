@@ -386,9 +386,8 @@ def test_accumulated_h2o_adds_votes_up(decay: float) -> None:
 
 def test_accumulated_h2o_begins_with_the_prompts_votes() -> None:
     a = prompts()
-    begun = decoding.AccumulatedH2O(8, 3).observe(replace(a, channels={"votes": torch.zeros(a.positions.shape)}))[
-        "votes"
-    ]
+    a = replace(a, channels={"votes": torch.zeros(a.positions.shape)})
+    begun = decoding.AccumulatedH2O(8, 3).observe(a)["votes"]
     for b in range(BATCH):
         for h in range(HEADS):
             total = dict.fromkeys(slots_of(a, b, h), 0.0)

@@ -33,7 +33,7 @@ from transformers.cache_utils import Cache
 
 from experiments.benchmarks.__main__ import RESULTS, processor
 from experiments.benchmarks.timing import storage_bytes
-from experiments.measure import pipe_table
+from experiments.tables import pipe_table
 from scope.cache import CompressedCache, Layout, Policy
 from scope.cache.backends import implementation
 from scope.decoding import KeepAll, Slide

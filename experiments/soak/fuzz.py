@@ -24,6 +24,7 @@ from random import Random
 from unittest.mock import patch
 
 import huggingface_hub.constants
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
@@ -251,7 +252,7 @@ def composed(choices: tuple[str, ...]) -> tuple[object, dict[str, str]]:
     del cfg["hydra"]
     for key, value in (assignment.split("=") for assignment in TINY):
         if OmegaConf.select(cfg, key) is not None:
-            OmegaConf.update(cfg, key, value if key == "name" else int(value))
+            OmegaConf.update(cfg, key, value if key == "name" else yaml.safe_load(value))
     return cfg, chosen
 
 
