@@ -13,8 +13,8 @@ demo: $(VENV)/.installed-figures  ## a sweep of 16 runs on the embedded model, i
 	@$(BIN)/python -m analysis.figures outputs/demo > outputs/demo/figures.log 2>&1 || { cat outputs/demo/figures.log; exit 1; }
 	@echo "picture, accuracy by bytes: outputs/demo/figures/frontier.png"
 	@echo "go on with"
-	@echo "  your model:      $(BIN)/python main.py -m model=hf model.path=FOLDER_OR_HUB_ID \\"
-	@echo "                   measure=replay task=text method=full,snapkv decoding=none,slide"
+	@echo "  your model:      $(BIN)/python main.py -m experiment=first_look model=hf \\"
+	@echo "                   model.path=FOLDER_OR_HUB_ID"
 	@echo "  your questions:  $(BIN)/python main.py task=questions task.source=FILE.jsonl"
 	@echo "  paper's table 1: $(BIN)/python main.py -m experiment=table1_4k plan=true"
 

@@ -31,8 +31,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel, QuantizedCache, StaticCache
 from transformers.cache_utils import Cache
 
-from experiments.benchmarks.__main__ import RESULTS, processor
-from experiments.benchmarks.timing import storage_bytes
+from experiments.benchmarks.__main__ import RESULTS
+from experiments.benchmarks.timing import processor, storage_bytes
 from experiments.tables import pipe_table
 from scope.cache import CompressedCache, Layout, Policy
 from scope.cache.backends import implementation
