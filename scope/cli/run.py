@@ -15,6 +15,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from scope.cli.door import CONF, ROOT, program
 from scope.cli.explain import FAILED, REFUSED, accounted, exit_code, told
@@ -43,7 +44,7 @@ def main(cfg: DictConfig) -> str | float | list[float]:
     try:
         with accounted():
             return of_a_sweep(cfg, hydra_cfg) if several else alone(cfg, hydra_cfg)
-    except (ScopeError, BugError) as error:
+    except (ScopeError, BugError, OmegaConfBaseException) as error:
         if several or TRACEBACKS:
             raise
         raise SystemExit(refuse(error)) from error  # Hydra prints a line of its own for any other exception
