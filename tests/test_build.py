@@ -46,6 +46,7 @@ def test_a_letter_is_always_read() -> None:
     assert misread([Question(1, "A"), Question(2, "J")], "choice") == []
 
 
+@pytest.mark.slow
 def test_build_plan_and_run_name_the_answers_that_released_misreads(tmp_path: Path, scope: Scope) -> None:
     words = ("task=questions", f"task.source={write(tmp_path / 'mine.csv', rows(ANSWERS))}", "task.questions=4", *SMALL)
     assert command(["build", *words, f"output={tmp_path}"]) == 0

@@ -130,6 +130,7 @@ def test_what_wandb_keeps_offline_is_found_in_the_folders(tmp_path: Path) -> Non
     assert kept_offline([one, two]).endswith(f"2 runs; to upload: wandb sync {one.parent}/*/wandb/offline-run-*")
 
 
+@pytest.mark.slow
 def test_a_sweep_loads_its_model_once_and_a_second_one_not_at_all(
     scope: Scope, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ def panels(text: str, kind: str) -> list[Any]:
     return [panel for section in sections for panel in section["panels"] if panel["viewType"] == kind]
 
 
+@pytest.mark.slow
 def test_offline_it_writes_what_it_would_send(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,6 +65,7 @@ def test_what_can_be_chosen_is_told_apart() -> None:
         assert re.search(rf'(?:"{re.escape(mark)}"|\b{re.escape(mark)}): "M', shapes)
 
 
+@pytest.mark.slow
 def test_every_figure_is_written_twice_and_again_the_same(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path / "sweep")
     assert main([str(sweep)]) == 0
@@ -187,6 +188,7 @@ def test_no_peak_of_a_map_falls_between_two_pixels() -> None:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.slow
 def test_a_figure_has_the_width_that_was_asked_for(tmp_path: Path, width: str) -> None:
     """In inches of the PDF, so that a paper places it without scaling; and no letter is below 6 points."""
     assert main([str(write_sweep(tmp_path / "sweep")), "--width", width, "--out", str(tmp_path / "out")]) == 0

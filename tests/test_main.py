@@ -401,6 +401,7 @@ def test_a_folder_of_any_name_is_printed(scope: Scope, tmp_path: Path) -> None:
     assert "written: " in done.stdout
 
 
+@pytest.mark.slow
 def test_a_setting_that_nothing_uses_is_noted(scope: Scope) -> None:
     note = "note: budget.prefill=0.5 changes nothing: none of the options taken uses it\n"
     assert scope("method=full", "budget.prefill=0.5", "plan=true").out.startswith(note)
@@ -411,6 +412,7 @@ def test_a_setting_that_nothing_uses_is_noted(scope: Scope) -> None:
     assert "note:" not in scope("fidelity=released", "fidelity.granularity=kv_head", "plan=true").out
 
 
+@pytest.mark.slow
 def test_arguments_of_a_chat_template_need_no_plus(scope: Scope, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(ROOT / "scope" / "embedded", model)

@@ -68,6 +68,7 @@ def preset(folder: Path, path: str, text: str) -> str:
     return f"hydra.searchpath=[file://{folder}]"
 
 
+@pytest.mark.slow
 def test_a_preset_cannot_have_the_code_of_a_model_run(tmp_path: Path, command: Command) -> None:
     mark = tmp_path / "mark"
     model = model_with_code(tmp_path / "model", mark)

@@ -587,7 +587,7 @@ def alone(policy: Policy, family: str, prompt: Prompt, end: int | None) -> tuple
     ("name", "options"),
     [
         ("snapkv", Options(batch_size=2, ahead=True)),
-        ("front", Options(engine="graph", batch_size=2)),
+        slow("front", Options(engine="graph", batch_size=2)),
         slow("snapkv", Options(batch_size=2)),
         slow("snapkv", Options(engine="graph")),
         slow("windows", Options(batch_size=2)),
