@@ -479,6 +479,7 @@ def look():
     return seen, tables
 
 before, tables = look()
+there = set(sys.modules)  # some of transformers' versions import pandas, where scikit-learn is installed
 import scope, scope.cache, scope.cache.seam, scope.decoding, scope.prefill
 import scope.generation.models, scope.generation.stream
 after, more = look()
@@ -488,7 +489,8 @@ print(json.dumps({
     "added": len(set(after) - set(before)),
     "replaced": [name for name in tables if more[name] != tables[name]],
     "registered": sorted(set(more) - set(tables)),
-    "imported": sorted({name.partition(".")[0] for name in sys.modules} & {"hydra", "omegaconf", "wandb", "pandas"}),
+    "imported": sorted({name.partition(".")[0] for name in set(sys.modules) - there}
+                       & {"hydra", "omegaconf", "wandb", "pandas"}),
 }))
 """
 
