@@ -95,7 +95,8 @@ class Summary:
 
 def test_a_record_keeps_the_whole_text_and_the_scores_of_the_answer() -> None:
     text = ISSUE.replace("hm", "xx")
-    made = Generated((1, 2), text, "eos", 0, 1, 1, (3,), (4,), (3,), (4,), 5, 6, "")
+    held = {"prefill_kept": (3,), "slots_kept": (4,), "prefill_full": (3,), "slots_full": (4,)}
+    made = Generated((1, 2), text, "eos", 0, 1, 1, **held, cache_bytes=5, full_cache_bytes=6, trace="")
     sample = Sample("a", "prompt", (Question(9, "7"),))
     line = record(Summary(), sample, 3, made, THINK)  # type: ignore[arg-type]
     assert line["generation"] == made.text

@@ -77,10 +77,7 @@ def _write(device: str, targets: Sequence[Target], figures: Mapping[str, Any], m
     RESULTS.mkdir(exist_ok=True)
     found = {
         "surroundings": surroundings() | {"processor": processor(device), "load": os.getloadavg()},
-        "targets": [
-            {"name": t.name, "measured": t.measured, "bound": t.bound, "at_most": t.at_most, "ok": t.reached}
-            for t in targets
-        ],
+        "targets": [target.data() for target in targets],
         "missing": missing,
         "figures": figures,
     }

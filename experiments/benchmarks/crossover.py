@@ -109,24 +109,27 @@ class Cell:
     full_ms: float | None
 
 
+def prompt_budget(length: int, share: float) -> int:
+    """C, so that C + D is `share` of `length` slots."""
+    return round(share * length) - D
+
+
 def policy_of(length: int, share: float) -> Policy:
     """snapkv + slide that holds `share` of `length` slots, D of them for what is generated."""
-    return Policy(prefill.SnapKV(round(share * length) - D, WINDOW), decoding.Slide(D, RECENT))
+    return Policy(prefill.SnapKV(prompt_budget(length, share), WINDOW), decoding.Slide(D, RECENT))
+
+
+def compressed(model: PreTrainedModel, length: int, share: float, engine: str, rows: int) -> Step:
+    """A step with `policy_of`. A prompt of C tokens leaves as many slots as one of `length` tokens, in less time."""
+    cache = CompressedCache.of(model.config, policy_of(length, share), Layout(D + STEPS + 1, whole=True))
+    return ours(model, cache, prompt_budget(length, share), engine, rows)
 
 
 def cell(grid: Grid, models: tuple[PreTrainedModel, PreTrainedModel], length: int, rows: int) -> list[Cell]:
     """models: with scope's attention, and with transformers' own."""
     own, stock = models
-
-    def compressed(share: float) -> Step:
-        policy = policy_of(length, share)
-        assert isinstance(policy.prefill, prefill.SnapKV)
-        cache = CompressedCache.of(own.config, policy, Layout(D + STEPS + 1, whole=True))
-        # a prompt of C tokens leaves as many slots as one of `length` tokens, and takes less time
-        return ours(own, cache, int(policy.prefill.budget), grid.engine, rows)
-
     kinds: dict[float, Callable[[], Step]] = {1.0: lambda: theirs(stock, length - D - STEPS, rows)}
-    kinds |= {share: partial(compressed, share) for share in grid.shares}
+    kinds |= {share: partial(compressed, own, length, share, grid.engine, rows) for share in grid.shares}
     device = own.device
     together = [kinds] if device.type == "cpu" else [{share: make} for share, make in kinds.items()]
     seconds: dict[str, list[float]] = {}

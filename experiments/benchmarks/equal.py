@@ -6,7 +6,7 @@ interpreter runs these in tests/kernels_agree.py.
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 
@@ -182,7 +182,7 @@ def _bytes(source: ModelSource, name: str) -> tuple[bool, str]:
     """The bytes of keys and values that a cache says it holds, those predicted, and those that its tensors take."""
     model, prompt = models.load(source).model, _prompts(source)[0]
     ids = torch.tensor([prompt.tokens], device=model.device)
-    policy = replace(POLICIES[name])
+    policy = POLICIES[name]
     cache = CompressedCache.of(model.config, policy, Layout(TOKENS))
     model(ids, past_key_values=cache, logits_to_keep=1)
     for at in range(len(prompt.tokens), len(prompt.tokens) + TOKENS - 1):

@@ -23,11 +23,10 @@ import torch
 from experiments.benchmarks import crossover, cuda, picture
 from experiments.benchmarks.crossover import Cell, Grid
 from experiments.benchmarks.equal import Check, checks
-from experiments.benchmarks.steps import ours, theirs
+from experiments.benchmarks.steps import theirs
 from experiments.benchmarks.timing import Target, in_turns, milliseconds, processor, ratio, unless_out_of_memory
 from experiments.tables import pipe_table
-from scope import prefill
-from scope.cache import CompressedCache, Layout, sizes
+from scope.cache import sizes
 from scope.cache.backends import implementation
 from scope.generation.models import RandomModel
 from scope.util.surroundings import surroundings
@@ -89,7 +88,7 @@ class Report:
         parts = {
             "surroundings": self.around,
             "checks": [asdict(check) for check in self.checks],
-            "targets": [asdict(target) | {"ok": target.reached} for target in self.targets],
+            "targets": [target.data() for target in self.targets],
             "figures": self.figures,
             "cells": [asdict(cell) for cell in self.cells],
             "pools": self.pools,
@@ -146,19 +145,19 @@ def pools(plan: Plan) -> Iterator[dict[str, Any]]:
     """Tokens/s with as many rows as a given memory for caches holds: of full caches, and of compressed ones."""
     source, engine, length = plan.grid.source, plan.grid.engine, plan.pools.length
     own, stock = source.weights(implementation("sdpa")), source.weights("sdpa")
-    policy = crossover.policy_of(length, plan.pools.share)
-    assert isinstance(policy.prefill, prefill.SnapKV)
-    room, steps = int(policy.prefill.budget), crossover.D + crossover.STEPS
+    share, steps = plan.pools.share, crossover.D + crossover.STEPS
     full = sizes.full_bytes(own.config, source.dtype, length)
-    held = sizes.cache_bytes(own.config, policy, source.dtype, length, crossover.D + 1)
+    held = sizes.cache_bytes(own.config, crossover.policy_of(length, share), source.dtype, length, crossover.D + 1)
 
     def speed(rows: int, compressed: bool) -> float | None:
         if not rows:
             return None
 
         def measure() -> float:
-            cache = CompressedCache.of(own.config, policy, Layout(steps + 1, whole=True))
-            step = ours(own, cache, room, engine, rows) if compressed else theirs(stock, length - steps, rows)
+            if compressed:
+                step = crossover.compressed(own, length, share, engine, rows)
+            else:
+                step = theirs(stock, length - steps, rows)
             return 1000 * rows / milliseconds(in_turns({"": step}, steps, own.device), crossover.D)[""]
 
         return unless_out_of_memory(f"{rows} rows", measure)

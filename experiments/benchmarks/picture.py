@@ -11,14 +11,20 @@ from typing import Any
 from analysis.colours import colour
 from analysis.panels import REST, chosen, dress, panels, style, wrapped
 
-MISSING = "no picture: pip install -e '.[figures]'"
 PAYS = 1.05  # tokens/s over the full cache's, from which on a compressed cache is said to pay
+
+
+def _drawable() -> bool:
+    """Whether matplotlib is installed. If not, a line on stderr says so."""
+    if find_spec("matplotlib") is None:
+        print("no picture: pip install -e '.[figures]'", file=sys.stderr)
+        return False
+    return True
 
 
 def draw(found: Mapping[str, Any], path: Path) -> None:
     """`found`: what is written as JSON."""
-    if find_spec("matplotlib") is None:
-        print(MISSING, file=sys.stderr)
+    if not _drawable():
         return
     figures = found["figures"]
     steps, prefills = figures.get("decode_step", {}), figures.get("prefills", {})
@@ -48,8 +54,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
 def crossover(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Tokens/s over the full cache's, by rows and length, a panel for each budget. Blue is faster, red slower. A
     framed cell pays. cells: the fields of `crossover.Cell`."""
-    if find_spec("matplotlib") is None:
-        print(MISSING, file=sys.stderr)
+    if not _drawable():
         return
     from matplotlib.colors import TwoSlopeNorm
     from matplotlib.patches import Rectangle

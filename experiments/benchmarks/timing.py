@@ -4,7 +4,7 @@ import gc
 import platform
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
 from statistics import median
@@ -41,6 +41,10 @@ class Target:
         if self.measured is None:
             return False
         return self.measured <= self.bound if self.at_most else self.measured >= self.bound
+
+    def data(self) -> dict[str, Any]:
+        """As it is written into a results file."""
+        return asdict(self) | {"ok": self.reached}
 
     def line(self) -> str:
         figure = f"{self.name:58} " + ("out of memory" if self.measured is None else f"{self.measured:8.3f}")

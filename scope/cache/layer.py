@@ -232,14 +232,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             raise ScopeError(f"the cache was not made from this model's configuration: {differs}")
         self.rows.admit(mask, positions, query, keys, self.index)
 
-    def compress(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        rule: Rule,
-    ) -> None:
+    def compress(self, module: nn.Module, query: Tensor, keys: Tensor, values: Tensor, rule: Rule) -> None:
         """Keep what the prefill method chooses, after the prompt's attention. Shapes are those of `Attention`.
 
         If the prompt comes in chunks, this happens after the last one, and the method sees the queries that it asks
@@ -286,12 +279,15 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         self.rows.filled += 1
 
     def _prompt_attention(self, query: Tensor, keys: Tensor, values: Tensor, rule: Rule) -> Attention:
-        """The attention of the prompt so far as the policies see it, with keys and values for each head that is stored.
-
-        The queries are those of its last columns.
-        """
+        """The attention of the prompt so far as the policies see it."""
         assert self.rows.positions is not None
-        positions = self.rows.positions[:, : keys.shape[2]]
+        return self._attention_at(self.rows.positions[:, : keys.shape[2]], query, keys, values, rule)
+
+    def _attention_at(self, positions: Tensor, query: Tensor, keys: Tensor, values: Tensor, rule: Rule) -> Attention:
+        """The attention of a prompt or turn as the policies see it, with keys and values for each head that is stored.
+
+        positions [B, n]: of keys and values, -1 = padding. The queries are those of the last columns.
+        """
         if self.policy.granularity == "query_head":
             self.copies = query.shape[1] // keys.shape[1]
             keys, values = self._copied(keys), self._copied(values)
@@ -424,14 +420,7 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
             raise ScopeError(f"turns=protect: a later turn adds slots that {given} leaves no room for: turns=flow")
         self.rows.begin_turn(mask, positions, query, self.seen - query.shape[2], self.steps)
 
-    def take_turn(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        rule: Rule,
-    ) -> Tensor:
+    def take_turn(self, module: nn.Module, query: Tensor, keys: Tensor, values: Tensor, rule: Rule) -> Tensor:
         """Attend to a later turn of n tokens, and store it as `Policy.turns` says. Shapes are those of `Attention`.
 
         -> [B, n, Hq, D].
@@ -439,22 +428,14 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # tran
         prompt, turn = self.policy.turns == "protect", self.rows.turn
         assert turn is not None
         query, keys, values = (turn.aligned(states, 2) for states in (query, keys, values))
-        if prompt:
-            keys, values = self._copied(keys), self._copied(values)
-            alone = self._turn_alone(query, keys, values, rule)
+        if prompt:  # its attention is that of a prompt of its own, with the positions that it has in the text
+            alone = self._attention_at(turn.positions, query, keys, values, rule)
             output = self._protect(replace(alone, inputs=aligned_inputs(taken(module), turn)))
         else:
             output = self._flow(query, keys, values, rule)
         if self.index == self.layers - 1:
             self.rows.end_turn(prompt)
         return turn.given(output, 1)
-
-    def _turn_alone(self, query: Tensor, keys: Tensor, values: Tensor, rule: Rule) -> Attention:
-        """The attention of a turn as if it were a prompt of its own, with the positions that it has in the text."""
-        assert self.rows.turn is not None
-        columns = self.rows.turn.positions.to(keys.device)
-        by_head = columns[:, None].expand(-1, keys.shape[1], -1)
-        return Attention(query, keys, values, by_head, columns, rule, self.index)
 
     def _protect(self, alone: Attention) -> Tensor:
         """Attend to a turn, and store what the prefill method keeps of it. alone: as of a prompt of its own."""

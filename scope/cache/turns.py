@@ -101,21 +101,27 @@ def admitted(
 def attended(turn: Attention) -> Tensor:
     """The attention of a turn's queries over what is stored and over the turn -> [B, n, Hq, D]. 0 for padding."""
     group = turn.queries.shape[1] // turn.keys.shape[1]
-    keys, values = (states.repeat_interleave(group, 1) for states in (turn.keys, turn.values))
-    outputs = []
-    for start in range(0, turn.queries.shape[2], TOGETHER):
-        some = slice(start, start + TOGETHER)
-        if not turn.rule.plain:
-            weights = probabilities(turn, start, min(start + TOGETHER, turn.queries.shape[2]))
-            outputs.append(weights.nan_to_num_(0.0).to(values.dtype) @ values)
-            continue
-        seen = visible(turn, some).repeat_interleave(group, 1)
-        asks = (turn.query_positions[:, some] >= 0)[:, None, :, None]
-        found = F.scaled_dot_product_attention(
-            turn.queries[:, :, some], keys, values, attn_mask=seen | ~asks, scale=turn.scaling
-        )
-        outputs.append(found * asks)
+    values, queries = turn.values.repeat_interleave(group, 1), turn.queries.shape[2]
+    parts = [slice(start, min(start + TOGETHER, queries)) for start in range(0, queries, TOGETHER)]
+    if turn.rule.plain:
+        keys = turn.keys.repeat_interleave(group, 1)
+        outputs = [_plainly(turn, some, keys, values) for some in parts]
+    else:
+        weights = (probabilities(turn, some.start, some.stop).nan_to_num_(0.0) for some in parts)
+        outputs = [of_part.to(values.dtype) @ values for of_part in weights]
     return torch.cat(outputs, 2).transpose(1, 2)
+
+
+def _plainly(turn: Attention, some: slice, keys: Tensor, values: Tensor) -> Tensor:
+    """The attention of some of the queries, without soft caps and sinks, by torch's own kernel -> [B, Hq, Q, D].
+
+    keys, values [B, Hq, S, D].
+    """
+    seen = visible(turn, some).repeat_interleave(keys.shape[1] // turn.keys.shape[1], 1)
+    asks = (turn.query_positions[:, some] >= 0)[:, None, :, None]
+    queries = turn.queries[:, :, some]
+    found = F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen | ~asks, scale=turn.scaling)
+    return found * asks
 
 
 def aligned_inputs(inputs: LayerInputs | None, turn: Turn) -> LayerInputs | None:

@@ -17,25 +17,18 @@ from scope.cache import CompressedCache, Layout, Policy
 from scope.generation.forcing import Tokens, checked, prefilled, require_plain_logits, stepped
 from scope.generation.read import Reads
 from scope.generation.replay import Reference, ReplayOptions
-from scope.generation.rows import held_by
+from scope.generation.rows import Held, held_by
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
-class Likelihood:
-    """What a model says of a continuation of T tokens, and what its cache held. Slots are per layer."""
+class Likelihood(Held):
+    """What a model says of a continuation of T tokens, and what its cache held."""
 
     log_likelihood: Tensor  # [T] of each token in nats, given the prompt and the tokens before it
     recalls: Tensor  # [T] bool: the token is the most likely one
-    prefill_kept: tuple[int, ...]  # slots left by the prefill
-    slots_kept: tuple[int, ...]  # slots at the end, the last token not fed
-    prefill_full: tuple[int, ...]  # slots that transformers' own cache would hold after the prefill
-    slots_full: tuple[int, ...]  # and at the end
-    cache_bytes: int  # of the most slots this row needed at once: keys, values and channels
-    full_cache_bytes: int  # of the keys and values that transformers' own cache would hold of it
-    trace: str  # a fingerprint of the slots held over time
 
 
 @torch.inference_mode()
@@ -66,8 +59,7 @@ def likelihoods(
         for b, (i, tokens) in enumerate(zip(batch, texts, strict=True)):
             parts = [_said(first[b : b + 1], tokens[:1])]
             parts += _blocks(head, hidden[b], tokens[1:], options.block)
-            steps = len(tokens) - 1
-            yield i, Likelihood(*_joined(parts), **held_by(cache, b, len(asked[i]), steps, len(asked[i]) + steps))
+            yield i, Likelihood(*_joined(parts), **vars(held_by(cache, b, len(asked[i]), len(tokens) - 1)))
 
 
 def of_reference(model: "PreTrainedModel", against: Reference, block: int = 128) -> list[tuple[Tensor, Tensor]]:

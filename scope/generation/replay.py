@@ -20,7 +20,7 @@ from scope.cache.storage import StorageFactory
 from scope.generation.clock import synchronised
 from scope.generation.forcing import checked, decoder_of, head_of, prefilled, require_plain_logits, stepped
 from scope.generation.read import Reads
-from scope.generation.rows import held_by
+from scope.generation.rows import Held, held_by
 from scope.policy.attention import Attention
 from scope.util.errors import ScopeError, check_count
 
@@ -65,7 +65,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Replayed:
+class Replayed(Held):
     """One prompt's continuation of T tokens, with the full cache and with a compressed one, and what the latter held.
 
     Entry t of a tensor is about the continuation's token t: about the distribution that predicts it, given the prompt
@@ -83,13 +83,6 @@ class Replayed:
     full_top: Tensor  # [T] and with the full one
     prefill_seconds: float  # wall time of all prompts that went through together; of their compression, if read before
     steps_seconds: float  # and of all their steps and logits
-    prefill_kept: tuple[int, ...]  # slots left by the prefill
-    slots_kept: tuple[int, ...]  # slots at the end, the last token not fed
-    prefill_full: tuple[int, ...]  # slots that transformers' own cache would hold after the prefill
-    slots_full: tuple[int, ...]  # and at the end
-    cache_bytes: int  # of the most slots this row needed at once: keys, values and channels
-    full_cache_bytes: int  # of the keys and values that transformers' own cache would hold of it
-    trace: str  # a fingerprint of the slots held over time: equal where evictions were as many at every step
 
     @property
     def mean_kl(self) -> float:
@@ -199,16 +192,14 @@ def _batch(
             *numbers,
             prefill_seconds=read - began,
             steps_seconds=ended - read,
-            **held_by(
-                cache, b, len(prompts[b]), len(continuations[b]) - 1, len(prompts[b]) + len(continuations[b]) - 1
-            ),
+            **vars(held_by(cache, b, len(prompts[b]), len(continuations[b]) - 1)),
         )
         for b, numbers in enumerate(compared)
     ]
 
 
 class _Compared(NamedTuple):
-    """Per token of a row: the first fields of `Replayed`."""
+    """Per token of a row: the fields of the same names of `Replayed`."""
 
     kl: Tensor
     agrees: Tensor

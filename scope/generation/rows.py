@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,26 +74,33 @@ def _named(given: Any) -> str:
     return f"an empty {type(given).__name__}" if isinstance(given, Sequence) and not given else type(given).__name__
 
 
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """What a cache did for one row. Slots are one number per layer. Bytes count keys, values and channels."""
+
+    prefill_kept: tuple[int, ...]  # slots left by the prefill
+    slots_kept: tuple[int, ...]  # slots at the end; the last token is never fed
+    prefill_full: tuple[int, ...]  # slots that transformers' own cache would hold after the prefill
+    slots_full: tuple[int, ...]  # and at the end
+    cache_bytes: int  # of the most slots that it held at once
+    full_cache_bytes: int  # of the keys and values that transformers' own cache would hold at the end
+    trace: str  # a hash of the number of slots in each layer after each step: equal where evictions were as many
+
+
 @dataclass(frozen=True)
-class Generated:
-    """The generation of one prompt, and what its cache held. Slots are one number per layer. Seconds are wall time."""
+class Generated(Held):
+    """The generation of one prompt, and what its cache held. Seconds are wall time.
+
+    prefill_seconds: of the prefill, of all prompts that it had together, and of its later turns. If the prompt was read
+    before: of copying it.
+    """
 
     tokens: tuple[int, ...]  # generated tokens, of all turns
     text: str  # of the tokens, without a stop string; an empty line parts the answers to several turns
     finish: str  # what ended it: eos, stop or length
-    prefill_seconds: (
-        float  # of the prefill, of all prompts that it had together, and of its later turns; if the prompt was
-    )
-    # read before, of copying it
+    prefill_seconds: float
     decode_seconds: float  # of the decode steps from its prefill to its end
     batch_seconds: float  # of all decode steps of its batch up to its end
-    prefill_kept: tuple[int, ...]  # slots after the prefill
-    slots_kept: tuple[int, ...]  # slots at the end
-    prefill_full: tuple[int, ...]  # slots that transformers' own cache would hold after the prefill
-    slots_full: tuple[int, ...]  # slots that transformers' own cache would hold at the end
-    cache_bytes: int  # bytes of the most slots that it held at once: keys, values and channels
-    full_cache_bytes: int  # bytes that transformers' own cache would hold at the end: keys and values
-    trace: str  # a hash of the number of slots in each layer after each step
     answers: tuple[str, ...] = ()  # the text of each turn's answer, if there are later turns
 
 
@@ -208,26 +215,17 @@ def result_of(row: Row, index: int, cache: CompressedCache) -> Generated:
         prefill_seconds=row.prefill_seconds,
         decode_seconds=row.ended - row.began,
         batch_seconds=row.ended,
-        **held_by(cache, index, len(prompt), seen - cache.rows.lengths[index], seen),
+        **vars(held_by(cache, index, len(prompt), seen - cache.rows.lengths[index], seen)),
         answers=tuple(text for _, text in answers) if row.before else (),
     )
 
 
-class Held(TypedDict):
-    """What a cache did for one row: the fields of the same names of `Generated`."""
+def held_by(cache: CompressedCache, index: int, prompt: int, steps: int, seen: int | None = None) -> Held:
+    """Of the row at `index`, whose prompt has so many tokens, after that many decode steps.
 
-    prefill_kept: tuple[int, ...]
-    slots_kept: tuple[int, ...]
-    prefill_full: tuple[int, ...]
-    slots_full: tuple[int, ...]
-    cache_bytes: int
-    full_cache_bytes: int
-    trace: str
-
-
-def held_by(cache: CompressedCache, index: int, prompt: int, steps: int, seen: int) -> Held:
-    """Of the row at `index`, whose prompt has so many tokens, after that many decode steps. seen: tokens in all."""
-    peak = cache.peak_slots(index, steps)
+    seen: tokens in all, if later turns are among them; None: those of the prompt and of the steps.
+    """
+    peak, seen = cache.peak_slots(index, steps), prompt + steps if seen is None else seen
     return Held(
         prefill_kept=tuple(cache.slots(index, 0)),
         slots_kept=tuple(cache.slots(index, steps)),

@@ -203,25 +203,32 @@ class Batch:
         self._rows = [started.rows[b] for b in rows]
         self._stepper = Stepper(self._model, self._cache, positions, self._kind)
         started.chosen.note(started.rows, self._clock.now())
-        if self._hooks.progress:
-            self._hooks.progress(sum(not row.finish for row in started.rows))
+        self._progress(started.rows)
 
     def _refill(self, refilled: Sequence[int], prompts: Sequence[tuple[int, Prompt]]) -> None:
         """Read prompts into these rows."""
         assert self._cache is not None
         started = self._start(prompts, Layout(0, self._options.storage))  # 0: its slots are moved at once
-        self._cache.replace(refilled, started.cache)
-        at = torch.tensor(refilled, device=started.positions.device)
-        self._stepper.place(at, started.positions)
-        self._chosen = self._chosen.replaced(at, started.chosen)
+        self._place(refilled, started.cache, started.positions, started.chosen)
         if self._noted:
             started.chosen.note(started.rows, self._clock.now())
         for b, row in zip(refilled, started.rows, strict=True):
             self._rows[b] = row
         if not self._runs_ahead:
             self._note()
+        self._progress(started.rows)
+
+    def _place(self, rows: Sequence[int], cache: CompressedCache, positions: Tensor, chosen: Tokens) -> None:
+        """Put the rows of another cache in place of these rows. positions, chosen: of their last and next tokens."""
+        assert self._cache is not None
+        self._cache.replace(rows, cache)
+        at = torch.tensor(rows, device=positions.device)
+        self._stepper.place(at, positions)
+        self._chosen = self._chosen.replaced(at, chosen)
+
+    def _progress(self, rows: Sequence[Row]) -> None:
         if self._hooks.progress:
-            self._hooks.progress(sum(not row.finish for row in started.rows))
+            self._hooks.progress(sum(not row.finish for row in rows))
 
     def retire(self) -> list[tuple[int, Generated]]:
         """-> (index of the prompt, its generation) for each row that has ended since the last call.
@@ -243,7 +250,12 @@ class Batch:
         logits = self._stepper(self._chosen.tokens)
         self._note()  # if it runs ahead, the tokens of the step before, while the device runs this one
         self._chosen, self._noted = Tokens(choose(logits, self._sampling, self._rows)), False
-        self._announce()
+        if not self._runs_ahead:
+            self._note()
+        if self._hooks.observe:
+            assert self._cache is not None
+            self._hooks.observe(self._cache)
+        self._progress(self._rows)
 
     @property
     def _runs_ahead(self) -> bool:
@@ -268,20 +280,7 @@ class Batch:
         row.go_on(self._sampling.row_processors(self._model, so_far, self._most, self._eos))
         chosen = Tokens(choose(logits, self._sampling, [row]))
         chosen.note([row], self._clock.now())
-        at = torch.tensor([b], device=position.device)
-        self._cache.replace([b], own)
-        self._stepper.place(at, position)
-        self._chosen = self._chosen.replaced(at, chosen)
-
-    def _announce(self) -> None:
-        """Give the chosen tokens to the rows, and call the hooks."""
-        assert self._cache is not None
-        if not self._runs_ahead:
-            self._note()
-        if self._hooks.observe:
-            self._hooks.observe(self._cache)
-        if self._hooks.progress:
-            self._hooks.progress(sum(not row.finish for row in self._rows))
+        self._place([b], own, position, chosen)
 
     def _start(self, prompts: Sequence[tuple[int, Prompt]], layout: Layout) -> _Started:
         """Put prompts after their prefill into a new cache."""
