@@ -10,6 +10,7 @@ import pytest
 import torch
 from golden import composed
 from helpers.library import but_for_timings, experiment, go
+from helpers.quick import every
 from helpers.tokenizers_made import KINDS, made
 from tiny_models import WORDS, random_prompts, tiny
 from torch import Tensor
@@ -64,7 +65,15 @@ def answers(policy: Policy, later: bool, **options: Any) -> list[Generated]:
 @pytest.mark.parametrize("turns", ["protect", "flow"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"batch_size": 2, "ahead": True}, {"engine": "graph", "batch_size": 2}, {"batch_size": 3, "prefill_rows": 1}],
+    every(
+        4,
+        [
+            {},
+            {"batch_size": 2, "ahead": True},
+            {"engine": "graph", "batch_size": 2},
+            {"batch_size": 3, "prefill_rows": 1},
+        ],
+    ),
 )
 def test_rows_are_those_that_each_question_gets_of_a_fresh_compressed_context(
     turns: str, options: dict[str, Any]

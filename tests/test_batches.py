@@ -24,7 +24,7 @@ PAIRS: dict[str, tuple[PrefillMethod, DecodingStrategy]] = {
     "random-random": (prefill.Random(16, 4), decoding.Random(10, 4)),
 }
 LENGTHS = (30, 9, 21, 40, 12, 33, 17)
-every_pair = pytest.mark.parametrize("pair", every(2, PAIRS))
+every_pair = pytest.mark.parametrize("pair", every(4, PAIRS))
 
 
 def timeless(rows: list[Generated]) -> list[Generated]:

@@ -117,6 +117,7 @@ def test_bytes_are_never_passed_where_layers_or_prompts_differ(name: str) -> Non
 
 @pytest.mark.parametrize("make", [decoding.Adaptive, decoding.Discontinuous])
 @pytest.mark.parametrize("as_given", [16, 20, 29])
+@pytest.mark.slow
 def test_bytes_are_the_d_that_takes_them(make: type[decoding.Adaptive], as_given: int) -> None:
     """The interval is that D's, whatever D the strategy was given beside."""
     method, prompts = prefill.SnapKV(16, 4), random_prompts(PROMPT)

@@ -77,6 +77,7 @@ def peak(policy: Policy, prompt: int, tokens: int) -> float:
 
 @pytest.mark.parametrize("strategy", [name for name, made in DECODING.items() if isinstance(made, Eviction)])
 @pytest.mark.parametrize("method", ["full", slow("snapkv"), "pyramidkv"])
+@pytest.mark.slow
 def test_the_largest_d_reaches_the_slots_and_one_more_passes_them(method: str, strategy: str) -> None:
     policy, prompt, slots = Policy(PREFILL[method], DECODING[strategy]), 21, 34
     fitted = with_most_slots(policy, tiny().config, prompt, slots)

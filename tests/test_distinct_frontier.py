@@ -28,6 +28,7 @@ def taken(row: Row, budget: int) -> int:
 @pytest.mark.parametrize(
     "row", every(3, [row for row in ROWS if row.protect == "nothing" or row.method == "pyramidkv"][::3])
 )
+@pytest.mark.slow
 def test_a_row_gets_the_most_that_fits(row: Row) -> None:
     given = taken(SLIDE, 40)
     budget = fitted(row, given, PROMPT, COMMON)

@@ -230,6 +230,7 @@ class Signalling(NoTracking):
 
 
 @pytest.mark.parametrize(("first", "second"), [slow(15, 15), (15, 2), slow(2, 15), (1, 1)])
+@pytest.mark.slow
 def test_a_second_signal_loses_nothing_that_is_recorded(tmp_path: Path, first: int, second: int) -> None:
     what = experiment(task=Arithmetic(questions=4, max_new_tokens=100, prompts=6))
     whole = go(what, tmp_path / "whole")

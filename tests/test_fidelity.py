@@ -449,6 +449,7 @@ by_query_head = pytest.mark.parametrize("pair", BY_QUERY_HEAD, ids="-".join)
 
 @pytest.mark.parametrize("family", ["llama", slow("mistral_sliding"), slow("qwen2"), slow("qwen3"), "gemma3"])
 @by_query_head
+@pytest.mark.slow
 def test_slots_per_query_head_are_those_of_repeated_heads(pair: tuple[str, str], family: str) -> None:
     rows, trace, nbytes = watched(tiny(family), pair, LENGTHS, "query_head")
     wide_rows, wide, _ = watched(repeated(family), pair, LENGTHS, "kv_head")

@@ -14,6 +14,7 @@ def last(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize(("cases", "seed"), [(10, 0), pytest.param(300, 1, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_odd_requests_are_answered_or_refused_in_a_line(
     cases: int, seed: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -60,6 +61,7 @@ BROKEN: dict[Callable[[Sequence[str]], int], tuple[int, int]] = {  # tracebacks,
 
 
 @pytest.mark.parametrize("command", BROKEN)
+@pytest.mark.slow
 def test_what_is_broken_is_found(
     command: Callable[[Sequence[str]], int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -100,6 +100,7 @@ def until_eos(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int
 
 @pytest.mark.parametrize("granularity", ["kv_head", "query_head"])
 @pytest.mark.parametrize("rows", [slice(0, 1), slice(0, 3)], ids=["alone", "left-padded"])
+@pytest.mark.slow
 def test_greedy_writes_what_the_engine_writes(
     rows: slice, granularity: str, tokenizer: PreTrainedTokenizerBase
 ) -> None:

@@ -57,6 +57,7 @@ def ends_apart(monkeypatch: pytest.MonkeyPatch, pair: str, family: str) -> list[
 
 @pytest.mark.parametrize("storage", [Slots, Concatenated])
 @pytest.mark.parametrize("pair", every(2, PAIRS))
+@pytest.mark.slow
 def test_rows_are_what_they_are_alone(pair: str, storage: StorageFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = ends_apart(monkeypatch, pair, "llama")
     for rows, at_once in ((5, 1), (5, 2), (3, 1), (2, "auto")):

@@ -297,6 +297,7 @@ NOTE = "note: budget=tiny is the default: C = 0.75 of each prompt, D = 36; budge
         (["-m", "model=random", "decoding=slide,h2o", "budget=4k_512"], False),
     ],
 )
+@pytest.mark.slow
 def test_a_budget_that_nobody_chose_is_told(words: list[str], told: bool, scope: Scope, no_weights: None) -> None:
     said = scope(*words, "plan=true").out
     assert said.splitlines().count(NOTE) == told

@@ -336,6 +336,7 @@ def test_the_recipes_take_names_that_are_free_and_are_all_run() -> None:
 
 
 @pytest.mark.parametrize("words", recipe_commands(), ids=lambda words: " ".join(words[2:])[:60])
+@pytest.mark.slow
 def test_the_recipes_run(
     words: list[str], recipes: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

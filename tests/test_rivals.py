@@ -683,6 +683,7 @@ def test_what_cannot_be_is_refused(make, key: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*POLICIES])
+@pytest.mark.slow
 def test_the_yaml_makes_the_paper_s_policy(name: str) -> None:
     made = composed(f"decoding={name}", "budget.decode=300", "budget.recent=64").decoding
     assert type(made) is type(POLICIES[name])

@@ -203,6 +203,7 @@ def test_in_place_is_the_twin(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", all_of(*POLICIES))
+@pytest.mark.slow
 def test_a_row_is_what_it_is_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refilled, too, and replayed, and scored row by row: nothing is carried from one prompt to the next. The last
     prompt takes the first row over from another, and holds the same tokens there in the end."""

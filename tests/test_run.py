@@ -162,6 +162,7 @@ def test_no_policy_of_the_library_lacks_a_test_of_its_yaml() -> None:
     assert named == classes
 
 
+@pytest.mark.slow
 def test_as_many_rows_as_fit_are_those_of_any_other_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One row's cache is what the record says that it was; with room for two and a half there are two rows."""
     _, alone = go(experiment(engine=Engine(batch_size=1)), tmp_path / "one")

@@ -60,7 +60,7 @@ def counted() -> Iterator[list[int]]:
         hook.remove()
 
 
-@pytest.mark.parametrize(("policy", "rows"), every(11, product(POLICIES, (2, 9, 3, 1))))
+@pytest.mark.parametrize(("policy", "rows"), every(16, product(POLICIES, (2, 9, 3, 1))))
 def test_samples_are_those_of_prompts_that_were_read_for_each(policy: str, rows: int) -> None:
     method, strategy, settings = POLICIES[policy]
     prompts = draws(3, 1, 3, 2)

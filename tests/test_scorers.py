@@ -177,6 +177,7 @@ class Scripts(HTMLParser):
             self.found.append(data)
 
 
+@pytest.mark.slow
 def test_a_scorer_in_one_file_shows_up_everywhere(tmp_path: Path, own: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Oracle: the scorer's own rule, counted here over the texts in the records."""
     made = sweep(tmp_path, f"scoring=[aligned,released,strict,{own}]")

@@ -79,6 +79,7 @@ def test_no_row_ever_holds_more(name: str, family: str) -> None:
 
 @pytest.mark.parametrize("family", TOTALS)
 @pytest.mark.parametrize("name", every(4, EACH_STEP))
+@pytest.mark.slow
 def test_one_more_of_d_would_pass_it(name: str, family: str) -> None:
     """What a row of the batch holds is what it holds alone with the D of `with_most_slots`, and no larger D fits."""
     free, total = Policy(*EACH_STEP[name]), TOTALS[family]

@@ -302,7 +302,7 @@ def in_sight(held: list[list[list[int]]], family: str) -> list[list[tuple[int, l
 
 
 @pytest.mark.parametrize("turns", ["protect", "flow"])
-@pytest.mark.parametrize("name", every(2, CASES))
+@pytest.mark.parametrize("name", every(4, CASES))
 @pytest.mark.parametrize("family", ["llama", later("mistral_sliding")])
 def test_turns_are_what_a_loop_over_lists_makes_of_them(name: str, turns: str, family: str) -> None:
     if (name, family) == ("streamingllm", "mistral_sliding"):
@@ -344,7 +344,7 @@ TURNS = ("protect", "flow")
 
 
 @pytest.mark.parametrize("turns", TURNS)
-@pytest.mark.parametrize("name", every(3, KINDS))
+@pytest.mark.parametrize("name", every(6, KINDS))
 def test_slots_in_place_take_turns_as_their_twin_does(name: str, turns: str) -> None:
     policy, family = replace(KINDS[name][0], turns=turns), KINDS[name][1]
     assert talk(policy, family) == talk(policy, family, TWIN)

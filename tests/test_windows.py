@@ -242,6 +242,7 @@ POLICIES: dict[str, tuple[PrefillMethod, DecodingStrategy]] = {
 
 @pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("prompt", [9, 30])
+@pytest.mark.slow
 def test_bytes_are_those_that_are_taken_and_filled(name: str, prompt: int) -> None:
     """Records, the forecast and what is allocated; and with a bound in bytes the largest D that it has room for."""
     (method, policy), model, tokens = POLICIES[name], tiny("gemma3"), 50
